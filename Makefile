@@ -1,0 +1,107 @@
+# One vocabulary for people and for CI. `make` or `make help` lists it.
+#
+# Needs Go, gcc (for the race detector), make and git. Every other tool is pinned in tools/go.mod and is built from
+# source by `go tool` on first use, so that users of the library inherit none of them.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+GO            ?= go
+TOOL          := $(GO) tool -modfile=tools/go.mod
+GOLANGCI_LINT := $(TOOL) golangci-lint
+
+# What test, race, shuffle and fuzz work on: make race PKGS=./quicx
+PKGS      ?= ./...
+# Passed on to every go test: make test TESTFLAGS='-v -run Alloc'
+TESTFLAGS ?=
+# How long each fuzz target runs.
+FUZZTIME  ?= 20s
+# How long each micro benchmark runs, how often, and where they are.
+BENCHTIME  ?= 100ms
+BENCHCOUNT ?= 1
+BENCHPKGS  ?= ./codec ./ring ./fanout ./cache ./auth ./quicx
+# The packages that have checks behind the build tag invariants, and their direct users.
+INVARIANT_PKGS ?= ./internal/... ./ring ./fanout ./quicx ./broker
+
+.PHONY: build
+build: ## Build all packages, and the commands into bin/
+	$(GO) build ./...
+	$(GO) build -o bin/ ./cmd/...
+
+.PHONY: test
+test: ## Run all tests
+	$(GO) test $(TESTFLAGS) $(PKGS)
+
+.PHONY: race
+race: ## Run all tests under the race detector
+	$(GO) test -race $(TESTFLAGS) $(PKGS)
+
+.PHONY: test-telemetry
+test-telemetry: ## Build and test with stage timings and frame counters compiled in
+	$(GO) build -tags telemetry ./...
+	$(GO) test -tags telemetry $(TESTFLAGS) $(PKGS)
+
+.PHONY: test-invariants
+test-invariants: ## Test with freed buffers poisoned and internal invariants checked
+	$(GO) test -tags invariants $(TESTFLAGS) $(INVARIANT_PKGS)
+
+.PHONY: shuffle
+shuffle: ## Hunt flakes: 20 race runs of every test in random order
+	$(GO) test -race -shuffle=on -count=20 -timeout=60m $(TESTFLAGS) $(PKGS)
+
+# `go test -list` prints a package's targets and then its "ok" line. The assignment keeps a compile error fatal.
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME each (default 20s)
+	@listing=$$($(GO) test -list '^Fuzz' $(PKGS)); \
+	awk '/^Fuzz/ { name[++n] = $$1 } /^ok/ { for (i = 1; i <= n; i++) print $$2, name[i]; n = 0 }' <<<"$$listing" | \
+	while read -r pkg target; do \
+		echo "$(GO) test -run '^$$' -fuzz '^$$target$$' -fuzztime $(FUZZTIME) $$pkg"; \
+		$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) "$$pkg" </dev/null; \
+	done
+
+.PHONY: bench
+bench: ## Run the micro benchmarks of each room, then the end-to-end table (about three minutes)
+	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) -count $(BENCHCOUNT) $(BENCHPKGS)
+	$(GO) run ./benchmarks/endtoend
+
+.PHONY: lint
+lint: ## Check style, import rules, formatting, go.mod and outdated idioms, for every build tag
+	$(GO) mod tidy -diff
+	$(GO) -C tools mod tidy -diff
+	$(GOLANGCI_LINT) fmt --diff
+	$(GOLANGCI_LINT) run
+	$(GOLANGCI_LINT) run --build-tags telemetry,invariants
+	$(GO) fix -diff ./...
+
+.PHONY: fmt
+fmt: ## Format all Go files in place
+	$(GOLANGCI_LINT) fmt
+
+.PHONY: generate
+generate: ## Regenerate generated files
+	$(GO) generate ./...
+
+# Compares the tree with itself before and after, so that it also works with uncommitted changes.
+.PHONY: check-generate
+check-generate: ## Fail if make generate changes any file
+	@sums() { git ls-files -z --cached --others --exclude-standard | sort -zu | \
+		while IFS= read -r -d '' f; do [[ ! -f $$f ]] || sha256sum -- "$$f"; done; }; \
+	before=$$(sums); \
+	$(MAKE) --no-print-directory generate; \
+	after=$$(sums); \
+	diff <(echo "$$before") <(echo "$$after") || \
+		{ echo 'generated files were out of date: commit what make generate changed' >&2; exit 1; }
+
+.PHONY: tidy
+tidy: ## Tidy go.mod and tools/go.mod
+	$(GO) mod tidy
+	$(GO) -C tools mod tidy
+
+.PHONY: clean
+clean: ## Remove what make built
+	rm -rf bin
+
+.PHONY: help
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
