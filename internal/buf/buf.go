@@ -1,0 +1,128 @@
+// Package buf holds the counted byte buffers that frames live in, from the socket they were read from to the
+// sockets they are written to.
+//
+// A [Chunk] has one or more holders. Each holder owns one reference: [Get] hands out the first, [Chunk.Retain] adds
+// one before a chunk is shared, [Chunk.Release] gives one back, and the last release returns the memory to its pool.
+// A release too many panics, because it would hand the same bytes to two owners. Builds with the tag "invariants"
+// overwrite memory as it is freed, so that a use after the last release shows up as poisoned bytes in ordinary tests.
+//
+// What the bytes mean is left to others. Begin at [Get].
+package buf
+
+import (
+	"math/bits"
+	"sync"
+	"sync/atomic"
+)
+
+// Size classes are powers of two. Above the largest, chunks are allocated exactly and left to the garbage collector,
+// so that one large frame does not stay in a pool for ever.
+const (
+	minClassBits = 10 // 1 KiB
+	maxClassBits = 21 // 2 MiB
+)
+
+// Capacities in bytes of the smallest chunk there is and of the largest that is pooled.
+const (
+	MinPooled = 1 << minClassBits
+	MaxPooled = 1 << maxClassBits
+)
+
+var pools [maxClassBits - minClassBits + 1]sync.Pool
+
+// live counts the chunks that are handed out, so that tests can see a leak.
+var live atomic.Int64
+
+// Chunk is a counted byte buffer. Its methods may be called from any goroutine; its bytes belong to whoever wrote
+// them first, and are read-only from the first [Chunk.Retain].
+type Chunk struct {
+	refs  atomic.Int32
+	class int8 // index into pools, or -1
+	data  []byte
+
+	pins atomic.Int32 // holders who account for the whole chunk
+}
+
+// Get returns a chunk of at least n bytes with one reference, which the caller owns. The bytes hold whatever the
+// previous user left there.
+func Get(n int) *Chunk {
+	live.Add(1)
+	class := classOf(n)
+	if class < 0 {
+		c := &Chunk{class: -1, data: make([]byte, n)}
+		c.refs.Store(1)
+		return c
+	}
+	c, _ := pools[class].Get().(*Chunk)
+	if c == nil {
+		c = &Chunk{class: int8(class), data: make([]byte, 1<<(class+minClassBits))}
+	}
+	c.refs.Store(1)
+	return c
+}
+
+func classOf(n int) int {
+	if n <= 1<<minClassBits {
+		return 0
+	}
+	b := bits.Len(uint(n - 1))
+	if b > maxClassBits {
+		return -1
+	}
+	return b - minClassBits
+}
+
+// Bytes returns the whole buffer. Its length is the chunk's capacity.
+func (c *Chunk) Bytes() []byte { return c.data }
+
+// Cap returns the capacity in bytes, which is what the chunk costs while anybody holds it.
+func (c *Chunk) Cap() int { return len(c.data) }
+
+// Refs returns the number of references at this moment. A holder that reads 1 knows that it is the only one.
+func (c *Chunk) Refs() int32 { return c.refs.Load() }
+
+// Retain adds a reference. The caller must hold one already.
+func (c *Chunk) Retain() {
+	if c.refs.Add(1) <= 1 {
+		panic("buf: retain of a freed chunk")
+	}
+}
+
+// Release gives one reference back. The last one frees the memory; the caller must not touch the bytes afterwards.
+func (c *Chunk) Release() {
+	n := c.refs.Add(-1)
+	if n > 0 {
+		return
+	}
+	if n < 0 {
+		panic("buf: release of a freed chunk")
+	}
+	if c.pins.Load() != 0 {
+		panic("buf: a freed chunk is pinned")
+	}
+	live.Add(-1)
+	poison(c.data)
+	if c.class >= 0 {
+		pools[c.class].Put(c)
+	}
+}
+
+// Live returns the number of chunks that are handed out and not yet released, over the whole process.
+func Live() int64 { return live.Load() }
+
+// Pin says that the caller, who holds a reference, accounts for the whole chunk instead of for its share of it. It
+// reports whether nobody else does: then the chunk has to be charged. Each Pin is undone by one [Chunk.Unpin].
+//
+// A pin is shorter than a reference: the reader that fills a chunk may hold it for as long as it likes, and must not
+// be what keeps an account from falling.
+func (c *Chunk) Pin() (first bool) { return c.pins.Add(1) == 1 }
+
+// Unpin undoes a Pin, before the caller releases the chunk. It reports whether that was the last one, and the charge
+// has to be given back.
+func (c *Chunk) Unpin() (last bool) {
+	n := c.pins.Add(-1)
+	if n < 0 {
+		panic("buf: unpin of a chunk that is not pinned")
+	}
+	return n == 0
+}

@@ -1,0 +1,81 @@
+package clock
+
+import (
+	"sync"
+	"time"
+)
+
+// Manual is a [Clock] that stands still until [Manual.Advance] moves it.
+type Manual struct {
+	mu      sync.Mutex
+	now     time.Time
+	tickers map[*manualTicker]struct{}
+}
+
+// NewManual returns a clock that shows start.
+func NewManual(start time.Time) *Manual {
+	return &Manual{now: start, tickers: make(map[*manualTicker]struct{})}
+}
+
+// Now returns the time the clock shows.
+func (m *Manual) Now() time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.now
+}
+
+// NewTicker returns a ticker whose first tick is due one period after the time the clock shows. It panics if period is
+// not positive, as [time.NewTicker] does.
+func (m *Manual) NewTicker(period time.Duration) Ticker {
+	if period <= 0 {
+		panic("clock: ticker period must be positive")
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	t := &manualTicker{clock: m, c: make(chan time.Time, 1), period: period, due: m.now.Add(period)}
+	m.tickers[t] = struct{}{}
+	return t
+}
+
+// Advance moves the clock forward by d, which must not be negative, and puts the ticks that have become due into
+// their channels before it returns. It does not wait for anybody to receive them: a test that must see each tick
+// handled advances by one period and waits for the effect.
+func (m *Manual) Advance(d time.Duration) {
+	if d < 0 {
+		panic("clock: time does not run backwards")
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.now = m.now.Add(d)
+	for t := range m.tickers {
+		for ; !t.due.After(m.now); t.due = t.due.Add(t.period) {
+			select {
+			case t.c <- t.due:
+			default: // the consumer is behind
+			}
+		}
+	}
+}
+
+// Tickers returns the number of tickers that are not stopped, so that a test can see them come and go.
+func (m *Manual) Tickers() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.tickers)
+}
+
+type manualTicker struct {
+	clock  *Manual
+	c      chan time.Time
+	period time.Duration
+
+	due time.Time // of the next tick; guarded by clock.mu
+}
+
+func (t *manualTicker) C() <-chan time.Time { return t.c }
+
+func (t *manualTicker) Stop() {
+	t.clock.mu.Lock()
+	defer t.clock.mu.Unlock()
+	delete(t.clock.tickers, t)
+}
