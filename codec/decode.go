@@ -1,0 +1,735 @@
+package codec
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/binary"
+	"math"
+	"slices"
+	"strconv"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// maxDepth is how deep JSON values may be nested, the message itself included (wire.md, section 3.2).
+const maxDepth = 127
+
+// ParseMessage decodes the payload of a frame of [LayoutJSON] into m, whose former content and views are lost. It is as
+// strict as wire.md, section 3.2, asks: members that the message does not have are ignored but must be well formed.
+// After an error m has no meaning. See [Message] for the lives of what it holds.
+func ParseMessage(payload []byte, m *Message) error {
+	m.Reset()
+	p := parser{b: payload, m: m}
+	p.space()
+	switch p.peek() {
+	case '{':
+	case 0:
+		return p.syntax("unexpected end of the message")
+	default:
+		return p.notAnObject()
+	}
+	t, err := p.messageType()
+	if err != nil {
+		return err
+	}
+	m.Type = t
+	return p.message()
+}
+
+// parser is a position in a payload. Its methods return prebuilt errors where a hot path could meet them.
+type parser struct {
+	b []byte
+	i int
+	m *Message
+}
+
+// peek returns the byte at the position, and 0 at the end: 0 is never part of well-formed JSON.
+func (p *parser) peek() byte {
+	if p.i < len(p.b) {
+		return p.b[p.i]
+	}
+	return 0
+}
+
+func (p *parser) space() {
+	for p.i < len(p.b) {
+		switch p.b[p.i] {
+		case ' ', '\t', '\r', '\n':
+			p.i++
+		default:
+			return
+		}
+	}
+}
+
+func (p *parser) syntax(what string) error {
+	return ErrSyntax.with("malformed JSON at byte %d: %s", p.i, what)
+}
+
+// notAnObject tells well-formed JSON of another type from what is no JSON at all.
+func (p *parser) notAnObject() error {
+	if err := p.skip(1); err != nil {
+		return err
+	}
+	p.space()
+	if p.i < len(p.b) {
+		return p.syntax("something behind the value")
+	}
+	return ErrType.with("message is not a JSON object")
+}
+
+// messageType finds the type without moving. It is nearly always the first member.
+func (p *parser) messageType() (MessageType, error) {
+	const usual = `{"type":"`
+	if rest := p.b[p.i:]; len(rest) > len(usual) && string(rest[:len(usual)]) == usual {
+		rest = rest[len(usual):]
+		if n := bytes.IndexByte(rest, '"'); n >= 0 {
+			if t := typeOf(rest[:n]); t != MsgInvalid {
+				return t, nil
+			}
+		}
+	}
+	start := p.i
+	defer func() { p.i = start }()
+	t, found := MsgInvalid, false
+	err := p.object(1, func(key []byte) error {
+		if string(key) != "type" {
+			return p.skip(2)
+		}
+		switch p.peek() {
+		case '"':
+		case 'n':
+			return p.literal("null")
+		default:
+			if err := p.skip(2); err != nil {
+				return err
+			}
+			return ErrType.with("type is not a string")
+		}
+		s, err := p.string()
+		if err == nil && !found {
+			t, found = typeOf(s), true
+			if t == MsgInvalid {
+				err = ErrUnknownType.with("unknown message type %.40q", s)
+			}
+		}
+		return err
+	})
+	if err == nil && !found {
+		err = ErrMissingField.with("message has no type")
+	}
+	return t, err
+}
+
+// message reads the object as a message of the known type.
+func (p *parser) message() error {
+	spec := &messages[p.m.Type]
+	known := spec.required | spec.optional
+	var seen, present member
+	seenType := false
+	p.i++ // the brace
+	for first := true; ; first = false {
+		key, done, err := p.key(first)
+		if err != nil {
+			return err
+		}
+		if done {
+			break
+		}
+		if string(key) == "type" {
+			if seenType || p.peek() != '"' { // null, and the type comes later
+				return ErrDuplicateField.with("type occurs twice")
+			}
+			seenType = true
+			if _, err := p.string(); err != nil {
+				return err
+			}
+			continue
+		}
+		f := memberOf(key) & known
+		if f == 0 {
+			if err := p.skip(2); err != nil {
+				return err
+			}
+			continue
+		}
+		if seen&f != 0 {
+			return ErrDuplicateField.with("%s of %s occurs twice", key, spec.name)
+		}
+		seen |= f
+		if p.peek() == 'n' {
+			if err := p.literal("null"); err != nil {
+				return err
+			}
+			if f == mValue && p.m.Type == MsgCacheValue {
+				present |= f // a miss
+			}
+			continue
+		}
+		present |= f
+		if err := p.value(f); err != nil {
+			return err
+		}
+	}
+	p.space()
+	if p.i < len(p.b) {
+		return p.syntax("something behind the message")
+	}
+	if spec.required&^present != 0 {
+		return ErrMissingField.with("%s lacks a required member", spec.name)
+	}
+	return nil
+}
+
+// key reads up to the value of the next member, or past the end of the object.
+func (p *parser) key(first bool) (key []byte, done bool, err error) {
+	p.space()
+	switch c := p.peek(); {
+	case c == '}':
+		p.i++
+		return nil, true, nil
+	case first:
+	case c != ',':
+		return nil, false, p.syntax("want a comma or a brace")
+	default:
+		p.i++
+		p.space()
+	}
+	if p.peek() != '"' {
+		return nil, false, p.syntax("want the name of a member")
+	}
+	if key, err = p.string(); err != nil {
+		return nil, false, err
+	}
+	p.space()
+	if p.peek() != ':' {
+		return nil, false, p.syntax("want a colon")
+	}
+	p.i++
+	p.space()
+	return key, false, nil
+}
+
+// object calls value at each value of the object at the position, and moves behind the object.
+func (p *parser) object(depth int, value func(key []byte) error) error {
+	if depth > maxDepth {
+		return p.syntax("nested too deep")
+	}
+	p.i++
+	for first := true; ; first = false {
+		key, done, err := p.key(first)
+		if done || err != nil {
+			return err
+		}
+		if err := value(key); err != nil {
+			return err
+		}
+	}
+}
+
+// value reads the value of a member that the message has, and that is not null.
+func (p *parser) value(f member) (err error) {
+	m := p.m
+	switch f {
+	case mTenant:
+		m.Tenant, err = p.wantString()
+	case mNamespace:
+		m.Namespace, err = p.wantString()
+	case mStream:
+		m.Stream, err = p.wantString()
+	case mCache:
+		m.Cache, err = p.wantString()
+	case mKey:
+		m.Key, err = p.wantString()
+	case mToken:
+		m.Token, err = p.wantString()
+	case mMessage:
+		m.Text, err = p.wantString()
+	case mPayload:
+		m.Payload, err = p.base64()
+	case mValue:
+		m.Value, err = p.base64()
+		m.HasValue = true
+	case mPayloads:
+		err = p.payloads()
+	case mRequestID:
+		m.RequestID, err = p.number(math.MaxUint64)
+		m.HasRequestID = true
+	case mSubscriptionID:
+		m.SubscriptionID, err = p.number(math.MaxUint64)
+		m.HasSubscriptionID = true
+	case mOffset, mBaseOffset:
+		m.Offset, err = p.number(math.MaxUint64)
+		m.HasOffset = true
+	case mTTL:
+		m.TTL, err = p.number(math.MaxUint64)
+		m.HasTTL = true
+	case mRequested:
+		m.Requested, err = p.number(math.MaxUint64)
+	case mAvailable:
+		m.Available, err = p.number(math.MaxUint64)
+	case mClientFlags:
+		m.ClientFlags, err = p.flags()
+		m.HasClientFlags = true
+	case mServerFlags:
+		m.ServerFlags, err = p.flags()
+	case mAck:
+		err = p.ack()
+	case mStart:
+		err = p.start()
+	case mReason:
+		err = p.reason()
+	case mExt:
+		m.HasExt = true
+		err = p.extensions()
+	default:
+		panic("codec: a member that no message has")
+	}
+	return err
+}
+
+// wrongType skips the value at the position, so that a syntax error in it is told as what it is.
+func (p *parser) wrongType(want string) error {
+	at := p.i
+	if err := p.skip(2); err != nil {
+		return err
+	}
+	return ErrType.with("value at byte %d is not %s", at, want)
+}
+
+func (p *parser) wantString() ([]byte, error) {
+	if p.peek() != '"' {
+		return nil, p.wrongType("a string")
+	}
+	return p.string()
+}
+
+func (p *parser) ack() error {
+	s, err := p.wantString()
+	if err != nil {
+		return err
+	}
+	switch string(s) {
+	case "none":
+		p.m.Ack = AckNone
+	case "per_message":
+		p.m.Ack = AckPerMessage
+	case "per_batch":
+		p.m.Ack = AckPerBatch
+	default:
+		return ErrType.with("unknown ack mode %.40q", s)
+	}
+	return nil
+}
+
+func (p *parser) reason() error {
+	s, err := p.wantString()
+	if err != nil {
+		return err
+	}
+	switch string(s) {
+	case "too_old":
+		p.m.Reason = CursorTooOld
+	case "in_future":
+		p.m.Reason = CursorInFuture
+	default:
+		return ErrType.with("unknown reason %.40q", s)
+	}
+	return nil
+}
+
+func (p *parser) start() error {
+	switch p.peek() {
+	case '"':
+		s, err := p.string()
+		if err != nil {
+			return err
+		}
+		switch string(s) {
+		case "latest":
+			p.m.Start.Kind = StartLatest
+		case "earliest":
+			p.m.Start.Kind = StartEarliest
+		default:
+			return ErrType.with("unknown start position %.40q", s)
+		}
+		return nil
+	case '{':
+	default:
+		return p.wrongType("a start position")
+	}
+	members := 0
+	err := p.object(2, func(key []byte) (err error) {
+		if members++; members > 1 || string(key) != "offset" {
+			if err := p.skip(3); err != nil {
+				return err
+			}
+			return ErrType.with("start position has another member than one offset")
+		}
+		p.m.Start.Kind = StartOffset
+		p.m.Start.Offset, err = p.number(math.MaxUint64)
+		return err
+	})
+	if err == nil && members == 0 {
+		err = ErrType.with("start position is empty")
+	}
+	return err
+}
+
+// array calls item at each element of the array at the position, and moves behind the array.
+func (p *parser) array(depth int, item func() error) error {
+	if depth > maxDepth {
+		return p.syntax("nested too deep")
+	}
+	p.i++
+	p.space()
+	if p.peek() == ']' {
+		p.i++
+		return nil
+	}
+	for {
+		if err := item(); err != nil {
+			return err
+		}
+		p.space()
+		switch p.peek() {
+		case ',':
+			p.i++
+			p.space()
+		case ']':
+			p.i++
+			return nil
+		default:
+			return p.syntax("want a comma or a bracket")
+		}
+	}
+}
+
+func (p *parser) extensions() error {
+	if p.peek() != '[' {
+		return p.wrongType("an array")
+	}
+	return p.array(2, func() error {
+		s, err := p.wantString()
+		p.m.Ext |= extensionOf(s)
+		return err
+	})
+}
+
+// payloads decodes a list of base64 strings into the form of an item list: it lies in the message's own memory, which
+// grows with the bytes that are there and by nothing that they say.
+func (p *parser) payloads() error {
+	if p.peek() != '[' {
+		return p.wrongType("an array")
+	}
+	m := p.m
+	at := len(m.scratch)
+	m.scratch = append(m.scratch, 0, 0, 0, 0)
+	n := 0
+	err := p.array(2, func() error {
+		lengthAt := len(m.scratch)
+		m.scratch = append(m.scratch, 0, 0, 0, 0)
+		item, err := p.base64()
+		if err != nil {
+			return err
+		}
+		binary.BigEndian.PutUint32(m.scratch[lengthAt:], uint32(len(item)))
+		n++
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	raw := m.scratch[at:len(m.scratch):len(m.scratch)]
+	binary.BigEndian.PutUint32(raw, uint32(n))
+	m.Items = Items{raw: raw, n: n}
+	return nil
+}
+
+// base64 decodes a string into the message's memory, behind what is there.
+func (p *parser) base64() ([]byte, error) {
+	if p.peek() != '"' {
+		return nil, p.wrongType("a string")
+	}
+	rest := p.b[p.i+1:]
+	if n := bytes.IndexByte(rest, '"'); n >= 0 {
+		if out, ok := p.decodeBase64(rest[:n]); ok {
+			p.i += n + 2
+			return out, nil
+		}
+	}
+	// It has escapes, or is wrong in one of several ways. The unescaped text makes room for what it stands for: items
+	// of a list lie one behind the other.
+	at := len(p.m.scratch)
+	s, err := p.string()
+	if err != nil {
+		return nil, err
+	}
+	s = slices.Clone(s)
+	p.m.scratch = p.m.scratch[:at]
+	out, ok := p.decodeBase64(s)
+	if !ok {
+		return nil, ErrBase64
+	}
+	return out, nil
+}
+
+var strictBase64 = base64.StdEncoding.Strict()
+
+// decodeBase64 appends what s stands for to the message's memory.
+func (p *parser) decodeBase64(s []byte) ([]byte, bool) {
+	if len(s)%4 != 0 {
+		return nil, false
+	}
+	m := p.m
+	at := len(m.scratch)
+	m.scratch = slices.Grow(m.scratch, len(s)/4*3)
+	n, err := strictBase64.Decode(m.scratch[at:cap(m.scratch)], s)
+	if err != nil {
+		return nil, false
+	}
+	padding := 0
+	for padding < 2 && padding < len(s) && s[len(s)-1-padding] == '=' {
+		padding++
+	}
+	if n != len(s)/4*3-padding {
+		return nil, false // the library skips line breaks
+	}
+	m.scratch = m.scratch[:at+n]
+	return m.scratch[at : at+n : at+n], true
+}
+
+// number reads an unsigned integer of at most limit.
+func (p *parser) number(limit uint64) (uint64, error) {
+	start := p.i
+	if c := p.peek(); c != '-' && (c < '0' || c > '9') {
+		return 0, p.wrongType("an unsigned integer")
+	}
+	if err := p.skipNumber(); err != nil {
+		return 0, err
+	}
+	var v uint64
+	for _, c := range p.b[start:p.i] {
+		d := uint64(c - '0')
+		if c < '0' || c > '9' || v > (limit-d)/10 {
+			p.i = start
+			return 0, p.wrongType("an unsigned integer within its range")
+		}
+		v = v*10 + d
+	}
+	return v, nil
+}
+
+func (p *parser) flags() (Flags, error) {
+	v, err := p.number(math.MaxUint16)
+	return Flags(v), err
+}
+
+// skip moves behind the value at the position, which is checked all the same. depth is the number of values it is in,
+// itself included.
+func (p *parser) skip(depth int) error {
+	switch c := p.peek(); c {
+	case '"':
+		_, err := p.string()
+		return err
+	case '{':
+		return p.object(depth, func([]byte) error { return p.skip(depth + 1) })
+	case '[':
+		return p.array(depth, func() error { return p.skip(depth + 1) })
+	case 't':
+		return p.literal("true")
+	case 'f':
+		return p.literal("false")
+	case 'n':
+		return p.literal("null")
+	default:
+		if c == '-' || c >= '0' && c <= '9' {
+			return p.skipNumber()
+		}
+		return p.syntax("want a value")
+	}
+}
+
+func (p *parser) literal(word string) error {
+	if rest := p.b[p.i:]; len(rest) < len(word) || string(rest[:len(word)]) != word {
+		return p.syntax("want a value")
+	}
+	p.i += len(word)
+	return nil
+}
+
+func (p *parser) digits() bool {
+	start := p.i
+	for p.i < len(p.b) && p.b[p.i] >= '0' && p.b[p.i] <= '9' {
+		p.i++
+	}
+	return p.i > start
+}
+
+// skipNumber moves behind a number, which has to be within the range of a double.
+func (p *parser) skipNumber() error {
+	start := p.i
+	if p.peek() == '-' {
+		p.i++
+	}
+	if p.peek() == '0' {
+		p.i++
+	} else if !p.digits() {
+		return p.syntax("malformed number")
+	}
+	plain := true
+	if p.peek() == '.' {
+		p.i++
+		if !p.digits() {
+			return p.syntax("malformed number")
+		}
+	}
+	if c := p.peek(); c == 'e' || c == 'E' {
+		plain = false
+		p.i++
+		if c := p.peek(); c == '+' || c == '-' {
+			p.i++
+		}
+		if !p.digits() {
+			return p.syntax("malformed number")
+		}
+	}
+	const alwaysInRange = 300 // characters without an exponent
+	if token := p.b[start:p.i]; !plain || len(token) > alwaysInRange {
+		if _, err := strconv.ParseFloat(string(token), 64); err != nil {
+			return p.syntax("number beyond the range of a double")
+		}
+	}
+	return nil
+}
+
+// string reads the string at the position. The result is a view into the payload, or into the message's memory if it
+// had escapes; its capacity is its length.
+func (p *parser) string() ([]byte, error) {
+	start := p.i + 1
+	ascii := true
+	for i := start; i < len(p.b); i++ {
+		switch c := p.b[i]; {
+		case c == '"':
+			s := p.b[start:i:i]
+			if !ascii && !utf8.Valid(s) {
+				p.i = start
+				return nil, ErrNotUTF8.with("string at byte %d is not UTF-8", start)
+			}
+			p.i = i + 1
+			return s, nil
+		case c == '\\':
+			return p.unescape(start, i)
+		case c < 0x20:
+			p.i = i
+			return nil, p.syntax("control character in a string")
+		case c >= utf8.RuneSelf:
+			ascii = false
+		}
+	}
+	p.i = len(p.b)
+	return nil, p.syntax("string is not closed")
+}
+
+// unescape reads on at the first escape of a string that begins at start.
+func (p *parser) unescape(start, first int) ([]byte, error) {
+	m := p.m
+	at := len(m.scratch)
+	m.scratch = append(m.scratch, p.b[start:first]...)
+	p.i = first
+	for {
+		switch c := p.peek(); {
+		case c == '"':
+			p.i++
+			s := m.scratch[at:len(m.scratch):len(m.scratch)]
+			// Escapes yield whole characters, so what is valid between them is valid together, and the other way round.
+			if !utf8.Valid(s) {
+				return nil, ErrNotUTF8.with("string at byte %d is not UTF-8", start)
+			}
+			return s, nil
+		case c == '\\':
+			p.i++
+			if err := p.escape(); err != nil {
+				return nil, err
+			}
+		case c < 0x20:
+			if p.i >= len(p.b) {
+				return nil, p.syntax("string is not closed")
+			}
+			return nil, p.syntax("control character in a string")
+		default:
+			m.scratch = append(m.scratch, c)
+			p.i++
+		}
+	}
+}
+
+// escape reads what follows a backslash.
+func (p *parser) escape() error {
+	c := p.peek()
+	p.i++
+	switch c {
+	case '"', '\\', '/':
+	case 'b':
+		c = '\b'
+	case 'f':
+		c = '\f'
+	case 'n':
+		c = '\n'
+	case 'r':
+		c = '\r'
+	case 't':
+		c = '\t'
+	case 'u':
+		return p.unicodeEscape()
+	default:
+		return p.syntax("unknown escape")
+	}
+	p.m.scratch = append(p.m.scratch, c)
+	return nil
+}
+
+func (p *parser) unicodeEscape() error {
+	r, ok := p.hex4()
+	if !ok {
+		return p.syntax("malformed escape")
+	}
+	if utf16.IsSurrogate(r) {
+		if p.peek() != '\\' {
+			return p.syntax("lone surrogate")
+		}
+		p.i++
+		if p.peek() != 'u' {
+			return p.syntax("lone surrogate")
+		}
+		p.i++
+		low, ok := p.hex4()
+		if r = utf16.DecodeRune(r, low); !ok || r == utf8.RuneError {
+			return p.syntax("lone surrogate")
+		}
+	}
+	p.m.scratch = utf8.AppendRune(p.m.scratch, r)
+	return nil
+}
+
+func (p *parser) hex4() (rune, bool) {
+	if len(p.b)-p.i < 4 {
+		return 0, false
+	}
+	var r rune
+	for _, c := range p.b[p.i : p.i+4] {
+		switch {
+		case c >= '0' && c <= '9':
+			c -= '0'
+		case c >= 'a' && c <= 'f':
+			c -= 'a' - 10
+		case c >= 'A' && c <= 'F':
+			c -= 'A' - 10
+		default:
+			return 0, false
+		}
+		r = r<<4 | rune(c)
+	}
+	p.i += 4
+	return r, true
+}
