@@ -1,0 +1,452 @@
+package ring
+
+import (
+	"math/rand/v2"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/felix-mq/felix/internal/race"
+)
+
+func TestOverflowText(t *testing.T) {
+	for _, o := range []Overflow{DropNew, DropOld, Block} {
+		text, err := o.MarshalText()
+		if err != nil {
+			t.Fatal(err)
+		}
+		back := Overflow(99)
+		if err := back.UnmarshalText(text); err != nil || back != o {
+			t.Errorf("%s: read back as %v, %v", text, back, err)
+		}
+	}
+	var o Overflow
+	if err := o.UnmarshalText([]byte("Block")); err == nil {
+		t.Error("an unknown word was accepted")
+	}
+}
+
+func TestDropNew(t *testing.T) {
+	r := New(Options[int]{MaxBytes: 10, MaxItems: 3, Overflow: DropNew})
+	if got := r.Offer(1, 4, 2); got != AcceptedWake {
+		t.Fatalf("first offer to a parked consumer: %v", got)
+	}
+	if got := r.Offer(2, 4, 2); got != Accepted {
+		t.Fatalf("second offer: %v", got)
+	}
+	if got := r.Offer(3, 4, 5); got != Full {
+		t.Fatalf("offer over the byte bound: %v", got)
+	}
+	if got := r.Offer(4, 1, 1); got != Accepted {
+		t.Fatalf("smaller offer after a refusal: %v", got)
+	}
+	if got := r.Offer(5, 0, 7); got != Full {
+		t.Fatalf("offer over the item bound: %v", got)
+	}
+	if s := r.Stats(); s.Dropped != 12 || s.Items != 3 || s.Bytes != 9 {
+		t.Errorf("stats %+v", s)
+	}
+	wantTake(t, r, 100, 1, 2, 4)
+}
+
+func TestDropOld(t *testing.T) {
+	var gone []int
+	r := New(Options[int]{MaxBytes: 10, Overflow: DropOld, Discard: func(i int) { gone = append(gone, i) }})
+	r.Offer(1, 5, 1)
+	r.Offer(2, 5, 10)
+	if got := r.Offer(3, 6, 100); got != Accepted {
+		t.Fatalf("offer: %v", got)
+	}
+	if s := r.Stats(); s.Dropped != 11 || s.Items != 1 || s.Bytes != 6 {
+		t.Errorf("stats %+v", s)
+	}
+	if len(gone) != 2 || gone[0] != 1 || gone[1] != 2 {
+		t.Errorf("discarded %v, want the two oldest", gone)
+	}
+	if got := r.Offer(4, 1000, 1); got != Accepted {
+		t.Fatalf("an item larger than the ring must displace all others: %v", got)
+	}
+	wantTake(t, r, 1, 4)
+}
+
+func TestEmptyRingTakesAnyOneItem(t *testing.T) {
+	for _, o := range []Overflow{DropNew, DropOld, Block} {
+		r := New(Options[int]{MaxBytes: 10, Overflow: o})
+		if !r.Room(1 << 20) {
+			t.Errorf("%v: no room in an empty ring", o)
+		}
+		if got := r.Offer(1, 1<<20, 1); got != AcceptedWake {
+			t.Errorf("%v: %v", o, got)
+		}
+		if got := r.Offer(2, 1, 1); o != DropOld && got != Full {
+			t.Errorf("%v: second item: %v", o, got)
+		}
+	}
+}
+
+func TestBlockTellsOfRoom(t *testing.T) {
+	told := 0
+	r := New(Options[int]{MaxBytes: 10, Overflow: Block, OnRoom: func() { told++ }})
+	r.Offer(1, 6, 1)
+	r.Offer(2, 4, 1)
+	if got := r.Offer(3, 5, 1); got != Full {
+		t.Fatalf("offer: %v", got)
+	}
+	if r.Room(7) {
+		t.Fatal("room for 7 of 10 with 10 queued")
+	}
+	wantTake(t, r, 6, 1)
+	if told != 0 {
+		t.Fatal("told of room for 7 with 4 of 10 queued")
+	}
+	wantTake(t, r, 6, 2)
+	if told != 1 {
+		t.Fatalf("told %d times", told)
+	}
+	if d := r.Stats().Dropped; d != 0 {
+		t.Errorf("blocking ring counted %d drops", d)
+	}
+	r.Offer(4, 10, 1)
+	r.Room(1)
+	r.Close()
+	if told != 2 {
+		t.Errorf("a close did not tell the waiting producer")
+	}
+	if !r.Room(1) {
+		t.Error("a closed ring still makes its producer wait")
+	}
+}
+
+func TestWatchHalfEmpty(t *testing.T) {
+	told := 0
+	r := New(Options[int]{MaxBytes: 8, MaxItems: 100, OnRoom: func() { told++ }})
+	if !r.Watch() {
+		t.Fatal("an empty ring is not half empty")
+	}
+	for i := range 4 {
+		r.Offer(i, 2, 1)
+	}
+	if r.Watch() {
+		t.Fatal("a full ring is half empty")
+	}
+	r.Take(nil, 1)
+	if told != 0 {
+		t.Fatal("told at 6 of 8")
+	}
+	r.Take(nil, 1)
+	if told != 1 {
+		t.Fatalf("told %d times at 4 of 8", told)
+	}
+}
+
+func TestDropAllTellsWhenConsumerMoves(t *testing.T) {
+	told := 0
+	r := New(Options[int]{OnRoom: func() { told++ }})
+	r.Offer(1, 1, 3)
+	r.Offer(2, 1, 4)
+	if !r.DropAll() {
+		t.Fatal("the consumer of a filled ring counts as parked")
+	}
+	if n := r.Stats().Dropped; n != 7 {
+		t.Fatalf("dropped %d events", n)
+	}
+	if told != 0 {
+		t.Fatal("told before the consumer moved")
+	}
+	if got, _ := r.Take(nil, 1); len(got) != 0 || told != 1 {
+		t.Fatalf("took %v, told %d", got, told)
+	}
+	if r.DropAll() {
+		t.Fatal("a ring was emptied whose consumer will not move before it is woken")
+	}
+	if got, _ := r.Take(nil, 1); len(got) != 0 || told != 1 {
+		t.Fatalf("took %v, told %d after a refused DropAll", got, told)
+	}
+}
+
+func TestParking(t *testing.T) {
+	r := New(Options[int]{})
+	if r.Offer(1, 1, 1) != AcceptedWake || r.Offer(2, 1, 1) != Accepted {
+		t.Fatal("exactly the first offer wakes")
+	}
+	wantTake(t, r, 100, 1, 2)
+	if r.Offer(3, 1, 1) != Accepted {
+		t.Fatal("a consumer that has not found the ring empty is not parked")
+	}
+	wantTake(t, r, 100, 3)
+	wantTake(t, r, 100)
+	if r.Offer(4, 1, 1) != AcceptedWake {
+		t.Fatal("a consumer that found the ring empty is parked")
+	}
+	wantTake(t, r, 100, 4)
+	wantTake(t, r, 100)
+	r.Unpark()
+	if r.Offer(5, 1, 1) != Accepted || r.Close() {
+		t.Fatal("a consumer that counts as running is to be woken")
+	}
+}
+
+func TestFits(t *testing.T) {
+	told := 0
+	r := New(Options[int]{MaxBytes: 10, Overflow: Block, OnRoom: func() { told++ }})
+	r.Offer(1, 6, 1)
+	if !r.Fits(4) || r.Fits(5) {
+		t.Error("4 of 10 bytes are free")
+	}
+	wantTake(t, r, 10, 1)
+	if told != 0 {
+		t.Error("Fits asked to be told of room")
+	}
+	r.Offer(2, 10, 1)
+	r.Close()
+	if !r.Fits(1) {
+		t.Error("a closed ring has nothing to wait for")
+	}
+}
+
+func TestClose(t *testing.T) {
+	r := New(Options[int]{})
+	r.Offer(1, 1, 1)
+	if r.Close() {
+		t.Error("close asks for a wake-up although the consumer runs")
+	}
+	if r.Offer(2, 1, 1) != Closed {
+		t.Error("a closed ring accepts")
+	}
+	wantTake(t, r, 10, 1)
+	if _, ended := r.Take(nil, 10); !ended {
+		t.Error("an empty closed ring does not end")
+	}
+	if r.Close() {
+		t.Error("second close asks for a wake-up")
+	}
+	idle := New(Options[int]{})
+	if !idle.Close() {
+		t.Error("close of a parked ring does not ask for a wake-up")
+	}
+}
+
+func TestReplace(t *testing.T) {
+	r := New(Options[int]{})
+	for i := range 20 {
+		r.Offer(i, 1, 1)
+	}
+	r.Take(nil, 5)
+	end := r.Replace(0, func(i int) int { return -i })
+	if end != 20 {
+		t.Errorf("position %d after 20 items", end)
+	}
+	r.Offer(20, 1, 1)
+	var seen []int
+	if end = r.Replace(end, func(i int) int { seen = append(seen, i); return i }); end != 21 || len(seen) != 1 || seen[0] != 20 {
+		t.Errorf("second call saw %v and returned %d, want the item that came since", seen, end)
+	}
+	got, _ := r.Take(nil, 100)
+	if len(got) != 16 || got[0] != -5 || got[14] != -19 || got[15] != 20 {
+		t.Errorf("got %v", got)
+	}
+}
+
+// model is the obvious form of a ring: a slice.
+type model struct {
+	items            [][3]int // value, bytes, events
+	maxBytes, maxLen int
+	overflow         Overflow
+	dropped          int
+}
+
+func (m *model) bytes() (n int) {
+	for _, it := range m.items {
+		n += it[1]
+	}
+	return n
+}
+
+func (m *model) room(b int) bool {
+	return len(m.items) == 0 || len(m.items) < m.maxLen && m.bytes()+b <= m.maxBytes
+}
+
+func (m *model) offer(v, b, e int) bool {
+	if !m.room(b) {
+		switch m.overflow {
+		case DropNew:
+			m.dropped += e
+			return false
+		case Block:
+			return false
+		case DropOld:
+			for !m.room(b) {
+				m.dropped += m.items[0][2]
+				m.items = m.items[1:]
+			}
+		}
+	}
+	m.items = append(m.items, [3]int{v, b, e})
+	return true
+}
+
+func (m *model) take(limit int) (out []int) {
+	sum := 0
+	for len(m.items) > 0 && (len(out) == 0 || sum+m.items[0][1] <= limit) {
+		out = append(out, m.items[0][0])
+		sum += m.items[0][1]
+		m.items = m.items[1:]
+	}
+	return out
+}
+
+func TestAgainstModel(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 1))
+	for _, o := range []Overflow{DropNew, DropOld, Block} {
+		for range 50 {
+			m := &model{maxBytes: 1 + rng.IntN(200), maxLen: 1 + rng.IntN(30), overflow: o}
+			r := New(Options[int]{MaxBytes: m.maxBytes, MaxItems: m.maxLen, Overflow: o})
+			for i := range 500 {
+				if rng.IntN(3) > 0 {
+					b, e := rng.IntN(40), rng.IntN(5)
+					if got, want := r.Offer(i, b, e) <= AcceptedWake, m.offer(i, b, e); got != want {
+						t.Fatalf("%v step %d: accepted %v, want %v", o, i, got, want)
+					}
+				} else {
+					limit := rng.IntN(100)
+					got, _ := r.Take(nil, limit)
+					want := m.take(limit)
+					if len(got) != len(want) {
+						t.Fatalf("%v step %d: took %v, want %v", o, i, got, want)
+					}
+					for k := range got {
+						if got[k] != want[k] {
+							t.Fatalf("%v step %d: took %v, want %v", o, i, got, want)
+						}
+					}
+				}
+				if s := r.Stats(); s.Items != len(m.items) || s.Bytes != m.bytes() || int(s.Dropped) != m.dropped {
+					t.Fatalf("%v step %d: stats %+v, want %d items, %d bytes, %d dropped", o, i, s, len(m.items), m.bytes(), m.dropped)
+				}
+			}
+		}
+	}
+}
+
+// TestStress offers from one goroutine and takes from another that parks and is woken, and accounts for every event:
+// offered = taken + dropped + refused, in order, under each policy.
+func TestStress(t *testing.T) {
+	const total = 20_000
+	for _, o := range []Overflow{DropNew, DropOld, Block} {
+		t.Run(o.String(), func(t *testing.T) {
+			wake, room := make(chan struct{}, 1), make(chan struct{}, 1)
+			var discarded atomic.Int64
+			r := New(Options[int]{
+				MaxBytes: 64, MaxItems: 16, Overflow: o,
+				Discard: func(int) { discarded.Add(1) },
+				OnRoom:  func() { room <- struct{}{} },
+			})
+			var got []int
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				var batch []int
+				for ended := false; !ended; {
+					batch, ended = r.Take(batch[:0], 16)
+					got = append(got, batch...)
+					if len(batch) == 0 && !ended {
+						<-wake
+					}
+				}
+			})
+			refused := 0
+			for i := range total {
+				for o == Block && !r.Room(1+i%8) {
+					<-room
+				}
+				switch r.Offer(i, 1+i%8, 1) {
+				case AcceptedWake:
+					wake <- struct{}{}
+				case Full:
+					refused++
+				case Accepted:
+				case Closed:
+					t.Error("closed")
+				}
+				if o != Block && i%64 == 0 {
+					runtime.Gosched()
+				}
+			}
+			if r.Close() {
+				wake <- struct{}{}
+			}
+			wg.Wait()
+			s := r.Stats()
+			if o == Block && (refused != 0 || s.Dropped != 0) {
+				t.Errorf("refused %d, dropped %d with room awaited", refused, s.Dropped)
+			}
+			if o == DropNew && int(s.Dropped) != refused {
+				t.Errorf("dropped %d, refused %d", s.Dropped, refused)
+			}
+			if o == DropOld && (refused != 0 || discarded.Load() != int64(s.Dropped)) {
+				t.Errorf("refused %d, dropped %d, discarded %d", refused, s.Dropped, discarded.Load())
+			}
+			if len(got)+int(s.Dropped) != total {
+				t.Errorf("took %d + dropped %d, want %d", len(got), s.Dropped, total)
+			}
+			for i := 1; i < len(got); i++ {
+				if got[i] <= got[i-1] {
+					t.Fatalf("out of order: %d after %d", got[i], got[i-1])
+				}
+			}
+		})
+	}
+}
+
+func TestAllocOfferTake(t *testing.T) {
+	if race.Enabled {
+		t.Skip("allocation counts mean nothing under the race detector")
+	}
+	for _, o := range []Overflow{DropNew, DropOld, Block} {
+		r := New(Options[*int]{MaxItems: 8, Overflow: o, Discard: func(*int) {}, OnRoom: func() {}})
+		v := new(int)
+		dst := make([]*int, 0, 16)
+		if n := testing.AllocsPerRun(1000, func() {
+			for range 12 { // four too many
+				r.Offer(v, 100, 1)
+			}
+			r.Room(1)
+			dst, _ = r.Take(dst[:0], 1<<20)
+			dst, _ = r.Take(dst[:0], 1<<20)
+		}); n != 0 {
+			t.Errorf("%v: %v allocations", o, n)
+		}
+	}
+}
+
+func wantTake(t *testing.T, r *Ring[int], maxBytes int, want ...int) {
+	t.Helper()
+	got, _ := r.Take(nil, maxBytes)
+	if len(got) != len(want) {
+		t.Fatalf("took %v, want %v", got, want)
+	}
+	for i := range got {
+		if got[i] != want[i] {
+			t.Fatalf("took %v, want %v", got, want)
+		}
+	}
+}
+
+func BenchmarkOfferTake(b *testing.B) {
+	for _, o := range []Overflow{DropNew, DropOld, Block} {
+		b.Run("policy="+o.String(), func(b *testing.B) {
+			r := New(Options[*int]{Overflow: o})
+			v := new(int)
+			dst := make([]*int, 0, 16)
+			b.ReportAllocs()
+			for b.Loop() {
+				for range 8 {
+					r.Offer(v, 1024, 1)
+				}
+				dst, _ = r.Take(dst[:0], 1<<20)
+			}
+		})
+	}
+}
