@@ -1,0 +1,44 @@
+//go:build !telemetry
+
+package telemetry
+
+import (
+	"go/build"
+	"testing"
+	"unsafe"
+)
+
+func TestOffHasNoSize(t *testing.T) {
+	if size := unsafe.Sizeof(Time{}); size != 0 {
+		t.Errorf("Time has %d bytes, want 0", size)
+	}
+	type frame struct {
+		_ Time
+		_ int
+	}
+	if size := unsafe.Sizeof(frame{}); size != unsafe.Sizeof(int(0)) {
+		t.Errorf("a struct with a Time and an int has %d bytes", size)
+	}
+}
+
+func TestOffRecordsNothing(t *testing.T) {
+	if Enabled {
+		t.Error("telemetry is enabled")
+	}
+	Observe(StagePublishParse, Now())
+	Add(BrokerFramesIn, 1)
+	if got := Snapshot(); got != (Report{}) {
+		t.Errorf("got %+v", got)
+	}
+	Reset()
+}
+
+func TestOffImportsNothing(t *testing.T) {
+	p, err := build.ImportDir(".", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Imports) > 0 {
+		t.Errorf("the default build imports %q", p.Imports)
+	}
+}
