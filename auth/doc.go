@@ -1,0 +1,30 @@
+// Package auth decides who a peer is and what it may do: Felix tokens, permissions, the matcher and key sets.
+//
+// A Felix token is a JWT in compact form, signed with Ed25519 by a key of the tenant it is for. [Verifier.Verify]
+// checks one against the tenant's keys and yields an [Identity], which answers [Identity.Allowed] for each operation
+// without allocating. A [Signer] mints tokens and publishes its key, for development mode and for tools.
+//
+// Where keys come from is left to a [KeySource]; [StaticKeys] holds them in memory. HTTP, the exchange of upstream
+// tokens and the replies to a refused peer are left to the packages above. Begin at [Verifier].
+//
+// # What is verified
+//
+// The rules are those of session.md 4.4 and authz.md 12 and 15.2. A token that the reference broker accepts is
+// accepted here, except where authz.md recommends to refuse it:
+//
+//   - a token above [MaxTokenLen] bytes or with more than [MaxPermissions] permissions;
+//   - a "crit" header member, whatever it holds;
+//   - a member that stands twice in the header or in the payload, known or not;
+//   - "iat" later than now + [Leeway] (the reference ignores its value; zero and negative values pass here too);
+//   - "nbf" later than now + [Leeway], if it is a JSON number (the reference ignores it; so do we if it has another type).
+//
+// Tokens are read strictly: base64url is canonical and unpadded, the algorithm is the word "EdDSA", member names are
+// case-sensitive, "aud" is a string and times are integers that never pass through a float.
+//
+// # JOSE
+//
+// The JSON of tokens and key sets is decoded with go-jose's json package, which is case-sensitive and refuses
+// duplicate members. The envelope is three strings and one Ed25519 signature and is handled here: a general JOSE
+// reader decodes base64 leniently, signs over the re-encoded text, and parses embedded keys and certificates before
+// the signature is known to be good. Tests use go-jose as a second opinion in both directions.
+package auth

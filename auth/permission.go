@@ -1,0 +1,170 @@
+package auth
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Action is what a permission allows, for example [ActionStreamPublish]. No action implies another.
+type Action string
+
+// The actions, authz.md 7.1. Brokers ask for the last four only.
+const (
+	ActionRBACView             Action = "rbac.view"
+	ActionRBACPolicyManage     Action = "rbac.policy.manage"
+	ActionRBACAssignmentManage Action = "rbac.assignment.manage"
+	ActionTenantManage         Action = "tenant.manage"
+	ActionNamespaceManage      Action = "ns.manage"
+	ActionStreamManage         Action = "stream.manage"
+	ActionCacheManage          Action = "cache.manage"
+	ActionStreamPublish        Action = "stream.publish"
+	ActionStreamSubscribe      Action = "stream.subscribe"
+	ActionCacheRead            Action = "cache.read"
+	ActionCacheWrite           Action = "cache.write"
+)
+
+// Known reports whether a is one of the actions above.
+func (a Action) Known() bool {
+	switch a {
+	case ActionRBACView, ActionRBACPolicyManage, ActionRBACAssignmentManage, ActionTenantManage, ActionNamespaceManage,
+		ActionStreamManage, ActionCacheManage, ActionStreamPublish, ActionStreamSubscribe, ActionCacheRead, ActionCacheWrite:
+		return true
+	}
+	return false
+}
+
+// Kind is the first part of a resource: what its name is the name of.
+type Kind string
+
+// The kinds of resource that brokers serve.
+const (
+	KindStream Kind = "stream"
+	KindCache  Kind = "cache"
+)
+
+// Permission allows one action on the resources that match a pattern.
+//
+// A resource is written KIND:TENANT/NAMESPACE/NAME. In the pattern, * stands for any run of bytes, the empty run, "/"
+// and ":" included, and every other byte for itself; the whole resource must match (session.md 4.6).
+type Permission struct {
+	Action  Action
+	Pattern string
+}
+
+// String returns the form that [ParsePermission] reads.
+func (p Permission) String() string { return string(p.Action) + ":" + p.Pattern }
+
+// ParsePermission reads ACTION:PATTERN, split at the first colon. Any pattern is taken. The error matches
+// [ErrPermission] if there is no colon or the action is unknown.
+func ParsePermission(s string) (Permission, error) {
+	action, pattern, ok := strings.Cut(s, ":")
+	if !ok {
+		return Permission{}, fmt.Errorf("%w: no colon in %.80q", ErrPermission, s)
+	}
+	if !Action(action).Known() {
+		return Permission{}, fmt.Errorf("%w: unknown action %.80q", ErrPermission, action)
+	}
+	return Permission{Action: Action(action), Pattern: pattern}, nil
+}
+
+// Identity is the bearer of a verified token. It does not change and may be used from many goroutines. The zero
+// value is allowed nothing.
+type Identity struct {
+	// Tenant is the tenant the token is for.
+	Tenant string
+	// Subject is the principal, uninterpreted.
+	Subject string
+	// Expires is the token's expiry, without [Leeway], in UTC; times past the year 9999 are cut to its end.
+	// [Verifier.Verify] has checked it; whoever keeps an identity for long may check it again.
+	Expires time.Time
+
+	grants map[Action]*grant
+}
+
+// grant holds the patterns of one action. Literal patterns are looked up instead of tried, because a token may list
+// thousands of them.
+type grant struct {
+	literals map[string]struct{}
+	globs    [][]byte
+}
+
+func (id *Identity) allow(p Permission) {
+	if id.grants == nil {
+		id.grants = make(map[Action]*grant)
+	}
+	g := id.grants[p.Action]
+	if g == nil {
+		g = &grant{}
+		id.grants[p.Action] = g
+	}
+	if strings.Contains(p.Pattern, "*") {
+		g.globs = append(g.globs, []byte(p.Pattern))
+		return
+	}
+	if g.literals == nil {
+		g.literals = make(map[string]struct{})
+	}
+	g.literals[p.Pattern] = struct{}{}
+}
+
+// maxStackResource has room for the longest resource whose three names are valid ([ValidName]).
+const maxStackResource = 400
+
+// Allowed reports whether the identity may do action on the resource kind:tenant/namespace/name.
+//
+// A tenant other than the identity's own is never allowed, however wide the pattern. Allowed keeps none of its
+// arguments, and allocates only for a resource of more than 400 bytes, which no valid names make. Its time is linear
+// in the resource and in the patterns with a * that the token holds for the action. Rules: session.md 4.6, authz.md 16.
+func (id *Identity) Allowed(action Action, kind Kind, tenant, namespace, name []byte) bool {
+	if string(tenant) != id.Tenant {
+		return false
+	}
+	g := id.grants[action]
+	if g == nil {
+		return false
+	}
+	var stack [maxStackResource]byte
+	resource := append(stack[:0], kind...)
+	resource = append(resource, ':')
+	resource = append(resource, tenant...)
+	resource = append(resource, '/')
+	resource = append(resource, namespace...)
+	resource = append(resource, '/')
+	resource = append(resource, name...)
+	if _, ok := g.literals[string(resource)]; ok {
+		return true
+	}
+	for _, pattern := range g.globs {
+		if glob(pattern, resource) {
+			return true
+		}
+	}
+	return false
+}
+
+// glob reports whether value matches pattern as a whole. The text between two stars may be taken where it is found
+// first: whatever a later place would leave for the rest of the pattern, the first leaves too. So there is nothing to
+// go back to, and the time is linear for every pattern.
+func glob(pattern, value []byte) bool {
+	star := bytes.IndexByte(pattern, '*')
+	if star < 0 {
+		return bytes.Equal(pattern, value)
+	}
+	if !bytes.HasPrefix(value, pattern[:star]) {
+		return false
+	}
+	value, pattern = value[star:], pattern[star+1:]
+	for {
+		star = bytes.IndexByte(pattern, '*')
+		if star < 0 {
+			return bytes.HasSuffix(value, pattern)
+		}
+		at := bytes.Index(value, pattern[:star])
+		if at < 0 {
+			return false
+		}
+		value, pattern = value[at+star:], pattern[star+1:]
+	}
+}
