@@ -1,0 +1,753 @@
+package fanout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/felix-mq/felix/internal/buf"
+	"github.com/felix-mq/felix/ring"
+)
+
+func retained(h *Hub) int { return int(h.Stats().RetainedBytes) }
+
+// pinned returns the bytes of all chunks that r keeps from their pools.
+func (r *replay) pinned() (n int) {
+	seen := map[*buf.Chunk]bool{}
+	count := func(c *buf.Chunk) {
+		if c != nil && !seen[c] {
+			seen[c] = true
+			n += c.Cap()
+		}
+	}
+	count(r.segment)
+	for _, k := range r.frames[r.head:] {
+		count(k.frame.chunk)
+	}
+	return n
+}
+
+func TestReplayIsBoundedByBytes(t *testing.T) {
+	h := testHub(t, Options{})
+	const bound = 300 << 10
+	topic := h.Register(testKey, Policy{ReplayBytes: bound})
+	for i := range 3000 {
+		size := 1 + i*37%2000
+		if i%100 == 99 {
+			size = 30 << 10
+		}
+		publishFrame(t, topic, frameIn(64<<10, size, 1, byte(i)))
+		kept := topic.Stats().ReplayBytes
+		if kept > bound {
+			t.Fatalf("keeps %d bytes of %d", kept, bound)
+		}
+		if max := 2*kept + 2*segmentBytes; topic.replay.pinned() > max {
+			t.Fatalf("pins %d bytes for %d that it is charged", topic.replay.pinned(), kept)
+		}
+		if retained(h) > kept {
+			t.Fatalf("%d bytes charged to the hub for %d", retained(h), kept)
+		}
+	}
+	if kept := topic.Stats().ReplayBytes; kept < bound-(64<<10) {
+		t.Errorf("keeps only %d bytes of %d", kept, bound)
+	}
+	s, _ := subscribe(t, topic, From{Earliest: true})
+	ds, _ := s.Take(nil, 1<<30)
+	for i, d := range ds {
+		if want := uint64(3000 - len(ds) + i); d.Frame.First() != want {
+			t.Fatalf("frame %d begins with event %d, want %d", i, d.Frame.First(), want)
+		}
+		checkBytes(t, d.Frame, len(d.Frame.Bytes()), byte(d.Frame.First()))
+		d.Frame.Release()
+	}
+}
+
+func TestReplayPolicies(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		bytes int
+		size  int
+		want  bool
+	}{
+		{"default", 0, 1000, true},
+		{"none", -1, 64, false},
+		{"smaller than a frame", 500, 1000, false},
+		{"smaller than the frame's chunk", 3000, 2500, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			topic := testHub(t, Options{}).Register(testKey, Policy{ReplayBytes: tc.bytes})
+			for range 3 {
+				publishFrame(t, topic, frameIn(tc.size, tc.size, 1, 0))
+			}
+			if kept := topic.Stats().ReplayBytes > 0; kept != tc.want {
+				t.Errorf("kept: %t, want %t", kept, tc.want)
+			}
+			s, _ := subscribe(t, topic, From{Earliest: true})
+			if have, _ := drain(s); (len(have) == 3) != tc.want {
+				t.Errorf("replayed %v", have)
+			}
+		})
+	}
+}
+
+// A small frame must not keep the chunk that it was read into: replay has a copy, and the chunk is free at once.
+func TestReplayCopiesSmallFrames(t *testing.T) {
+	topic := testHub(t, Options{}).Register(testKey, Policy{})
+	chunk := buf.Get(64 << 10)
+	data := chunk.Bytes()
+	for i := range data {
+		data[i] = byte(i / 100)
+	}
+	for i := range 5 {
+		publishFrame(t, topic, NewFrame(chunk, data[100*i:100*i+100:100*i+100], 1))
+	}
+	if n := chunk.Refs(); n != 1 {
+		t.Fatalf("%d references to the chunk, want the reader's alone", n)
+	}
+	chunk.Release()
+	again := buf.Get(64 << 10) // most likely the same one
+	clear(again.Bytes())
+	defer again.Release()
+	s, _ := subscribe(t, topic, From{Earliest: true})
+	ds, _ := s.Take(nil, 1<<20)
+	if len(ds) != 5 {
+		t.Fatalf("%d frames", len(ds))
+	}
+	for i, d := range ds {
+		checkBytes(t, d.Frame, 100, byte(i))
+		d.Frame.Release()
+	}
+}
+
+func TestReplayKeepsLargeFramesAsTheyAre(t *testing.T) {
+	h := testHub(t, Options{})
+	topic := h.Register(testKey, Policy{})
+	f := frameIn(64<<10, 32<<10, 1, 9)
+	f.Retain()
+	publishFrame(t, topic, f)
+	if got := topic.Stats().ReplayBytes; got != 64<<10+frameOverhead {
+		t.Errorf("%d bytes charged, want the whole chunk", got)
+	}
+	s, _ := subscribe(t, topic, From{Earliest: true})
+	ds, _ := s.Take(nil, 1)
+	if len(ds) != 1 || ds[0].Frame != f {
+		t.Fatalf("took %v, want the frame that was published", ds)
+	}
+	f.Release()
+	f.Release()
+}
+
+// Topics that keep little pin little: a record of ten bytes must not hold a segment of 64 KiB.
+func TestReplayOfQuietTopicsIsSmall(t *testing.T) {
+	h := testHub(t, Options{})
+	for i := range 50 {
+		topic := h.Register(Key{"t", "n", fmt.Sprint(i)}, Policy{})
+		publishFrame(t, topic, frameIn(64<<10, 10, 1, 0))
+		if n := topic.replay.pinned(); n > buf.MinPooled {
+			t.Fatalf("one event pins %d bytes", n)
+		}
+	}
+	topic := h.Register(testKey, Policy{})
+	for range 2000 {
+		publishFrame(t, topic, frameIn(64<<10, 10, 1, 0))
+		if n, kept := topic.replay.pinned(), topic.Stats().ReplayBytes; n > 2*kept+buf.MinPooled {
+			t.Fatalf("%d bytes pinned for %d kept", n, kept)
+		}
+	}
+	if n := topic.replay.segment.Cap(); n != segmentBytes {
+		t.Errorf("the segments of a busy topic have %d bytes, want %d", n, segmentBytes)
+	}
+}
+
+// The consumers of three rings are stuck. A frame that is small beside its chunk is copied once for all of them.
+func TestSettleCopiesSmallFramesOnce(t *testing.T) {
+	for _, o := range []ring.Overflow{ring.DropNew, ring.DropOld, ring.Block} {
+		t.Run(o.String(), func(t *testing.T) {
+			h := testHub(t, Options{})
+			topic := h.Register(testKey, noReplay(o, 0))
+			var subs []*Subscription
+			for range 3 {
+				s, _ := subscribe(t, topic, From{})
+				subs = append(subs, s)
+			}
+			chunk := buf.Get(64 << 10)
+			small := publishSlice(t, topic, chunk, 0, 100, 1)
+			medium := publishSlice(t, topic, chunk, 100, 8000, 2)
+			if got, want := retained(h), 100+8000+2*frameOverhead; got != want {
+				t.Errorf("%d bytes retained, want %d", got, want)
+			}
+			h.sweep()
+			h.sweep()
+			if chunk.Refs() != 3 {
+				t.Errorf("settled before the consumers count as stuck: %d references", chunk.Refs())
+			}
+			h.sweep()
+			if chunk.Refs() != 1 {
+				t.Errorf("%d references to the chunk, want none but the reader's", chunk.Refs())
+			}
+			want := buf.MinPooled + 8192 + 2*frameOverhead
+			if got := retained(h); got != want {
+				t.Errorf("%d bytes retained, want %d", got, want)
+			}
+			chunk.Release()
+			live := buf.Live()
+			for range 5 {
+				h.sweep()
+			}
+			if buf.Live() != live || retained(h) != want {
+				t.Error("settled twice")
+			}
+			var first []*Frame
+			for i, s := range subs {
+				ds, _ := s.Take(nil, 1<<20)
+				for k, d := range ds {
+					if d.Frame == []*Frame{small, medium}[k] || (i > 0 && d.Frame != first[k]) {
+						t.Errorf("subscription %d has a copy of its own, or the original", i)
+					}
+					if i == 0 {
+						first = append(first, d.Frame)
+					}
+					checkBytes(t, d.Frame, []int{100, 8000}[k], byte(1+k))
+					if d.Gap != 0 || d.Frame.Count() != 1 || d.Frame.First() != uint64(k) {
+						t.Errorf("%+v", d)
+					}
+				}
+				for _, d := range ds {
+					defer d.Frame.Release()
+				}
+			}
+		})
+	}
+}
+
+// publishSlice publishes size bytes of chunk from at on, filled with fill. It returns the frame, for comparison only.
+func publishSlice(t *testing.T, topic *Topic, chunk *buf.Chunk, at, size int, fill byte) *Frame {
+	t.Helper()
+	wire := chunk.Bytes()[at : at+size : at+size]
+	for i := range wire {
+		wire[i] = fill
+	}
+	f := NewFrame(chunk, wire, 1)
+	publishFrame(t, topic, f)
+	return f
+}
+
+// A ring that gets stuck later finds the copy that was made for another one, as long as anybody holds the original.
+func TestSettleSharesTheCopyLater(t *testing.T) {
+	h := testHub(t, Options{})
+	topic := h.Register(testKey, noReplay(ring.DropNew, 0))
+	stuck, _ := subscribe(t, topic, From{})
+	later, _ := subscribe(t, topic, From{})
+	publish(t, topic, 1) // for later to move
+	publishFrame(t, topic, frameIn(64<<10, 100, 1, 5))
+	h.sweep()
+	h.sweep()
+	take(later, 1)
+	h.sweep()
+	a, _ := stuck.Take(nil, 1<<20)
+	h.sweep()
+	h.sweep()
+	h.sweep()
+	b, _ := later.Take(nil, 1<<20)
+	if len(a) != 2 || len(b) != 1 || a[1].Frame != b[0].Frame {
+		t.Errorf("%v and %v do not share a copy", a, b)
+	}
+	for _, d := range append(a, b...) {
+		d.Frame.Release()
+	}
+}
+
+// A reader goes on filling the chunk that a stuck frame lies in. What the frame charged for the chunk is given back with
+// the frame, not with the chunk: a publisher that holds its chunk while it waits for the budget would wait for itself.
+func TestChargeOfAChunkEndsWithItsFrames(t *testing.T) {
+	h := testHub(t, Options{MaxBytes: 64 << 10})
+	topic := h.Register(testKey, noReplay(ring.DropNew, 0))
+	s, _ := subscribe(t, topic, From{})
+	chunk := buf.Get(64 << 10) // as the reader of a publish stream holds it
+	defer chunk.Release()
+	publishSlice(t, topic, chunk, 0, 8<<10, 1)
+	publishSlice(t, topic, chunk, 8<<10, 8<<10, 1)
+	for range stuckAfter + 1 {
+		h.sweep()
+	}
+	if got, want := retained(h), 64<<10+2*frameOverhead; got != want {
+		t.Fatalf("%d bytes retained by a stuck ring, want %d", got, want)
+	}
+	drain(s)
+	if got := retained(h); got != 0 {
+		t.Errorf("%d bytes retained after all frames were taken", got)
+	}
+	publishSlice(t, topic, chunk, 16<<10, 8<<10, 1) // finds room at once
+	drain(s)
+}
+
+// Larger frames stay where they are and charge their chunk, once, until the last of them goes.
+func TestSettleChargesTheChunkOfLargeFrames(t *testing.T) {
+	for _, tc := range []struct {
+		name           string
+		capacity, size int
+	}{
+		{"large", 64 << 10, 16 << 10},
+		{"an eighth", 64 << 10, 8 << 10},
+		{"small in a small chunk", buf.MinPooled, 100}, // a copy would take as much as it frees
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			h := testHub(t, Options{})
+			topic := h.Register(testKey, noReplay(ring.DropNew, 0))
+			a, _ := subscribe(t, topic, From{})
+			b, _ := subscribe(t, topic, From{})
+			chunk := buf.Get(tc.capacity)
+			fs := []*Frame{publishSlice(t, topic, chunk, 0, tc.size, 1), publishSlice(t, topic, chunk, tc.size, tc.size, 2)}
+			chunk.Release()
+			if got, want := retained(h), 2*(tc.size+frameOverhead); got != want {
+				t.Errorf("%d bytes retained at first, want the frames' %d", got, want)
+			}
+			for range 5 {
+				h.sweep()
+			}
+			if got, want := retained(h), tc.capacity+2*frameOverhead; got != want {
+				t.Errorf("%d bytes retained, want the chunk's %d", got, want)
+			}
+			drain(a)
+			ds, _ := b.Take(nil, 1<<20)
+			for i, d := range ds {
+				if d.Frame != fs[i] {
+					t.Error("copied")
+				}
+				if got, want := retained(h), tc.capacity+(2-i)*frameOverhead; got != want {
+					t.Errorf("%d bytes retained with %d frames left, want %d", got, 2-i, want)
+				}
+				checkBytes(t, d.Frame, tc.size, byte(1+i))
+				d.Frame.Release()
+			}
+			if got := retained(h); got != 0 {
+				t.Errorf("%d bytes retained when the chunk is free", got)
+			}
+		})
+	}
+}
+
+// A consumer that moves is left alone.
+func TestSettleSparesMovingConsumers(t *testing.T) {
+	h := testHub(t, Options{})
+	topic := h.Register(testKey, noReplay(ring.DropNew, 0))
+	s, _ := subscribe(t, topic, From{})
+	chunk := buf.Get(64 << 10)
+	defer chunk.Release()
+	for i := range 20 {
+		publishSlice(t, topic, chunk, i*100, 100, 0)
+	}
+	for left := 20; left > 0; left-- {
+		h.sweep()
+		h.sweep()
+		if int(chunk.Refs()) != 1+left {
+			t.Fatalf("%d references with %d frames queued", chunk.Refs(), left)
+		}
+		take(s, 1)
+	}
+}
+
+// fill publishes frames of 1000 bytes, each charged 1128, until n bytes are retained.
+func fill(t *testing.T, topic *Topic, n int) (frames int) {
+	t.Helper()
+	for ; retained(topic.hub) < n; frames++ {
+		publishFrame(t, topic, frameIn(1000, 1000, 1, 3))
+	}
+	return frames
+}
+
+// What is given up for room, in this order: replay, then what stuck consumers have queued that do not block. Then
+// publishers wait.
+func TestBudgetOrder(t *testing.T) {
+	h := testHub(t, Options{MaxBytes: 100_000})
+	replayed := h.Register(Key{Stream: "replayed"}, Policy{})
+	dropping := h.Register(Key{Stream: "dropping"}, noReplay(ring.DropNew, 0))
+	blocking := h.Register(Key{Stream: "blocking"}, noReplay(ring.Block, 0))
+	stuck, _ := subscribe(t, dropping, From{})
+	blocked, _ := subscribe(t, blocking, From{})
+
+	lost := fill(t, dropping, 20_000)
+	kept := fill(t, blocking, 50_000)
+	fill(t, replayed, 98_000)
+	for range 4 {
+		h.sweep()
+	}
+	if h.Stats().Reclaims != 0 {
+		t.Fatal("reclaimed with room left")
+	}
+	for ; h.Stats().Reclaims == 0; kept++ {
+		publishFrame(t, blocking, frameIn(1000, 1000, 1, 3))
+	}
+	if replayed.Stats().ReplayBytes != 0 || h.Stats().Reclaims != 1 {
+		t.Fatalf("%d bytes of replay left after %d reclaims", replayed.Stats().ReplayBytes, h.Stats().Reclaims)
+	}
+	if stuck.Dropped() != 0 {
+		t.Fatal("a ring was emptied while there was replay to give up")
+	}
+
+	for ; h.Stats().Reclaims == 1; kept++ {
+		publishFrame(t, blocking, frameIn(1000, 1000, 1, 3))
+	}
+	if int(stuck.Dropped()) != lost || stuck.QueuedBytes() != 0 || dropping.Stats().Active != 0 {
+		t.Fatalf("%d events dropped of %d, %d bytes queued, %d active",
+			stuck.Dropped(), lost, stuck.QueuedBytes(), dropping.Stats().Active)
+	}
+	publish(t, dropping, 5) // it is out of the active set until it moves
+	have, ended := take(stuck, 1)
+	wantGot(t, have)
+	if ended || dropping.Stats().Active != 1 {
+		t.Error("not active again when the consumer moves")
+	}
+	publish(t, dropping, 2)
+	have, _ = take(stuck, 1)
+	wantGot(t, have, got{uint64(lost + 5), 2, 0, uint64(lost + 5)})
+	if int(stuck.Dropped()) != lost+5 {
+		t.Errorf("%d dropped, want %d", stuck.Dropped(), lost+5)
+	}
+
+	f := frameIn(1000, 1000, 1, 3)
+	defer func() { f.Release() }()
+	var err error
+	for {
+		if _, err = blocking.Publish(t.Context(), f, 0); err != nil {
+			break
+		}
+		kept++
+		f.Release()
+		f = frameIn(1000, 1000, 1, 3)
+		for range 4 {
+			h.sweep()
+		}
+	}
+	if !errors.Is(err, ErrTimeout) || retained(h) > 100_000 {
+		t.Fatalf("%v with %d bytes retained", err, retained(h))
+	}
+	have, _ = drain(blocked)
+	if len(have) != kept || blocked.Dropped() != 0 {
+		t.Errorf("got %d of %d frames from a blocking topic, %d dropped", len(have), kept, blocked.Dropped())
+	}
+	if _, err := blocking.Publish(t.Context(), f, 0); err != nil {
+		t.Errorf("publish with room again: %v", err)
+	}
+}
+
+// Large frames get room too: more is given up than the usual part of the budget.
+func TestBudgetReclaimsEnoughForALargeFrame(t *testing.T) {
+	for _, size := range []int{40_000, 90_000, 99_000, 200_000} {
+		h := testHub(t, Options{MaxBytes: 100_000})
+		topic := h.Register(testKey, Policy{ReplayBytes: 100_000})
+		fill(t, topic, 80_000)
+		publishFrame(t, topic, frameIn(size, size, 1, 0))
+		if topic.Stats().ReplayBytes > 100_000 {
+			t.Errorf("size %d: %d bytes of replay", size, topic.Stats().ReplayBytes)
+		}
+	}
+}
+
+func TestBudgetOversizedFrame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := checkedHub(t, Options{MaxBytes: 100_000})
+		topic := h.Register(testKey, noReplay(ring.Block, 0))
+		s, _ := subscribe(t, topic, From{})
+		publish(t, topic, 1)
+		p := publishAsync(t.Context(), topic, frameIn(300_000, 300_000, 1, 0), -1)
+		p.wantWaiting(t)
+		drain(s)
+		p.want(t, 1)
+		if retained(h) != 100_000 {
+			t.Errorf("%d bytes retained, want the whole budget", retained(h))
+		}
+		drain(s)
+		if retained(h) != 0 {
+			t.Errorf("%d bytes retained, want none", retained(h))
+		}
+	})
+}
+
+// spent runs f in a bubble, with a budget of 10 000 bytes that a blocking subscription with room in its ring has spent:
+// it holds nine frames of 1128.
+func spent(t *testing.T, f func(t *testing.T, h *Hub, topic *Topic, s *Subscription)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		h := checkedHub(t, Options{MaxBytes: 11_000})
+		topic := h.Register(testKey, noReplay(ring.Block, 0))
+		s, _ := subscribe(t, topic, From{})
+		fill(t, topic, 10_000)
+		f(t, h, topic, s)
+	})
+}
+
+func TestBudgetIsFirstComeFirstServed(t *testing.T) {
+	spent(t, func(t *testing.T, h *Hub, topic *Topic, s *Subscription) {
+		other := h.Register(Key{Stream: "other"}, noReplay(ring.DropNew, 0))
+		large := publishAsync(t.Context(), topic, frameIn(3000, 3000, 1, 0), -1)
+		small := publishAsync(t.Context(), other, smallFrame(1), -1) // would fit, but must not starve the large one
+		large.wantWaiting(t)
+		small.wantWaiting(t)
+		f := smallFrame(1)
+		if _, err := other.Publish(t.Context(), f, 0); !errors.Is(err, ErrTimeout) {
+			t.Errorf("a newcomer that cannot wait: %v", err)
+		}
+		f.Release()
+		take(s, 1)
+		take(s, 1)
+		large.wantWaiting(t)
+		take(s, 1)
+		large.want(t, 9)
+		small.want(t, 0)
+	})
+}
+
+func TestBudgetWaitEnds(t *testing.T) {
+	two := func(t *testing.T, ctx context.Context, topic *Topic, wait time.Duration) (a, b *published) {
+		t.Helper()
+		a = publishAsync(ctx, topic, frameIn(1000, 1000, 1, 0), wait)
+		b = publishAsync(t.Context(), topic, smallFrame(1), -1)
+		a.wantWaiting(t)
+		b.wantWaiting(t)
+		return a, b
+	}
+	t.Run("in time", func(t *testing.T) {
+		spent(t, func(t *testing.T, _ *Hub, topic *Topic, _ *Subscription) {
+			a, b := two(t, t.Context(), topic, time.Second)
+			time.Sleep(time.Second)
+			a.wantError(t, ErrTimeout, time.Second)
+			b.want(t, 9)
+		})
+	})
+	t.Run("by its context", func(t *testing.T) {
+		spent(t, func(t *testing.T, _ *Hub, topic *Topic, _ *Subscription) {
+			ctx, cancel := context.WithCancel(t.Context())
+			a, b := two(t, ctx, topic, -1)
+			cancel()
+			a.wantError(t, context.Canceled, 0)
+			b.want(t, 9)
+		})
+	})
+	t.Run("drain", func(t *testing.T) {
+		spent(t, func(t *testing.T, h *Hub, topic *Topic, _ *Subscription) {
+			a, b := two(t, t.Context(), topic, -1)
+			h.Drain()
+			a.wantError(t, ErrDraining, 0)
+			b.wantError(t, ErrDraining, 0)
+		})
+	})
+	t.Run("topic removed", func(t *testing.T) {
+		spent(t, func(t *testing.T, h *Hub, topic *Topic, _ *Subscription) {
+			a, b := two(t, t.Context(), topic, -1)
+			h.Remove(testKey)
+			a.wantError(t, ErrClosed, 0)
+			b.wantError(t, ErrClosed, 0)
+		})
+	})
+	t.Run("the time for budget and room is one", func(t *testing.T) {
+		spent(t, func(t *testing.T, h *Hub, topic *Topic, s *Subscription) {
+			tight := h.Register(Key{Stream: "tight"}, noReplay(ring.Block, 1))
+			subscribe(t, tight, From{})
+			publish(t, tight, 1)
+			p := publishAsync(t.Context(), tight, frameIn(1000, 1000, 1, 0), 3*time.Second)
+			time.Sleep(time.Second)
+			drain(s) // room in the budget now, but not in the ring
+			p.wantWaiting(t)
+			time.Sleep(2 * time.Second)
+			p.wantError(t, ErrTimeout, 3*time.Second)
+		})
+	})
+}
+
+// A blocking subscription that takes nothing is ended when publishers wait for the budget that it helped to spend, even
+// those of other topics, and even though its own ring has room.
+func TestStalledSubscriptionIsEndedForTheBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := checkedHub(t, Options{MaxBytes: 11_000, StallTimeout: 5 * time.Second})
+		topic := h.Register(testKey, noReplay(ring.Block, 0))
+		end := make(chan EndReason, 1)
+		s, err := topic.Subscribe(From{}, SubscriptionOptions{Wake: func() {}, OnEnd: func(r EndReason) { end <- r }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		fill(t, topic, 10_000)
+		other := h.Register(Key{Stream: "other"}, noReplay(ring.Block, 0))
+		p := publishAsync(t.Context(), other, frameIn(1000, 1000, 1, 0), -1)
+		p.wantWaiting(t)
+		start := time.Now()
+		if r := <-end; r != EndStalled || time.Since(start) < 5*time.Second || time.Since(start) > 6*time.Second {
+			t.Errorf("ended for %v after %v", r, time.Since(start))
+		}
+		p.wantWaiting(t)
+		s.Close()
+		p.want(t, 0)
+	})
+}
+
+// A frame is charged once, however often its publish is tried, and given back if it is never published.
+func TestBudgetChargesAFrameOnce(t *testing.T) {
+	h := testHub(t, Options{})
+	topic := h.Register(testKey, noReplay(ring.Block, 1))
+	s, _ := subscribe(t, topic, From{})
+	publish(t, topic, 1)
+	f := smallFrame(1)
+	for range 3 {
+		if _, err := topic.Publish(t.Context(), f, 0); !errors.Is(err, ErrTimeout) {
+			t.Fatal(err)
+		}
+	}
+	if got := retained(h); got != 2*(64+frameOverhead) {
+		t.Errorf("%d bytes retained for two frames", got)
+	}
+	f.Release()
+	drain(s)
+	if got := retained(h); got != 0 {
+		t.Errorf("%d bytes retained for none", got)
+	}
+}
+
+// stuckWith returns a hub with a budget of 20 000 bytes, and a non-blocking subscription that the last sweep found
+// stuck with frames of 1128 bytes.
+func stuckWith(t *testing.T, frames int) (h *Hub, topic *Topic, s *Subscription, wakes *int) {
+	t.Helper()
+	h = testHub(t, Options{MaxBytes: 20_000})
+	topic = h.Register(testKey, noReplay(ring.DropNew, 0))
+	s, wakes = subscribe(t, topic, From{})
+	for range frames {
+		publishFrame(t, topic, frameIn(1000, 1000, 1, 0))
+	}
+	for range stuckAfter {
+		h.sweep()
+	}
+	return h, topic, s, wakes
+}
+
+// spend publishes to another topic until the budget is spent and the publish is refused or something is given up.
+func spend(t *testing.T, h *Hub) {
+	t.Helper()
+	topic := h.Register(Key{Stream: "spender"}, noReplay(ring.Block, 0))
+	subscribe(t, topic, From{})
+	for h.Stats().Reclaims == 0 {
+		f := frameIn(1000, 1000, 1, 0)
+		_, err := topic.Publish(t.Context(), f, 0)
+		f.Release()
+		if err != nil && !errors.Is(err, ErrTimeout) {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestBudgetEmptiesTheStuck(t *testing.T) {
+	h, _, s, _ := stuckWith(t, 10)
+	spend(t, h)
+	if s.Dropped() != 10 || s.QueuedBytes() != 0 {
+		t.Errorf("%d dropped, %d bytes queued", s.Dropped(), s.QueuedBytes())
+	}
+}
+
+// One that has moved since the sweep looked keeps what it has.
+func TestBudgetSparesWhoMoved(t *testing.T) {
+	h, _, s, _ := stuckWith(t, 10)
+	have, _ := take(s, 1)
+	wantGot(t, have, got{0, 1, 0, 0})
+	spend(t, h)
+	if s.Dropped() != 0 {
+		t.Errorf("%d events dropped", s.Dropped())
+	}
+}
+
+// One that has taken all since then waits to be woken. If it left the active set nobody would do that.
+func TestBudgetDoesNotForgetTheParked(t *testing.T) {
+	h, topic, s, wakes := stuckWith(t, 2)
+	drain(s)
+	*wakes = 0
+	spend(t, h)
+	publish(t, topic, 1)
+	have, _ := drain(s)
+	wantGot(t, have, got{2, 1, 0, 0})
+	if *wakes != 1 {
+		t.Errorf("%d wake-ups, want 1", *wakes)
+	}
+}
+
+// Replay that a stuck subscription has not taken yet is given up like its ring: it would pin the budget otherwise. The
+// consumer starts all the same, and learns of the loss.
+func TestBudgetTakesTheBacklogToo(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		taken int
+	}{
+		{"before the consumer started", 0},
+		{"in the middle", 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			h := testHub(t, Options{MaxBytes: 20_000})
+			topic := h.Register(testKey, Policy{})
+			for range 5 { // events 0-2, …, 12-14
+				publishFrame(t, topic, frameIn(1000, 1000, 3, 0))
+			}
+			s, wakes := subscribe(t, topic, From{At: true, Offset: 1})
+			publishFrame(t, topic, frameIn(1000, 1000, 1, 0)) // 15
+			next := uint64(1)
+			for range tc.taken {
+				have, _ := take(s, 1)
+				wantGot(t, have, got{0, 3, 1, 0})
+				next = 3
+			}
+			for range stuckAfter + 1 {
+				h.sweep()
+			}
+			spend(t, h)
+			if want := 16 - next; s.Dropped() != want {
+				t.Errorf("%d events dropped, want %d", s.Dropped(), want)
+			}
+			publish(t, topic, 1) // 16: lost as well
+			if !s.Backlog() || *wakes != 0 {
+				t.Errorf("backlog %t, %d wake-ups: its consumer starts by itself", s.Backlog(), *wakes)
+			}
+			have, ended := take(s, 1)
+			wantGot(t, have)
+			if ended || topic.Stats().Active != 1 {
+				t.Errorf("ended %t, %d active", ended, topic.Stats().Active)
+			}
+			publish(t, topic, 1) // 17
+			have, _ = take(s, 1)
+			wantGot(t, have, got{17, 1, 0, 17 - next})
+			if s.Dropped() != 17-next || *wakes != 1 {
+				t.Errorf("%d events dropped, want %d; %d wake-ups", s.Dropped(), 17-next, *wakes)
+			}
+		})
+	}
+}
+
+// Under Block nothing is given up but by the subscription's end.
+func TestBudgetKeepsTheBacklogOfBlocking(t *testing.T) {
+	h := testHub(t, Options{MaxBytes: 20_000})
+	topic := h.Register(testKey, Policy{Overflow: ring.Block})
+	for range 5 {
+		publishFrame(t, topic, frameIn(1000, 1000, 1, 0))
+	}
+	s, _ := subscribe(t, topic, From{Earliest: true})
+	for range 10 {
+		h.sweep()
+	}
+	spend(t, h)
+	have, _ := drain(s)
+	if len(have) != 5 || s.Dropped() != 0 {
+		t.Errorf("got %v, %d dropped", have, s.Dropped())
+	}
+}
+
+// While publishers wait for the budget, replay does not compete with them.
+func TestReplayGivesWay(t *testing.T) {
+	spent(t, func(t *testing.T, h *Hub, topic *Topic, s *Subscription) {
+		replayed := h.Register(Key{Stream: "replayed"}, Policy{})
+		a := publishAsync(t.Context(), replayed, frameIn(1000, 1000, 1, 0), -1)
+		b := publishAsync(t.Context(), topic, frameIn(1000, 1000, 1, 0), -1)
+		take(s, 1)
+		a.want(t, 0)
+		b.want(t, 9)
+		if n := replayed.Stats().ReplayBytes; n != 0 {
+			t.Errorf("%d bytes of replay kept from a publisher", n)
+		}
+	})
+}
