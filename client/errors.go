@@ -1,0 +1,47 @@
+package client
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Errors that callers can test for with errors.Is.
+var (
+	// ErrClosed means that the client or the subscription was closed by its own side.
+	ErrClosed = errors.New("client: closed")
+	// ErrInDoubt marks a publish whose acknowledgement did not come: it may have been carried out or not.
+	ErrInDoubt = errors.New("client: publish is in doubt")
+	// ErrAuth means that the broker refused the token.
+	ErrAuth = errors.New("client: authentication failed")
+	// ErrMiss means that a cache has no such entry.
+	ErrMiss = errors.New("client: cache miss")
+	// ErrEnded means that the broker ended the subscription: its stream was removed, or the broker is going down.
+	ErrEnded = errors.New("client: subscription ended")
+	// ErrProtocol means that the broker sent something that felix-wire does not allow at that place.
+	ErrProtocol = errors.New("client: protocol violation")
+	// ErrUnsupported means that the broker did not advertise what the call needs.
+	ErrUnsupported = errors.New("client: not supported by the broker")
+	// ErrTimeout means that a call without a deadline of its own had no answer within [WithRequestTimeout].
+	ErrTimeout = errors.New("client: no answer in time")
+	// ErrFrameTooLarge means that a call would need a frame larger than [WithMaxFrame]. Nothing was sent.
+	ErrFrameTooLarge = errors.New("client: frame too large")
+)
+
+// BrokerError is a refusal, in the broker's words. The text is for people; do not depend on it.
+type BrokerError struct{ Message string }
+
+func (e *BrokerError) Error() string { return "client: broker says: " + e.Message }
+
+// CursorError says that a subscription's start position cannot be served.
+type CursorError struct {
+	TooOld    bool   // older than Available; otherwise in the future
+	Requested uint64 // the offset asked for
+	Available uint64 // the oldest offset that can be had, or the next one to come
+}
+
+func (e *CursorError) Error() string {
+	if e.TooOld {
+		return fmt.Sprintf("client: start offset %d is too old, the oldest is %d", e.Requested, e.Available)
+	}
+	return fmt.Sprintf("client: start offset %d is in the future, the next is %d", e.Requested, e.Available)
+}

@@ -1,0 +1,145 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/valyala/bytebufferpool"
+
+	"github.com/felix-mq/felix/codec"
+)
+
+// never is the deadline that does not come.
+var never time.Time
+
+// Publisher publishes to one stream of the client's tenant. It is a cheap handle: it holds no connection of its own,
+// and needs no closing. Events of one publisher are delivered in the order of its calls, as long as the caller makes
+// one at a time; calls from several goroutines are carried out in some order.
+type Publisher struct {
+	c                 *Client
+	namespace, stream string
+	slot              *slot
+}
+
+// Publisher returns a handle for a stream. Nothing is sent: a stream that does not exist shows at the first publish.
+func (c *Client) Publisher(namespace, stream string) *Publisher {
+	return &Publisher{c: c, namespace: namespace, stream: stream, slot: c.publisherSlot(namespace, stream)}
+}
+
+// Publish sends one event and waits until the broker has offered it to every subscription. See [Publisher.PublishBatch].
+func (p *Publisher) Publish(ctx context.Context, payload []byte) error {
+	return p.publish(ctx, [][]byte{payload}, codec.AckPerMessage)
+}
+
+// PublishBatch sends the events as one batch, which is published as a unit, and waits until the broker has offered it
+// to every subscription. The payloads are the caller's again when it returns.
+//
+// A refusal is a [BrokerError]: nothing was published. An error that matches [ErrInDoubt] means that the reply did not
+// come, because the context ended or the connection was lost: the batch may have been published. Any other error means
+// that it was not sent.
+func (p *Publisher) PublishBatch(ctx context.Context, payloads [][]byte) error {
+	return p.publish(ctx, payloads, codec.AckPerBatch)
+}
+
+// Send sends one event without asking for an acknowledgement. See [Publisher.SendBatch].
+func (p *Publisher) Send(ctx context.Context, payload []byte) error {
+	return p.SendBatch(ctx, [][]byte{payload})
+}
+
+// SendBatch sends the events as one batch without asking for an acknowledgement. When it returns nil, QUIC has taken
+// them over; nothing tells whether they arrive, or whether the stream exists. It waits while the broker pushes back.
+// The payloads are the caller's again when it returns.
+func (p *Publisher) SendBatch(ctx context.Context, payloads [][]byte) error {
+	if err := p.check(payloads); err != nil {
+		return err
+	}
+	r, err := p.slot.get(ctx)
+	if err != nil {
+		return err
+	}
+	b := bytebufferpool.Get()
+	defer bytebufferpool.Put(b)
+	b.B = codec.AppendPublishBatch(b.B, p.c.o.tenant, p.namespace, p.stream, payloads)
+	if err := r.writing.acquire(ctx); err != nil {
+		return err
+	}
+	defer r.writing.release()
+	return r.write(ctx, b.B)
+}
+
+// check refuses locally what the broker could not read.
+func (p *Publisher) check(payloads [][]byte) error {
+	n, err := codec.PublishBatchLen(p.c.o.tenant, p.namespace, p.stream, payloads)
+	if err != nil {
+		return fmt.Errorf("client: %w", err)
+	}
+	if n += 9; n > p.c.o.maxFrame { // with the prefix of an acknowledged batch
+		return fmt.Errorf("%w: batch of %d bytes, limit %d", ErrFrameTooLarge, n, p.c.o.maxFrame)
+	}
+	return nil
+}
+
+func (p *Publisher) publish(ctx context.Context, payloads [][]byte, mode codec.AckMode) error {
+	if err := p.check(payloads); err != nil {
+		return err
+	}
+	r, err := p.slot.get(ctx)
+	if err != nil {
+		return err
+	}
+	c := getCall()
+	if err := r.expectAck(c); err != nil {
+		return err
+	}
+	if err := p.send(ctx, r, c.id, payloads, mode); err != nil {
+		if r.forget(c) {
+			callPool.Put(c)
+			if r.broken() && !errors.Is(err, context.Cause(ctx)) {
+				return fmt.Errorf("%w: %w", ErrInDoubt, err)
+			}
+			return err // nothing, or not the whole frame, was sent
+		}
+		err = c.err
+		callPool.Put(c)
+		return inDoubt(err)
+	}
+	select {
+	case <-c.done:
+	case <-ctx.Done():
+		if r.forget(c) {
+			callPool.Put(c)
+			return fmt.Errorf("%w: %w", ErrInDoubt, context.Cause(ctx))
+		}
+	}
+	err = c.err
+	callPool.Put(c)
+	return inDoubt(err)
+}
+
+// inDoubt marks the loss of a stream that a publish had been sent on.
+func inDoubt(err error) error {
+	if isStreamLoss(err) {
+		return fmt.Errorf("%w: %w", ErrInDoubt, err)
+	}
+	return err
+}
+
+func (p *Publisher) send(ctx context.Context, r *requests, id uint64, payloads [][]byte, mode codec.AckMode) error {
+	b := bytebufferpool.Get()
+	defer bytebufferpool.Put(b)
+	if r.ctl.flags&codec.FlagPublishAcked != 0 {
+		b.B = codec.AppendPublishBatchAcked(b.B, id, mode, p.c.o.tenant, p.namespace, p.stream, payloads)
+	} else {
+		b.B = codec.AppendPublishBatchJSON(b.B, p.c.o.tenant, p.namespace, p.stream, payloads, mode, id, true)
+		if n := len(b.B) - codec.HeaderLen; n > p.c.o.maxFrame {
+			return fmt.Errorf("%w: batch of %d bytes, limit %d", ErrFrameTooLarge, n, p.c.o.maxFrame)
+		}
+	}
+	if err := r.writing.acquire(ctx); err != nil {
+		return err
+	}
+	defer r.writing.release()
+	return r.write(ctx, b.B)
+}

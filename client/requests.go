@@ -1,0 +1,307 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/felix-mq/felix/codec"
+)
+
+// requests is one authenticated control stream on which publishes and cache calls are pipelined. Writers take turns;
+// one goroutine reads the replies. Publish acknowledgements are matched by request id and may come in any order;
+// cache errors carry no id, so cache replies are matched in the order of the requests (session.md, section 8).
+type requests struct {
+	k       *conn
+	ctl     *control
+	writing lock
+	done    chan struct{} // closed when the stream is broken
+
+	mu     sync.Mutex // guards all below
+	nextID uint64
+	acks   map[uint64]*call
+	cache  []*call // oldest first
+	err    error   // why the stream is broken
+}
+
+// call is a request that waits for its reply.
+type call struct {
+	id    uint64
+	done  chan struct{} // capacity 1
+	err   error
+	value []byte // cache_get: a copy
+	hit   bool
+}
+
+var callPool = sync.Pool{New: func() any { return &call{done: make(chan struct{}, 1)} }}
+
+func getCall() *call {
+	c, _ := callPool.Get().(*call)
+	c.err, c.value, c.hit = nil, nil, false
+	return c
+}
+
+// openRequests opens and authenticates a stream and starts its reader.
+func (k *conn) openRequests(ctx context.Context) (*requests, error) {
+	ctl, err := k.openControl(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	r := &requests{k: k, ctl: ctl, writing: newLock(), done: make(chan struct{}), acks: make(map[uint64]*call)}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.closing {
+		ctl.abandon()
+		return nil, k.lost()
+	}
+	k.readers.Go(r.read)
+	return r, nil
+}
+
+func (r *requests) broken() bool {
+	select {
+	case <-r.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// fail breaks the stream: every request without a reply fails with err, and the slot opens another stream.
+func (r *requests) fail(err error) {
+	r.mu.Lock()
+	if r.err != nil {
+		r.mu.Unlock()
+		return
+	}
+	r.err = err
+	pending := r.cache
+	for _, c := range r.acks {
+		pending = append(pending, c)
+	}
+	r.cache, r.acks = nil, nil
+	close(r.done)
+	r.mu.Unlock()
+	for _, c := range pending {
+		c.err = err
+		c.done <- struct{}{}
+	}
+	r.ctl.s.Send().Cancel(0)
+	r.ctl.s.Recv().Cancel(0)
+}
+
+// reserveID returns the next request id.
+func (r *requests) reserveID() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.nextID++
+	return r.nextID
+}
+
+// expectAck gives the call an id and expects its acknowledgement. It fails if the stream is broken.
+func (r *requests) expectAck(c *call) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.err != nil {
+		return r.err
+	}
+	r.nextID++
+	c.id = r.nextID
+	r.acks[c.id] = c
+	return nil
+}
+
+// expectCache expects the reply to a cache request behind those that wait already. The caller holds r.writing, so that
+// requests are written in that order.
+func (r *requests) expectCache(c *call) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.err != nil {
+		return r.err
+	}
+	r.cache = append(r.cache, c)
+	return nil
+}
+
+// unexpectCache takes back the newest expectation. The caller holds r.writing.
+func (r *requests) unexpectCache(c *call) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if last := len(r.cache) - 1; last >= 0 && r.cache[last] == c {
+		r.cache = r.cache[:last]
+	}
+}
+
+// forget gives up on an acknowledgement. It reports false if the reply has come meanwhile and is in the call.
+func (r *requests) forget(c *call) bool {
+	r.mu.Lock()
+	_, waiting := r.acks[c.id]
+	delete(r.acks, c.id)
+	r.mu.Unlock()
+	if !waiting {
+		<-c.done
+	}
+	return waiting
+}
+
+// tryWriteMax is the size up to which a frame is first offered to QUIC without blocking.
+const tryWriteMax = 1024
+
+// write sends one frame. It fails without an effect when the context ends before anything was written; a frame of
+// which a part was written breaks the stream. The caller holds r.writing.
+func (r *requests) write(ctx context.Context, frame []byte) error {
+	out := r.ctl.s.Send()
+	if ctx.Done() == nil {
+		_, err := out.Write(frame)
+		return r.writeError(err)
+	}
+	if len(frame) <= tryWriteMax && out.TryWrite(frame) == nil {
+		return nil
+	}
+	fired := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		_ = out.SetWriteDeadline(past)
+		close(fired)
+	})
+	n, err := out.Write(frame)
+	if stop() {
+		return r.writeError(err)
+	}
+	<-fired
+	_ = out.SetWriteDeadline(never)
+	switch {
+	case err == nil || n == len(frame):
+		return nil
+	case n == 0 && r.k.alive():
+		return context.Cause(ctx)
+	}
+	err = fmt.Errorf("client: request stream broken by a canceled write: %w", context.Cause(ctx))
+	r.fail(err)
+	return err
+}
+
+func (r *requests) writeError(err error) error {
+	if err == nil {
+		return nil
+	}
+	r.mu.Lock()
+	broken := r.err
+	r.mu.Unlock()
+	if broken != nil {
+		return broken // the reader knows better why
+	}
+	if !r.k.alive() {
+		err = r.k.lost()
+	}
+	r.fail(err)
+	return err
+}
+
+// read matches replies with requests until the stream ends. It is the only goroutine that reads the stream, and the
+// one that returns its chunk.
+func (r *requests) read() {
+	defer r.ctl.fr.Close()
+	for {
+		f, err := r.ctl.fr.Next()
+		if err != nil {
+			if !r.k.alive() {
+				err = r.k.lost()
+			} else {
+				err = fmt.Errorf("client: request stream ended: %w", err)
+			}
+			r.fail(err)
+			return
+		}
+		switch f.Header.Flags {
+		case codec.LayoutPublishAck:
+			err = r.ack(f.Bytes[codec.HeaderLen:])
+		case codec.LayoutJSON:
+			err = r.reply(f.Bytes[codec.HeaderLen:])
+		default:
+			err = fmt.Errorf("%w: reply with flags %#04x", ErrProtocol, uint16(f.Header.Flags))
+		}
+		if err != nil {
+			r.fail(err)
+			return
+		}
+	}
+}
+
+func (r *requests) ack(payload []byte) error {
+	a, err := codec.ParsePublishAck(payload)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrProtocol, err)
+	}
+	if a.OK {
+		r.settle(a.RequestID, nil)
+	} else {
+		r.settle(a.RequestID, &BrokerError{string(a.Message)})
+	}
+	return nil
+}
+
+// settle ends the publish with that id. An id that nobody waits for any more is ignored.
+func (r *requests) settle(id uint64, err error) {
+	r.mu.Lock()
+	c := r.acks[id]
+	delete(r.acks, id)
+	r.mu.Unlock()
+	if c != nil {
+		c.err = err
+		c.done <- struct{}{}
+	}
+}
+
+func (r *requests) reply(payload []byte) error {
+	m := &r.ctl.msg
+	if err := codec.ParseMessage(payload, m); err != nil {
+		return fmt.Errorf("%w: %w", ErrProtocol, err)
+	}
+	switch m.Type {
+	case codec.MsgPublishOK:
+		r.settle(m.RequestID, nil)
+		return nil
+	case codec.MsgPublishError:
+		r.settle(m.RequestID, &BrokerError{string(m.Text)})
+		return nil
+	case codec.MsgCacheOK, codec.MsgCacheValue:
+		c := r.oldestCache()
+		if c == nil || (m.HasRequestID && m.RequestID != c.id) {
+			return fmt.Errorf("%w: cache reply that nobody asked for", ErrProtocol)
+		}
+		if m.Type == codec.MsgCacheValue && m.HasValue {
+			c.value, c.hit = append([]byte{}, m.Value...), true
+		}
+		c.done <- struct{}{}
+		return nil
+	case codec.MsgError:
+		err := &BrokerError{string(m.Text)}
+		if c := r.oldestCache(); c != nil {
+			c.err = err
+			c.done <- struct{}{}
+			return nil
+		}
+		return err // it concerns the stream
+	default:
+		return fmt.Errorf("%w: %v in answer to a request", ErrProtocol, m.Type)
+	}
+}
+
+func (r *requests) oldestCache() *call {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.cache) == 0 {
+		return nil
+	}
+	c := r.cache[0]
+	r.cache[0] = nil
+	r.cache = r.cache[1:]
+	return c
+}
+
+// isStreamLoss reports whether an error came from the stream rather than from the broker's answer.
+func isStreamLoss(err error) bool {
+	_, refused := errors.AsType[*BrokerError](err)
+	return err != nil && !refused
+}
