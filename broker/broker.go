@@ -1,0 +1,237 @@
+// Package broker is the server side of felix-wire: it accepts connections, authenticates each stream, carries out
+// publishes, subscriptions and cache requests, and delivers events.
+//
+// It joins the rooms below it. quicx reads frames out of counted chunks and writes them; codec knows their layout;
+// auth says who may do what; fanout gives each event its place and offers one shared frame to every subscription;
+// cache keeps values. What happens on which goroutine:
+//
+//	accept loop            one per broker, handshakes run in quicx
+//	connection             one, accepts streams and waits for everything below when the connection ends
+//	control stream         one: reads a frame, carries it out, writes the reply, in order (control.go)
+//	publish stream (uni)   one: the same without replies (uni.go)
+//	subscription           one while it has something to write, none while it is idle (subscription.go)
+//
+// A publish runs on the goroutine of its stream, from the socket to the rings; there is no queue in between. So a
+// topic that has no room stops reading exactly the streams that publish to it, and QUIC flow control tells their
+// publishers.
+//
+// Names, checks, texts and their consequences follow session.md; the section is named where a rule is applied. Begin
+// at [New], [Broker.Serve] and [Broker.Shutdown], and at [NewDev] for a broker that can be used at once.
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/felix-mq/felix/auth"
+	"github.com/felix-mq/felix/cache"
+	"github.com/felix-mq/felix/codec"
+	"github.com/felix-mq/felix/fanout"
+	"github.com/felix-mq/felix/quicx"
+)
+
+// ErrShutdown is returned by [Broker.Serve] after [Broker.Shutdown].
+var ErrShutdown = errors.New("broker: shut down")
+
+// serverFlags is what the broker advertises: all of felix-wire v1 (session.md, section 4.3).
+const serverFlags = codec.KnownFlags
+
+// Broker is one felix-wire server. Its methods may be called from any goroutine.
+type Broker struct {
+	cfg      Config
+	log      *slog.Logger
+	hub      *fanout.Hub
+	caches   *cache.Store
+	verifier *auth.Verifier
+	listener *quicx.Listener
+	metrics  *metrics
+	registry *prometheus.Registry
+
+	subscriptionIDs atomic.Uint64
+
+	mu       sync.Mutex // guards conns and draining
+	conns    map[*conn]struct{}
+	draining bool
+	wg       sync.WaitGroup // accept loop and connections
+
+	drops         sync.Mutex // an account is closed and added to the total in one step
+	droppedEvents uint64     // by subscriptions that have ended
+
+	acceptCtx  context.Context // ends when no more connections and streams are accepted
+	stopAccept context.CancelFunc
+}
+
+// New validates the configuration and binds the socket, so that [Broker.Addr] is known and clients can connect before
+// [Broker.Serve] is called; they are served from then on.
+func New(cfg Config) (*Broker, error) {
+	cfg.ensureDefaults()
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	listener, err := quicx.Listen(cfg.Bind, cfg.TLS, quicx.Config{
+		StreamWindow: cfg.StreamWindow,
+		ConnWindow:   cfg.ConnWindow,
+		MaxStreams:   int64(cfg.MaxStreamsPerConn),
+		IdleTimeout:  cfg.IdleTimeout,
+		KeepAlive:    cfg.KeepAlive,
+		SendBuffer:   cfg.SendBuffer,
+		RecvBuffer:   cfg.RecvBuffer,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("broker: listening on %s: %w", cfg.Bind, err)
+	}
+	b := &Broker{
+		cfg:      cfg,
+		log:      cfg.Logger,
+		hub:      fanout.NewHub(fanout.Options{MaxBytes: cfg.RetainedBytes, StallTimeout: cfg.StallTimeout}),
+		caches:   cache.New(cache.Options{MaxBytes: cfg.CacheMaxBytes, Now: cfg.Now}),
+		verifier: auth.NewVerifier(cfg.Keys, cfg.Now),
+		listener: listener,
+		conns:    make(map[*conn]struct{}),
+	}
+	b.acceptCtx, b.stopAccept = context.WithCancel(context.Background())
+	b.metrics, b.registry = newMetrics(b)
+	return b, nil
+}
+
+// Addr returns the UDP address that the broker listens on.
+func (b *Broker) Addr() net.Addr { return b.listener.Addr() }
+
+// Socket tells what the kernel granted the broker's socket.
+func (b *Broker) Socket() quicx.SocketInfo { return b.listener.Socket() }
+
+// Registry returns the broker's metrics, for a handler to expose.
+func (b *Broker) Registry() *prometheus.Registry { return b.registry }
+
+// AddStream makes a stream with the broker's default policy. Names follow auth.ValidName. Adding one that exists is
+// harmless.
+func (b *Broker) AddStream(tenant, namespace, stream string) error {
+	for _, name := range []string{tenant, namespace, stream} {
+		if err := auth.ValidName(name); err != nil {
+			return fmt.Errorf("broker: adding stream: %w", err)
+		}
+	}
+	b.hub.Register(fanout.Key{Tenant: tenant, Namespace: namespace, Stream: stream}, fanout.Policy{
+		Overflow:    b.cfg.QueuePolicy,
+		QueueBytes:  b.cfg.QueueBytes,
+		QueueItems:  b.cfg.QueueCapacity,
+		ReplayBytes: b.cfg.ReplayBytes,
+	})
+	return nil
+}
+
+// RemoveStream removes a stream. Its subscriptions end cleanly once what was queued is written. It reports whether the
+// stream existed.
+func (b *Broker) RemoveStream(tenant, namespace, stream string) bool {
+	return b.hub.Remove(fanout.Key{Tenant: tenant, Namespace: namespace, Stream: stream})
+}
+
+// AddCache makes a cache.
+func (b *Broker) AddCache(tenant, namespace, name string) error {
+	for _, n := range []string{tenant, namespace, name} {
+		if err := auth.ValidName(n); err != nil {
+			return fmt.Errorf("broker: adding cache: %w", err)
+		}
+	}
+	b.caches.Add(cache.Scope{Tenant: tenant, Namespace: namespace, Cache: name})
+	return nil
+}
+
+// Serve accepts and serves connections until the context ends or [Broker.Shutdown] is called. It returns nil or
+// [ErrShutdown] then, after everything it started has ended; ending the context closes all connections at once.
+func (b *Broker) Serve(ctx context.Context) error {
+	b.mu.Lock()
+	if b.draining {
+		b.mu.Unlock()
+		return ErrShutdown
+	}
+	b.wg.Add(1)
+	b.mu.Unlock()
+	stop := context.AfterFunc(ctx, b.stopAccept)
+	defer stop()
+
+	err := b.acceptLoop()
+	b.wg.Done()
+	if ctx.Err() != nil {
+		b.closeAll()
+		return nil
+	}
+	if b.acceptCtx.Err() != nil {
+		b.wg.Wait()
+		return ErrShutdown
+	}
+	b.closeAll()
+	return err
+}
+
+func (b *Broker) acceptLoop() error {
+	for {
+		qc, err := b.listener.Accept(b.acceptCtx)
+		if err != nil {
+			return fmt.Errorf("broker: accepting: %w", err)
+		}
+		c := newConn(b, qc)
+		b.mu.Lock()
+		if b.draining {
+			b.mu.Unlock()
+			_ = qc.Close(0, shutdownReason)
+			continue
+		}
+		b.conns[c] = struct{}{}
+		b.mu.Unlock()
+		b.metrics.connections.Add(1)
+		b.wg.Go(func() {
+			c.serve()
+			b.mu.Lock()
+			delete(b.conns, c)
+			b.mu.Unlock()
+		})
+	}
+}
+
+// shutdownReason is the text of the connection close (session.md, section 2.3).
+const shutdownReason = "broker shutting down"
+
+// Shutdown ends the broker in order (session.md, section 11): it accepts nothing more, refuses publishes that wait
+// for room, finishes the control streams with their replies written, lets the subscriptions' queues drain, and closes
+// each connection with code 0. When the context ends before that, it closes what is left at once and returns the
+// context's error. It waits for everything the broker started. Calling it again waits for the same.
+func (b *Broker) Shutdown(ctx context.Context) error {
+	b.mu.Lock()
+	b.draining = true
+	conns := make([]*conn, 0, len(b.conns))
+	for c := range b.conns {
+		conns = append(conns, c)
+	}
+	b.mu.Unlock()
+	b.stopAccept()
+	b.hub.Drain()
+	var wg sync.WaitGroup
+	for _, c := range conns {
+		wg.Go(func() { c.drain(ctx) })
+	}
+	wg.Wait()
+	b.closeAll()
+	return ctx.Err()
+}
+
+// closeAll closes every connection and waits for all that the broker started.
+func (b *Broker) closeAll() {
+	b.mu.Lock()
+	b.draining = true
+	for c := range b.conns {
+		_ = c.qc.Close(0, shutdownReason)
+	}
+	b.mu.Unlock()
+	b.stopAccept()
+	b.wg.Wait()
+	b.hub.Close()
+	_ = b.listener.Close()
+}

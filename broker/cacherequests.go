@@ -1,0 +1,70 @@
+package broker
+
+import (
+	"time"
+
+	"github.com/felix-mq/felix/auth"
+	"github.com/felix-mq/felix/cache"
+	"github.com/felix-mq/felix/codec"
+)
+
+// cachePut carries a cache_put out; the caller has checked authentication and tenant (session.md, section 8). The
+// value is readable by everybody before the reply is sent.
+func (ctl *control) cachePut(m *codec.Message) outcome {
+	if !ctl.identity.Allowed(auth.ActionCacheWrite, auth.KindCache, m.Tenant, m.Namespace, m.Cache) {
+		return ctl.fail(codec.TextForbidden, errorEnd)
+	}
+	scope := ctl.c.b.caches.Lookup(m.Tenant, m.Namespace, m.Cache)
+	if scope == nil {
+		return ctl.cacheNotFound(m)
+	}
+	ctl.c.b.metrics.cachePuts.Add(1)
+	if m.HasTTL {
+		scope.Put(m.Key, m.Value, ttl(m.TTL))
+	} else {
+		scope.Put(m.Key, m.Value, cache.NoExpiry)
+	}
+	if !m.HasRequestID {
+		ctl.reply(codec.AppendOK(ctl.w.Buffer()))
+		return cleanEnd
+	}
+	ctl.reply(codec.AppendCacheOK(ctl.w.Buffer(), m.RequestID))
+	return keep
+}
+
+// ttl turns milliseconds on the wire into a duration, without overflow: what does not fit lives for ever in practice.
+func ttl(ms uint64) time.Duration {
+	const most = uint64(1<<63-1) / uint64(time.Millisecond)
+	return time.Duration(min(ms, most)) * time.Millisecond
+}
+
+// cacheGet carries a cache_get out. A miss is a value of null.
+func (ctl *control) cacheGet(m *codec.Message) outcome {
+	if !ctl.identity.Allowed(auth.ActionCacheRead, auth.KindCache, m.Tenant, m.Namespace, m.Cache) {
+		return ctl.fail(codec.TextForbidden, errorEnd)
+	}
+	scope := ctl.c.b.caches.Lookup(m.Tenant, m.Namespace, m.Cache)
+	if scope == nil {
+		return ctl.cacheNotFound(m)
+	}
+	value, hit := scope.Get(m.Key)
+	if hit {
+		ctl.c.b.metrics.cacheHits.Add(1)
+	} else {
+		ctl.c.b.metrics.cacheMisses.Add(1)
+	}
+	ctl.reply(codec.AppendCacheValue(ctl.w.Buffer(), m.Tenant, m.Namespace, m.Cache, m.Key, value, hit, m.RequestID, m.HasRequestID))
+	return ctl.idDecides(m)
+}
+
+func (ctl *control) cacheNotFound(m *codec.Message) outcome {
+	return ctl.fail(string(codec.AppendCacheScopeNotFound(nil, m.Tenant, m.Namespace, m.Cache)), ctl.idDecides(m))
+}
+
+// idDecides: a cache request without an id is the last of its stream.
+func (ctl *control) idDecides(m *codec.Message) outcome {
+	if m.HasRequestID {
+		return keep
+	}
+	return cleanEnd
+}

@@ -1,0 +1,159 @@
+package broker
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/felix-mq/felix/auth"
+	"github.com/felix-mq/felix/codec"
+	"github.com/felix-mq/felix/fanout"
+	"github.com/felix-mq/felix/ring"
+)
+
+// Config is everything a broker can be told. [DefaultConfig] fills in the defaults; zero values of the fields that
+// have one mean the default too. The tags describe the environment variable that cmd/broker reads into the field, its
+// unit and its bounds, so that there is one list of settings.
+type Config struct {
+	Bind string `env:"FELIX_QUIC_BIND" doc:"UDP address that the broker listens on"`
+
+	MaxFrameBytes           int `env:"FELIX_MAX_FRAME_BYTES" unit:"bytes" min:"1024" max:"1073741824" doc:"largest frame payload accepted"`
+	MaxStreamsPerConn       int `env:"FELIX_MAX_STREAMS_PER_CONN" min:"4" max:"1048576" doc:"streams of each direction that one connection may have open"`
+	MaxSubscriptionsPerConn int `env:"FELIX_MAX_SUBSCRIPTIONS_PER_CONN" min:"1" max:"1048576" doc:"active subscriptions that one connection may have"`
+
+	QueuePolicy   ring.Overflow `env:"FELIX_SUB_QUEUE_POLICY" doc:"what happens when a subscription's queue is full: block, drop_new or drop_old"`
+	QueueCapacity int           `env:"FELIX_SUBSCRIBER_QUEUE_CAPACITY" unit:"batches" min:"1" max:"1048576" doc:"batches that a subscription's queue holds"`
+	QueueBytes    int           `env:"FELIX_SUBSCRIBER_QUEUE_BYTES" unit:"bytes" min:"1024" max:"2147483647" doc:"bytes that a subscription's queue holds; an empty queue takes any one batch"`
+	ReplayBytes   int           `env:"FELIX_REPLAY_BYTES" unit:"bytes" min:"-1" max:"2147483647" doc:"bytes of past events kept for each stream, -1 for none"`
+	RetainedBytes int64         `env:"FELIX_RETAINED_BYTES" unit:"bytes" min:"1048576" doc:"bytes that all queues and all replay together may hold"`
+
+	IngressWait  bool          `env:"FELIX_PUB_INGRESS_WAIT" doc:"an unacknowledged publish waits when there is no room (back-pressure); otherwise it is dropped"`
+	PublishWait  time.Duration `env:"FELIX_PUBLISH_QUEUE_WAIT_MS" unit:"ms" min:"1ms" max:"10m" doc:"time that an acknowledged publish waits for room before it is refused"`
+	StallTimeout time.Duration `env:"FELIX_SUB_STALL_TIMEOUT_MS" unit:"ms" min:"100ms" max:"1h" doc:"time after which a subscription that takes nothing while a publisher waits for it is ended"`
+
+	EventMaxItems int `env:"FELIX_EVENT_BATCH_MAX_EVENTS" unit:"events" min:"1" max:"1048576" doc:"events in one delivered frame; larger batches are split"`
+	EventMaxBytes int `env:"FELIX_EVENT_BATCH_MAX_BYTES" unit:"bytes" min:"0" doc:"bytes of events in one delivered frame; 0 forwards batches as they came"`
+	MaxWriteBytes int `env:"FELIX_SUB_MAX_BYTES_PER_WRITE" unit:"bytes" min:"1024" max:"16777216" doc:"bytes that a subscription's writer gathers into one write"`
+
+	StreamWindow uint64 `env:"FELIX_CACHE_STREAM_RECV_WINDOW" unit:"bytes" min:"16384" doc:"receive window of each stream of the listener"`
+	ConnWindow   uint64 `env:"FELIX_CACHE_CONN_RECV_WINDOW" unit:"bytes" doc:"receive window of each connection; raised to what eight publish streams need"`
+	SendBuffer   int    `env:"FELIX_UDP_SEND_BUFFER" unit:"bytes" min:"65536" doc:"UDP send buffer asked of the kernel"`
+	RecvBuffer   int    `env:"FELIX_UDP_RECV_BUFFER" unit:"bytes" min:"65536" doc:"UDP receive buffer asked of the kernel"`
+
+	IdleTimeout   time.Duration `env:"FELIX_IDLE_TIMEOUT_MS" unit:"ms" min:"1s" max:"1h" doc:"time after which a silent connection is closed"`
+	KeepAlive     time.Duration `env:"FELIX_KEEP_ALIVE_MS" unit:"ms" min:"100ms" max:"30m" doc:"time between keep-alives on an idle connection"`
+	ReplyTimeout  time.Duration `env:"FELIX_STREAM_OPEN_TIMEOUT_MS" unit:"ms" min:"1ms" max:"10m" doc:"time that opening an event stream may take for lack of stream credit"`
+	ShutdownDrain time.Duration `env:"FELIX_SHUTDOWN_DRAIN_TIMEOUT_MS" unit:"ms" min:"1ms" max:"1h" doc:"time that a shutdown may take"`
+
+	CacheMaxBytes int64 `env:"FELIX_CACHE_MAX_BYTES" unit:"bytes" min:"1048576" doc:"bytes that all cache entries together may hold"`
+
+	// TLS is the server's certificate configuration. ALPN and version settings are overridden: felix-wire runs over
+	// TLS 1.3 and offers no protocol (session.md, section 2.1). It must be set; see [NewDev] for a self-signed one.
+	TLS *tls.Config
+	// Keys says which keys sign each tenant's tokens. It must be set.
+	Keys auth.KeySource
+	// Logger receives what the broker has to say; nil discards it.
+	Logger *slog.Logger
+	// Now is the clock by which tokens expire; nil means time.Now.
+	Now func() time.Time
+}
+
+// DefaultConfig returns the settings of a broker that nobody has told anything.
+func DefaultConfig() Config {
+	return Config{
+		Bind:                    "0.0.0.0:5000",
+		MaxFrameBytes:           codec.DefaultMaxFrame,
+		MaxStreamsPerConn:       1024,
+		MaxSubscriptionsPerConn: 4096,
+		QueuePolicy:             ring.DropNew,
+		QueueCapacity:           ring.DefaultMaxItems,
+		QueueBytes:              ring.DefaultMaxBytes,
+		ReplayBytes:             fanout.DefaultReplayBytes,
+		RetainedBytes:           512 << 20,
+		IngressWait:             true,
+		PublishWait:             2 * time.Second,
+		StallTimeout:            30 * time.Second,
+		EventMaxItems:           256,
+		MaxWriteBytes:           64 << 10,
+		StreamWindow:            256 << 10,
+		SendBuffer:              8 << 20,
+		RecvBuffer:              8 << 20,
+		IdleTimeout:             30 * time.Second,
+		KeepAlive:               10 * time.Second,
+		ReplyTimeout:            5 * time.Second,
+		ShutdownDrain:           25 * time.Second,
+		CacheMaxBytes:           256 << 20,
+	}
+}
+
+// ensureDefaults replaces the zero value of each field that has a default.
+func (c *Config) ensureDefaults() {
+	d := DefaultConfig()
+	setDefault(&c.Bind, d.Bind)
+	setDefault(&c.MaxFrameBytes, d.MaxFrameBytes)
+	setDefault(&c.MaxStreamsPerConn, d.MaxStreamsPerConn)
+	setDefault(&c.MaxSubscriptionsPerConn, d.MaxSubscriptionsPerConn)
+	setDefault(&c.QueueCapacity, d.QueueCapacity)
+	setDefault(&c.QueueBytes, d.QueueBytes)
+	setDefault(&c.ReplayBytes, d.ReplayBytes)
+	setDefault(&c.RetainedBytes, d.RetainedBytes)
+	setDefault(&c.PublishWait, d.PublishWait)
+	setDefault(&c.StallTimeout, d.StallTimeout)
+	setDefault(&c.EventMaxItems, d.EventMaxItems)
+	setDefault(&c.MaxWriteBytes, d.MaxWriteBytes)
+	setDefault(&c.StreamWindow, d.StreamWindow)
+	setDefault(&c.SendBuffer, d.SendBuffer)
+	setDefault(&c.RecvBuffer, d.RecvBuffer)
+	setDefault(&c.IdleTimeout, d.IdleTimeout)
+	setDefault(&c.KeepAlive, d.KeepAlive)
+	setDefault(&c.ReplyTimeout, d.ReplyTimeout)
+	setDefault(&c.ShutdownDrain, d.ShutdownDrain)
+	setDefault(&c.CacheMaxBytes, d.CacheMaxBytes)
+	setDefault(&c.Logger, slog.New(slog.DiscardHandler))
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// validate reports every problem at once.
+func (c *Config) validate() error {
+	var errs []error
+	if c.TLS == nil || (len(c.TLS.Certificates) == 0 && c.TLS.GetCertificate == nil && c.TLS.GetConfigForClient == nil) {
+		errs = append(errs, errors.New("broker: Config.TLS has no certificate"))
+	}
+	if c.Keys == nil {
+		errs = append(errs, errors.New("broker: Config.Keys is not set"))
+	}
+	if c.KeepAlive > c.IdleTimeout/2 {
+		errs = append(errs, fmt.Errorf("broker: keep-alive %v is more than half of the idle timeout %v", c.KeepAlive, c.IdleTimeout))
+	}
+	for _, f := range []struct {
+		name string
+		n    int64
+	}{
+		{"MaxFrameBytes", int64(c.MaxFrameBytes)},
+		{"MaxStreamsPerConn", int64(c.MaxStreamsPerConn)},
+		{"MaxSubscriptionsPerConn", int64(c.MaxSubscriptionsPerConn)},
+		{"QueueCapacity", int64(c.QueueCapacity)},
+		{"QueueBytes", int64(c.QueueBytes)},
+		{"RetainedBytes", c.RetainedBytes},
+		{"EventMaxItems", int64(c.EventMaxItems)},
+		{"MaxWriteBytes", int64(c.MaxWriteBytes)},
+		{"PublishWait", int64(c.PublishWait)},
+		{"StallTimeout", int64(c.StallTimeout)},
+	} {
+		if f.n < 0 {
+			errs = append(errs, fmt.Errorf("broker: Config.%s is negative", f.name))
+		}
+	}
+	return errors.Join(errs...)
+}

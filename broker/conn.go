@@ -1,0 +1,147 @@
+package broker
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/felix-mq/felix/fanout"
+	"github.com/felix-mq/felix/quicx"
+)
+
+// maxPausedPublishers is how many streams of one connection may stand still for lack of room at the same time. The
+// connection's receive window is sized for them (quicx.Config); one more would take the credit that the connection's
+// other streams live on, so it is ended instead.
+const maxPausedPublishers = 8
+
+// conn is one client connection. It owns the goroutines of its streams and subscriptions.
+type conn struct {
+	b  *Broker
+	qc *quicx.Conn
+
+	// ctx ends with the connection.
+	ctx context.Context
+
+	// streams counts the goroutines of control and publish streams, writers those of subscriptions and of the hooks
+	// that watch for a peer that stops reading.
+	streams sync.WaitGroup
+	writers sync.WaitGroup
+
+	paused atomic.Int32
+
+	mu       sync.Mutex // guards all below
+	subs     map[uint64]*subscription
+	readers  map[*quicx.RecvStream]struct{} // to be interrupted by a drain
+	draining bool
+}
+
+func newConn(b *Broker, qc *quicx.Conn) *conn {
+	return &conn{
+		b: b, qc: qc, ctx: qc.Context(),
+		subs:    make(map[uint64]*subscription),
+		readers: make(map[*quicx.RecvStream]struct{}),
+	}
+}
+
+// serve accepts streams until the connection ends, and returns when everything it started has ended.
+func (c *conn) serve() {
+	defer c.b.metrics.connectionsClosed.Add(1)
+	ctx, cancel := context.WithCancel(c.ctx)
+	defer cancel()
+	stop := context.AfterFunc(c.b.acceptCtx, cancel) // a drain accepts no more streams
+	defer stop()
+
+	var accepting sync.WaitGroup
+	accepting.Go(func() {
+		for {
+			s, err := c.qc.AcceptStream(ctx)
+			if err != nil {
+				return
+			}
+			c.streams.Go(func() { serveControl(c, s) })
+		}
+	})
+	accepting.Go(func() {
+		for {
+			s, err := c.qc.AcceptUniStream(ctx)
+			if err != nil {
+				return
+			}
+			c.streams.Go(func() { servePublish(c, s) })
+		}
+	})
+	accepting.Wait()
+	<-c.ctx.Done()
+	c.streams.Wait()
+
+	c.mu.Lock()
+	subs := make([]*subscription, 0, len(c.subs))
+	for _, s := range c.subs {
+		subs = append(subs, s)
+	}
+	c.mu.Unlock()
+	c.writers.Add(1) // keeps the count above zero while ends start writers
+	for _, s := range subs {
+		s.events.End(fanout.EndClosed)
+	}
+	c.writers.Done()
+	c.writers.Wait()
+}
+
+// reading registers a stream that a drain interrupts. It reports false if the drain has begun.
+func (c *conn) reading(r *quicx.RecvStream) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.draining {
+		return false
+	}
+	c.readers[r] = struct{}{}
+	return true
+}
+
+func (c *conn) doneReading(r *quicx.RecvStream) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.readers, r)
+}
+
+// drainPoll is how often a drain looks whether the subscriptions' queues are written.
+const drainPoll = 5 * time.Millisecond
+
+// drain finishes the connection's control streams and waits until its queues are written, or the context ends.
+func (c *conn) drain(ctx context.Context) {
+	c.mu.Lock()
+	c.draining = true
+	for r := range c.readers {
+		_ = r.SetReadDeadline(time.Unix(1, 0)) // long past: reads fail at once
+	}
+	c.mu.Unlock()
+	tick := time.NewTicker(drainPoll)
+	defer tick.Stop()
+	for !c.quiet() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		case <-c.ctx.Done():
+			return
+		}
+	}
+	_ = c.qc.Close(0, shutdownReason)
+}
+
+// quiet reports whether no control stream is being served and no event waits to be written.
+func (c *conn) quiet() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.readers) > 0 {
+		return false
+	}
+	for _, s := range c.subs {
+		if s.busy() {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,190 @@
+package broker
+
+import (
+	"errors"
+	"io"
+
+	"github.com/felix-mq/felix/auth"
+	"github.com/felix-mq/felix/codec"
+	"github.com/felix-mq/felix/quicx"
+)
+
+// outcome is what a handled frame means for its stream (session.md, section 3.3).
+type outcome uint8
+
+const (
+	keep     outcome = iota // read on
+	cleanEnd                // finish: a subscribe, or a cache request without an id
+	errorEnd                // finish: the peer broke a rule
+)
+
+// maxReplyBuffer is how many bytes of replies are gathered while further requests are already there to be read.
+const maxReplyBuffer = 64 << 10
+
+// stream is what control and publish streams share: who they are, and where they published last.
+type stream struct {
+	c        *conn
+	fr       *quicx.FrameReader
+	msg      codec.Message
+	identity *auth.Identity // nil before auth
+	flags    codec.Flags    // what the peer advertised
+	scope    scope
+	// stalled says that an acknowledged publish of this stream waited in vain: those behind it are refused at once
+	// until there is room again.
+	stalled bool
+	// beforeWait, if set, writes the replies that are owed: they must not wait behind a publish that does.
+	beforeWait func() error
+}
+
+// control is one bi-directional stream. One goroutine owns it.
+type control struct {
+	stream
+	s *quicx.Stream
+	w *quicx.FrameWriter // replies not yet written
+}
+
+// serveControl reads requests and answers them, in order, until the stream ends.
+func serveControl(c *conn, s *quicx.Stream) {
+	ctl := &control{stream: stream{c: c, flags: codec.OriginalV1Flags}, s: s, w: quicx.NewFrameWriter(s.Send(), 0)}
+	ctl.beforeWait = ctl.w.Flush
+	ctl.fr = quicx.NewFrameReader(s.Recv(), c.b.cfg.MaxFrameBytes)
+	c.b.metrics.controlStreams.Add(1)
+	defer c.b.metrics.controlStreamsClosed.Add(1)
+	defer ctl.fr.Close()
+	if c.reading(s.Recv()) {
+		defer c.doneReading(s.Recv())
+		ctl.serve()
+	}
+	ctl.finish()
+}
+
+func (ctl *control) serve() {
+	for {
+		if n := ctl.w.Pending(); n >= maxReplyBuffer || (n > 0 && !ctl.fr.Ready()) {
+			if ctl.w.Flush() != nil {
+				return // the peer does not want our replies: nothing behind them is carried out
+			}
+		}
+		f, err := ctl.fr.Next()
+		if err != nil {
+			ctl.c.b.countReadError(err)
+			return
+		}
+		if ctl.handle(f) != keep {
+			return
+		}
+	}
+}
+
+// finish writes the replies and both ends of the stream: FIN for ours, STOP_SENDING for the peer's if it has not
+// finished. An error end differs from a clean one only in what was written before (session.md, section 13, D5).
+func (ctl *control) finish() {
+	_ = ctl.w.Flush()
+	_ = ctl.s.Send().Close()
+	ctl.s.Recv().Cancel(0)
+}
+
+// reply replaces the replies that wait to be written by those and one more.
+func (ctl *control) reply(out []byte) { ctl.w.SetBuffer(out) }
+
+// fail queues an error message and says what becomes of the stream.
+func (ctl *control) fail(text string, o outcome) outcome {
+	ctl.c.b.metrics.requestErrors.Add(1)
+	ctl.reply(codec.AppendError(ctl.w.Buffer(), text))
+	return o
+}
+
+// handle carries one frame out. Flags come first, before authentication and before any decoding (wire.md, 2.3).
+func (ctl *control) handle(f quicx.Frame) outcome {
+	flags := f.Header.Flags
+	if flags.Check() != nil || !flags.FromClient() {
+		return ctl.fail(codec.TextUnsupportedFlags, keep)
+	}
+	switch flags {
+	case codec.LayoutPublish:
+		return ctl.binaryPublish(f)
+	case codec.LayoutPublishAcked:
+		return ctl.ackedPublish(f)
+	default:
+		return ctl.message(f)
+	}
+}
+
+// message carries a JSON message out.
+func (ctl *control) message(f quicx.Frame) outcome {
+	m := &ctl.msg
+	if err := codec.ParseMessage(f.Bytes[codec.HeaderLen:], m); err != nil {
+		ctl.c.b.countMalformed(err)
+		return errorEnd // silently (session.md, section 9)
+	}
+	switch m.Type {
+	case codec.MsgAuth:
+		return ctl.auth(m)
+	case codec.MsgPublish, codec.MsgPublishBatch, codec.MsgSubscribe, codec.MsgCachePut, codec.MsgCacheGet:
+	case codec.MsgError:
+		return errorEnd
+	case codec.MsgSubscribeCursorError:
+		return ctl.fail(codec.TextCursorErrorDirection, errorEnd)
+	default:
+		return ctl.fail(codec.TextUnexpectedMessage, errorEnd)
+	}
+	if ctl.identity == nil {
+		return ctl.fail(codec.TextAuthRequired, errorEnd)
+	}
+	if string(m.Tenant) != ctl.identity.Tenant {
+		return ctl.fail(codec.TextTenantMismatch, errorEnd)
+	}
+	switch m.Type {
+	case codec.MsgSubscribe:
+		return ctl.subscribe(m)
+	case codec.MsgCachePut:
+		return ctl.cachePut(m)
+	case codec.MsgCacheGet:
+		return ctl.cacheGet(m)
+	default:
+		return ctl.publish(m)
+	}
+}
+
+// auth binds the stream to a tenant and its permissions for its whole life (session.md, section 4.1).
+func (ctl *control) auth(m *codec.Message) outcome {
+	if ctl.identity != nil {
+		return ctl.fail(codec.TextAuthEstablished, errorEnd)
+	}
+	if !ctl.authenticate(m) {
+		return ctl.fail(codec.TextAuthFailed, errorEnd)
+	}
+	if !m.HasClientFlags {
+		ctl.reply(codec.AppendOK(ctl.w.Buffer()))
+		return keep
+	}
+	ctl.flags = m.ClientFlags
+	ctl.reply(codec.AppendAuthOK(ctl.w.Buffer(), serverFlags, 0, m.HasExt))
+	return keep
+}
+
+func (s *stream) authenticate(m *codec.Message) bool {
+	id, err := s.c.b.verifier.Verify(s.c.ctx, string(m.Tenant), string(m.Token))
+	if err != nil {
+		s.c.b.metrics.authFailures.Add(1)
+		s.c.b.log.Info("auth failed", "remote", s.c.qc.RemoteAddr().String(), "error", err)
+		return false
+	}
+	s.identity = id
+	return true
+}
+
+// countReadError counts why reading a stream ended, unless the peer finished it.
+func (b *Broker) countReadError(err error) {
+	if errors.Is(err, io.EOF) {
+		return
+	}
+	b.countMalformed(err)
+}
+
+// countMalformed counts a frame that ended its stream. Nothing is said on the wire (design.md, 5.14).
+func (b *Broker) countMalformed(err error) {
+	if class := codec.ClassOf(err); class != "" {
+		b.metrics.malformed.WithLabelValues(class).Inc()
+	}
+}

@@ -1,0 +1,104 @@
+package broker
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/felix-mq/felix/auth"
+	"github.com/felix-mq/felix/quicx"
+)
+
+// DevOptions name what a development broker begins with. Zero values mean the defaults in brackets.
+type DevOptions struct {
+	Tenant    string        `env:"FELIX_DEV_TENANT" doc:"tenant of development mode"`                              // [t1]
+	Namespace string        `env:"FELIX_DEV_NAMESPACE" doc:"namespace of development mode"`                        // [default]
+	Streams   []string      `env:"FELIX_DEV_STREAMS" doc:"streams of development mode, separated by commas"`       // [demo]
+	Cache     string        `env:"FELIX_DEV_CACHE" doc:"cache of development mode"`                                // [primary]
+	TokenLife time.Duration `env:"FELIX_DEV_TOKEN_LIFETIME" unit:"ms" doc:"lifetime of the development token"`     // [24 h]
+	Hosts     []string      `env:"FELIX_DEV_HOSTS" doc:"names and addresses in the certificate, beside localhost"` // [none]
+}
+
+// Dev is a broker that can be used at once, and what its clients need: for trying things out, for tests and for load
+// generators. Its keys and its certificate are made afresh and live in memory only.
+type Dev struct {
+	*Broker
+	DevOptions
+
+	// Token lets its bearer do everything in the tenant.
+	Token string
+	// Roots trusts the broker's certificate; CertPEM is that certificate, for clients in other processes.
+	Roots   *x509.CertPool
+	CertPEM []byte
+
+	signer *auth.Signer
+}
+
+// NewDev makes a broker as [New] does, with a certificate, a tenant, a namespace, streams, a cache and a token of its
+// own. TLS and Keys in cfg are overwritten.
+func NewDev(cfg Config, o DevOptions) (*Dev, error) {
+	setDefault(&o.Tenant, "t1")
+	setDefault(&o.Namespace, "default")
+	setDefault(&o.Cache, "primary")
+	setDefault(&o.TokenLife, 24*time.Hour)
+	if len(o.Streams) == 0 {
+		o.Streams = []string{"demo"}
+	}
+	if err := auth.ValidTenant(o.Tenant); err != nil {
+		return nil, fmt.Errorf("broker: development mode: %w", err)
+	}
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("broker: making a development key: %w", err)
+	}
+	signer, err := auth.NewSigner(key, "dev-1")
+	if err != nil {
+		return nil, fmt.Errorf("broker: development mode: %w", err)
+	}
+	cert, roots, err := quicx.DevCertificate(append([]string{"localhost", "127.0.0.1", "::1"}, o.Hosts...)...)
+	if err != nil {
+		return nil, fmt.Errorf("broker: making a development certificate: %w", err)
+	}
+	cfg.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
+	cfg.Keys = auth.StaticKeys{o.Tenant: auth.KeySet{signer.Key()}}
+	b, err := New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	d := &Dev{
+		Broker: b, DevOptions: o, Roots: roots, signer: signer,
+		CertPEM: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]}),
+	}
+	var errs []error
+	for _, s := range o.Streams {
+		errs = append(errs, b.AddStream(o.Tenant, o.Namespace, s))
+	}
+	errs = append(errs, b.AddCache(o.Tenant, o.Namespace, o.Cache))
+	d.Token, err = d.Mint(
+		"stream.publish:stream:"+o.Tenant+"/*", "stream.subscribe:stream:"+o.Tenant+"/*",
+		"cache.read:cache:"+o.Tenant+"/*", "cache.write:cache:"+o.Tenant+"/*",
+	)
+	if err := errors.Join(append(errs, err)...); err != nil {
+		b.closeAll()
+		return nil, err
+	}
+	return d, nil
+}
+
+// Mint makes a token of the development tenant with the given permissions (session.md, section 4.6).
+func (d *Dev) Mint(permissions ...string) (string, error) {
+	now := d.cfg.Now()
+	return d.signer.Mint(auth.Claims{
+		Tenant: d.Tenant, Subject: "dev", IssuedAt: now, Expires: now.Add(d.TokenLife), Permissions: permissions,
+	})
+}
+
+// ClientTLS returns the configuration with which a client trusts the broker.
+func (d *Dev) ClientTLS() *tls.Config {
+	return &tls.Config{RootCAs: d.Roots, ServerName: "localhost", MinVersion: tls.VersionTLS13}
+}

@@ -1,0 +1,81 @@
+package broker
+
+import (
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics are the broker's counters. Hot paths add to plain atomics; the registry reads them when it is asked.
+type metrics struct {
+	connections, connectionsClosed       atomic.Uint64
+	controlStreams, controlStreamsClosed atomic.Uint64
+	publishStreams, publishStreamsClosed atomic.Uint64
+	authFailures                         atomic.Uint64
+	requestErrors                        atomic.Uint64
+
+	publishedBatches, publishedEvents, publishedBytes atomic.Uint64
+	publishWaits, publishRefused, pausedStreamsEnded  atomic.Uint64
+
+	subscriptions, subscriptionsEnded, stalledEnded atomic.Uint64
+	deliveredEvents, deliveredBytes                 atomic.Uint64
+
+	cachePuts, cacheHits, cacheMisses atomic.Uint64
+
+	malformed *prometheus.CounterVec
+}
+
+func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
+	m := &metrics{malformed: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "felix_malformed_frames_total", Help: "Frames that ended their stream because they could not be read, by class.",
+	}, []string{"class"})}
+	r := prometheus.NewRegistry()
+	r.MustRegister(m.malformed)
+	counter := func(name, help string, load func() uint64) {
+		r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help},
+			func() float64 { return float64(load()) }))
+	}
+	gauge := func(name, help string, load func() float64) {
+		r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, load))
+	}
+	open := func(opened, closed *atomic.Uint64) func() float64 {
+		return func() float64 {
+			gone := closed.Load() // first, so that the difference is never negative
+			return float64(opened.Load() - gone)
+		}
+	}
+
+	counter("felix_connections_total", "Connections accepted.", m.connections.Load)
+	gauge("felix_connections", "Connections open.", open(&m.connections, &m.connectionsClosed))
+	counter("felix_control_streams_total", "Control streams opened by clients.", m.controlStreams.Load)
+	gauge("felix_control_streams", "Control streams open.", open(&m.controlStreams, &m.controlStreamsClosed))
+	counter("felix_publish_streams_total", "Uni-directional publish streams opened by clients.", m.publishStreams.Load)
+	gauge("felix_publish_streams", "Uni-directional publish streams open.", open(&m.publishStreams, &m.publishStreamsClosed))
+	counter("felix_auth_failures_total", "Authentications refused.", m.authFailures.Load)
+	counter("felix_request_errors_total", "Requests answered with an error.", m.requestErrors.Load)
+
+	counter("felix_published_batches_total", "Publishes carried out; a single event counts as a batch of one.", m.publishedBatches.Load)
+	counter("felix_published_events_total", "Events published.", m.publishedEvents.Load)
+	counter("felix_published_bytes_total", "Bytes of published event frames.", m.publishedBytes.Load)
+	counter("felix_publish_waits_total", "Publishes that waited for room.", m.publishWaits.Load)
+	counter("felix_publish_refused_total", "Publishes refused or dropped for lack of room, or by a drain.", m.publishRefused.Load)
+	counter("felix_publish_paused_streams_ended_total", "Publish streams ended because too many of one connection stood still.", m.pausedStreamsEnded.Load)
+
+	counter("felix_subscriptions_total", "Subscriptions made.", m.subscriptions.Load)
+	gauge("felix_subscriptions", "Subscriptions active.", open(&m.subscriptions, &m.subscriptionsEnded))
+	counter("felix_subscriptions_stalled_total", "Blocking subscriptions ended because they took nothing while a publisher waited.", m.stalledEnded.Load)
+	counter("felix_delivered_events_total", "Events written to subscriptions.", m.deliveredEvents.Load)
+	counter("felix_delivered_bytes_total", "Bytes of event frames written to subscriptions.", m.deliveredBytes.Load)
+	counter("felix_dropped_events_total", "Events lost by subscriptions whose queue was full.", b.dropped)
+
+	counter("felix_cache_puts_total", "Cache entries written.", m.cachePuts.Load)
+	counter("felix_cache_hits_total", "Cache reads that found a value.", m.cacheHits.Load)
+	counter("felix_cache_misses_total", "Cache reads that found none.", m.cacheMisses.Load)
+
+	gauge("felix_streams", "Streams that exist.", func() float64 { return float64(b.hub.Stats().Topics) })
+	gauge("felix_retained_bytes", "Bytes held in queues, replay and writes under way.", func() float64 { return float64(b.hub.Stats().RetainedBytes) })
+	counter("felix_reclaims_total", "Times the bound on retained bytes was reached.", func() uint64 { return b.hub.Stats().Reclaims })
+	gauge("felix_udp_receive_buffer_bytes", "UDP receive buffer granted by the kernel.", func() float64 { return float64(b.listener.Socket().RecvBufferGranted) })
+	gauge("felix_udp_send_buffer_bytes", "UDP send buffer granted by the kernel.", func() float64 { return float64(b.listener.Socket().SendBufferGranted) })
+	return m, r
+}

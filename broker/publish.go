@@ -1,0 +1,272 @@
+package broker
+
+import (
+	"bytes"
+	"errors"
+	"time"
+
+	"github.com/felix-mq/felix/auth"
+	"github.com/felix-mq/felix/codec"
+	"github.com/felix-mq/felix/fanout"
+	"github.com/felix-mq/felix/internal/buf"
+	"github.com/felix-mq/felix/quicx"
+)
+
+// Errors of offering a publish, beside those of package fanout.
+var (
+	errStreamNotFound = errors.New("broker: stream not found")
+	// errStreamEnds means that the publish stream cannot go on: its connection has ended, or it has too many streams
+	// that stand still.
+	errStreamEnds = errors.New("broker: publish stream ends")
+)
+
+// scope is where a stream published last: resolved and authorised once, remembered by its bytes, so that a repeat
+// costs a comparison.
+type scope struct {
+	tenant, namespace, name []byte
+	allowed                 bool
+	topic                   *fanout.Topic // nil if there is no such stream; not remembered (session.md, 13, D21)
+}
+
+// resolve finds the topic that a publish names and reports whether the identity may publish to it.
+func (s *stream) resolve(tenant, namespace, name []byte) bool {
+	sc := &s.scope
+	if sc.tenant == nil || !bytes.Equal(sc.name, name) || !bytes.Equal(sc.namespace, namespace) || !bytes.Equal(sc.tenant, tenant) {
+		sc.tenant = append(sc.tenant[:0], tenant...)
+		sc.namespace = append(sc.namespace[:0], namespace...)
+		sc.name = append(sc.name[:0], name...)
+		sc.allowed = s.identity.Allowed(auth.ActionStreamPublish, auth.KindStream, tenant, namespace, name)
+		sc.topic = nil
+	}
+	if sc.allowed && sc.topic == nil {
+		sc.topic = s.c.b.hub.Lookup(tenant, namespace, name)
+	}
+	return sc.allowed
+}
+
+// offer hands the frame to its topic. wait is how long it may take; see [fanout.Topic.Publish]. While it waits,
+// nothing more of this stream is read.
+func (s *stream) offer(f *fanout.Frame, wait time.Duration) error {
+	_, err := s.scope.topic.Publish(s.c.ctx, f, 0)
+	if errors.Is(err, fanout.ErrTimeout) && wait != 0 {
+		err = s.offerWaiting(f, wait)
+	}
+	switch {
+	case err == nil:
+		s.stalled = false
+		m := s.c.b.metrics
+		m.publishedBatches.Add(1)
+		m.publishedEvents.Add(uint64(f.Count()))
+		m.publishedBytes.Add(uint64(len(f.Bytes())))
+		return nil
+	case errors.Is(err, fanout.ErrClosed):
+		s.scope.topic = nil
+		return errStreamNotFound
+	case s.c.ctx.Err() != nil:
+		return errStreamEnds
+	}
+	s.c.b.metrics.publishRefused.Add(1)
+	return err
+}
+
+func (s *stream) offerWaiting(f *fanout.Frame, wait time.Duration) error {
+	defer s.c.paused.Add(-1)
+	if s.c.paused.Add(1) > maxPausedPublishers {
+		s.c.b.metrics.pausedStreamsEnded.Add(1)
+		return errStreamEnds
+	}
+	s.c.b.metrics.publishWaits.Add(1)
+	if s.beforeWait != nil && s.beforeWait() != nil {
+		return errStreamEnds
+	}
+	_, err := s.scope.topic.Publish(s.c.ctx, f, wait)
+	return err
+}
+
+// offerBinary publishes a batch as it was received: the event frame is written over the part of the publish frame
+// that is no longer needed (wire.md, section 6). batchAt is where the batch that p describes begins in f.
+func (s *stream) offerBinary(f quicx.Frame, batchAt int, p *codec.PublishBatch, wait time.Duration) error {
+	if p.Items.Len() == 0 {
+		return nil // acknowledged, and publishes nothing
+	}
+	wire := codec.RewriteShared(f.Bytes, batchAt+p.CountAt, batchAt+p.End)
+	frame := fanout.NewFrame(f.Chunk, wire, p.Items.Len())
+	err := s.offer(frame, wait)
+	frame.Release()
+	return err
+}
+
+// offerMessage publishes a JSON publish or publish_batch: the only form that is encoded, once.
+func (s *stream) offerMessage(m *codec.Message, wait time.Duration) error {
+	var chunk *buf.Chunk
+	var wire []byte
+	count := 1
+	if m.Type == codec.MsgPublish {
+		chunk = buf.Get(codec.HeaderLen + 8 + len(m.Payload))
+		wire = codec.AppendHeader(chunk.Bytes()[:0], codec.LayoutShared, 8+len(m.Payload))
+		wire = codec.AppendItems(wire, [][]byte{m.Payload})
+	} else {
+		if count = m.Items.Len(); count == 0 {
+			return nil
+		}
+		raw := m.Items.Raw()
+		chunk = buf.Get(codec.HeaderLen + len(raw))
+		wire = append(codec.AppendHeader(chunk.Bytes()[:0], codec.LayoutShared, len(raw)), raw...)
+	}
+	frame := fanout.NewFrame(chunk, wire, count)
+	chunk.Release()
+	err := s.offer(frame, wait)
+	frame.Release()
+	return err
+}
+
+// unackedWait is how long a publish without acknowledgement waits for room.
+func (s *stream) unackedWait() time.Duration {
+	if s.c.b.cfg.IngressWait {
+		return -1
+	}
+	return 0
+}
+
+// unacked carries a binary publish without acknowledgement out (session.md, section 5.3). Nothing is ever answered;
+// the caller has checked that the frame's flags are right.
+func (s *stream) unacked(f quicx.Frame) outcome {
+	p, err := codec.ParsePublishBatch(f.Bytes[codec.HeaderLen:])
+	if err != nil {
+		s.c.b.countMalformed(err)
+		return errorEnd
+	}
+	if s.identity == nil || string(p.Tenant) != s.identity.Tenant || !s.resolve(p.Tenant, p.Namespace, p.Stream) {
+		return errorEnd
+	}
+	if s.scope.topic == nil {
+		return keep
+	}
+	if err := s.offerBinary(f, codec.HeaderLen, &p, s.unackedWait()); errors.Is(err, errStreamEnds) {
+		return errorEnd
+	}
+	return keep
+}
+
+func (ctl *control) binaryPublish(f quicx.Frame) outcome {
+	if ctl.identity == nil {
+		return ctl.fail(codec.TextAuthRequired, errorEnd)
+	}
+	return ctl.unacked(f)
+}
+
+// ackPrefixLen is the request id and the ack mode in front of an acknowledged batch (wire.md, section 5.3).
+const ackPrefixLen = 9
+
+// ackedPublish carries a binary publish with acknowledgement out (session.md, section 5.3).
+func (ctl *control) ackedPublish(f quicx.Frame) outcome {
+	if ctl.identity == nil {
+		return ctl.fail(codec.TextAuthRequired, errorEnd)
+	}
+	id, _, body, err := codec.ParsePublishAckedPrefix(f.Bytes[codec.HeaderLen:])
+	if err != nil {
+		ctl.c.b.countMalformed(err)
+		return errorEnd // there is no id to answer to
+	}
+	p, err := codec.ParsePublishBatch(body)
+	switch {
+	case err != nil:
+		return ctl.nack(id, codec.TextMalformedBatch)
+	case string(p.Tenant) != ctl.identity.Tenant:
+		return ctl.nack(id, codec.TextTenantMismatch)
+	case !ctl.resolve(p.Tenant, p.Namespace, p.Stream):
+		return ctl.nack(id, codec.TextForbidden)
+	case ctl.scope.topic == nil:
+		return ctl.nack(id, ctl.notFound(p.Tenant, p.Namespace, p.Stream))
+	}
+	err = ctl.offerBinary(f, codec.HeaderLen+ackPrefixLen, &p, ctl.ackedWait())
+	if err == nil {
+		ctl.reply(codec.AppendPublishAckOK(ctl.w.Buffer(), id))
+		return keep
+	}
+	text, ends := ctl.refusal(err)
+	if ends {
+		return errorEnd
+	}
+	return ctl.nack(id, text)
+}
+
+func (ctl *control) nack(id uint64, text string) outcome {
+	ctl.c.b.metrics.requestErrors.Add(1)
+	ctl.reply(codec.AppendPublishAckError(ctl.w.Buffer(), id, text))
+	return keep
+}
+
+// ackedWait is how long an acknowledged publish waits for room: not at all behind one that waited in vain, so that a
+// pipeline of them is not answered one timeout after the other.
+func (ctl *control) ackedWait() time.Duration {
+	if ctl.stalled {
+		return 0
+	}
+	return ctl.c.b.cfg.PublishWait
+}
+
+// refusal turns a failed offer into the text of its reply, or says that the stream ends.
+func (ctl *control) refusal(err error) (text string, ends bool) {
+	switch {
+	case errors.Is(err, fanout.ErrTimeout):
+		ctl.stalled = true
+		return codec.TextAdmissionTimedOut, false
+	case errors.Is(err, fanout.ErrDraining):
+		return codec.TextAdmissionClosed, false
+	case errors.Is(err, errStreamNotFound):
+		return ctl.notFound(ctl.scope.tenant, ctl.scope.namespace, ctl.scope.name), false
+	}
+	return "", true
+}
+
+func (s *stream) notFound(tenant, namespace, name []byte) string {
+	return string(codec.AppendStreamNotFound(nil, tenant, namespace, name))
+}
+
+// publish carries a JSON publish out; the caller has checked authentication and tenant (session.md, section 5.2).
+func (ctl *control) publish(m *codec.Message) outcome {
+	acked := m.Ack != codec.AckNone
+	if !ctl.resolve(m.Tenant, m.Namespace, m.Stream) {
+		ctl.publishError(m, codec.TextForbidden)
+		return errorEnd
+	}
+	if acked && !m.HasRequestID {
+		if m.Type == codec.MsgPublish {
+			return ctl.fail(codec.TextMissingRequestID, keep)
+		}
+		return ctl.fail(codec.TextMissingRequestIDBatch, keep)
+	}
+	wait := ctl.ackedWait()
+	if !acked {
+		wait = ctl.unackedWait()
+	}
+	err := errStreamNotFound
+	if ctl.scope.topic != nil {
+		err = ctl.offerMessage(m, wait)
+	}
+	if err == nil {
+		if acked {
+			ctl.reply(codec.AppendPublishOK(ctl.w.Buffer(), m.RequestID))
+		}
+		return keep
+	}
+	text, ends := ctl.refusal(err)
+	if ends {
+		return errorEnd
+	}
+	if acked {
+		ctl.publishError(m, text)
+	}
+	return keep
+}
+
+// publishError answers with the request's id if it has one.
+func (ctl *control) publishError(m *codec.Message, text string) {
+	if m.HasRequestID {
+		ctl.c.b.metrics.requestErrors.Add(1)
+		ctl.reply(codec.AppendPublishError(ctl.w.Buffer(), m.RequestID, text))
+		return
+	}
+	ctl.fail(text, keep)
+}

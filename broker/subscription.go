@@ -1,0 +1,251 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+
+	"github.com/felix-mq/felix/auth"
+	"github.com/felix-mq/felix/codec"
+	"github.com/felix-mq/felix/fanout"
+	"github.com/felix-mq/felix/quicx"
+)
+
+// subscription writes one topic's events to one event stream. While there is nothing to write it has no goroutine:
+// the topic starts one with the first event, and it ends when the queue is empty.
+//
+// gate keeps that goroutine from starting before the hello is on the stream:
+//
+//	gateShut ──first event──▶ gateKnocked
+//	   └──hello written──▶ gateOpen ◀──hello written──┘ (starts the writer)
+type subscription struct {
+	c      *conn
+	id     uint64
+	events *fanout.Subscription
+	out    *quicx.SendStream
+	gate   atomic.Int32
+	run    func() // s.write, made once: a go statement with a method value would allocate
+
+	running  atomic.Int32 // writers; a new one may start while the last one is on its way out
+	unwatch  func() bool
+	finished atomic.Bool
+
+	// The writer's own.
+	batch  []fanout.Delivery
+	frames [][]byte
+	w      *quicx.FrameWriter
+}
+
+const (
+	gateShut int32 = iota
+	gateKnocked
+	gateOpen
+)
+
+// subscribe carries a subscribe request out. It is always the last request of its control stream (session.md,
+// section 7).
+func (ctl *control) subscribe(m *codec.Message) outcome {
+	b := ctl.c.b
+	if !ctl.identity.Allowed(auth.ActionStreamSubscribe, auth.KindStream, m.Tenant, m.Namespace, m.Stream) {
+		return ctl.fail(codec.TextForbidden, errorEnd)
+	}
+	topic := b.hub.Lookup(m.Tenant, m.Namespace, m.Stream)
+	s, text := ctl.c.newSubscription(m)
+	switch {
+	case text != "":
+		return ctl.fail(text, cleanEnd)
+	case topic == nil:
+		ctl.c.forget(s)
+		return ctl.fail(ctl.notFound(m.Tenant, m.Namespace, m.Stream), cleanEnd)
+	}
+	events, err := topic.Subscribe(startOf(m.Start), fanout.SubscriptionOptions{Wake: s.wake, OnEnd: s.ended})
+	if err != nil {
+		ctl.c.forget(s)
+		if ce, ok := errors.AsType[*fanout.CursorError](err); ok {
+			reason := codec.CursorInFuture
+			if ce.TooOld {
+				reason = codec.CursorTooOld
+			}
+			ctl.reply(codec.AppendSubscribeCursorError(ctl.w.Buffer(), reason, ce.Requested, ce.Available))
+			return cleanEnd
+		}
+		return ctl.fail(ctl.notFound(m.Tenant, m.Namespace, m.Stream), cleanEnd)
+	}
+	s.events = events
+	if err := s.open(); err != nil {
+		events.Close()
+		ctl.c.forget(s)
+		return ctl.fail(codec.TextOpenUniStream, cleanEnd)
+	}
+	b.metrics.subscriptions.Add(1)
+	ctl.reply(codec.AppendSubscribed(ctl.w.Buffer(), s.id))
+	_ = ctl.w.Flush() // if it cannot be delivered the subscription stands all the same: the hello is on its own stream
+	s.start()
+	return cleanEnd
+}
+
+func startOf(s codec.Start) fanout.From {
+	switch s.Kind {
+	case codec.StartEarliest:
+		return fanout.From{Earliest: true}
+	case codec.StartOffset:
+		return fanout.From{At: true, Offset: s.Offset}
+	case codec.StartUnset, codec.StartLatest:
+	}
+	return fanout.From{}
+}
+
+// newSubscription takes a place and an id on the connection, or returns the text of the refusal.
+func (c *conn) newSubscription(m *codec.Message) (*subscription, string) {
+	s := &subscription{c: c, id: m.SubscriptionID}
+	s.run = s.write
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.subs) >= c.b.cfg.MaxSubscriptionsPerConn {
+		return nil, codec.TextMaxSubscriptions
+	}
+	if m.HasSubscriptionID {
+		if c.subs[s.id] != nil {
+			return nil, codec.TextDuplicateSubscription
+		}
+	} else {
+		for s.id = c.b.subscriptionIDs.Add(1); c.subs[s.id] != nil; s.id = c.b.subscriptionIDs.Add(1) {
+		}
+	}
+	c.subs[s.id] = s
+	return s, ""
+}
+
+func (c *conn) forget(s *subscription) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.subs, s.id)
+}
+
+// open opens the event stream and writes the hello, which is always its first frame. The stream limit is the peer's
+// to grant, so it is waited for only so long (session.md, section 13, D12).
+func (s *subscription) open() error {
+	ctx, cancel := context.WithTimeout(s.c.ctx, s.c.b.cfg.ReplyTimeout)
+	defer cancel()
+	out, err := s.c.qc.OpenUniStream(ctx)
+	if err != nil {
+		return err
+	}
+	s.out = out
+	s.w = quicx.NewFrameWriter(out, s.c.b.cfg.MaxWriteBytes)
+	_, err = out.Write(codec.AppendEventStreamHello(make([]byte, 0, 96), s.id))
+	return err
+}
+
+// start lets the writer run, and watches for a peer that stops reading: that is how a subscription ends (session.md,
+// section 7.9).
+func (s *subscription) start() {
+	s.c.writers.Add(1)
+	stop := context.AfterFunc(s.out.Context(), func() {
+		s.events.End(fanout.EndClosed)
+		s.c.writers.Done()
+	})
+	s.unwatch = func() bool {
+		if stop() {
+			s.c.writers.Done()
+			return true
+		}
+		return false
+	}
+	if s.gate.Swap(gateOpen) == gateKnocked || s.events.Backlog() {
+		s.launch()
+	}
+}
+
+// wake is called by the topic, with its turn held, when there is something to write and no writer.
+func (s *subscription) wake() {
+	if s.gate.CompareAndSwap(gateShut, gateKnocked) {
+		return
+	}
+	if s.gate.Load() == gateOpen {
+		s.launch()
+	}
+}
+
+func (s *subscription) launch() {
+	s.running.Add(1)
+	s.c.writers.Add(1)
+	go s.run()
+}
+
+// ended frees a writer that is stuck in a write when the topic ends the subscription for its slowness.
+func (s *subscription) ended(reason fanout.EndReason) {
+	if reason != fanout.EndStalled {
+		return // the writer finishes what is queued
+	}
+	s.c.b.metrics.stalledEnded.Add(1)
+	if s.gate.Load() == gateOpen {
+		s.out.Cancel(0)
+	}
+}
+
+// busy reports whether events wait to be written.
+func (s *subscription) busy() bool { return s.running.Load() > 0 }
+
+// write is the writer: it takes all that is queued, up to a bound, and issues one write for it, until nothing is left.
+func (s *subscription) write() {
+	defer s.c.writers.Done()
+	defer s.running.Add(-1)
+	m := s.c.b.metrics
+	for {
+		var ended bool
+		if s.batch, ended = s.events.Take(s.batch[:0], s.c.b.cfg.MaxWriteBytes); len(s.batch) == 0 {
+			if ended {
+				_ = s.out.Close()
+				s.finish()
+				return
+			}
+			return
+		}
+		events, bytes, err := s.writeBatch()
+		for i := range s.batch {
+			s.batch[i].Frame.Release()
+			s.batch[i] = fanout.Delivery{}
+		}
+		if err != nil {
+			s.finish()
+			return
+		}
+		m.deliveredEvents.Add(events)
+		m.deliveredBytes.Add(bytes)
+	}
+}
+
+// finish releases what is queued, settles the account of drops and gives the connection its place back.
+func (s *subscription) finish() {
+	if !s.finished.CompareAndSwap(false, true) {
+		return
+	}
+	s.unwatch()
+	s.events.Close()
+	b := s.c.b
+	b.drops.Lock()
+	defer b.drops.Unlock()
+	s.c.forget(s)
+	b.metrics.subscriptionsEnded.Add(1)
+	b.droppedEvents += s.events.Dropped()
+}
+
+// dropped returns the events that all subscriptions, past and present, have lost.
+func (b *Broker) dropped() uint64 {
+	b.drops.Lock()
+	defer b.drops.Unlock()
+	n := b.droppedEvents
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for c := range b.conns {
+		c.mu.Lock()
+		for _, s := range c.subs {
+			if s.events != nil {
+				n += s.events.Dropped()
+			}
+		}
+		c.mu.Unlock()
+	}
+	return n
+}

@@ -1,0 +1,66 @@
+package broker
+
+import (
+	"errors"
+
+	"github.com/felix-mq/felix/codec"
+	"github.com/felix-mq/felix/quicx"
+)
+
+// servePublish reads a uni-directional publish stream: auth, then publishes, never a reply (session.md, section 6).
+// Whatever breaks a rule ends the stream, which the peer sees as STOP_SENDING.
+func servePublish(c *conn, r *quicx.RecvStream) {
+	p := &stream{c: c, fr: quicx.NewFrameReader(r, c.b.cfg.MaxFrameBytes)}
+	c.b.metrics.publishStreams.Add(1)
+	defer c.b.metrics.publishStreamsClosed.Add(1)
+	defer r.Cancel(0)
+	defer p.fr.Close()
+	if !c.reading(r) {
+		return
+	}
+	defer c.doneReading(r)
+	for {
+		f, err := p.fr.Next()
+		if err != nil {
+			c.b.countReadError(err)
+			return
+		}
+		if !p.handleUni(f) {
+			return
+		}
+	}
+}
+
+// handleUni carries one frame out and reports whether the stream goes on.
+func (s *stream) handleUni(f quicx.Frame) bool {
+	if err := f.Header.Flags.Check(); err != nil {
+		s.c.b.countMalformed(err)
+		return false
+	}
+	switch f.Header.Flags {
+	case codec.LayoutPublish:
+		return s.unacked(f) == keep
+	case codec.LayoutJSON:
+	default:
+		return false // 0x0009 has no reply to go to (session.md, section 13, D10)
+	}
+	m := &s.msg
+	if err := codec.ParseMessage(f.Bytes[codec.HeaderLen:], m); err != nil {
+		s.c.b.countMalformed(err)
+		return false
+	}
+	switch m.Type {
+	case codec.MsgAuth:
+		return s.identity == nil && s.authenticate(m)
+	case codec.MsgPublish, codec.MsgPublishBatch:
+	default:
+		return false
+	}
+	if s.identity == nil || string(m.Tenant) != s.identity.Tenant || !s.resolve(m.Tenant, m.Namespace, m.Stream) {
+		return false
+	}
+	if s.scope.topic == nil {
+		return true // an unknown stream is ignored, as on the control stream
+	}
+	return !errors.Is(s.offerMessage(m, s.unackedWait()), errStreamEnds)
+}
