@@ -1,0 +1,227 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/felix-mq/felix/broker"
+	"github.com/felix-mq/felix/loadgen"
+)
+
+// asCommand in the environment makes the test binary the command itself, and with it also the broker's process.
+const asCommand = "LOADGEN_TEST_AS_COMMAND"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asCommand) != "" {
+		main()
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// command returns the command as a process to be.
+func command(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), self, args...)
+	for _, v := range os.Environ() {
+		if !strings.HasPrefix(v, "FELIX_") {
+			cmd.Env = append(cmd.Env, v)
+		}
+	}
+	cmd.Env = append(cmd.Env, asCommand+"=1")
+	return cmd
+}
+
+// execute runs it and returns its exit code and what it printed.
+func execute(t *testing.T, cmd *exec.Cmd) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode(), out.String(), errs.String()
+}
+
+var smallRun = []string{"--fanout=4", "--payload=128", "--batch=8", "--window=2", "--total=1000", "--warmup=1ms"}
+
+func TestText(t *testing.T) {
+	code, stdout, stderr := execute(t, command(t, smallRun...))
+	if code != exitOK || !strings.Contains(stdout, "unaccounted 0\n") || !strings.Contains(stdout, "p999") || stderr != "" {
+		t.Errorf("exit code %d\n%s\n%s", code, stdout, stderr)
+	}
+}
+
+func TestJSON(t *testing.T) {
+	for name, args := range map[string][]string{"embedded": nil, "process": {"--processes=2"}} {
+		t.Run(name, func(t *testing.T) {
+			code, stdout, stderr := execute(t, command(t, append(append(args, "--json"), smallRun...)...))
+			if code != exitOK || stderr != "" {
+				t.Fatalf("exit code %d\n%s\n%s", code, stdout, stderr)
+			}
+			var res loadgen.Result
+			if err := json.Unmarshal([]byte(stdout), &res); err != nil {
+				t.Fatalf("%v in %s", err, stdout)
+			}
+			if res.Published != 1000 || res.Delivered != 4000 || res.Unaccounted != 0 || res.Broker.Kind != name || res.Config.Window != 2 {
+				t.Errorf("got %s", stdout)
+			}
+		})
+	}
+}
+
+func TestVariablesTuneTheBroker(t *testing.T) {
+	for _, processes := range []string{"1", "2"} {
+		cmd := command(t, append([]string{"--json", "--processes=" + processes}, smallRun...)...)
+		cmd.Env = append(cmd.Env, "FELIX_SUB_QUEUE_POLICY=drop_old", "FELIX_QUIC_BIND=192.0.2.1:1")
+		code, stdout, stderr := execute(t, cmd)
+		if code != exitOK || !strings.Contains(stdout, `"policy":"drop_old"`) {
+			t.Errorf("%s processes: exit code %d\n%s\n%s", processes, code, stdout, stderr)
+		}
+	}
+}
+
+func TestExitCodes(t *testing.T) {
+	for name, tc := range map[string]struct {
+		args []string
+		env  string
+		code int
+		want string // on stderr
+	}{
+		"help":            {args: []string{"--help"}, code: exitOK, want: "--payload-kind"},
+		"unknown flag":    {args: []string{"--fan-out=1"}, code: exitUsage, want: "unknown flag"},
+		"argument":        {args: []string{"now"}, code: exitUsage, want: `unexpected argument "now"`},
+		"several":         {args: []string{"--fanout=-1", "--payload=3", "--payload-kind=xml"}, code: exitUsage, want: "no room for the stamp"},
+		"zero":            {args: []string{"--batch=0"}, code: exitUsage, want: "--batch 0"},
+		"rate and window": {args: []string{"--rate=10", "--window=8"}, code: exitUsage, want: "exclude each other"},
+		"small total":     {args: []string{"--total=100"}, code: exitUsage, want: "run too small"},
+		"target flags":    {args: []string{"--insecure"}, code: exitUsage, want: "need --addr"},
+		"no token":        {args: []string{"--addr=127.0.0.1:1", "--insecure"}, code: exitUsage, want: "token is missing"},
+		"two brokers":     {args: []string{"--addr=127.0.0.1:1", "--token=x", "--processes=2"}, code: exitUsage, want: "there is one at"},
+		"no such file":    {args: []string{"--addr=127.0.0.1:1", "--token=x", "--ca=nosuch.pem"}, code: exitUsage, want: "nosuch.pem"},
+		"environment":     {env: "FELIX_SUB_QUEUE_POLICY=sometimes", code: exitUsage, want: "sometimes"},
+		"small duration":  {args: []string{"--payload=65536", "--duration=1ns", "--warmup=0"}, code: exitFailed, want: "run too small"},
+		"broker process":  {args: []string{"__serve-loadgen-broker", "sometimes"}, code: exitFailed, want: "sometimes"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cmd := command(t, tc.args...)
+			if tc.env != "" {
+				cmd.Env = append(cmd.Env, tc.env)
+			}
+			code, stdout, stderr := execute(t, cmd)
+			if code != tc.code || !strings.Contains(stderr, tc.want) || stdout != "" {
+				t.Errorf("exit code %d, want %d, and %q on stderr\n%s\n%s", code, tc.code, tc.want, stdout, stderr)
+			}
+		})
+	}
+}
+
+// The broker process of a load generator that is gone ends by itself.
+func TestBrokerProcessEndsWithItsInput(t *testing.T) {
+	cmd := command(t, "__serve-loadgen-broker", "block")
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	in := json.NewDecoder(stdout)
+	var ready struct{ Addr, Token string }
+	if err := in.Decode(&ready); err != nil || ready.Addr == "" || ready.Token == "" {
+		t.Errorf("ready line %+v, %v", ready, err)
+	}
+	_ = stdin.Close()
+	var counters loadgen.BrokerCounters
+	if err := in.Decode(&counters); err != nil {
+		t.Errorf("no counters: %v", err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestAddr loads a broker that is already there: with its certificate, with none, and with one that is not its own.
+func TestAddr(t *testing.T) {
+	dev, err := broker.NewDev(broker.Config{Bind: "127.0.0.1:0"}, broker.DevOptions{Tenant: "acme"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- dev.Serve(t.Context()) }()
+	defer func() {
+		if err := dev.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if err := <-served; !errors.Is(err, broker.ErrShutdown) {
+			t.Error(err)
+		}
+	}()
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, dev.CertPEM, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if block, _ := pem.Decode(dev.CertPEM); block == nil {
+		t.Fatal("the certificate is not PEM")
+	}
+	target := func(extra ...string) *exec.Cmd {
+		cmd := command(t, append(append([]string{"--addr", dev.Addr().String()}, extra...), smallRun...)...)
+		cmd.Env = append(cmd.Env, "FELIX_AUTH_TENANT=acme", "FELIX_AUTH_TOKEN="+dev.Token)
+		return cmd
+	}
+	for name, tc := range map[string]struct {
+		cmd  *exec.Cmd
+		code int
+	}{
+		"trusted":      {target("--ca", ca), exitOK},
+		"insecure":     {target("--insecure"), exitOK},
+		"untrusted":    {target(), exitFailed},
+		"no stream":    {target("--insecure", "--stream=nosuch"), exitFailed},
+		"other tenant": {target("--insecure", "--tenant=t2"), exitFailed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			code, stdout, stderr := execute(t, tc.cmd)
+			if code != tc.code || (code == exitOK) != strings.Contains(stdout, "unaccounted 0\n") {
+				t.Errorf("exit code %d, want %d\n%s\n%s", code, tc.code, stdout, stderr)
+			}
+		})
+	}
+}
+
+// A signal ends the run and the broker's process with it, whenever it comes: Wait returns when both have let go of the
+// standard error that they share.
+func TestSignal(t *testing.T) {
+	cmd := command(t, "--processes=2", "--duration=1h", "--idle-timeout=1h")
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	var exit *exec.ExitError
+	if err := cmd.Wait(); !errors.As(err, &exit) {
+		t.Errorf("got %v, %s", err, errs.String())
+	}
+}

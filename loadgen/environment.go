@@ -1,0 +1,131 @@
+package loadgen
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+
+	"github.com/felix-mq/felix/client"
+)
+
+// Environment is where a result was measured. What the system does not tell is empty.
+type Environment struct {
+	CPU        string `json:"cpu"` // model
+	CPUs       int    `json:"cpus"`
+	GOMAXPROCS int    `json:"gomaxprocs"`
+	Go         string `json:"go"`
+	OS         string `json:"os"`
+	Kernel     string `json:"kernel"`
+	Commit     string `json:"commit"` // of this program, with "+dirty" if it was changed
+}
+
+func environment() Environment {
+	return Environment{
+		CPU:        lineAfter("/proc/cpuinfo", "model name"),
+		CPUs:       runtime.NumCPU(),
+		GOMAXPROCS: runtime.GOMAXPROCS(0),
+		Go:         runtime.Version(),
+		OS:         runtime.GOOS + "/" + runtime.GOARCH,
+		Kernel:     firstLine("/proc/sys/kernel/osrelease"),
+		Commit:     commit(),
+	}
+}
+
+// String sums the environment up in one line.
+func (e *Environment) String() string {
+	s := fmt.Sprintf("%s, GOMAXPROCS %d, %s, %s", plural(e.CPUs, "CPU"), e.GOMAXPROCS, e.Go, e.OS)
+	if e.CPU != "" {
+		s += ", " + e.CPU
+	}
+	if e.Kernel != "" {
+		s += ", kernel " + e.Kernel
+	}
+	if e.Commit != "" {
+		s += ", commit " + e.Commit
+	}
+	return s
+}
+
+// commit is known in programs that go build made in a checkout, not in those of go run and go test.
+func commit() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return ""
+	}
+	var revision, dirty string
+	for _, s := range info.Settings {
+		switch {
+		case s.Key == "vcs.revision":
+			revision = s.Value[:min(12, len(s.Value))]
+		case s.Key == "vcs.modified" && s.Value == "true":
+			dirty = "+dirty"
+		}
+	}
+	if revision == "" {
+		return ""
+	}
+	return revision + dirty
+}
+
+func firstLine(file string) string {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return ""
+	}
+	line, _, _ := strings.Cut(string(b), "\n")
+	return line
+}
+
+// lineAfter returns what follows the colon in the first line of a file that begins with prefix.
+func lineAfter(file, prefix string) string {
+	f, err := os.Open(file)
+	if err != nil {
+		return ""
+	}
+	defer func() { _ = f.Close() }()
+	for in := bufio.NewScanner(f); in.Scan(); {
+		if line := in.Text(); strings.HasPrefix(line, prefix) {
+			_, value, _ := strings.Cut(line, ":")
+			return strings.TrimSpace(value)
+		}
+	}
+	return ""
+}
+
+// meter is a reading of counters that a measurement wants the difference of.
+type meter struct{ packetsLost, udpErrors int64 }
+
+func readMeter(c *client.Client) meter {
+	return meter{packetsLost: int64(c.Stats().PacketsLost), udpErrors: udpReceiveErrors("/proc/net/snmp")}
+}
+
+// udpReceiveErrors reads how many datagrams the system has dropped on receipt, mostly because a socket's buffer was
+// full. The file has a line of names and a line of numbers, both beginning with "Udp:".
+func udpReceiveErrors(file string) int64 {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return 0
+	}
+	var names []string
+	for line := range strings.Lines(string(b)) {
+		fields := strings.Fields(line)
+		if len(fields) == 0 || fields[0] != "Udp:" {
+			continue
+		}
+		if names == nil {
+			names = fields
+			continue
+		}
+		for i, name := range names {
+			if name == "InErrors" && i < len(fields) {
+				n, _ := strconv.ParseInt(fields[i], 10, 64)
+				return n
+			}
+		}
+	}
+	return 0
+}

@@ -1,0 +1,203 @@
+package loadgen
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// sender is the part of a client.Publisher that a publisher needs.
+type sender interface {
+	// SendBatch returns when the items are the caller's again.
+	SendBatch(ctx context.Context, items [][]byte) error
+	// PublishBatch returns when the broker has acknowledged the batch.
+	PublishBatch(ctx context.Context, items [][]byte) error
+}
+
+// publisher sends the events of a run. One goroutine runs it.
+type publisher struct {
+	r      *run
+	out    sender
+	items  [][]byte
+	seq    uint64 // of the next event
+	window *window
+	alarm  func(context.Context) alarm // newAlarm, but for tests
+
+	start       int64 // when the first measured batch was due or left, ns
+	stop        int64 // when the last publish call returned
+	punctuality punctuality
+}
+
+// markEvery is how long a publisher waits before it sends a mark, which tells subscriptions that have lost the end of
+// what was sent so far. Without marks a run would wait for that in vain.
+const markEvery = 100 * time.Millisecond
+
+// warmUp publishes until the time for it is over, and waits until every subscription has received all of it. Its first
+// batch is acknowledged, so that a stream that does not exist, or may not be published to, shows at once.
+func (p *publisher) warmUp(ctx context.Context) error {
+	begin := p.r.now()
+	n := len(p.items)
+	for first, last := true, false; !last; first = false {
+		if err := p.acquire(ctx); err != nil {
+			return err
+		}
+		at := p.r.now()
+		if last = at-begin >= int64(p.r.cfg.Warmup); last {
+			p.r.warmEnd.Store(p.seq + uint64(n))
+		}
+		send := p.out.SendBatch
+		if first {
+			send = p.out.PublishBatch
+		}
+		if err := p.send(ctx, send, at, n); err != nil {
+			return err
+		}
+	}
+	if err := p.await(ctx, p.r.warm.open); err != nil {
+		return err
+	}
+	if lost := p.r.warmLost.Load(); lost > 0 && !p.r.cfg.AllowDrops {
+		return fmt.Errorf("loadgen: %d events were lost during the warm-up", lost)
+	}
+	return nil
+}
+
+// measure publishes the measured events and waits until every subscription has received them.
+func (p *publisher) measure(ctx context.Context) error {
+	publish := p.closedLoop
+	if p.r.cfg.Rate > 0 {
+		publish = p.openLoop
+	}
+	if err := publish(ctx); err != nil {
+		return err
+	}
+	p.stop = p.r.now()
+	return p.await(ctx, p.r.finished.open)
+}
+
+// closedLoop publishes as fast as the window lets it, or the transport if there is no window.
+func (p *publisher) closedLoop(ctx context.Context) error {
+	cfg := &p.r.cfg
+	if cfg.Window == Unbounded {
+		p.window = nil
+	}
+	var sent int64
+	for last := false; !last; {
+		if err := p.acquire(ctx); err != nil {
+			return err
+		}
+		at := p.r.now()
+		if sent == 0 {
+			p.start = at
+		}
+		n := int64(len(p.items))
+		if cfg.Total > 0 {
+			n = min(n, cfg.Total-sent)
+		}
+		sent += n
+		if last = p.enough(time.Duration(at-p.start), sent); last {
+			p.r.end.Store(p.seq + uint64(n))
+		}
+		if err := p.send(ctx, p.out.SendBatch, at, int(n)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// enough reports whether a batch that leaves after the time elapsed, and with which the run has sent so many events,
+// is the last one.
+func (p *publisher) enough(elapsed time.Duration, sent int64) bool {
+	cfg := &p.r.cfg
+	if cfg.Total > 0 {
+		return sent >= cfg.Total
+	}
+	return elapsed >= cfg.MaxDuration || (elapsed >= cfg.Duration && cfg.checkVolume(sent) == nil)
+}
+
+// openLoop publishes each batch when it is due, or as soon as it can after that.
+func (p *publisher) openLoop(ctx context.Context) error {
+	cfg := &p.r.cfg
+	p.window = nil
+	a := p.alarm(ctx)
+	defer a.close()
+	pace := pacer{start: p.r.now(), batch: len(p.items), rate: cfg.Rate}
+	p.start = pace.start
+	total, batches := cfg.Total, (cfg.Total+int64(len(p.items))-1)/int64(len(p.items))
+	if total == 0 {
+		batches = pace.batches(cfg.Duration)
+		total = batches * int64(len(p.items))
+	}
+	p.r.end.Store(p.seq + uint64(total))
+	for i := range batches {
+		due := pace.due(i)
+		at := p.r.now()
+		for ; at < due; at = p.r.now() {
+			if err := a.wait(time.Duration(due - at)); err != nil {
+				return err
+			}
+		}
+		p.punctuality.sent(due, at)
+		n := min(int64(len(p.items)), total)
+		total -= n
+		if err := p.send(ctx, p.out.SendBatch, due, int(n)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// send stamps the first n items and sends them.
+func (p *publisher) send(ctx context.Context, send func(context.Context, [][]byte) error, at int64, n int) error {
+	for i, item := range p.items[:n] {
+		putStamp(item, p.seq+uint64(i), at)
+	}
+	p.seq += uint64(n)
+	// Before the call, so that one that blocks for ever counts as outstanding.
+	p.r.sent.Store(p.seq)
+	if err := send(ctx, p.items[:n]); err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return fmt.Errorf("loadgen: publishing: %w", err)
+	}
+	return nil
+}
+
+// acquire waits for a place in the window.
+func (p *publisher) acquire(ctx context.Context) error {
+	if p.window == nil {
+		return nil
+	}
+	select {
+	case <-p.window.free:
+	default:
+		if err := p.await(ctx, p.window.free); err != nil {
+			return err
+		}
+	}
+	p.window.open(p.seq)
+	return nil
+}
+
+// await receives from c, and sends marks while it waits.
+func (p *publisher) await(ctx context.Context, c <-chan struct{}) error {
+	marks := time.NewTicker(markEvery)
+	defer marks.Stop()
+	for {
+		select {
+		case <-c:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-marks.C:
+			putStamp(p.items[0], p.seq|markBit, 0)
+			if err := p.out.SendBatch(ctx, p.items[:1]); err != nil {
+				if ctx.Err() != nil {
+					return context.Cause(ctx)
+				}
+				return fmt.Errorf("loadgen: publishing: %w", err)
+			}
+		}
+	}
+}

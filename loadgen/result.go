@@ -1,0 +1,149 @@
+package loadgen
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/dustin/go-humanize"
+)
+
+// Result is what a run measured. Its JSON form is stable: members are added, not renamed.
+type Result struct {
+	Config ConfigResult `json:"config"`
+
+	Published   uint64 `json:"published"`   // measured events
+	Expected    uint64 `json:"expected"`    // published × fanout
+	Delivered   uint64 `json:"delivered"`   // events received by all subscriptions together
+	Dropped     uint64 `json:"dropped"`     // events that did not come, if drops were allowed
+	Unaccounted uint64 `json:"unaccounted"` // expected − delivered − dropped; 0 in a valid run
+
+	// Latency is from the publish, or in an open loop from when it was due, to the receipt, of every delivery.
+	Latency Latency `json:"latency"`
+
+	Seconds                 float64 `json:"seconds"` // from the first measured publish to the last receipt
+	PublishedPerSecond      float64 `json:"published_per_second"`
+	DeliveredPerSecond      float64 `json:"delivered_per_second"`
+	DeliveredBytesPerSecond float64 `json:"delivered_bytes_per_second"` // of payload
+
+	// Open loops only: batches that left more than a millisecond late, and how late all left.
+	LateBatches int64    `json:"late_batches"`
+	SendLag     *Latency `json:"send_lag,omitempty"`
+
+	PacketsLost      int64 `json:"packets_lost"`       // of those that publisher and subscriptions sent
+	UDPReceiveErrors int64 `json:"udp_receive_errors"` // datagrams that this machine dropped for lack of room, all processes
+
+	Broker      BrokerInfo  `json:"broker"`
+	Environment Environment `json:"environment"`
+}
+
+// ConfigResult is the part of [Config] that a result is judged by, with defaults filled in.
+type ConfigResult struct {
+	Fanout      int     `json:"fanout"`
+	Payload     int     `json:"payload"`
+	PayloadKind string  `json:"payload_kind"`
+	Batch       int     `json:"batch"`
+	Window      int     `json:"window"`         // batches in flight; 0 is unbounded
+	Rate        float64 `json:"rate,omitempty"` // events per second of an open loop
+	Conns       int     `json:"conns"`
+	SlowSubs    int     `json:"slow_subs"`
+	AllowDrops  bool    `json:"allow_drops"`
+}
+
+func describe(c Config) ConfigResult {
+	return ConfigResult{
+		Fanout: c.Fanout, Payload: c.Payload, PayloadKind: c.Kind.String(), Batch: c.Batch, Window: max(c.Window, 0),
+		Rate: c.Rate, Conns: c.Conns, SlowSubs: c.SlowSubs, AllowDrops: c.AllowDrops,
+	}
+}
+
+// WriteText writes the result for people.
+func (r *Result) WriteText(out io.Writer) error {
+	w := &lines{out: out}
+	c := &r.Config
+	mode := fmt.Sprintf("window %d", c.Window)
+	switch {
+	case c.Rate > 0:
+		mode = fmt.Sprintf("open loop at %s msg/s", count(c.Rate))
+	case c.Window == 0:
+		mode = "window unbounded"
+	}
+	w.printf("load       fanout %d over %s, payload %d B %s, batch %d, %s",
+		c.Fanout, plural(c.Conns, "connection"), c.Payload, c.PayloadKind, c.Batch, mode)
+	if c.SlowSubs > 0 {
+		w.printf("slow       %s that read nothing; the broker dropped %s events",
+			plural(c.SlowSubs, "subscription"), count(float64(r.Broker.DroppedEvents)))
+	}
+	w.printf("broker     %s", r.Broker.text())
+	w.printf("machine    %s", r.Environment.String())
+	w.printf("")
+	w.printf("published  %s events, %s/s", count(float64(r.Published)), count(r.PublishedPerSecond))
+	w.printf("delivered  %s of %s, %s msg/s, %.1f MB/s over %.2f s", count(float64(r.Delivered)),
+		count(float64(r.Expected)), count(r.DeliveredPerSecond), r.DeliveredBytesPerSecond/1e6, r.Seconds)
+	if c.AllowDrops {
+		w.printf("drops      %s, unaccounted %d", count(float64(r.Dropped)), r.Unaccounted)
+	} else {
+		w.printf("lossless   unaccounted %d", r.Unaccounted)
+	}
+	w.printf("latency    %s", r.Latency.text())
+	if r.Latency.Clamped > 0 {
+		w.printf("           %s samples were outside 0 to %v", count(float64(r.Latency.Clamped)), maxLatency)
+	}
+	if r.SendLag != nil {
+		w.printf("pacing     %d batches more than %v late; sent after their time by p50 %s  p99 %s  max %s",
+			r.LateBatches, lateAfter, micros(r.SendLag.P50), micros(r.SendLag.P99), micros(r.SendLag.Max))
+	}
+	w.printf("network    %d packets lost by the load generator, %d UDP datagrams dropped by this machine", r.PacketsLost, r.UDPReceiveErrors)
+	if c.Rate == 0 && (c.Window != 1 || c.Batch != 1) {
+		w.printf("")
+		w.printf("Latencies under full load are mostly time in queues. See them without with --batch 1 --window 1,")
+		w.printf("and at a load of your choice with --rate.")
+	}
+	return w.err
+}
+
+// lines writes lines until one cannot be written.
+type lines struct {
+	out io.Writer
+	err error
+}
+
+func (l *lines) printf(format string, args ...any) {
+	if l.err == nil {
+		_, l.err = fmt.Fprintf(l.out, format+"\n", args...)
+	}
+}
+
+func (l *Latency) text() string {
+	return fmt.Sprintf("p50 %s  p90 %s  p99 %s  p999 %s  max %s  mean %s",
+		micros(l.P50), micros(l.P90), micros(l.P99), micros(l.P999), micros(l.Max), micros(l.Mean))
+}
+
+// micros writes microseconds in the unit that suits their size.
+func micros(us float64) string {
+	switch {
+	case us < 1e4:
+		return fmt.Sprintf("%.0f µs", us)
+	case us < 1e6:
+		return fmt.Sprintf("%.1f ms", us/1e3)
+	}
+	return fmt.Sprintf("%.2f s", us/1e6)
+}
+
+func count(n float64) string { return humanize.Comma(int64(n + 0.5)) }
+
+func plural(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// String is the state of a run as one short line.
+func (p Progress) String() string {
+	if p.WarmingUp {
+		return fmt.Sprintf("warming up %5.1f s", p.Elapsed.Seconds())
+	}
+	return fmt.Sprintf("%5.1f s  %s published  %s delivered  %s msg/s",
+		p.Elapsed.Round(100*time.Millisecond).Seconds(), count(float64(p.Published)), count(float64(p.Delivered)), count(p.Rate))
+}
