@@ -266,6 +266,9 @@ const EventHeadLen = HeaderLen + 16
 // listLen bytes, count included, the subscription's id and the base offset, as the layout wants. A list that several
 // subscriptions share is written behind a head of each one's own.
 func AppendEventHead(dst []byte, flags Flags, subscriptionID, baseOffset uint64, listLen int) []byte {
+	if flags&^(FlagEventBatch|FlagEventBatchShared|FlagEventOffsets) != 0 || flags.Check() != nil || flags == 0 {
+		panic("codec: not the flags of an event layout")
+	}
 	dst = AppendHeader(dst, flags, eventHeadLen(flags)+listLen)
 	if flags&FlagEventBatch != 0 {
 		dst = binary.BigEndian.AppendUint64(dst, subscriptionID)

@@ -458,20 +458,20 @@ func (p *parser) base64() ([]byte, error) {
 			return out, nil
 		}
 	}
-	// It has escapes, or is wrong in one of several ways. The unescaped text makes room for what it stands for: items
-	// of a list lie one behind the other.
+	// It has escapes, or is wrong in one of several ways. The unescaped text makes room for what it stands for, because
+	// the items of a list lie one behind the other.
 	at := len(p.m.scratch)
 	s, err := p.string()
 	if err != nil {
 		return nil, err
 	}
-	s = slices.Clone(s)
-	p.m.scratch = p.m.scratch[:at]
 	out, ok := p.decodeBase64(s)
 	if !ok {
 		return nil, ErrBase64
 	}
-	return out, nil
+	n := copy(p.m.scratch[at:], out)
+	p.m.scratch = p.m.scratch[:at+n]
+	return p.m.scratch[at : at+n : at+n], nil
 }
 
 var strictBase64 = base64.StdEncoding.Strict()

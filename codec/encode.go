@@ -242,6 +242,9 @@ func AppendSubscribed(dst []byte, subscriptionID uint64) []byte {
 // the one that the next event will get.
 func AppendSubscribeCursorError(dst []byte, reason CursorReason, requested, available uint64) []byte {
 	start := len(dst)
+	if reason == CursorUnset {
+		panic("codec: a cursor error needs a reason")
+	}
 	dst = stringMember(begin(dst, MsgSubscribeCursorError), "reason", reason.String())
 	dst = numberMember(dst, "requested", requested)
 	return end(numberMember(dst, "available", available), start)

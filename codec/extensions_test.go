@@ -1,0 +1,113 @@
+package codec_test
+
+import (
+	"fmt"
+	"math/bits"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/felix-mq/felix/codec"
+)
+
+func TestRegistry(t *testing.T) {
+	names, sets := codec.RegistryNames()
+	var all codec.Extensions
+	for i, name := range names {
+		if name == "" || slices.Contains(names[:i], name) {
+			t.Errorf("name %q is empty or not the only one", name)
+		}
+		if bits.OnesCount32(uint32(sets[i])) != 1 || all&sets[i] != 0 {
+			t.Errorf("%s stands for %#x, want one bit of its own", name, sets[i])
+		}
+		all |= sets[i]
+		equal(t, "names of one extension", sets[i].Names(), []string{name})
+	}
+	if got := codec.KnownExtensions(); got != all {
+		t.Errorf("known are %#x, want %#x", got, all)
+	}
+	if got := codec.KnownExtensions().Names(); !slices.Equal(got, names) {
+		t.Errorf("known are %q, want %q", got, names)
+	}
+	if got := (^all).Names(); got == nil || len(got) != 0 {
+		t.Errorf("bits that stand for nothing are called %q", got)
+	}
+}
+
+// TestExtensionsTravel negotiates extensions that do not exist.
+func TestExtensionsTravel(t *testing.T) {
+	defer codec.SetRegistry("first", "second", `"third"`)()
+	const first, second, third = codec.Extensions(1), codec.Extensions(2), codec.Extensions(4)
+	if got := codec.KnownExtensions(); got != first|second|third {
+		t.Errorf("known are %#x", got)
+	}
+	for _, c := range []struct {
+		name, frame, want string
+	}{
+		{
+			"auth", string(codec.AppendAuth(nil, "t", "x", 63, true, third|first)),
+			`{"type":"auth","tenant_id":"t","token":"x","client_flags":63,"ext":["first","\"third\""]}`,
+		},
+		{
+			"auth with flags 0", string(codec.AppendAuth(nil, "t", "x", 0, true, second)),
+			`{"type":"auth","tenant_id":"t","token":"x","client_flags":0,"ext":["second"]}`,
+		},
+		{
+			"auth without extensions", string(codec.AppendAuth(nil, "t", "x", 63, true, 0)),
+			`{"type":"auth","tenant_id":"t","token":"x","client_flags":63}`,
+		},
+		{
+			"auth without flags", string(codec.AppendAuth(nil, "t", "x", 63, false, first)),
+			`{"type":"auth","tenant_id":"t","token":"x"}`,
+		},
+		{
+			"auth_ok", string(codec.AppendAuthOK(nil, 63, second, true)),
+			`{"type":"auth_ok","server_flags":63,"ext":["second"]}`,
+		},
+		{
+			"auth_ok with nothing in common", string(codec.AppendAuthOK(nil, 63, 0, true)),
+			`{"type":"auth_ok","server_flags":63,"ext":[]}`,
+		},
+		{
+			"auth_ok without an offer", string(codec.AppendAuthOK(nil, 63, first, false)),
+			`{"type":"auth_ok","server_flags":63}`,
+		},
+	} {
+		if got := c.frame[codec.HeaderLen:]; got != c.want {
+			t.Errorf("%s\n got %s\nwant %s", c.name, got, c.want)
+		}
+		checkMessage(t, []byte(c.frame[codec.HeaderLen:]))
+	}
+
+	for ext, want := range map[string]codec.Extensions{
+		`[]`:                           0,
+		`["first"]`:                    first,
+		`["second","first"]`:           first | second,
+		`["first","first"]`:            first,
+		`["nobody","second","knows"]`:  second,
+		`["FIRST","first ","firs",""]`: 0,
+		`["f\u0069rst", "\"third\"" ]`: first | third,
+		`["nobody"]`:                   0,
+		`[` + strings.Repeat(`"x",`, 99) + `"first"]`: first,
+	} {
+		for typ, members := range map[codec.MessageType]string{
+			codec.MsgAuth:   `"tenant_id":"t","token":"x","client_flags":63`,
+			codec.MsgAuthOK: `"server_flags":63`,
+		} {
+			payload := fmt.Appendf(nil, `{"type":%q,%s,"ext":%s}`, typ, members, ext)
+			checkMessage(t, payload)
+			var m codec.Message
+			if err := codec.ParseMessage(payload, &m); err != nil || m.Ext != want || !m.HasExt {
+				t.Errorf("%s: extensions %#x, %v, %v, want %#x", payload, m.Ext, m.HasExt, err, want)
+			}
+		}
+	}
+	// Extensions say nothing about messages that have no ext.
+	checkMessage(t, []byte(`{"type":"ok","ext":["first"]}`))
+}
+
+func TestParseExtension(t *testing.T) {
+	for _, payload := range []string{"", "\x00", "\x01", "\xffbody"} {
+		checkExtension(t, []byte(payload))
+	}
+}
