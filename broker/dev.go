@@ -22,10 +22,16 @@ type DevOptions struct {
 	Cache     string        `env:"FELIX_DEV_CACHE" doc:"cache of development mode"`                                // [primary]
 	TokenLife time.Duration `env:"FELIX_DEV_TOKEN_LIFETIME" unit:"ms" doc:"lifetime of the development token"`     // [24 h]
 	Hosts     []string      `env:"FELIX_DEV_HOSTS" doc:"names and addresses in the certificate, beside localhost"` // [none]
+
+	// Key signs the tokens; nil makes one afresh. Its kid is [DevKeyID].
+	Key ed25519.PrivateKey
 }
 
+// DevKeyID is the kid of the key that signs development tokens.
+const DevKeyID = "dev-1"
+
 // Dev is a broker that can be used at once, and what its clients need: for trying things out, for tests and for load
-// generators. Its keys and its certificate are made afresh and live in memory only.
+// generators. What it makes afresh lives in memory only.
 type Dev struct {
 	*Broker
 	DevOptions
@@ -40,7 +46,7 @@ type Dev struct {
 }
 
 // NewDev makes a broker as [New] does, with a certificate, a tenant, a namespace, streams, a cache and a token of its
-// own. TLS and Keys in cfg are overwritten.
+// own. TLS and Keys in cfg are overwritten. Its certificate lives in memory only.
 func NewDev(cfg Config, o DevOptions) (*Dev, error) {
 	setDefault(&o.Tenant, "t1")
 	setDefault(&o.Namespace, "default")
@@ -52,11 +58,14 @@ func NewDev(cfg Config, o DevOptions) (*Dev, error) {
 	if err := auth.ValidTenant(o.Tenant); err != nil {
 		return nil, fmt.Errorf("broker: development mode: %w", err)
 	}
-	_, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return nil, fmt.Errorf("broker: making a development key: %w", err)
+	if o.Key == nil {
+		_, key, err := ed25519.GenerateKey(rand.Reader)
+		if err != nil {
+			return nil, fmt.Errorf("broker: making a development key: %w", err)
+		}
+		o.Key = key
 	}
-	signer, err := auth.NewSigner(key, "dev-1")
+	signer, err := auth.NewSigner(o.Key, DevKeyID)
 	if err != nil {
 		return nil, fmt.Errorf("broker: development mode: %w", err)
 	}

@@ -264,11 +264,18 @@ func TestMessages(t *testing.T) {
 		{"ext without flags", `{"type":"auth","tenant_id":"t","token":"x","ext":["nobody"]}`, ""},
 		{"empty ext", `{"type":"auth_ok","server_flags":63,"ext":[]}`, ""},
 		{"null ext", `{"type":"auth_ok","server_flags":63,"ext":null}`, ""},
-		{"ext of a number", `{"type":"auth_ok","server_flags":63,"ext":[1]}`, jsonType},
-		{"ext of null", `{"type":"auth_ok","server_flags":63,"ext":[null]}`, jsonType},
-		{"ext that is a string", `{"type":"auth_ok","server_flags":63,"ext":"nobody"}`, jsonType},
+		{"ext of a number", `{"type":"auth_ok","server_flags":63,"ext":[1]}`, ""},
+		{"ext of null", `{"type":"auth_ok","server_flags":63,"ext":[null]}`, ""},
+		{"ext that is a string", `{"type":"auth_ok","server_flags":63,"ext":"nobody"}`, ""},
 		{"ext that is not UTF-8", "{\"type\":\"auth_ok\",\"server_flags\":63,\"ext\":[\"\xff\"]}", notUTF8},
-		{"ext twice", `{"type":"auth_ok","server_flags":63,"ext":[],"ext":[]}`, duplicateField},
+		{"ext twice", `{"type":"auth_ok","server_flags":63,"ext":[],"ext":5}`, ""},
+		{"epoch", `{"type":"subscribe","tenant_id":"t","namespace":"n","stream":"s","start":{"offset":1},"epoch":18446744073709551615}`, ""},
+		{"epoch above u64", `{"type":"subscribe","tenant_id":"t","namespace":"n","stream":"s","epoch":18446744073709551616}`, ""},
+		{"epoch that is a string", `{"type":"subscribe","tenant_id":"t","namespace":"n","stream":"s","epoch":"1"}`, ""},
+		{"epoch with a fraction", `{"type":"subscribe","tenant_id":"t","namespace":"n","stream":"s","epoch":1.0}`, ""},
+		{"epoch below zero", `{"type":"subscribe","tenant_id":"t","namespace":"n","stream":"s","epoch":-1}`, ""},
+		{"epoch twice", `{"type":"subscribe","tenant_id":"t","namespace":"n","stream":"s","epoch":null,"epoch":7}`, ""},
+		{"epoch that is no JSON", `{"type":"subscribe","tenant_id":"t","namespace":"n","stream":"s","epoch":01}`, jsonSyntax},
 		{"ext where nobody expects it", `{"type":"ok","ext":5,"ext":{}}`, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -370,6 +377,8 @@ func fill(d *decoded, chosen func(slowField) bool) {
 			d.Start = codec.Start{Kind: codec.StartOffset, Offset: 7}
 		case "ext":
 			d.HasExt = true
+		case "epoch":
+			d.HasEpoch, d.Epoch = true, 1<<63
 		}
 	}
 }

@@ -147,8 +147,15 @@ func (p *parser) message() error {
 			continue
 		}
 		f := memberOf(key) & known
-		if f == 0 {
+		if f == 0 || f&mExtension&seen != 0 {
 			if err := p.skip(2); err != nil {
+				return err
+			}
+			continue
+		}
+		if f&mExtension != 0 { // of several, the first counts
+			seen |= f
+			if err := p.extensionMember(f); err != nil {
 				return err
 			}
 			continue
@@ -279,9 +286,6 @@ func (p *parser) value(f member) (err error) {
 		err = p.start()
 	case mReason:
 		err = p.reason()
-	case mExt:
-		m.HasExt = true
-		err = p.extensions()
 	default:
 		panic("codec: a member that no message has")
 	}
@@ -405,15 +409,27 @@ func (p *parser) array(depth int, item func() error) error {
 	}
 }
 
-func (p *parser) extensions() error {
-	if p.peek() != '[' {
-		return p.wrongType("an array")
+// extensionMember reads a member of an extension, or skips what has another type.
+func (p *parser) extensionMember(f member) error {
+	start := p.i
+	if f == mExt && p.peek() == '[' {
+		p.m.HasExt = true
+		return p.array(2, func() error {
+			if p.peek() != '"' {
+				return p.skip(3)
+			}
+			s, err := p.string()
+			p.m.Ext |= extensionOf(s)
+			return err
+		})
 	}
-	return p.array(2, func() error {
-		s, err := p.wantString()
-		p.m.Ext |= extensionOf(s)
+	if err := p.skip(2); err != nil || f != mEpoch {
 		return err
-	})
+	}
+	if v, err := strconv.ParseUint(string(p.b[start:p.i]), 10, 64); err == nil {
+		p.m.Epoch, p.m.HasEpoch = v, true
+	}
+	return nil
 }
 
 // payloads decodes a list of base64 strings into the form of an item list: it lies in the message's own memory, which

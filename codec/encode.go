@@ -176,6 +176,16 @@ func AppendSubscribe(dst []byte, tenant, namespace, stream string, from Start, s
 	return end(dst, start)
 }
 
+// AppendResume appends a subscribe that goes on at an offset of an epoch (docs/wire-extensions.md, gaps). It is for
+// brokers that negotiated [ExtGaps] on the same stream.
+func AppendResume(dst []byte, tenant, namespace, stream string, epoch, offset uint64) []byte {
+	start := len(dst)
+	dst = topicMembers(begin(dst, MsgSubscribe), tenant, namespace, stream)
+	dst = append(name(dst, "start"), `{"offset":`...)
+	dst = append(strconv.AppendUint(dst, offset, 10), '}')
+	return end(numberMember(dst, "epoch", epoch), start)
+}
+
 // AppendCachePut appends a cache_put. Without a ttl the entry never expires; a ttl of 0 ms is over at once.
 func AppendCachePut(dst []byte, tenant, namespace, cache, key string, value []byte, requestID uint64, hasID bool, ttl uint64, hasTTL bool) []byte {
 	start := len(dst)

@@ -1,5 +1,7 @@
 package codec
 
+import "encoding/binary"
+
 // Extensions is a set of extensions of the protocol: of those in the registry below, the ones that a peer offered or
 // that both sides agreed on. The rules of negotiation are in docs/wire-extensions.md.
 type Extensions uint32
@@ -11,7 +13,15 @@ type extension struct {
 }
 
 // registry holds every extension, in the order in which names are written. docs/wire-extensions.md lists the same.
-var registry = []extension{}
+var registry = []extension{
+	{"gaps", ExtGaps},
+}
+
+// The extensions.
+const (
+	// ExtGaps tells a subscriber what it lost, and lets it resume on streams that live in memory.
+	ExtGaps Extensions = 1 << iota
+)
 
 // KnownExtensions returns all extensions of the registry: what a complete implementation offers.
 func KnownExtensions() Extensions {
@@ -63,6 +73,12 @@ func appendExtensions(dst []byte, e Extensions) []byte {
 // ExtensionType is the first byte of the payload of an extension frame.
 type ExtensionType uint8
 
+// The types of extension frames.
+const (
+	ExtensionPosition ExtensionType = 1 // a [Position], of ExtGaps
+	ExtensionGap      ExtensionType = 2 // a [Gap], of ExtGaps
+)
+
 // CheckNegotiated is [Flags.Check] for a stream on which the given extensions were negotiated: with any, the extension
 // bit alone is a layout too.
 func (f Flags) CheckNegotiated(ext Extensions) error {
@@ -80,4 +96,88 @@ func ParseExtension(b []byte) (ExtensionType, []byte, error) {
 		return 0, nil, ErrIncomplete.with("extension frame without a type")
 	}
 	return ExtensionType(b[0]), b[1:], nil
+}
+
+// beginExtension appends header and type of an extension frame whose body has n bytes.
+func beginExtension(dst []byte, t ExtensionType, n int) []byte {
+	return append(AppendHeader(dst, LayoutExtension, 1+n), byte(t))
+}
+
+// Position says where an event stream begins. It is the second frame of the stream, behind the hello.
+type Position struct {
+	Epoch  uint64 // in which offsets of the stream count; it changes when the broker forgets the stream's past
+	Offset uint64 // of the first event to come
+}
+
+const positionLen = 16
+
+// AppendPosition appends a frame of [ExtensionPosition].
+func AppendPosition(dst []byte, p Position) []byte {
+	dst = beginExtension(dst, ExtensionPosition, positionLen)
+	dst = binary.BigEndian.AppendUint64(dst, p.Epoch)
+	return binary.BigEndian.AppendUint64(dst, p.Offset)
+}
+
+// ParsePosition reads the body of an [ExtensionPosition], which [ParseExtension] returns. Bytes behind it are ignored.
+// It fails with [ErrIncomplete].
+func ParsePosition(body []byte) (Position, error) {
+	if len(body) < positionLen {
+		return Position{}, ErrIncomplete.with("position of %d bytes, want %d", len(body), positionLen)
+	}
+	return Position{Epoch: binary.BigEndian.Uint64(body), Offset: binary.BigEndian.Uint64(body[8:])}, nil
+}
+
+// GapReason says why events were lost. Receivers treat a value that they do not know as an unknown reason.
+type GapReason uint8
+
+// The reasons.
+const (
+	GapUnknown   GapReason = 0
+	GapQueueFull GapReason = 1 // the subscription's queue was full, and its policy dropped events
+	GapReclaimed GapReason = 2 // the broker needed the memory of a queue whose subscriber did not read
+	GapExpired   GapReason = 3 // the position to resume at is no longer kept
+	GapEpoch     GapReason = 4 // the position to resume at belongs to another epoch
+)
+
+// String returns a word for logs and metrics.
+func (r GapReason) String() string {
+	switch r {
+	case GapQueueFull:
+		return "queue_full"
+	case GapReclaimed:
+		return "reclaimed"
+	case GapExpired:
+		return "expired"
+	case GapEpoch:
+		return "epoch"
+	default:
+		return "unknown"
+	}
+}
+
+// Gap says that events are missing between the last one and the next.
+type Gap struct {
+	Reason GapReason
+	Lost   uint64 // events; 0 if nobody knows how many
+	Next   uint64 // offset of the next event
+}
+
+const gapLen = 17
+
+// AppendGap appends a frame of [ExtensionGap].
+func AppendGap(dst []byte, g Gap) []byte {
+	dst = append(beginExtension(dst, ExtensionGap, gapLen), byte(g.Reason))
+	dst = binary.BigEndian.AppendUint64(dst, g.Lost)
+	return binary.BigEndian.AppendUint64(dst, g.Next)
+}
+
+// ParseGap reads the body of an [ExtensionGap], which [ParseExtension] returns. Bytes behind it are ignored. It fails
+// with [ErrIncomplete].
+func ParseGap(body []byte) (Gap, error) {
+	if len(body) < gapLen {
+		return Gap{}, ErrIncomplete.with("gap of %d bytes, want %d", len(body), gapLen)
+	}
+	return Gap{
+		Reason: GapReason(body[0]), Lost: binary.BigEndian.Uint64(body[1:]), Next: binary.BigEndian.Uint64(body[9:]),
+	}, nil
 }

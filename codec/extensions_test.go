@@ -111,3 +111,53 @@ func TestParseExtension(t *testing.T) {
 		checkExtension(t, []byte(payload))
 	}
 }
+
+func TestGaps(t *testing.T) {
+	for _, p := range []codec.Position{{}, {Epoch: 1, Offset: 2}, {Epoch: 1<<64 - 1, Offset: 1<<64 - 2}} {
+		frame := codec.AppendPosition([]byte("x"), p)[1:]
+		equalBytes(t, "position", frame, slowFrame(codec.LayoutExtension, "\x01"+big(8, p.Epoch)+big(8, p.Offset)))
+		checkBody(t, frame, codec.ExtensionPosition, func(body []byte) error {
+			got, err := codec.ParsePosition(body)
+			if err == nil {
+				equal(t, "position", got, p)
+			}
+			return err
+		})
+	}
+	for _, g := range []codec.Gap{{}, {codec.GapReclaimed, 7, 42}, {255, 1<<64 - 1, 1<<64 - 2}} {
+		frame := codec.AppendGap([]byte("x"), g)[1:]
+		equalBytes(t, "gap", frame, slowFrame(codec.LayoutExtension, "\x02"+big(1, uint64(g.Reason))+big(8, g.Lost)+big(8, g.Next)))
+		checkBody(t, frame, codec.ExtensionGap, func(body []byte) error {
+			got, err := codec.ParseGap(body)
+			if err == nil {
+				equal(t, "gap", got, g)
+			}
+			return err
+		})
+	}
+	for reason, want := range map[codec.GapReason]string{
+		codec.GapUnknown: "unknown", codec.GapQueueFull: "queue_full", codec.GapReclaimed: "reclaimed",
+		codec.GapExpired: "expired", codec.GapEpoch: "epoch", 5: "unknown", 255: "unknown",
+	} {
+		equal(t, "reason", reason.String(), want)
+	}
+}
+
+// checkBody parses an extension frame whole, with bytes behind it, and cut at every byte.
+func checkBody(t *testing.T, frame []byte, want codec.ExtensionType, parse func([]byte) error) {
+	t.Helper()
+	typ, body, err := codec.ParseExtension(frame[codec.HeaderLen:])
+	if err != nil || typ != want {
+		t.Fatalf("type %d, %v, want %d", typ, err, want)
+	}
+	defer untouched(t, body)()
+	if err := parse(append(slices.Clone(body), 0xff)); err != nil {
+		t.Errorf("with a byte behind it: %v", err)
+	}
+	if err := parse(body); err != nil {
+		t.Error(err)
+	}
+	for n := range body {
+		sameClass(t, parse(body[:n]), incomplete)
+	}
+}

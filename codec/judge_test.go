@@ -259,6 +259,16 @@ func checkExtension(t *testing.T, in []byte) {
 	sameClass(t, err, "")
 	equal(t, "type", byte(typ), in[0])
 	equalBytes(t, "rest", rest, in[1:])
+	if p, err := codec.ParsePosition(rest); err == nil {
+		equalBytes(t, "position", codec.AppendPosition(nil, p)[codec.HeaderLen+1:], rest[:16])
+	} else if len(rest) >= 16 {
+		t.Errorf("position: %v", err)
+	}
+	if g, err := codec.ParseGap(rest); err == nil {
+		equalBytes(t, "gap", codec.AppendGap(nil, g)[codec.HeaderLen+1:], rest[:17])
+	} else if len(rest) >= 17 {
+		t.Errorf("gap: %v", err)
+	}
 }
 
 // busy is a message that leaves something in every corner of a Message, and in its memory.
@@ -319,6 +329,9 @@ func fastMessageFrame(t *testing.T, dst []byte, d decoded) []byte {
 	case codec.MsgPublishBatch:
 		return codec.AppendPublishBatchJSON(dst, d.Tenant, d.Namespace, d.Stream, items, d.Ack, d.RequestID, d.HasRequestID)
 	case codec.MsgSubscribe:
+		if d.HasEpoch && !d.HasSubscriptionID && d.Start.Kind == codec.StartOffset {
+			return codec.AppendResume(dst, d.Tenant, d.Namespace, d.Stream, d.Epoch, d.Start.Offset)
+		}
 		return codec.AppendSubscribe(dst, d.Tenant, d.Namespace, d.Stream, d.Start, d.SubscriptionID, d.HasSubscriptionID)
 	case codec.MsgCachePut:
 		return codec.AppendCachePut(dst, d.Tenant, d.Namespace, d.Cache, d.Key, []byte(d.Value), d.RequestID, d.HasRequestID, d.TTL, d.HasTTL)

@@ -64,11 +64,16 @@ const (
 	mRequested
 	mAvailable
 	mExt
+	mEpoch
 )
 
 const (
 	mTopic = mTenant | mNamespace | mStream
 	mEntry = mTenant | mNamespace | mCache | mKey
+
+	// Members of extensions. A peer that knows nothing of extensions may use the same names for anything at all, so
+	// values of another type are ignored, as those of unknown members are.
+	mExtension = mExt | mEpoch
 )
 
 // messages says which members each type has; every other member is unknown to it and ignored.
@@ -79,7 +84,7 @@ var messages = [...]struct {
 	MsgAuth:                 {"auth", mTenant | mToken, mClientFlags | mExt},
 	MsgPublish:              {"publish", mTopic | mPayload, mRequestID | mAck},
 	MsgPublishBatch:         {"publish_batch", mTopic | mPayloads, mRequestID | mAck},
-	MsgSubscribe:            {"subscribe", mTopic, mSubscriptionID | mStart},
+	MsgSubscribe:            {"subscribe", mTopic, mSubscriptionID | mStart | mEpoch},
 	MsgCachePut:             {"cache_put", mEntry | mValue, mRequestID | mTTL},
 	MsgCacheGet:             {"cache_get", mEntry, mRequestID},
 	MsgAuthOK:               {"auth_ok", mServerFlags, mExt},
@@ -188,6 +193,8 @@ func memberOf(name []byte) member {
 		return mAvailable
 	case "ext":
 		return mExt
+	case "epoch":
+		return mEpoch
 	}
 	return 0
 }
@@ -231,6 +238,9 @@ type Message struct {
 	Ext            Extensions // those of ext that this implementation knows
 	HasClientFlags bool       // false: a client that does not negotiate
 	HasExt         bool
+
+	Epoch    uint64 // of Start.Offset: the subscription is one to resume; see docs/wire-extensions.md
+	HasEpoch bool
 
 	Reason    CursorReason
 	Requested uint64

@@ -245,7 +245,7 @@ var slowMessages = []struct {
 	{codec.MsgAuth, "auth", "tenant_id text, token text, client_flags u16?, ext ext?"},
 	{codec.MsgPublish, "publish", "tenant_id text, namespace text, stream text, payload base64, request_id u64?, ack ack?"},
 	{codec.MsgPublishBatch, "publish_batch", "tenant_id text, namespace text, stream text, payloads list, request_id u64?, ack ack?"},
-	{codec.MsgSubscribe, "subscribe", "tenant_id text, namespace text, stream text, subscription_id u64?, start start?"},
+	{codec.MsgSubscribe, "subscribe", "tenant_id text, namespace text, stream text, subscription_id u64?, start start?, epoch epoch?"},
 	{codec.MsgCachePut, "cache_put", "tenant_id text, namespace text, cache text, key text, value base64, request_id u64?, ttl_ms u64~"},
 	{codec.MsgCacheGet, "cache_get", "tenant_id text, namespace text, cache text, key text, request_id u64?"},
 	{codec.MsgAuthOK, "auth_ok", "server_flags u16, ext ext?"},
@@ -301,7 +301,8 @@ type decoded struct {
 	RequestID, SubscriptionID, Offset, TTL             uint64
 	Requested, Available                               uint64
 	HasRequestID, HasSubscriptionID, HasOffset, HasTTL bool
-	HasValue, HasClientFlags, HasExt                   bool
+	HasValue, HasClientFlags, HasExt, HasEpoch         bool
+	Epoch                                              uint64
 	Ack                                                codec.AckMode
 	Start                                              codec.Start
 	ClientFlags, ServerFlags                           codec.Flags
@@ -321,6 +322,7 @@ func decodedOf(m *codec.Message) decoded {
 		HasRequestID: m.HasRequestID, HasSubscriptionID: m.HasSubscriptionID, HasOffset: m.HasOffset, HasTTL: m.HasTTL,
 		HasValue: m.HasValue, HasClientFlags: m.HasClientFlags, HasExt: m.HasExt,
 		Ack: m.Ack, Start: m.Start, ClientFlags: m.ClientFlags, ServerFlags: m.ServerFlags, Ext: m.Ext, Reason: m.Reason,
+		Epoch: m.Epoch, HasEpoch: m.HasEpoch,
 	}
 }
 
@@ -367,8 +369,12 @@ func (d *decoded) flags(name string) (*codec.Flags, *bool) {
 	return &d.ServerFlags, new(bool)
 }
 
-// expressible returns d without what encoders leave out: an auth has ext only beside client_flags, and no empty one.
+// expressible returns d without what encoders leave out: an auth has ext only beside client_flags, and no empty one; a
+// subscribe has an epoch only with an offset and without an id.
 func (d decoded) expressible() decoded {
+	if d.HasSubscriptionID || d.Start.Kind != codec.StartOffset {
+		d.HasEpoch, d.Epoch = false, 0
+	}
 	if d.Type == codec.MsgAuth && (!d.HasClientFlags || d.Ext == 0) {
 		d.HasExt, d.Ext = false, 0
 	}
@@ -428,6 +434,14 @@ func slowParseMessage(payload []byte) (decoded, faults) {
 		j.faults[jsonType] = true
 	}
 	for _, f := range slowFields(d.Type) {
+		if f.kind == "ext" || f.kind == "epoch" {
+			for _, m := range slices.Backward(object) { // of several, the first counts
+				if m.name == f.name {
+					d.storeExtension(f, m.value)
+				}
+			}
+			continue
+		}
 		if count[f.name] > 1 {
 			j.faults[duplicateField] = true
 		}
@@ -525,21 +539,30 @@ func (d *decoded) store(f slowField, v any) (class string) {
 		default:
 			return jsonType
 		}
-	case "ext":
-		array, ok := v.([]any)
-		if !ok {
-			return jsonType
+	}
+	return ""
+}
+
+// storeExtension keeps the value of an extension's member, unless it has another type than the extension says.
+func (d *decoded) storeExtension(f slowField, v any) {
+	if f.kind == "epoch" {
+		d.Epoch, d.HasEpoch = 0, false
+		if n, ok := slowUint(v, math.MaxUint64); ok {
+			d.Epoch, d.HasEpoch = n, true
 		}
-		d.HasExt = true
-		for _, e := range array {
-			s, isText := e.(string)
-			if _, broken := e.(slowBroken); !isText && !broken {
-				return jsonType
-			}
+		return
+	}
+	d.HasExt, d.Ext = false, 0
+	array, ok := v.([]any)
+	if !ok {
+		return
+	}
+	d.HasExt = true
+	for _, e := range array {
+		if s, isText := e.(string); isText {
 			d.Ext |= slowExtension(s)
 		}
 	}
-	return ""
 }
 
 // slowExtension returns the extension of that name by asking each bit for its own.
@@ -647,6 +670,8 @@ func slowMessageFrame(d decoded) []byte {
 			case codec.StartOffset:
 				value = fmt.Sprintf(`{"offset":%d}`, d.Start.Offset)
 			}
+		case "epoch":
+			value, has = strconv.FormatUint(d.Epoch, 10), d.HasEpoch
 		case "ext":
 			has = d.HasExt
 			var list []string

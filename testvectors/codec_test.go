@@ -19,7 +19,7 @@ func TestValid(t *testing.T) {
 	for _, v := range testvectors.Valid() {
 		t.Run(v.Name, func(t *testing.T) {
 			frame := v.Frame.Expand()
-			kind, values, err := decode(frame, v.MaxFrame)
+			kind, values, err := decode(frame, v.MaxFrame, negotiated(v.Negotiated))
 			if err != nil {
 				t.Fatalf("decoding: %v (class %q)", err, codec.ClassOf(err))
 			}
@@ -52,7 +52,7 @@ func TestInvalid(t *testing.T) {
 	for _, v := range testvectors.Invalid() {
 		t.Run(v.Name, func(t *testing.T) {
 			frame := v.Frame.Expand()
-			kind, values, err := decode(frame, v.MaxFrame)
+			kind, values, err := decode(frame, v.MaxFrame, 0)
 			if err == nil {
 				t.Fatalf("decoded to %s %.200v, want an error of class %q", kind, values, v.Class)
 			}
@@ -138,8 +138,19 @@ func regionOf(items codec.Items, from, to int) []byte {
 
 var errShortPayload = errors.New("the frame is shorter than its header says")
 
+// negotiated returns the extensions of these names.
+func negotiated(names []string) codec.Extensions {
+	var set codec.Extensions
+	for bit := range 32 {
+		if e := codec.Extensions(1) << bit; len(e.Names()) == 1 && slices.Contains(names, e.Names()[0]) {
+			set |= e
+		}
+	}
+	return set
+}
+
 // decode decodes a whole frame.
-func decode(frame []byte, maxFrame int) (kind string, values map[string]any, err error) {
+func decode(frame []byte, maxFrame int, ext codec.Extensions) (kind string, values map[string]any, err error) {
 	h, err := codec.ParseHeader(frame)
 	if err != nil {
 		return "", nil, err
@@ -151,7 +162,7 @@ func decode(frame []byte, maxFrame int) (kind string, values map[string]any, err
 	if len(payload) != int(h.Length) {
 		return "", nil, errShortPayload
 	}
-	if err := h.Flags.Check(); err != nil {
+	if err := h.Flags.CheckNegotiated(ext); err != nil {
 		return "", nil, err
 	}
 	switch h.Flags {
@@ -203,9 +214,27 @@ func decode(frame []byte, maxFrame int) (kind string, values map[string]any, err
 			values["base_offset"] = batch.BaseOffset
 		}
 		return kind, values, nil
+	case codec.LayoutExtension:
+		return decodeExtension(payload)
 	default:
 	}
 	return "", nil, fmt.Errorf("codec lets the flags 0x%04x pass", h.Flags)
+}
+
+func decodeExtension(payload []byte) (string, map[string]any, error) {
+	typ, body, err := codec.ParseExtension(payload)
+	if err != nil {
+		return "", nil, err
+	}
+	switch typ {
+	case codec.ExtensionPosition:
+		p, err := codec.ParsePosition(body)
+		return "extension_position", map[string]any{"epoch": p.Epoch, "offset": p.Offset}, err
+	case codec.ExtensionGap:
+		g, err := codec.ParseGap(body)
+		return "extension_gap", map[string]any{"gap_reason": uint64(g.Reason), "lost": g.Lost, "next": g.Next}, err
+	}
+	return "", nil, fmt.Errorf("unknown extension type %d", typ)
 }
 
 func decodeMessage(payload []byte) (string, map[string]any, error) {
@@ -230,6 +259,9 @@ func decodeMessage(payload []byte) (string, map[string]any, error) {
 	case codec.MsgAuth:
 		values["tenant_id"], values["token"] = string(m.Tenant), string(m.Token)
 		optional("client_flags", uint64(m.ClientFlags), m.HasClientFlags)
+		if m.HasExt {
+			values["ext"] = m.Ext.Names()
+		}
 	case codec.MsgPublish, codec.MsgPublishBatch:
 		topic()
 		if m.Type == codec.MsgPublish {
@@ -253,6 +285,7 @@ func decodeMessage(payload []byte) (string, map[string]any, error) {
 		case codec.StartOffset:
 			values["start"] = m.Start.Offset
 		}
+		optional("epoch", m.Epoch, m.HasEpoch)
 	case codec.MsgCachePut:
 		entry()
 		values["value"] = string(m.Value)
@@ -263,6 +296,9 @@ func decodeMessage(payload []byte) (string, map[string]any, error) {
 		optional("request_id", m.RequestID, m.HasRequestID)
 	case codec.MsgAuthOK:
 		values["server_flags"] = uint64(m.ServerFlags)
+		if m.HasExt {
+			values["ext"] = m.Ext.Names()
+		}
 	case codec.MsgOK:
 	case codec.MsgError:
 		values["message"] = string(m.Text)
@@ -325,12 +361,15 @@ func encode(t *testing.T, dst []byte, kind string, flags uint16, f testvectors.F
 	switch kind {
 	case "auth":
 		clientFlags, has := optional(f.ClientFlags)
-		return codec.AppendAuth(dst, tenant, string(f.Token), codec.Flags(clientFlags), has, 0)
+		return codec.AppendAuth(dst, tenant, string(f.Token), codec.Flags(clientFlags), has, extOf(f))
 	case "publish":
 		return codec.AppendPublish(dst, tenant, namespace, stream, f.Payload.Expand(), ackOf(t, f.Ack), id, hasID)
 	case "publish_batch":
 		return codec.AppendPublishBatchJSON(dst, tenant, namespace, stream, f.Payloads.Expand(), ackOf(t, f.Ack), id, hasID)
 	case "subscribe":
+		if f.Epoch != nil {
+			return codec.AppendResume(dst, tenant, namespace, stream, *f.Epoch, f.Start.Offset)
+		}
 		return codec.AppendSubscribe(dst, tenant, namespace, stream, startOf(t, f.Start), subscription, hasSubscription)
 	case "cache_put":
 		ttl, hasTTL := optional(f.TTL)
@@ -338,7 +377,7 @@ func encode(t *testing.T, dst []byte, kind string, flags uint16, f testvectors.F
 	case "cache_get":
 		return codec.AppendCacheGet(dst, tenant, namespace, cache, key, id, hasID)
 	case "auth_ok":
-		return codec.AppendAuthOK(dst, codec.Flags(*f.ServerFlags), 0, false)
+		return codec.AppendAuthOK(dst, codec.Flags(*f.ServerFlags), extOf(f), f.Ext != nil)
 	case "ok":
 		return codec.AppendOK(dst)
 	case "error":
@@ -393,12 +432,23 @@ func encode(t *testing.T, dst []byte, kind string, flags uint16, f testvectors.F
 			message = *f.UncutMessage
 		}
 		return codec.AppendPublishAckError(dst, id, string(message))
+	case "extension_position":
+		return codec.AppendPosition(dst, codec.Position{Epoch: *f.Epoch, Offset: *f.Offset})
+	case "extension_gap":
+		return codec.AppendGap(dst, codec.Gap{Reason: codec.GapReason(*f.GapReason), Lost: *f.Lost, Next: *f.Next})
 	case "binary_event_batch", "binary_shared_event_batch":
 		offset, _ := optional(f.BaseOffset)
 		return codec.AppendEventBatch(dst, codec.Flags(flags), subscription, offset, f.Payloads.Expand())
 	}
 	t.Fatalf("unknown kind %q", kind)
 	return nil
+}
+
+func extOf(f testvectors.Fields) codec.Extensions {
+	if f.Ext == nil {
+		return 0
+	}
+	return negotiated(*f.Ext)
 }
 
 func optional[T any](p *T) (value T, has bool) {
@@ -490,6 +540,7 @@ func valuesOf(f testvectors.Fields, kind string) map[string]any {
 	for name, p := range map[string]*uint64{
 		"request_id": f.RequestID, "subscription_id": f.SubscriptionID, "offset": f.Offset, "base_offset": f.BaseOffset,
 		"ttl_ms": f.TTL, "requested": f.Requested, "available": f.Available,
+		"epoch": f.Epoch, "lost": f.Lost, "next": f.Next,
 	} {
 		if p != nil {
 			values[name] = *p
@@ -499,6 +550,12 @@ func valuesOf(f testvectors.Fields, kind string) map[string]any {
 		if p != nil {
 			values[name] = uint64(*p)
 		}
+	}
+	if f.Ext != nil {
+		values["ext"] = *f.Ext
+	}
+	if f.GapReason != nil {
+		values["gap_reason"] = uint64(*f.GapReason)
 	}
 	if f.Ack != "" {
 		values["ack"] = f.Ack

@@ -44,12 +44,14 @@ type Vector struct {
 	// Direction is [ClientToBroker] or [BrokerToClient].
 	Direction string `json:"direction"`
 	// Kind is the type of a JSON message, such as "publish", or binary_publish_batch, binary_acked_publish_batch,
-	// binary_publish_ack, binary_event_batch or binary_shared_event_batch.
+	// binary_publish_ack, binary_event_batch or binary_shared_event_batch, or extension_position or extension_gap.
 	Kind string `json:"kind"`
 	// Flags are the flags in the header of the frame.
 	Flags uint16 `json:"flags"`
 	// MaxFrame is the limit to decode the frame under, in bytes of payload: the frame is exactly at it or below.
 	MaxFrame int `json:"max_frame"`
+	// Negotiated are the names of the extensions without which the frame means nothing, or something else.
+	Negotiated []string `json:"negotiated"`
 	// Canonical says that encoding Fields yields Frame byte for byte.
 	Canonical bool `json:"canonical"`
 	// Frame is the whole frame with its header.
@@ -101,6 +103,13 @@ type Fields struct {
 	Reason    string  `json:"reason"`
 	Requested *uint64 `json:"requested,string"`
 	Available *uint64 `json:"available,string"`
+
+	// Of extensions. Ext is nil if absent.
+	Ext       *[]string `json:"ext"`
+	Epoch     *uint64   `json:"epoch,string"`
+	GapReason *uint8    `json:"gap_reason"`
+	Lost      *uint64   `json:"lost,string"`
+	Next      *uint64   `json:"next,string"`
 }
 
 // Start is a start position: Keyword is "latest" or "earliest", or it is empty and Offset counts.

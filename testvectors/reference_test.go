@@ -41,7 +41,7 @@ func TestReferenceVectors(t *testing.T) {
 			compareBytes(t, "framed payload",
 				append(codec.AppendHeader(nil, codec.Flags(v.Flags), len(payload)), payload...), frame)
 
-			kind, values, err := decode(frame, testvectors.DefaultMaxFrame)
+			kind, values, err := decode(frame, testvectors.DefaultMaxFrame, 0)
 			if err != nil {
 				t.Fatalf("decoding: %v (class %q)", err, codec.ClassOf(err))
 			}

@@ -35,6 +35,7 @@ const (
 // process is what concerns this program beside the broker in it.
 type process struct {
 	Dev         bool   `env:"FELIX_DEV" doc:"development mode: makes a tenant, streams, a cache, a certificate and a token, and prints what clients need as one line of JSON"`
+	DevKeyFile  string `env:"FELIX_DEV_KEY_FILE" doc:"PEM file of the key that signs the tokens of development mode, made if it is not there; empty makes a new key at each start"`
 	MetricsBind string `env:"FELIX_BROKER_METRICS_BIND" doc:"TCP address for /metrics, /live and /ready; empty for none"`
 }
 
@@ -100,6 +101,13 @@ type ready struct {
 }
 
 func serve(p process, cfg broker.Config, o broker.DevOptions, stdout io.Writer, log *slog.Logger) error {
+	if p.DevKeyFile != "" {
+		key, err := devKey(p.DevKeyFile)
+		if err != nil {
+			return fmt.Errorf("FELIX_DEV_KEY_FILE: %w", err)
+		}
+		o.Key = key
+	}
 	d, err := broker.NewDev(cfg, o)
 	if err != nil {
 		return err

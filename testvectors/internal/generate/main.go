@@ -55,6 +55,11 @@ func files() []file {
 			limits(),
 		},
 		{
+			"valid/extensions.json",
+			"Frames and members of extensions, which only peers that negotiated them understand.",
+			extensions(),
+		},
+		{
 			"fanout/rewrites.json",
 			"Received publish frames and the event frames a broker makes of them without re-encoding.",
 			rewrites(),

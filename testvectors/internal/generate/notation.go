@@ -158,16 +158,17 @@ func plainJSON(v any) ([]byte, error) {
 // The three kinds of vectors and the file around them, in the order in which the members are written.
 
 type vector struct {
-	Name           string `json:"name"`
-	Note           string `json:"note,omitempty"`
-	Direction      string `json:"direction"`
-	Kind           string `json:"kind"`
-	Flags          uint16 `json:"flags"`
-	MaxFrame       int    `json:"max_frame,omitempty"`
-	Canonical      bool   `json:"canonical"`
-	Frame          blob   `json:"frame"`
-	CanonicalFrame blob   `json:"canonical_frame,omitempty"`
-	Fields         fields `json:"fields"`
+	Name           string   `json:"name"`
+	Note           string   `json:"note,omitempty"`
+	Direction      string   `json:"direction"`
+	Kind           string   `json:"kind"`
+	Flags          uint16   `json:"flags"`
+	MaxFrame       int      `json:"max_frame,omitempty"`
+	Negotiated     []string `json:"negotiated,omitempty"`
+	Canonical      bool     `json:"canonical"`
+	Frame          blob     `json:"frame"`
+	CanonicalFrame blob     `json:"canonical_frame,omitempty"`
+	Fields         fields   `json:"fields"`
 }
 
 type invalidVector struct {

@@ -1,0 +1,73 @@
+package main
+
+const flagsExtension = 0x8000
+
+// extMember is ext of auth and auth_ok.
+func extMember(names ...string) member {
+	out := text(`[`)
+	list := []any{}
+	for i, n := range names {
+		if i > 0 {
+			out = cat(out, text(`,`))
+		}
+		out = cat(out, text(quote(n)))
+		list = append(list, n)
+	}
+	return member{name: "ext", json: cat(out, text(`]`)), value: list}
+}
+
+// extensionFrame is a frame of docs/wire-extensions.md: a type byte and a body.
+func extensionFrame(kind, name, note string, typ int, body blob, f fields) vector {
+	return vector{
+		Name: kind + "/" + name, Note: note, Direction: brokerToClient, Kind: kind, Flags: flagsExtension,
+		Canonical: true, Frame: frame(flagsExtension, cat(u8(typ), body)), Fields: f,
+	}
+}
+
+func position(name, note string, epoch, offset uint64) vector {
+	return extensionFrame("extension_position", name, note, 1, cat(be64(epoch), be64(offset)),
+		fields{{"epoch", u64(epoch)}, {"offset", u64(offset)}})
+}
+
+func gap(name, note string, reason int, lost, next uint64) vector {
+	return extensionFrame("extension_gap", name, note, 2, cat(u8(reason), be64(lost), be64(next)),
+		fields{{"gap_reason", reason}, {"lost", u64(lost)}, {"next", u64(next)}})
+}
+
+// extensions are frames and members that only peers understand which negotiated an extension.
+func extensions() []vector {
+	resume := func(members ...member) message { return msg("subscribe", topic(members...)...) }
+	vectors := []vector{
+		canonical("ext", "An offer of extensions.",
+			msg("auth", str("tenant_id", "t1"), str("token", "x"), num16("client_flags", 63), extMember("gaps"))),
+		accepted("auth_ext_unknown", "Names that the receiver does not know are ignored.",
+			text(`{"type":"auth","tenant_id":"t1","token":"x","client_flags":63,"ext":["gaps","nobody_knows"]}`),
+			msg("auth", str("tenant_id", "t1"), str("token", "x"), num16("client_flags", 63), extMember("gaps"))),
+		accepted("auth_ext_of_another_type", "A peer without extensions may use the name for anything.",
+			text(`{"type":"auth","tenant_id":"t1","token":"x","client_flags":63,"ext":5}`),
+			msg("auth", str("tenant_id", "t1"), str("token", "x"), num16("client_flags", 63))),
+		canonical("ext", "The answer to it.", msg("auth_ok", num16("server_flags", 63), extMember("gaps"))),
+		canonical("ext_none", "An offer of which the broker knows nothing.", msg("auth_ok", num16("server_flags", 63), extMember())),
+		canonical("resume", "Goes on at an offset of an epoch.", resume(startOffset(42), num("epoch", 7))),
+		canonical("resume_max", "", resume(startOffset(maxU64), num("epoch", maxU64))),
+		accepted("subscribe_epoch_of_another_type", "", text(`{"type":"subscribe","tenant_id":"t1","namespace":"default",`+
+			`"stream":"demo","start":{"offset":42},"epoch":"7"}`), resume(startOffset(42))),
+		position("plain", "", 7, 42),
+		position("zero", "", 0, 0),
+		position("max", "", maxU64, maxU64),
+		gap("queue_full", "", 1, 5, 47),
+		gap("reclaimed", "", 2, 1, 1),
+		gap("expired", "", 3, maxU64, maxU64),
+		gap("epoch", "Nobody knows how many events were lost.", 4, 0, 0),
+		gap("reason_255", "A reason that nobody knows is no error.", 255, 3, 9),
+	}
+	long := gap("trailing", "Bytes behind what the type defines are ignored.", 1, 5, 47)
+	long.Canonical, long.CanonicalFrame = false, long.Frame
+	long.Frame = frame(flagsExtension, cat(u8(2), u8(1), be64(5), be64(47), hx("ff")))
+	vectors = append(vectors, long)
+	for i := range vectors {
+		vectors[i].Name = "extensions/" + vectors[i].Name
+		vectors[i].Negotiated = []string{"gaps"}
+	}
+	return vectors
+}
