@@ -12,7 +12,7 @@ import (
 // value is readable by everybody before the reply is sent.
 func (ctl *control) cachePut(m *codec.Message) outcome {
 	if !ctl.identity.Allowed(auth.ActionCacheWrite, auth.KindCache, m.Tenant, m.Namespace, m.Cache) {
-		return ctl.fail(codec.TextForbidden, errorEnd)
+		return ctl.refuse(codec.Forbidden)
 	}
 	scope := ctl.c.b.caches.Lookup(m.Tenant, m.Namespace, m.Cache)
 	if scope == nil {
@@ -41,7 +41,7 @@ func ttl(ms uint64) time.Duration {
 // cacheGet carries a cache_get out. A miss is a value of null.
 func (ctl *control) cacheGet(m *codec.Message) outcome {
 	if !ctl.identity.Allowed(auth.ActionCacheRead, auth.KindCache, m.Tenant, m.Namespace, m.Cache) {
-		return ctl.fail(codec.TextForbidden, errorEnd)
+		return ctl.refuse(codec.Forbidden)
 	}
 	scope := ctl.c.b.caches.Lookup(m.Tenant, m.Namespace, m.Cache)
 	if scope == nil {
@@ -58,7 +58,7 @@ func (ctl *control) cacheGet(m *codec.Message) outcome {
 }
 
 func (ctl *control) cacheNotFound(m *codec.Message) outcome {
-	return ctl.fail(string(codec.AppendCacheScopeNotFound(nil, m.Tenant, m.Namespace, m.Cache)), ctl.idDecides(m))
+	return ctl.refuseWith(codec.CacheScopeNotFound, string(codec.AppendCacheScopeNotFound(nil, m.Tenant, m.Namespace, m.Cache)))
 }
 
 // idDecides: a cache request without an id is the last of its stream.

@@ -33,7 +33,7 @@ type Config struct {
 	PublishWait  time.Duration `env:"FELIX_PUBLISH_QUEUE_WAIT_MS" unit:"ms" min:"1ms" max:"10m" doc:"time that an acknowledged publish waits for room before it is refused"`
 	StallTimeout time.Duration `env:"FELIX_SUB_STALL_TIMEOUT_MS" unit:"ms" min:"100ms" max:"1h" doc:"time after which a subscription that takes nothing while a publisher waits for it is ended"`
 
-	EventMaxItems int `env:"FELIX_EVENT_BATCH_MAX_EVENTS" unit:"events" min:"1" max:"1048576" doc:"events in one delivered frame; larger batches are split"`
+	EventMaxItems int `env:"FELIX_EVENT_BATCH_MAX_EVENTS" unit:"events" min:"0" max:"1048576" doc:"events in one delivered frame; larger batches are split. 0 forwards batches as they came, but to peers without extensions in frames of 256"`
 	EventMaxBytes int `env:"FELIX_EVENT_BATCH_MAX_BYTES" unit:"bytes" min:"0" doc:"bytes of events in one delivered frame; 0 forwards batches as they came"`
 	MaxWriteBytes int `env:"FELIX_SUB_MAX_BYTES_PER_WRITE" unit:"bytes" min:"1024" max:"16777216" doc:"bytes that a subscription's writer gathers into one write"`
 
@@ -75,7 +75,6 @@ func DefaultConfig() Config {
 		IngressWait:             true,
 		PublishWait:             2 * time.Second,
 		StallTimeout:            30 * time.Second,
-		EventMaxItems:           256,
 		MaxWriteBytes:           64 << 10,
 		StreamWindow:            256 << 10,
 		SendBuffer:              8 << 20,
@@ -101,7 +100,6 @@ func (c *Config) ensureDefaults() {
 	setDefault(&c.RetainedBytes, d.RetainedBytes)
 	setDefault(&c.PublishWait, d.PublishWait)
 	setDefault(&c.StallTimeout, d.StallTimeout)
-	setDefault(&c.EventMaxItems, d.EventMaxItems)
 	setDefault(&c.MaxWriteBytes, d.MaxWriteBytes)
 	setDefault(&c.StreamWindow, d.StreamWindow)
 	setDefault(&c.SendBuffer, d.SendBuffer)

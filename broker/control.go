@@ -26,8 +26,9 @@ type stream struct {
 	c        *conn
 	fr       *quicx.FrameReader
 	msg      codec.Message
-	identity *auth.Identity // nil before auth
-	flags    codec.Flags    // what the peer advertised
+	identity *auth.Identity   // nil before auth
+	flags    codec.Flags      // what the peer advertised
+	ext      codec.Extensions // what was agreed on
 	scope    scope
 	// stalled says that an acknowledged publish of this stream waited in vain: those behind it are refused at once
 	// until there is room again.
@@ -87,18 +88,45 @@ func (ctl *control) finish() {
 // reply replaces the replies that wait to be written by those and one more.
 func (ctl *control) reply(out []byte) { ctl.w.SetBuffer(out) }
 
-// fail queues an error message and says what becomes of the stream.
-func (ctl *control) fail(text string, o outcome) outcome {
-	ctl.c.b.metrics.requestErrors.Add(1)
-	ctl.reply(codec.AppendError(ctl.w.Buffer(), text))
-	return o
+// refuse queues an error and says what becomes of the stream: the table of refusals decides.
+func (ctl *control) refuse(r codec.Refusal) outcome { return ctl.refuseWith(r, r.Text) }
+
+// refuseWith is refuse for a text with values in it.
+func (ctl *control) refuseWith(r codec.Refusal, text string) outcome {
+	if r.Form != codec.FormNone {
+		ctl.c.b.metrics.requestErrors.Add(1)
+		ctl.reply(codec.AppendError(ctl.w.Buffer(), ctl.fit(text)))
+	}
+	return outcomeOf(r.Stream, ctl.msg.HasRequestID)
+}
+
+// fit cuts a text that echoes the names of a request, so that its frame stays within the limit (wire.md, section 1.3),
+// escapes included.
+func (ctl *control) fit(text string) string {
+	return codec.CutText(text, ctl.c.b.cfg.MaxFrameBytes/8)
+}
+
+func outcomeOf(c codec.Consequence, hasID bool) outcome {
+	switch c {
+	case codec.StreamKept:
+		return keep
+	case codec.StreamCleanEnd:
+		return cleanEnd
+	case codec.StreamByID:
+		if hasID {
+			return keep
+		}
+		return cleanEnd
+	case codec.StreamErrorEnd:
+	}
+	return errorEnd
 }
 
 // handle carries one frame out. Flags come first, before authentication and before any decoding (wire.md, 2.3).
 func (ctl *control) handle(f quicx.Frame) outcome {
 	flags := f.Header.Flags
 	if flags.Check() != nil || !flags.FromClient() {
-		return ctl.fail(codec.TextUnsupportedFlags, keep)
+		return ctl.refuse(codec.UnsupportedFlags)
 	}
 	switch flags {
 	case codec.LayoutPublish:
@@ -115,24 +143,24 @@ func (ctl *control) message(f quicx.Frame) outcome {
 	m := &ctl.msg
 	if err := codec.ParseMessage(f.Bytes[codec.HeaderLen:], m); err != nil {
 		ctl.c.b.countMalformed(err)
-		return errorEnd // silently (session.md, section 9)
+		return ctl.refuse(codec.Undecodable)
 	}
 	switch m.Type {
 	case codec.MsgAuth:
 		return ctl.auth(m)
 	case codec.MsgPublish, codec.MsgPublishBatch, codec.MsgSubscribe, codec.MsgCachePut, codec.MsgCacheGet:
 	case codec.MsgError:
-		return errorEnd
+		return ctl.refuse(codec.ErrorFromClient)
 	case codec.MsgSubscribeCursorError:
-		return ctl.fail(codec.TextCursorErrorDirection, errorEnd)
+		return ctl.refuse(codec.CursorErrorDirection)
 	default:
-		return ctl.fail(codec.TextUnexpectedMessage, errorEnd)
+		return ctl.refuse(codec.UnexpectedMessage)
 	}
 	if ctl.identity == nil {
-		return ctl.fail(codec.TextAuthRequired, errorEnd)
+		return ctl.refuse(codec.AuthRequired)
 	}
 	if string(m.Tenant) != ctl.identity.Tenant {
-		return ctl.fail(codec.TextTenantMismatch, errorEnd)
+		return ctl.refuse(codec.TenantMismatch)
 	}
 	switch m.Type {
 	case codec.MsgSubscribe:
@@ -149,17 +177,17 @@ func (ctl *control) message(f quicx.Frame) outcome {
 // auth binds the stream to a tenant and its permissions for its whole life (session.md, section 4.1).
 func (ctl *control) auth(m *codec.Message) outcome {
 	if ctl.identity != nil {
-		return ctl.fail(codec.TextAuthEstablished, errorEnd)
+		return ctl.refuse(codec.AuthEstablished)
 	}
 	if !ctl.authenticate(m) {
-		return ctl.fail(codec.TextAuthFailed, errorEnd)
+		return ctl.refuse(codec.AuthFailed)
 	}
 	if !m.HasClientFlags {
 		ctl.reply(codec.AppendOK(ctl.w.Buffer()))
 		return keep
 	}
-	ctl.flags = m.ClientFlags
-	ctl.reply(codec.AppendAuthOK(ctl.w.Buffer(), serverFlags, 0, m.HasExt))
+	ctl.flags, ctl.ext = m.ClientFlags, m.Ext
+	ctl.reply(codec.AppendAuthOK(ctl.w.Buffer(), serverFlags, ctl.ext, m.HasExt))
 	return keep
 }
 

@@ -89,8 +89,10 @@ func (s *stream) offerBinary(f quicx.Frame, batchAt int, p *codec.PublishBatch, 
 	if p.Items.Len() == 0 {
 		return nil // acknowledged, and publishes nothing
 	}
-	wire := codec.RewriteShared(f.Bytes, batchAt+p.CountAt, batchAt+p.End)
+	// The topic exists, so its names are not empty: there is room for the offset.
+	wire := codec.RewriteSharedOffsets(f.Bytes, batchAt+p.CountAt, batchAt+p.End, 0)
 	frame := fanout.NewFrame(f.Chunk, wire, p.Items.Len())
+	frame.NumberAt(numberAt)
 	err := s.offer(frame, wait)
 	frame.Release()
 	return err
@@ -102,18 +104,19 @@ func (s *stream) offerMessage(m *codec.Message, wait time.Duration) error {
 	var wire []byte
 	count := 1
 	if m.Type == codec.MsgPublish {
-		chunk = buf.Get(codec.HeaderLen + 8 + len(m.Payload))
-		wire = codec.AppendHeader(chunk.Bytes()[:0], codec.LayoutShared, 8+len(m.Payload))
+		chunk = buf.Get(listAt + 8 + len(m.Payload))
+		wire = codec.AppendEventHead(chunk.Bytes()[:0], codec.LayoutSharedOffsets, 0, 0, 8+len(m.Payload))
 		wire = codec.AppendItems(wire, [][]byte{m.Payload})
 	} else {
 		if count = m.Items.Len(); count == 0 {
 			return nil
 		}
 		raw := m.Items.Raw()
-		chunk = buf.Get(codec.HeaderLen + len(raw))
-		wire = append(codec.AppendHeader(chunk.Bytes()[:0], codec.LayoutShared, len(raw)), raw...)
+		chunk = buf.Get(listAt + len(raw))
+		wire = append(codec.AppendEventHead(chunk.Bytes()[:0], codec.LayoutSharedOffsets, 0, 0, len(raw)), raw...)
 	}
 	frame := fanout.NewFrame(chunk, wire, count)
+	frame.NumberAt(numberAt)
 	chunk.Release()
 	err := s.offer(frame, wait)
 	frame.Release()
@@ -150,7 +153,7 @@ func (s *stream) unacked(f quicx.Frame) outcome {
 
 func (ctl *control) binaryPublish(f quicx.Frame) outcome {
 	if ctl.identity == nil {
-		return ctl.fail(codec.TextAuthRequired, errorEnd)
+		return ctl.refuse(codec.AuthRequired)
 	}
 	return ctl.unacked(f)
 }
@@ -161,7 +164,7 @@ const ackPrefixLen = 9
 // ackedPublish carries a binary publish with acknowledgement out (session.md, section 5.3).
 func (ctl *control) ackedPublish(f quicx.Frame) outcome {
 	if ctl.identity == nil {
-		return ctl.fail(codec.TextAuthRequired, errorEnd)
+		return ctl.refuse(codec.AuthRequired)
 	}
 	id, _, body, err := codec.ParsePublishAckedPrefix(f.Bytes[codec.HeaderLen:])
 	if err != nil {
@@ -171,30 +174,32 @@ func (ctl *control) ackedPublish(f quicx.Frame) outcome {
 	p, err := codec.ParsePublishBatch(body)
 	switch {
 	case err != nil:
-		return ctl.nack(id, codec.TextMalformedBatch)
+		return ctl.nack(id, codec.MalformedBatch)
 	case string(p.Tenant) != ctl.identity.Tenant:
-		return ctl.nack(id, codec.TextTenantMismatch)
+		return ctl.nack(id, codec.TenantMismatchAck)
 	case !ctl.resolve(p.Tenant, p.Namespace, p.Stream):
-		return ctl.nack(id, codec.TextForbidden)
+		return ctl.nack(id, codec.ForbiddenAck)
 	case ctl.scope.topic == nil:
-		return ctl.nack(id, ctl.notFound(p.Tenant, p.Namespace, p.Stream))
+		return ctl.nackWith(id, codec.StreamNotFoundAck, ctl.notFound(p.Tenant, p.Namespace, p.Stream))
 	}
 	err = ctl.offerBinary(f, codec.HeaderLen+ackPrefixLen, &p, ctl.ackedWait())
 	if err == nil {
 		ctl.reply(codec.AppendPublishAckOK(ctl.w.Buffer(), id))
 		return keep
 	}
-	text, ends := ctl.refusal(err)
-	if ends {
+	_, r := ctl.refusal(err)
+	if r == nil {
 		return errorEnd
 	}
-	return ctl.nack(id, text)
+	return ctl.nackWith(id, *r, ctl.textOf(*r))
 }
 
-func (ctl *control) nack(id uint64, text string) outcome {
+func (ctl *control) nack(id uint64, r codec.Refusal) outcome { return ctl.nackWith(id, r, r.Text) }
+
+func (ctl *control) nackWith(id uint64, r codec.Refusal, text string) outcome {
 	ctl.c.b.metrics.requestErrors.Add(1)
 	ctl.reply(codec.AppendPublishAckError(ctl.w.Buffer(), id, text))
-	return keep
+	return outcomeOf(r.Stream, true)
 }
 
 // ackedWait is how long an acknowledged publish waits for room: not at all behind one that waited in vain, so that a
@@ -206,18 +211,26 @@ func (ctl *control) ackedWait() time.Duration {
 	return ctl.c.b.cfg.PublishWait
 }
 
-// refusal turns a failed offer into the text of its reply, or says that the stream ends.
-func (ctl *control) refusal(err error) (text string, ends bool) {
+// refusal turns a failed offer into the reply to a JSON publish and to a binary one, or into nil if the stream ends.
+func (ctl *control) refusal(err error) (jsonForm, binaryForm *codec.Refusal) {
 	switch {
 	case errors.Is(err, fanout.ErrTimeout):
 		ctl.stalled = true
-		return codec.TextAdmissionTimedOut, false
+		return &codec.AdmissionTimedOut, &codec.AdmissionTimedOutAck
 	case errors.Is(err, fanout.ErrDraining):
-		return codec.TextAdmissionClosed, false
+		return &codec.AdmissionClosed, &codec.AdmissionClosedAck
 	case errors.Is(err, errStreamNotFound):
-		return ctl.notFound(ctl.scope.tenant, ctl.scope.namespace, ctl.scope.name), false
+		return &codec.StreamNotFound, &codec.StreamNotFoundAck
 	}
-	return "", true
+	return nil, nil
+}
+
+// textOf returns the text of a refused publish, with the names of the stream where they belong.
+func (ctl *control) textOf(r codec.Refusal) string {
+	if r.Text == codec.StreamNotFound.Text {
+		return ctl.notFound(ctl.scope.tenant, ctl.scope.namespace, ctl.scope.name)
+	}
+	return r.Text
 }
 
 func (s *stream) notFound(tenant, namespace, name []byte) string {
@@ -228,14 +241,13 @@ func (s *stream) notFound(tenant, namespace, name []byte) string {
 func (ctl *control) publish(m *codec.Message) outcome {
 	acked := m.Ack != codec.AckNone
 	if !ctl.resolve(m.Tenant, m.Namespace, m.Stream) {
-		ctl.publishError(m, codec.TextForbidden)
-		return errorEnd
+		return ctl.publishError(m, codec.ForbiddenPublish, codec.Forbidden.Text)
 	}
 	if acked && !m.HasRequestID {
 		if m.Type == codec.MsgPublish {
-			return ctl.fail(codec.TextMissingRequestID, keep)
+			return ctl.refuse(codec.MissingRequestID)
 		}
-		return ctl.fail(codec.TextMissingRequestIDBatch, keep)
+		return ctl.refuse(codec.MissingRequestIDBatch)
 	}
 	wait := ctl.ackedWait()
 	if !acked {
@@ -251,22 +263,22 @@ func (ctl *control) publish(m *codec.Message) outcome {
 		}
 		return keep
 	}
-	text, ends := ctl.refusal(err)
-	if ends {
+	r, _ := ctl.refusal(err)
+	switch {
+	case r == nil:
 		return errorEnd
+	case !acked:
+		return keep
 	}
-	if acked {
-		ctl.publishError(m, text)
-	}
-	return keep
+	return ctl.publishError(m, *r, ctl.textOf(*r))
 }
 
 // publishError answers with the request's id if it has one.
-func (ctl *control) publishError(m *codec.Message, text string) {
-	if m.HasRequestID {
-		ctl.c.b.metrics.requestErrors.Add(1)
-		ctl.reply(codec.AppendPublishError(ctl.w.Buffer(), m.RequestID, text))
-		return
+func (ctl *control) publishError(m *codec.Message, r codec.Refusal, text string) outcome {
+	if !m.HasRequestID {
+		return ctl.refuseWith(r, text)
 	}
-	ctl.fail(text, keep)
+	ctl.c.b.metrics.requestErrors.Add(1)
+	ctl.reply(codec.AppendPublishError(ctl.w.Buffer(), m.RequestID, ctl.fit(text)))
+	return outcomeOf(r.Stream, true)
 }

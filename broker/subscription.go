@@ -30,9 +30,16 @@ type subscription struct {
 	unwatch  func() bool
 	finished atomic.Bool
 
+	// What the peer negotiated and may be sent; set when the subscription is made.
+	gaps     bool // gap frames
+	offsets  bool // offsets on events
+	maxItems int  // events in one frame, and
+	maxBytes int  // bytes of events; 0: any number
+
 	// The writer's own.
 	batch  []fanout.Delivery
 	frames [][]byte
+	heads  []byte // heads of frames and gap frames, until they are written
 	w      *quicx.FrameWriter
 }
 
@@ -47,18 +54,18 @@ const (
 func (ctl *control) subscribe(m *codec.Message) outcome {
 	b := ctl.c.b
 	if !ctl.identity.Allowed(auth.ActionStreamSubscribe, auth.KindStream, m.Tenant, m.Namespace, m.Stream) {
-		return ctl.fail(codec.TextForbidden, errorEnd)
+		return ctl.refuse(codec.Forbidden)
 	}
 	topic := b.hub.Lookup(m.Tenant, m.Namespace, m.Stream)
-	s, text := ctl.c.newSubscription(m)
+	s, refusal := ctl.newSubscription(m)
 	switch {
-	case text != "":
-		return ctl.fail(text, cleanEnd)
+	case refusal != nil:
+		return ctl.refuse(*refusal)
 	case topic == nil:
 		ctl.c.forget(s)
-		return ctl.fail(ctl.notFound(m.Tenant, m.Namespace, m.Stream), cleanEnd)
+		return ctl.refuseWith(codec.StreamNotFoundSubscribe, ctl.notFound(m.Tenant, m.Namespace, m.Stream))
 	}
-	events, err := topic.Subscribe(startOf(m.Start), fanout.SubscriptionOptions{Wake: s.wake, OnEnd: s.ended})
+	events, err := topic.Subscribe(ctl.startOf(m), fanout.SubscriptionOptions{Wake: s.wake, OnEnd: s.ended})
 	if err != nil {
 		ctl.c.forget(s)
 		if ce, ok := errors.AsType[*fanout.CursorError](err); ok {
@@ -66,16 +73,17 @@ func (ctl *control) subscribe(m *codec.Message) outcome {
 			if ce.TooOld {
 				reason = codec.CursorTooOld
 			}
+			b.metrics.requestErrors.Add(1)
 			ctl.reply(codec.AppendSubscribeCursorError(ctl.w.Buffer(), reason, ce.Requested, ce.Available))
-			return cleanEnd
+			return outcomeOf(codec.CursorRefused.Stream, false)
 		}
-		return ctl.fail(ctl.notFound(m.Tenant, m.Namespace, m.Stream), cleanEnd)
+		return ctl.refuseWith(codec.StreamNotFoundSubscribe, ctl.notFound(m.Tenant, m.Namespace, m.Stream))
 	}
 	s.events = events
-	if err := s.open(); err != nil {
+	if err := s.open(topic.Epoch()); err != nil {
 		events.Close()
 		ctl.c.forget(s)
-		return ctl.fail(codec.TextOpenUniStream, cleanEnd)
+		return ctl.refuse(codec.OpenUniStream)
 	}
 	b.metrics.subscriptions.Add(1)
 	ctl.reply(codec.AppendSubscribed(ctl.w.Buffer(), s.id))
@@ -84,36 +92,44 @@ func (ctl *control) subscribe(m *codec.Message) outcome {
 	return cleanEnd
 }
 
-func startOf(s codec.Start) fanout.From {
-	switch s.Kind {
+func (ctl *control) startOf(m *codec.Message) fanout.From {
+	switch m.Start.Kind {
 	case codec.StartEarliest:
 		return fanout.From{Earliest: true}
 	case codec.StartOffset:
-		return fanout.From{At: true, Offset: s.Offset}
+		resume := m.HasEpoch && ctl.ext&codec.ExtGaps != 0
+		return fanout.From{At: true, Offset: m.Start.Offset, Resume: resume, Epoch: m.Epoch}
 	case codec.StartUnset, codec.StartLatest:
 	}
 	return fanout.From{}
 }
 
-// newSubscription takes a place and an id on the connection, or returns the text of the refusal.
-func (c *conn) newSubscription(m *codec.Message) (*subscription, string) {
-	s := &subscription{c: c, id: m.SubscriptionID}
+// newSubscription takes a place and an id on the connection, or returns the refusal.
+func (ctl *control) newSubscription(m *codec.Message) (*subscription, *codec.Refusal) {
+	c := ctl.c
+	s := &subscription{c: c, id: m.SubscriptionID, maxItems: c.b.cfg.EventMaxItems, maxBytes: c.b.cfg.EventMaxBytes}
 	s.run = s.write
+	s.gaps = ctl.ext&codec.ExtGaps != 0
+	// In-memory streams have offsets only with the extension (session.md, section 13, D18).
+	s.offsets = s.gaps && ctl.flags&codec.FlagEventOffsets != 0
+	if ctl.ext == 0 && s.maxItems == 0 {
+		s.maxItems = legacyMaxItems
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.subs) >= c.b.cfg.MaxSubscriptionsPerConn {
-		return nil, codec.TextMaxSubscriptions
+		return nil, &codec.MaxSubscriptions
 	}
 	if m.HasSubscriptionID {
 		if c.subs[s.id] != nil {
-			return nil, codec.TextDuplicateSubscription
+			return nil, &codec.DuplicateSubscription
 		}
 	} else {
 		for s.id = c.b.subscriptionIDs.Add(1); c.subs[s.id] != nil; s.id = c.b.subscriptionIDs.Add(1) {
 		}
 	}
 	c.subs[s.id] = s
-	return s, ""
+	return s, nil
 }
 
 func (c *conn) forget(s *subscription) {
@@ -124,7 +140,7 @@ func (c *conn) forget(s *subscription) {
 
 // open opens the event stream and writes the hello, which is always its first frame. The stream limit is the peer's
 // to grant, so it is waited for only so long (session.md, section 13, D12).
-func (s *subscription) open() error {
+func (s *subscription) open(epoch uint64) error {
 	ctx, cancel := context.WithTimeout(s.c.ctx, s.c.b.cfg.ReplyTimeout)
 	defer cancel()
 	out, err := s.c.qc.OpenUniStream(ctx)
@@ -133,7 +149,11 @@ func (s *subscription) open() error {
 	}
 	s.out = out
 	s.w = quicx.NewFrameWriter(out, s.c.b.cfg.MaxWriteBytes)
-	_, err = out.Write(codec.AppendEventStreamHello(make([]byte, 0, 96), s.id))
+	hello := codec.AppendEventStreamHello(make([]byte, 0, 128), s.id)
+	if s.gaps {
+		hello = codec.AppendPosition(hello, codec.Position{Epoch: epoch, Offset: s.events.Start()})
+	}
+	_, err = out.Write(hello)
 	return err
 }
 
@@ -204,7 +224,9 @@ func (s *subscription) write() {
 		}
 		events, bytes, err := s.writeBatch()
 		for i := range s.batch {
-			s.batch[i].Frame.Release()
+			if f := s.batch[i].Frame; f != nil {
+				f.Release()
+			}
 			s.batch[i] = fanout.Delivery{}
 		}
 		if err != nil {

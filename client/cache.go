@@ -32,7 +32,7 @@ func (h *Cache) Put(ctx context.Context, key string, value []byte, ttl time.Dura
 	if ttl > 0 {
 		ms = uint64((ttl + time.Millisecond - 1) / time.Millisecond)
 	}
-	_, _, err := h.do(ctx, func(b []byte, id uint64) []byte {
+	_, _, err := h.do(ctx, key, codec.MsgCacheOK, func(b []byte, id uint64) []byte {
 		return codec.AppendCachePut(b, h.c.o.tenant, h.namespace, h.name, key, value, id, true, ms, ttl >= 0)
 	})
 	return err
@@ -40,7 +40,7 @@ func (h *Cache) Put(ctx context.Context, key string, value []byte, ttl time.Dura
 
 // Get returns the value stored under key, which is the caller's, or [ErrMiss]. An empty value is not a miss.
 func (h *Cache) Get(ctx context.Context, key string) ([]byte, error) {
-	value, hit, err := h.do(ctx, func(b []byte, id uint64) []byte {
+	value, hit, err := h.do(ctx, key, codec.MsgCacheValue, func(b []byte, id uint64) []byte {
 		return codec.AppendCacheGet(b, h.c.o.tenant, h.namespace, h.name, key, id, true)
 	})
 	if err == nil && !hit {
@@ -51,7 +51,10 @@ func (h *Cache) Get(ctx context.Context, key string) ([]byte, error) {
 
 // do sends one request and waits for its reply. Registering and writing are one step under the stream's turn, because
 // replies without an id are matched by order.
-func (h *Cache) do(ctx context.Context, request func(b []byte, id uint64) []byte) (value []byte, hit bool, err error) {
+func (h *Cache) do(ctx context.Context, key string, want codec.MessageType, request func(b []byte, id uint64) []byte) (value []byte, hit bool, err error) {
+	if err := checkNames(h.namespace, h.name, key); err != nil {
+		return nil, false, err
+	}
 	ctx, cancel := h.c.bound(ctx)
 	defer cancel()
 	slot := h.c.cachers[int(h.c.nextCacher.Add(1)-1)%len(h.c.cachers)]
@@ -59,7 +62,7 @@ func (h *Cache) do(ctx context.Context, request func(b []byte, id uint64) []byte
 	if err != nil {
 		return nil, false, err
 	}
-	c := &call{done: make(chan struct{}, 1)} // not pooled: the reader may meet it after its caller gave up
+	c := &call{done: make(chan struct{}, 1), want: want} // not pooled: the reader may meet it after its caller gave up
 	if err := h.send(ctx, r, c, request); err != nil {
 		return nil, false, err
 	}
@@ -87,9 +90,9 @@ func (h *Cache) send(ctx context.Context, r *requests, c *call, request func(b [
 	if err := r.expectCache(c); err != nil {
 		return err
 	}
-	err := r.write(ctx, b.B)
-	if err != nil && !r.broken() {
-		r.unexpectCache(c) // nothing was sent
+	err := r.write(ctx, b.B, 0)
+	if err != nil {
+		r.unexpectCache(c) // it was not sent
 	}
 	return err
 }

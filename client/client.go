@@ -33,7 +33,7 @@ type Client struct {
 	addr string
 	o    options
 
-	ctx  context.Context // ends with Close
+	ctx  context.Context // ends with Close, for the reason ErrClosed
 	stop context.CancelFunc
 
 	publishers []*slot // topics are spread over these by hash, so that each topic stays in order
@@ -60,7 +60,8 @@ func Connect(ctx context.Context, addr string, opts ...Option) (*Client, error) 
 		return nil, err
 	}
 	c := &Client{addr: addr, o: o, eventsLock: newLock(), conns: make(map[*conn]struct{})}
-	c.ctx, c.stop = context.WithCancel(context.Background())
+	life, stop := context.WithCancelCause(context.Background())
+	c.ctx, c.stop = life, func() { stop(ErrClosed) }
 	for range o.publishConns {
 		c.publishers = append(c.publishers, newSlot(newHome(c)))
 	}
@@ -95,7 +96,13 @@ type lock chan struct{}
 
 func newLock() lock { return make(lock, 1) }
 
-func (l lock) acquire(ctx context.Context) error {
+func (l lock) acquire(ctx context.Context) error { return l.acquireUntil(ctx, nil) }
+
+// acquireUntil also gives up, with [ErrTimeout], when it can receive from timeout.
+func (l lock) acquireUntil(ctx context.Context, timeout <-chan time.Time) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	select {
 	case l <- struct{}{}:
 		return nil
@@ -106,6 +113,8 @@ func (l lock) acquire(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	case <-timeout:
+		return ErrTimeout
 	}
 }
 
@@ -182,6 +191,9 @@ func (c *Client) dial(ctx context.Context, streams int) (*conn, error) {
 	qcfg.StreamsHint = streams
 	qc, err := quicx.Dial(ctx, c.addr, c.o.tls, qcfg)
 	if err != nil {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		}
 		return nil, err
 	}
 	k := newConn(c, qc)

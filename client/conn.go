@@ -25,7 +25,7 @@ type conn struct {
 	c  *Client
 	qc *quicx.Conn
 
-	readers sync.WaitGroup // of request streams
+	users sync.WaitGroup // goroutines that read request streams or subscribe
 
 	mu        sync.Mutex // guards all below
 	closing   bool
@@ -36,8 +36,9 @@ type conn struct {
 
 // eventStream is an event stream behind its hello.
 type eventStream struct {
-	r  *quicx.RecvStream
-	fr *quicx.FrameReader
+	r       *quicx.RecvStream
+	fr      *quicx.FrameReader
+	claimed chan struct{} // closed when it has an owner
 }
 
 func newConn(c *Client, qc *quicx.Conn) *conn {
@@ -60,6 +61,41 @@ func (k *conn) lost() error {
 	return fmt.Errorf("client: connection lost: %w", context.Cause(k.qc.Context()))
 }
 
+// streamError says what the failure of a read or a write on one of the connection's streams means.
+func (k *conn) streamError(doing string, err error) error {
+	_, closed := errors.AsType[*quicx.ConnClosedError](err)
+	switch {
+	case k.c.ctx.Err() != nil:
+		return ErrClosed
+	case closed || errors.Is(err, quicx.ErrIdleTimeout):
+		// QUIC ends the streams of a connection first. Whoever hears of it has to find the connection dead.
+		<-k.qc.Context().Done()
+		return k.lost()
+	case codec.ClassOf(err) != "" || errors.Is(err, quicx.ErrTruncated):
+		return fmt.Errorf("%w: %s: %w", ErrProtocol, doing, err)
+	default:
+		return fmt.Errorf("client: %s: %w", doing, err)
+	}
+}
+
+// stoppedReading reports whether a write failed because the peer reads no further. That is not the end of its replies
+// (session.md, section 3.3).
+func stoppedReading(err error) bool {
+	e, ok := errors.AsType[*quicx.StreamResetError](err)
+	return ok && e.Remote
+}
+
+// start runs f on a goroutine that the connection waits for at its end.
+func (k *conn) start(f func()) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.closing {
+		return k.lost()
+	}
+	k.users.Go(f)
+	return nil
+}
+
 // reserve takes a place for a subscription if fewer than limit are taken.
 func (k *conn) reserve(limit int) bool {
 	k.mu.Lock()
@@ -79,19 +115,24 @@ func (k *conn) unreserve() {
 
 // control is an authenticated bi-directional stream before anything has been asked on it.
 type control struct {
+	k     *conn
 	s     *quicx.Stream
 	fr    *quicx.FrameReader
 	msg   codec.Message
-	flags codec.Flags // what the broker advertised
+	flags codec.Flags      // what the broker advertised
+	ext   codec.Extensions // what was agreed on
 }
 
 // openControl opens a stream and sends auth, and whatever the caller wants to send right behind it.
 func (k *conn) openControl(ctx context.Context, pipelined func([]byte) []byte) (*control, error) {
 	s, err := k.qc.OpenStream(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("client: opening a stream: %w", err)
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		}
+		return nil, k.streamError("opening a stream", err)
 	}
-	ctl := &control{s: s, fr: quicx.NewFrameReader(s.Recv(), k.c.o.maxFrame+frameSlack)}
+	ctl := &control{k: k, s: s, fr: quicx.NewFrameReader(s.Recv(), k.c.o.maxFrame+frameSlack)}
 	stop := context.AfterFunc(ctx, func() {
 		_ = s.Recv().SetReadDeadline(past)
 		_ = s.Send().SetWriteDeadline(past)
@@ -100,7 +141,7 @@ func (k *conn) openControl(ctx context.Context, pipelined func([]byte) []byte) (
 	if pipelined != nil {
 		out = pipelined(out)
 	}
-	if _, err = s.Send().Write(out); err == nil {
+	if err = ctl.write(out); err == nil {
 		err = ctl.authReply()
 	}
 	if !stop() && err == nil {
@@ -124,15 +165,21 @@ func (ctl *control) authReply() error {
 	switch ctl.msg.Type {
 	case codec.MsgAuthOK:
 		ctl.flags = ctl.msg.ServerFlags
+		ctl.ext = ctl.msg.Ext & codec.KnownExtensions()
 	case codec.MsgOK:
 		ctl.flags = codec.OriginalV1Flags
 	case codec.MsgError:
-		if string(ctl.msg.Text) == codec.TextAuthFailed {
-			return ErrAuth
-		}
-		return &BrokerError{string(ctl.msg.Text)}
+		return fmt.Errorf("%w: %w", ErrAuth, &BrokerError{string(ctl.msg.Text)})
 	default:
 		return fmt.Errorf("%w: %v in answer to auth", ErrProtocol, ctl.msg.Type)
+	}
+	return nil
+}
+
+// write sends a request. If the broker has stopped reading it has a reason, and the reply says which.
+func (ctl *control) write(b []byte) error {
+	if _, err := ctl.s.Send().Write(b); err != nil && !stoppedReading(err) {
+		return ctl.k.streamError("sending a request", err)
 	}
 	return nil
 }
@@ -144,7 +191,7 @@ func (ctl *control) read() error {
 		if errors.Is(err, io.EOF) {
 			return fmt.Errorf("%w: stream ended instead of a reply", ErrProtocol)
 		}
-		return fmt.Errorf("client: reading a reply: %w", err)
+		return ctl.k.streamError("reading a reply", err)
 	}
 	if f.Header.Flags != codec.LayoutJSON {
 		return fmt.Errorf("%w: reply with flags %#04x", ErrProtocol, uint16(f.Header.Flags))
@@ -179,13 +226,14 @@ func (k *conn) acceptEvents() {
 	left := k.unmatched
 	k.unmatched = nil
 	k.mu.Unlock()
-	k.readers.Wait()
+	k.users.Wait()
 	for _, e := range left {
 		e.fr.Close()
 	}
 }
 
-// hello reads the first frame of an event stream and hands the stream over.
+// hello reads the first frame of an event stream and hands the stream over. One that nobody asks for in time is
+// refused: its subscribe was given up, or never was.
 func (k *conn) hello(r *quicx.RecvStream) {
 	fr := quicx.NewFrameReader(r, k.c.o.maxFrame+frameSlack)
 	_ = r.SetReadDeadline(time.Now().Add(k.c.o.requestTimeout))
@@ -200,20 +248,47 @@ func (k *conn) hello(r *quicx.RecvStream) {
 		return
 	}
 	_ = r.SetReadDeadline(time.Time{})
+	e := &eventStream{r: r, fr: fr, claimed: make(chan struct{})}
+	if !k.offer(m.SubscriptionID, e) {
+		e.refuse()
+		return
+	}
+	expired := time.NewTimer(k.c.o.requestTimeout)
+	defer expired.Stop()
+	select {
+	case <-e.claimed:
+	case <-k.qc.Context().Done():
+	case <-expired.C:
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if k.unmatched[m.SubscriptionID] == e {
+			delete(k.unmatched, m.SubscriptionID)
+			e.refuse()
+		}
+	}
+}
+
+// offer gives an event stream to the Subscribe call that waits for it, or keeps it for the one to come. It reports
+// false if there is no place for it.
+func (k *conn) offer(id uint64, e *eventStream) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.unmatched == nil || len(k.unmatched) >= maxUnmatched || k.unmatched[m.SubscriptionID] != nil {
-		r.Cancel(0)
-		fr.Close()
-		return
+	if k.unmatched == nil || len(k.unmatched) >= maxUnmatched || k.unmatched[id] != nil {
+		return false
 	}
-	e := &eventStream{r, fr}
-	if w := k.waiting[m.SubscriptionID]; w != nil {
-		delete(k.waiting, m.SubscriptionID)
+	if w := k.waiting[id]; w != nil {
+		delete(k.waiting, id)
+		close(e.claimed)
 		w <- e
-		return
+		return true
 	}
-	k.unmatched[m.SubscriptionID] = e
+	k.unmatched[id] = e
+	return true
+}
+
+func (e *eventStream) refuse() {
+	e.r.Cancel(0)
+	e.fr.Close()
 }
 
 // awaitEvents waits for the event stream of a subscription.
@@ -221,6 +296,7 @@ func (k *conn) awaitEvents(ctx context.Context, id uint64) (*eventStream, error)
 	k.mu.Lock()
 	if e := k.unmatched[id]; e != nil {
 		delete(k.unmatched, id)
+		close(e.claimed)
 		k.mu.Unlock()
 		return e, nil
 	}
@@ -241,8 +317,7 @@ func (k *conn) awaitEvents(ctx context.Context, id uint64) (*eventStream, error)
 	k.mu.Unlock()
 	select {
 	case e := <-w: // it came at the last moment
-		e.r.Cancel(0)
-		e.fr.Close()
+		e.refuse()
 	default:
 	}
 	return nil, err

@@ -3,6 +3,8 @@ package client
 import (
 	"errors"
 	"fmt"
+	"math"
+	"unicode/utf8"
 )
 
 // Errors that callers can test for with errors.Is.
@@ -11,7 +13,7 @@ var (
 	ErrClosed = errors.New("client: closed")
 	// ErrInDoubt marks a publish whose acknowledgement did not come: it may have been carried out or not.
 	ErrInDoubt = errors.New("client: publish is in doubt")
-	// ErrAuth means that the broker refused the token.
+	// ErrAuth means that the broker refused the token. It comes with the [BrokerError] that says why.
 	ErrAuth = errors.New("client: authentication failed")
 	// ErrMiss means that a cache has no such entry.
 	ErrMiss = errors.New("client: cache miss")
@@ -25,9 +27,13 @@ var (
 	ErrTimeout = errors.New("client: no answer in time")
 	// ErrFrameTooLarge means that a call would need a frame larger than [WithMaxFrame]. Nothing was sent.
 	ErrFrameTooLarge = errors.New("client: frame too large")
+	// ErrInvalidName means that a name or a key cannot be sent: it is not UTF-8, or longer than 65 535 bytes. Nothing
+	// was sent.
+	ErrInvalidName = errors.New("client: invalid name")
 )
 
-// BrokerError is a refusal, in the broker's words. The text is for people; do not depend on it.
+// BrokerError is a refusal, in the broker's words. The text is for people; do not depend on it. Beside [ErrInDoubt] it
+// is about the stream that a publish was sent on, and the publish itself was not answered.
 type BrokerError struct{ Message string }
 
 func (e *BrokerError) Error() string { return "client: broker says: " + e.Message }
@@ -44,4 +50,17 @@ func (e *CursorError) Error() string {
 		return fmt.Sprintf("client: start offset %d is too old, the oldest is %d", e.Requested, e.Available)
 	}
 	return fmt.Sprintf("client: start offset %d is in the future, the next is %d", e.Requested, e.Available)
+}
+
+// checkNames fails with [ErrInvalidName] if one of the names cannot be sent.
+func checkNames(names ...string) error {
+	for _, name := range names {
+		switch {
+		case len(name) > math.MaxUint16:
+			return fmt.Errorf("%w: %d bytes, limit %d", ErrInvalidName, len(name), math.MaxUint16)
+		case !utf8.ValidString(name):
+			return fmt.Errorf("%w: %q is not UTF-8", ErrInvalidName, name)
+		}
+	}
+	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"unicode/utf8"
 
 	"github.com/felix-mq/felix/codec"
 	"github.com/felix-mq/felix/quicx"
@@ -51,6 +52,15 @@ func (o *options) validate() error {
 	if o.tenant == "" || o.token == "" {
 		errs = append(errs, errors.New("client: no tenant or token: use WithToken"))
 	}
+	if err := checkNames(o.tenant); err != nil {
+		errs = append(errs, fmt.Errorf("client: tenant: %w", err))
+	}
+	if !utf8.ValidString(o.token) {
+		errs = append(errs, errors.New("client: token is not UTF-8"))
+	}
+	if o.requestTimeout <= 0 {
+		errs = append(errs, fmt.Errorf("client: request timeout: %v is not positive", o.requestTimeout))
+	}
 	for _, n := range []struct {
 		name  string
 		value int
@@ -93,7 +103,7 @@ func WithSubscriptionsPerConn(n int) Option { return func(o *options) { o.subsPe
 // Replies may be up to 64 bytes larger.
 func WithMaxFrame(n int) Option { return func(o *options) { o.maxFrame = n } }
 
-// WithRequestTimeout bounds calls whose context has no deadline; 10 s by default.
+// WithRequestTimeout bounds calls that wait for an answer and whose context has no deadline; 10 s by default.
 func WithRequestTimeout(d time.Duration) Option { return func(o *options) { o.requestTimeout = d } }
 
 // WithIdleTimeout sets the time after which a silent connection counts as dead, 7 s by default, and the period of the

@@ -2,7 +2,6 @@ package client
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -21,11 +20,16 @@ type Publisher struct {
 	c                 *Client
 	namespace, stream string
 	slot              *slot
+	invalid           error // of the names
 }
 
 // Publisher returns a handle for a stream. Nothing is sent: a stream that does not exist shows at the first publish.
 func (c *Client) Publisher(namespace, stream string) *Publisher {
-	return &Publisher{c: c, namespace: namespace, stream: stream, slot: c.publisherSlot(namespace, stream)}
+	return &Publisher{
+		c: c, namespace: namespace, stream: stream,
+		slot:    c.publisherSlot(namespace, stream),
+		invalid: checkNames(namespace, stream),
+	}
 }
 
 // Publish sends one event and waits until the broker has offered it to every subscription. See [Publisher.PublishBatch].
@@ -36,9 +40,9 @@ func (p *Publisher) Publish(ctx context.Context, payload []byte) error {
 // PublishBatch sends the events as one batch, which is published as a unit, and waits until the broker has offered it
 // to every subscription. The payloads are the caller's again when it returns.
 //
-// A refusal is a [BrokerError]: nothing was published. An error that matches [ErrInDoubt] means that the reply did not
-// come, because the context ended or the connection was lost: the batch may have been published. Any other error means
-// that it was not sent.
+// An error that matches [ErrInDoubt] means that the reply did not come, because the context ended or the stream or its
+// connection was lost: the batch may have been published. A [BrokerError] without that is a refusal. Any other error
+// means that the batch was not sent, or not in full, so that the broker could not carry it out.
 func (p *Publisher) PublishBatch(ctx context.Context, payloads [][]byte) error {
 	return p.publish(ctx, payloads, codec.AckPerBatch)
 }
@@ -66,11 +70,14 @@ func (p *Publisher) SendBatch(ctx context.Context, payloads [][]byte) error {
 		return err
 	}
 	defer r.writing.release()
-	return r.write(ctx, b.B)
+	return r.write(ctx, b.B, 0)
 }
 
 // check refuses locally what the broker could not read.
 func (p *Publisher) check(payloads [][]byte) error {
+	if p.invalid != nil {
+		return p.invalid
+	}
 	n, err := codec.PublishBatchLen(p.c.o.tenant, p.namespace, p.stream, payloads)
 	if err != nil {
 		return fmt.Errorf("client: %w", err)
@@ -90,56 +97,51 @@ func (p *Publisher) publish(ctx context.Context, payloads [][]byte, mode codec.A
 		return err
 	}
 	c := getCall()
+	defer callPool.Put(c)
 	if err := r.expectAck(c); err != nil {
 		return err
 	}
-	if err := p.send(ctx, r, c.id, payloads, mode); err != nil {
-		if r.forget(c) {
-			callPool.Put(c)
-			if r.broken() && !errors.Is(err, context.Cause(ctx)) {
-				return fmt.Errorf("%w: %w", ErrInDoubt, err)
-			}
-			return err // nothing, or not the whole frame, was sent
-		}
-		err = c.err
-		callPool.Put(c)
-		return inDoubt(err)
+	var limit time.Duration
+	if _, ok := ctx.Deadline(); !ok {
+		limit = p.c.o.requestTimeout
+		c.timer.Reset(limit)
+		defer c.timer.Stop()
 	}
+	if err := p.send(ctx, r, c, payloads, mode, limit); err != nil {
+		r.forget(c)
+		return err // the broker cannot have read it, so there is no doubt
+	}
+	err = nil
 	select {
 	case <-c.done:
 	case <-ctx.Done():
-		if r.forget(c) {
-			callPool.Put(c)
-			return fmt.Errorf("%w: %w", ErrInDoubt, context.Cause(ctx))
-		}
+		err = context.Cause(ctx)
+	case <-c.timer.C:
+		err = ErrTimeout
 	}
-	err = c.err
-	callPool.Put(c)
-	return inDoubt(err)
-}
-
-// inDoubt marks the loss of a stream that a publish had been sent on.
-func inDoubt(err error) error {
-	if isStreamLoss(err) {
+	switch {
+	case err != nil && r.forget(c):
 		return fmt.Errorf("%w: %w", ErrInDoubt, err)
+	case c.err != nil && !c.answered:
+		return fmt.Errorf("%w: %w", ErrInDoubt, c.err)
 	}
-	return err
+	return c.err
 }
 
-func (p *Publisher) send(ctx context.Context, r *requests, id uint64, payloads [][]byte, mode codec.AckMode) error {
+func (p *Publisher) send(ctx context.Context, r *requests, c *call, payloads [][]byte, mode codec.AckMode, limit time.Duration) error {
 	b := bytebufferpool.Get()
 	defer bytebufferpool.Put(b)
 	if r.ctl.flags&codec.FlagPublishAcked != 0 {
-		b.B = codec.AppendPublishBatchAcked(b.B, id, mode, p.c.o.tenant, p.namespace, p.stream, payloads)
+		b.B = codec.AppendPublishBatchAcked(b.B, c.id, mode, p.c.o.tenant, p.namespace, p.stream, payloads)
 	} else {
-		b.B = codec.AppendPublishBatchJSON(b.B, p.c.o.tenant, p.namespace, p.stream, payloads, mode, id, true)
+		b.B = codec.AppendPublishBatchJSON(b.B, p.c.o.tenant, p.namespace, p.stream, payloads, mode, c.id, true)
 		if n := len(b.B) - codec.HeaderLen; n > p.c.o.maxFrame {
 			return fmt.Errorf("%w: batch of %d bytes, limit %d", ErrFrameTooLarge, n, p.c.o.maxFrame)
 		}
 	}
-	if err := r.writing.acquire(ctx); err != nil {
+	if err := r.writing.acquireUntil(ctx, c.timer.C); err != nil {
 		return err
 	}
 	defer r.writing.release()
-	return r.write(ctx, b.B)
+	return r.write(ctx, b.B, limit)
 }

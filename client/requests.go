@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
+	"time"
 
 	"github.com/felix-mq/felix/codec"
 )
@@ -16,29 +18,40 @@ type requests struct {
 	k       *conn
 	ctl     *control
 	writing lock
-	done    chan struct{} // closed when the stream is broken
+	done    chan struct{} // closed when the stream takes no more requests
+
+	watchdog *time.Timer   // ends a write that has no deadline of its own; whoever holds writing starts and stops it
+	fired    chan struct{} // capacity 2: what ended a write says so when it is through
 
 	mu     sync.Mutex // guards all below
 	nextID uint64
 	acks   map[uint64]*call
 	cache  []*call // oldest first
-	err    error   // why the stream is broken
+	err    error   // why the stream takes no more requests
+	dead   bool    // no more replies either
 }
 
 // call is a request that waits for its reply.
 type call struct {
-	id    uint64
-	done  chan struct{} // capacity 1
-	err   error
-	value []byte // cache_get: a copy
-	hit   bool
+	id       uint64
+	want     codec.MessageType // of a cache request: what answers it, unless error does
+	done     chan struct{}     // capacity 1
+	err      error
+	answered bool              // by the broker; otherwise err is why no reply will come
+	timer    *time.Timer       // of a publish without a deadline
+	value    []byte            // cache_get: a copy
+	hit      bool
 }
 
-var callPool = sync.Pool{New: func() any { return &call{done: make(chan struct{}, 1)} }}
+var callPool = sync.Pool{New: func() any {
+	c := &call{done: make(chan struct{}, 1), timer: time.NewTimer(time.Hour)}
+	c.timer.Stop()
+	return c
+}}
 
 func getCall() *call {
 	c, _ := callPool.Get().(*call)
-	c.err, c.value, c.hit = nil, nil, false
+	c.err, c.answered = nil, false
 	return c
 }
 
@@ -48,14 +61,19 @@ func (k *conn) openRequests(ctx context.Context) (*requests, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &requests{k: k, ctl: ctl, writing: newLock(), done: make(chan struct{}), acks: make(map[uint64]*call)}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.closing {
-		ctl.abandon()
-		return nil, k.lost()
+	r := &requests{
+		k: k, ctl: ctl, writing: newLock(), done: make(chan struct{}), acks: make(map[uint64]*call),
+		fired: make(chan struct{}, 2),
 	}
-	k.readers.Go(r.read)
+	r.watchdog = time.AfterFunc(time.Hour, func() {
+		_ = ctl.s.Send().SetWriteDeadline(past)
+		r.fired <- struct{}{}
+	})
+	r.watchdog.Stop()
+	if err := k.start(r.read); err != nil {
+		ctl.abandon()
+		return nil, err
+	}
 	return r, nil
 }
 
@@ -68,20 +86,36 @@ func (r *requests) broken() bool {
 	}
 }
 
-// fail breaks the stream: every request without a reply fails with err, and the slot opens another stream.
-func (r *requests) fail(err error) {
+// retire ends the stream for further requests, and the slot opens another one. The replies to those that were sent may
+// still come: the broker stops reading where it ends a stream, and answers what it has read (session.md, section 3.3).
+func (r *requests) retire(err error) {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.err != nil {
-		r.mu.Unlock()
 		return
 	}
 	r.err = err
+	close(r.done)
+	_ = r.ctl.s.Recv().SetReadDeadline(time.Now().Add(r.k.c.o.requestTimeout))
+}
+
+// fail breaks the stream: every request without a reply fails with err, and the slot opens another stream.
+func (r *requests) fail(err error) {
+	r.mu.Lock()
+	if r.dead {
+		r.mu.Unlock()
+		return
+	}
+	r.dead = true
+	if r.err == nil {
+		r.err = err
+		close(r.done)
+	}
 	pending := r.cache
 	for _, c := range r.acks {
 		pending = append(pending, c)
 	}
 	r.cache, r.acks = nil, nil
-	close(r.done)
 	r.mu.Unlock()
 	for _, c := range pending {
 		c.err = err
@@ -148,54 +182,68 @@ func (r *requests) forget(c *call) bool {
 // tryWriteMax is the size up to which a frame is first offered to QUIC without blocking.
 const tryWriteMax = 1024
 
-// write sends one frame. It fails without an effect when the context ends before anything was written; a frame of
-// which a part was written breaks the stream. The caller holds r.writing.
-func (r *requests) write(ctx context.Context, frame []byte) error {
+// write sends one frame, and takes at most limit for it unless that is 0. It fails without an effect when the context or
+// the limit ends before anything was written; a frame of which a part was written breaks the stream. In both cases the
+// broker cannot have read the request. The caller holds r.writing.
+func (r *requests) write(ctx context.Context, frame []byte, limit time.Duration) error {
 	out := r.ctl.s.Send()
-	if ctx.Done() == nil {
+	if ctx.Done() == nil && limit == 0 {
 		_, err := out.Write(frame)
 		return r.writeError(err)
 	}
 	if len(frame) <= tryWriteMax && out.TryWrite(frame) == nil {
 		return nil
 	}
-	fired := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		_ = out.SetWriteDeadline(past)
-		close(fired)
-	})
+	stop := func() bool { return true }
+	fired := r.fired
+	if ctx.Done() != nil {
+		stop = context.AfterFunc(ctx, func() {
+			_ = out.SetWriteDeadline(past)
+			fired <- struct{}{}
+		})
+	}
+	if limit > 0 {
+		r.watchdog.Reset(limit)
+	}
 	n, err := out.Write(frame)
-	if stop() {
+	var cause error
+	if limit > 0 && !r.watchdog.Stop() {
+		<-fired
+		cause = ErrTimeout
+	}
+	if !stop() {
+		<-fired
+		cause = context.Cause(ctx)
+	}
+	if cause == nil {
 		return r.writeError(err)
 	}
-	<-fired
 	_ = out.SetWriteDeadline(never)
 	switch {
 	case err == nil || n == len(frame):
 		return nil
-	case n == 0 && r.k.alive():
-		return context.Cause(ctx)
+	case n == 0 && errors.Is(err, os.ErrDeadlineExceeded):
+		return cause
+	case n == 0:
+		return r.writeError(err)
 	}
-	err = fmt.Errorf("client: request stream broken by a canceled write: %w", context.Cause(ctx))
-	r.fail(err)
-	return err
+	r.fail(fmt.Errorf("client: request stream broken by a canceled write: %w", cause))
+	return cause
 }
 
 func (r *requests) writeError(err error) error {
 	if err == nil {
 		return nil
 	}
+	err = r.k.streamError("sending a request", err)
+	if stoppedReading(err) {
+		r.retire(err)
+	} else {
+		r.fail(err)
+	}
 	r.mu.Lock()
-	broken := r.err
-	r.mu.Unlock()
-	if broken != nil {
-		return broken // the reader knows better why
-	}
-	if !r.k.alive() {
-		err = r.k.lost()
-	}
-	r.fail(err)
-	return err
+	defer r.mu.Unlock()
+	return r.err // the reader may know better why
 }
 
 // read matches replies with requests until the stream ends. It is the only goroutine that reads the stream, and the
@@ -205,12 +253,7 @@ func (r *requests) read() {
 	for {
 		f, err := r.ctl.fr.Next()
 		if err != nil {
-			if !r.k.alive() {
-				err = r.k.lost()
-			} else {
-				err = fmt.Errorf("client: request stream ended: %w", err)
-			}
-			r.fail(err)
+			r.fail(r.k.streamError("request stream ended", err))
 			return
 		}
 		switch f.Header.Flags {
@@ -248,7 +291,7 @@ func (r *requests) settle(id uint64, err error) {
 	delete(r.acks, id)
 	r.mu.Unlock()
 	if c != nil {
-		c.err = err
+		c.err, c.answered = err, true
 		c.done <- struct{}{}
 	}
 }
@@ -267,8 +310,13 @@ func (r *requests) reply(payload []byte) error {
 		return nil
 	case codec.MsgCacheOK, codec.MsgCacheValue:
 		c := r.oldestCache()
-		if c == nil || (m.HasRequestID && m.RequestID != c.id) {
-			return fmt.Errorf("%w: cache reply that nobody asked for", ErrProtocol)
+		if c == nil || m.Type != c.want || (m.HasRequestID && m.RequestID != c.id) {
+			err := fmt.Errorf("%w: cache reply that nobody asked for", ErrProtocol)
+			if c != nil {
+				c.err = err
+				c.done <- struct{}{}
+			}
+			return err
 		}
 		if m.Type == codec.MsgCacheValue && m.HasValue {
 			c.value, c.hit = append([]byte{}, m.Value...), true
@@ -298,10 +346,4 @@ func (r *requests) oldestCache() *call {
 	r.cache[0] = nil
 	r.cache = r.cache[1:]
 	return c
-}
-
-// isStreamLoss reports whether an error came from the stream rather than from the broker's answer.
-func isStreamLoss(err error) bool {
-	_, refused := errors.AsType[*BrokerError](err)
-	return err != nil && !refused
 }

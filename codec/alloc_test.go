@@ -70,7 +70,7 @@ func TestAllocBinary(t *testing.T) {
 		buf = codec.AppendPublishAckOK(buf[:0], 7)
 		_, err := codec.ParsePublishAck(buf[at:])
 		must(err)
-		buf = codec.AppendPublishAckError(buf[:0], 7, codec.TextMalformedBatch)
+		buf = codec.AppendPublishAckError(buf[:0], 7, codec.MalformedBatch.Text)
 		_, err = codec.ParsePublishAck(buf[at:])
 		must(err)
 	})
@@ -152,7 +152,7 @@ func TestAllocMessages(t *testing.T) {
 			return codec.AppendPublishBatchJSON(b, "acme", "default", "orders", allocItems, codec.AckPerBatch, 7, true)
 		}},
 		{"publish_ok", func(b []byte) []byte { return codec.AppendPublishOK(b, 7) }},
-		{"publish_error", func(b []byte) []byte { return codec.AppendPublishError(b, 7, codec.TextForbidden) }},
+		{"publish_error", func(b []byte) []byte { return codec.AppendPublishError(b, 7, codec.Forbidden.Text) }},
 		{"event", func(b []byte) []byte {
 			return codec.AppendEvent(b, "acme", "default", "orders", allocBytes, 42, true)
 		}},
@@ -165,7 +165,7 @@ func TestAllocMessages(t *testing.T) {
 		{"subscribed", func(b []byte) []byte { return codec.AppendSubscribed(b, 7) }},
 		{"event_stream_hello", func(b []byte) []byte { return codec.AppendEventStreamHello(b, 7) }},
 		{"ok", codec.AppendOK},
-		{"error", func(b []byte) []byte { return codec.AppendError(b, codec.TextUnsupportedFlags) }},
+		{"error", func(b []byte) []byte { return codec.AppendError(b, codec.UnsupportedFlags.Text) }},
 	} {
 		noAllocs(t, c.name, func() {
 			buf = c.append(buf[:0])

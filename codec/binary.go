@@ -180,13 +180,7 @@ const maxAckText = 512
 // AppendPublishAckError appends the acknowledgement of a publish that was refused. The text is cut at 512 bytes, or
 // before the character that would be split there.
 func AppendPublishAckError(dst []byte, requestID uint64, text string) []byte {
-	if len(text) > maxAckText {
-		n := maxAckText
-		for n > maxAckText-utf8.UTFMax && !utf8.RuneStart(text[n]) {
-			n--
-		}
-		text = text[:n]
-	}
+	text = CutText(text, maxAckText)
 	dst = append(AppendHeader(dst, LayoutPublishAck, publishAckLen+len(text)), 1)
 	dst = binary.BigEndian.AppendUint64(dst, requestID)
 	return appendName(dst, text)

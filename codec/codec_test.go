@@ -672,3 +672,26 @@ func TestTexts(t *testing.T) {
 		}
 	}
 }
+
+func TestRefusals(t *testing.T) {
+	type key struct {
+		text string
+		form codec.Form
+	}
+	seen := map[key]codec.Consequence{}
+	for _, r := range codec.Refusals() {
+		if (r.Text == "") != (r.Form == codec.FormNone) || r.When == "" || r.Stream == "" {
+			t.Errorf("incomplete: %+v", r)
+		}
+		k := key{r.Text, r.Form}
+		if _, twice := seen[k]; twice && r.Form != codec.FormNone {
+			t.Errorf("%q as %s stands there twice", r.Text, r.Form)
+		}
+		seen[k] = r.Stream
+	}
+	for limit, want := range []string{"", "a", "a", "a\u00e9", "a\u00e9", "a\u00e9", "a\u00e9", "a\u00e9\U0001d11e", "a\u00e9\U0001d11e"} {
+		if got := codec.CutText("a\u00e9\U0001d11e", limit); got != want {
+			t.Errorf("cut at %d: %q, want %q", limit, got, want)
+		}
+	}
+}

@@ -22,6 +22,7 @@ package fanout
 import (
 	"errors"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -80,6 +81,7 @@ const (
 // sweeps the rings that hold something; [Hub.Close] waits for it.
 type Hub struct {
 	budget     *budget
+	epochs     atomic.Uint64 // of the last topic that was made
 	stallTicks int
 	ticks      <-chan time.Time
 
@@ -122,6 +124,8 @@ func NewHub(o Options) *Hub {
 		draining:   make(chan struct{}),
 		done:       make(chan struct{}),
 	}
+	// Epochs of another process, and of this one's topics, differ: by chance, and by counting.
+	h.epochs.Store(rand.Uint64())
 	h.wg.Go(h.sweeper)
 	return h
 }
@@ -247,16 +251,26 @@ func (h *Hub) reclaim(n int64) {
 			t.forget()
 		}
 	}
-	h.sweepMu.Lock()
-	stuck := h.stuck
-	h.stuck = nil
-	h.sweepMu.Unlock()
-	for _, s := range stuck {
-		if h.budget.used.Load() <= low {
+	for h.budget.used.Load() > low {
+		s, ok := h.popStuck()
+		if !ok {
 			return
 		}
 		s.sub.topic.empty(s)
 	}
+}
+
+// popStuck takes one subscription off the list of those that the last sweep found stuck.
+func (h *Hub) popStuck() (s stuckSubscription, ok bool) {
+	h.sweepMu.Lock()
+	defer h.sweepMu.Unlock()
+	last := len(h.stuck) - 1
+	if last < 0 {
+		return s, false
+	}
+	s, h.stuck[last] = h.stuck[last], s
+	h.stuck = h.stuck[:last]
+	return s, true
 }
 
 // sweeper looks at the rings that hold something, as long as there are any. It ends when the hub is closed.

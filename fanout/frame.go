@@ -1,6 +1,7 @@
 package fanout
 
 import (
+	"encoding/binary"
 	"sync"
 	"sync/atomic"
 
@@ -19,6 +20,7 @@ type Frame struct {
 	wire  []byte
 	first uint64 // sequence number of the first event, set under the topic's turn
 	count int
+	at    int // where in wire the sequence number is written, or 0
 
 	chunk  *buf.Chunk
 	budget *budget // set when it was charged
@@ -40,6 +42,19 @@ func NewFrame(chunk *buf.Chunk, wire []byte, count int) *Frame {
 	f.refs.Store(1)
 	f.chunk, f.wire, f.count = chunk, wire, count
 	return f
+}
+
+// NumberAt makes the topic write the sequence number of the first event into the encoded frame, as 8 bytes, big-endian,
+// at this position, which is not 0. It is for frames whose layout carries an offset, and called before the frame is
+// published.
+func (f *Frame) NumberAt(at int) { f.at = at }
+
+// number gives f its place, under the topic's turn and before anybody else sees it.
+func (f *Frame) number(first uint64) {
+	f.first = first
+	if f.at > 0 {
+		binary.BigEndian.PutUint64(f.wire[f.at:], first)
+	}
 }
 
 // Bytes returns the encoded frame, header and all. It must not be written to, and lives as long as the reference.
@@ -78,7 +93,7 @@ func (f *Frame) Release() {
 		f.budget.release(f.charge)
 	}
 	f.chunk.Release()
-	f.chunk, f.wire, f.budget, f.charge, f.first, f.count, f.pinned = nil, nil, nil, 0, 0, 0, false
+	f.chunk, f.wire, f.budget, f.charge, f.first, f.count, f.at, f.pinned = nil, nil, nil, 0, 0, 0, 0, false
 	f.settled.Store(false)
 	framePool.Put(f)
 }

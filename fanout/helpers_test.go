@@ -98,7 +98,7 @@ func subscribe(t testing.TB, topic *Topic, from From) (s *Subscription, wakes *i
 	return s, wakes
 }
 
-// got is a delivery without its frame.
+// got is a delivery without its frame; one that only tells of a loss has no events.
 type got struct {
 	first uint64
 	count int
@@ -110,6 +110,16 @@ type got struct {
 func take(s *Subscription, maxBytes int) (out []got, ended bool) {
 	ds, ended := s.Take(nil, maxBytes)
 	for _, d := range ds {
+		if (d.Reason == GapNone) != (d.Gap == 0) && d.Reason != GapEpoch {
+			panic("reason and number of a gap do not go together")
+		}
+		if d.Frame == nil {
+			out = append(out, got{d.Next, 0, 0, d.Gap})
+			continue
+		}
+		if d.Next != d.Frame.First()+uint64(d.Skip) {
+			panic("a delivery's next event is not its first")
+		}
 		out = append(out, got{d.Frame.First(), d.Frame.Count(), d.Skip, d.Gap})
 		d.Frame.Release()
 	}

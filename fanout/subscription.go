@@ -32,6 +32,22 @@ func (r EndReason) String() string {
 	return "unknown"
 }
 
+// GapReason says why events were lost.
+type GapReason uint8
+
+const (
+	// GapNone means that nothing was lost.
+	GapNone GapReason = iota
+	// GapQueueFull means that the ring was full and its policy dropped events.
+	GapQueueFull
+	// GapReclaimed means that the ring was emptied because the budget was spent and its consumer did not move.
+	GapReclaimed
+	// GapExpired means that the position to resume at is no longer kept.
+	GapExpired
+	// GapEpoch means that the position to resume at belongs to another epoch. How much was lost nobody knows.
+	GapEpoch
+)
+
 // SubscriptionOptions configure one subscription. They are copied by [Topic.Subscribe].
 type SubscriptionOptions struct {
 	// Wake is called when there is something to take, or the end to see, and the consumer had found nothing the last
@@ -63,14 +79,17 @@ type Subscription struct {
 
 	// Replay, to be taken before the ring. replaying says that there is some, so that a consumer which has none left
 	// takes no lock.
+	lossy        atomic.Bool // events were refused or discarded, or missing from the start, since the consumer last looked
+	reclaimed    atomic.Bool // the ring was emptied since then
 	replaying    atomic.Bool
 	backlogMu    sync.Mutex
 	backlog      []*Frame
 	backlogTakes atomic.Uint64
 
 	// The consumer's own.
-	next  uint64   // sequence number of the next event it expects
-	taken []*Frame // scratch
+	next   uint64    // sequence number of the next event it expects
+	reason GapReason // of a gap that was there from the start
+	taken  []*Frame  // scratch
 
 	// The sweep's own.
 	lastMoves    uint64 // moves that the last sweep saw
@@ -100,15 +119,19 @@ func newSubscription(t *Topic, o SubscriptionOptions) *Subscription {
 	return s
 }
 
-// Delivery is one frame to be written to one subscriber.
+// Delivery is one frame to be written to one subscriber, and what was lost in front of it.
 type Delivery struct {
-	Frame *Frame // owned by the taker, who releases it after the write
+	Frame *Frame // owned by the taker, who releases it after the write; nil if there is only a loss to tell
 	Skip  int    // events at its beginning that are not for this subscriber: before its start position
-	Gap   uint64 // events lost between the previous delivery and this one
+	// Reason is GapNone unless events are missing between the previous delivery and this one: Gap events, or an unknown
+	// number if the reason is GapEpoch.
+	Reason GapReason
+	Gap    uint64
+	Next   uint64 // sequence number of the first event of the delivery, or of the next one to come
 }
 
-// Backlog reports whether the subscription was made with replay to take. If so its consumer starts by itself: no Wake
-// announces replay, nor anything else before the consumer has found nothing to take.
+// Backlog reports whether the subscription was made with replay or a gap to take. If so its consumer starts by itself: no
+// Wake announces them, nor anything else before the consumer has found nothing to take.
 func (s *Subscription) Backlog() bool { return s.behind }
 
 // Take appends what is queued to out, as much as fits in maxBytes but at least one frame if there is one, replay
@@ -122,6 +145,11 @@ func (s *Subscription) Take(out []Delivery, maxBytes int) (_ []Delivery, ended b
 		before := len(out)
 		if out = s.takeBacklog(out, maxBytes); len(out) > before {
 			return out, false
+		}
+	}
+	if s.lossy.Load() {
+		if d := s.topic.trailing(s); d.Reason != GapNone {
+			return append(out, d), false
 		}
 	}
 	taken, ended := s.ring.Take(s.taken[:0], maxBytes)
@@ -156,9 +184,15 @@ func (s *Subscription) takeBacklog(out []Delivery, maxBytes int) []Delivery {
 
 // setBacklog is for Subscribe.
 func (s *Subscription) setBacklog(frames []*Frame) {
-	s.backlog, s.behind = frames, true
+	s.backlog = frames
 	s.replaying.Store(true)
-	s.ring.Unpark() // or a second consumer would be woken while the first one is busy with the backlog
+	s.startBusy()
+}
+
+// startBusy is for a subscription whose consumer has something to do before anything is published.
+func (s *Subscription) startBusy() {
+	s.behind = true
+	s.ring.Unpark() // or a second consumer would be woken while the first one is busy
 }
 
 // dropBacklog gives up what is left of the backlog and returns the number of events in it.
@@ -177,15 +211,32 @@ func (s *Subscription) dropBacklog() uint64 {
 
 func (s *Subscription) delivery(f *Frame) Delivery {
 	d := Delivery{Frame: f}
-	switch {
-	case f.first > s.next:
-		d.Gap = f.first - s.next
-	case f.first < s.next:
-		d.Skip = int(s.next - f.first)
+	if f.first < s.start {
+		d.Skip = int(s.start - f.first)
 	}
+	d.Next = f.first + uint64(d.Skip)
+	s.gap(&d)
 	s.next = f.first + uint64(f.count)
 	return d
 }
+
+// gap notes what is missing in front of event d.Next, and expects that one.
+func (s *Subscription) gap(d *Delivery) {
+	d.Gap = d.Next - s.next
+	switch {
+	case s.reason != GapNone:
+		d.Reason, s.reason = s.reason, GapNone
+	case d.Gap == 0:
+	case s.reclaimed.Swap(false):
+		d.Reason = GapReclaimed
+	default:
+		d.Reason = GapQueueFull
+	}
+	s.next = d.Next
+}
+
+// Start returns the sequence number of the first event that can come. It never changes.
+func (s *Subscription) Start() uint64 { return s.start }
 
 // Next returns the sequence number of the next event that the consumer expects. Only the consumer may call it.
 func (s *Subscription) Next() uint64 { return s.next }

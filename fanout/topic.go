@@ -18,9 +18,10 @@ import (
 // active is what a publish walks; it is changed in place under the turn, because a reader that trickles leaves and
 // joins it at each step, and copying 10 000 entries for that would make the slow reader everybody's cost.
 type Topic struct {
-	hub *Hub
-	key Key
-	pol Policy
+	hub   *Hub
+	key   Key
+	pol   Policy
+	epoch uint64
 
 	subs atomic.Pointer[[]*Subscription]
 	gone chan struct{} // closed with the topic
@@ -40,7 +41,7 @@ func newTopic(h *Hub, k Key, p Policy) *Topic {
 	if p.ReplayBytes == 0 {
 		p.ReplayBytes = DefaultReplayBytes
 	}
-	t := &Topic{hub: h, key: k, pol: p, gone: make(chan struct{})}
+	t := &Topic{hub: h, key: k, pol: p, epoch: h.epochs.Add(1), gone: make(chan struct{})}
 	t.replay = replay{maxBytes: max(p.ReplayBytes, 0), budget: h.budget, topics: &h.replaying}
 	t.subs.Store(new([]*Subscription))
 	return t
@@ -48,6 +49,10 @@ func newTopic(h *Hub, k Key, p Policy) *Topic {
 
 // Key returns the topic's names.
 func (t *Topic) Key() Key { return t.key }
+
+// Epoch names the life of this topic: sequence numbers of another epoch have nothing to do with those of this one. It
+// differs from that of every other topic, those of the same name in earlier processes included.
+func (t *Topic) Epoch() uint64 { return t.epoch }
 
 // Publish gives f its place in the topic's order and offers it to every subscription. It returns the sequence number
 // of f's first event when f has been offered to all rings: a subscription whose ring was full has then lost it under
@@ -119,7 +124,7 @@ func (t *Topic) waitLocked(f *Frame, a *admission) error {
 // offerLocked is the hot path: numbers, replay, and one Offer for each active subscription.
 func (t *Topic) offerLocked(f *Frame) uint64 {
 	first := t.next
-	f.first = first
+	f.number(first)
 	t.next += uint64(f.count)
 	t.replay.add(f)
 	if len(t.active) == 0 {
@@ -139,6 +144,7 @@ func (t *Topic) offerLocked(f *Frame) uint64 {
 			refused++
 		case ring.Full:
 			refused++
+			s.lossy.Store(true)
 			if !s.blocks && !s.ring.Watch() {
 				t.detachLocked(s) // swaps another one into place i
 				continue
@@ -181,11 +187,36 @@ func (t *Topic) attachLocked(s *Subscription) {
 func (t *Topic) room(s *Subscription) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if s.index < 0 && !s.ended {
+	if !s.ended {
+		t.rejoinLocked(s)
+	}
+	t.waiters.wakeFirst()
+}
+
+// rejoinLocked lets a subscription that was detached return to the active set.
+func (t *Topic) rejoinLocked(s *Subscription) {
+	if s.index < 0 {
 		s.missed += t.next - s.missedFrom
 		t.attachLocked(s)
 	}
-	t.waiters.wakeFirst()
+}
+
+// trailing tells a consumer that has nothing left to take what it lost behind its last event. Otherwise it would learn
+// of it with the next event, whenever that comes. It is empty if there is no such loss, or something to take first.
+func (t *Topic) trailing(s *Subscription) (d Delivery) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s.ring.Stats().Items > 0 { // offered under the turn: what is lost comes with its delivery, or behind it
+		return d
+	}
+	s.lossy.Store(false)
+	if s.ended {
+		return d
+	}
+	t.rejoinLocked(s)
+	d.Next = t.next
+	s.gap(&d)
+	return d
 }
 
 // CursorError says that a start position cannot be served (session.md, section 7.4).
@@ -207,6 +238,10 @@ type From struct {
 	Earliest bool
 	Offset   uint64 // used if At
 	At       bool
+	// Resume, with At, goes on where a subscription of that epoch ended. A position that cannot be served, other than
+	// one in the future, is no error: the subscription begins at the oldest event that is kept, and with a gap.
+	Resume bool
+	Epoch  uint64 // used if Resume
 }
 
 // Subscribe registers a subscription at a start position, in one step with publishing: of the events from that
@@ -223,20 +258,28 @@ func (t *Topic) Subscribe(from From, o SubscriptionOptions) (*Subscription, erro
 		return nil, ErrClosed
 	}
 	start, oldest := t.next, t.replay.oldest(t.next)
+	expected := start // the event that the subscriber knows to be the next
 	switch {
+	case from.Resume && from.Epoch != t.epoch:
+		start, expected, s.reason = oldest, oldest, GapEpoch
+	case from.Resume && from.Offset < oldest:
+		start, expected, s.reason = oldest, from.Offset, GapExpired
 	case from.At && from.Offset > t.next:
 		return nil, &CursorError{Requested: from.Offset, Available: t.next}
 	case from.At && from.Offset < oldest:
 		return nil, &CursorError{TooOld: true, Requested: from.Offset, Available: oldest}
 	case from.At:
-		start = from.Offset
+		start, expected = from.Offset, from.Offset
 	case from.Earliest:
-		start = oldest
+		start, expected = oldest, oldest
 	}
-	s.start, s.next = start, start
+	s.start, s.next = start, expected
+	s.lossy.Store(s.reason != GapNone) // to be told even if no event comes
 	if start < t.next {
 		s.setBacklog(t.replay.from(start))
 		t.markDirtyLocked()
+	} else if s.reason != GapNone {
+		s.startBusy()
 	}
 	subs := *t.subs.Load()
 	grown := make([]*Subscription, len(subs)+1)
@@ -307,6 +350,8 @@ func (t *Topic) empty(st stuckSubscription) {
 	if s.ended || s.moves(s.ring.Stats()) != st.moves || !s.ring.DropAll() {
 		return
 	}
+	s.reclaimed.Store(true)
+	s.lossy.Store(true)
 	s.missed += s.dropBacklog()
 	if s.index >= 0 {
 		t.detachLocked(s)
