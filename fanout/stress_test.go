@@ -334,6 +334,9 @@ func (s *stressSub) woken() {
 
 func (s *stressSub) consume() {
 	<-s.ready
+	if s.wake != nil && !s.sub.Backlog() {
+		<-s.wake // a Take before the first wake-up would leave that one for later, and a second could come
+	}
 	for {
 		// An empty Take may be followed by another consumer before it returns.
 		out, ended := s.sub.Take(s.out[:0], 1+s.rng.IntN(10_000))

@@ -62,6 +62,14 @@ type Config struct {
 	// do it wrong.
 	DisableGSO bool
 
+	// RetryAbove is the number of connection attempts per second above which each has to prove its address, at the cost
+	// of a round trip (RFC 9000, section 8.1.2). For listeners. Zero means 50 for each processor, negative never.
+	RetryAbove int
+
+	// HandshakesPerPrefix is the number of connection attempts per second that are accepted from one network, a /24 of
+	// IPv4 or a /56 of IPv6, with a burst of two seconds. For listeners. Zero means 1000, negative any number.
+	HandshakesPerPrefix int
+
 	// StatelessResetKey lets a restarted listener tell the peers of its former life that their connections are gone, if
 	// it is given the same key again. Nil means that they find out by their idle timeout.
 	StatelessResetKey *[32]byte

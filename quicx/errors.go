@@ -33,6 +33,9 @@ var (
 	// ErrWouldBlock reports that TryWrite wrote nothing because not all of it could be queued at once.
 	ErrWouldBlock = errors.New("quicx: write would block")
 
+	// ErrMemory reports that a frame needs more memory than the reader's account has room for.
+	ErrMemory = errors.New("quicx: no memory for a frame")
+
 	// ErrTruncated reports that a stream ended inside a frame, its header included. It matches [io.ErrUnexpectedEOF].
 	ErrTruncated = fmt.Errorf("quicx: stream ended inside a frame: %w", io.ErrUnexpectedEOF)
 )

@@ -5,6 +5,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"sync/atomic"
 
 	"github.com/felix-mq/felix/codec"
 	"github.com/felix-mq/felix/internal/buf"
@@ -59,6 +60,11 @@ type FrameReader struct {
 	size    int // of the next chunk
 	largest int // frame that was cut from this chunk
 
+	account *buf.Account // charged with the chunk, or nil
+	// For observers: twice the number of frames returned, plus one while the reader waits for the rest of a frame.
+	progress atomic.Uint64
+	awaited  atomic.Uint32 // length of that frame's payload, 0 as long as its header is not known
+
 	head [codec.HeaderLen]byte // for Peek
 }
 
@@ -71,6 +77,18 @@ type frameSource interface {
 // NewFrameReader returns a reader of the frames on r whose payloads have at most maxFrame bytes; 0 means
 // [codec.DefaultMaxFrame]. Nothing else may read from r.
 func NewFrameReader(r *RecvStream, maxFrame int) *FrameReader { return newFrameReader(r, maxFrame) }
+
+// SetAccount makes the reader charge the memory it holds to an account; without room for a frame Next fails with
+// [ErrMemory]. Chunks that others have retained are not charged any longer than the reader holds them. It is called
+// before the first Next.
+func (r *FrameReader) SetAccount(a *buf.Account) { r.account = a }
+
+// Progress tells an observer on another goroutine whether the reader waits inside a frame: for the rest of its header, or
+// of a payload of the given length. Two calls that return the same count saw the same wait, or none in between.
+func (r *FrameReader) Progress() (count uint64, inside bool, payload int) {
+	p := r.progress.Load()
+	return p >> 1, p&1 != 0, int(r.awaited.Load())
+}
 
 func newFrameReader(src frameSource, maxFrame int) *FrameReader {
 	if maxFrame <= 0 {
@@ -98,6 +116,7 @@ func (r *FrameReader) Next() (Frame, error) {
 	f := Frame{Header: r.header, Bytes: r.data[r.start:stop:stop], Chunk: r.chunk}
 	r.largest = max(r.largest, r.need)
 	r.start, r.need = stop, 0
+	r.progress.Store((r.progress.Load() | 1) + 1)
 	return f, nil
 }
 
@@ -149,10 +168,17 @@ func (r *FrameReader) fill() error {
 		if err := r.await(); err != nil {
 			return err
 		}
-		r.hold(buf.Get(r.size))
-	} else {
-		r.makeRoom()
 	}
+	if !r.makeRoom() {
+		r.fail(ErrMemory)
+		r.drop()
+		return r.err
+	}
+	r.awaited.Store(r.header.Length)
+	if r.need == 0 {
+		r.awaited.Store(0)
+	}
+	r.progress.Store(r.progress.Load() | 1)
 	limit := len(r.data)
 	if r.need > maxChunk/2 {
 		limit = min(limit, r.start+r.need)
@@ -181,7 +207,12 @@ func (r *FrameReader) finish() error {
 
 // await waits, without a chunk, until the next frame has begun to arrive and its header is found good.
 func (r *FrameReader) await() error {
-	n, err := r.src.Peek(r.head[:])
+	n, err := r.src.Peek(r.head[:1])
+	if err == nil {
+		r.awaited.Store(0)
+		r.progress.Store(r.progress.Load() | 1) // from here on the peer is expected to go on
+		n, err = r.src.Peek(r.head[:])
+	}
 	if err == nil {
 		if !r.parse(r.head[:]) {
 			return r.err
@@ -202,44 +233,72 @@ func (r *FrameReader) await() error {
 	return err
 }
 
-// makeRoom sees to it that more of the unfinished frame can be read.
-func (r *FrameReader) makeRoom() {
+// makeRoom sees to it that more of the unfinished frame can be read. It reports false if there is no memory for it.
+func (r *FrameReader) makeRoom() bool {
+	if r.chunk == nil {
+		return r.hold(buf.Get(r.size))
+	}
 	have := r.end - r.start
 	need := max(r.need, codec.HeaderLen)
 	if r.start+need <= len(r.data) || r.end < len(r.data) && r.start == 0 {
-		return
+		return true
 	}
 	size := max(r.size, min(2*have, need))
 	if size <= len(r.data) && r.chunk.Refs() == 1 {
 		r.end = copy(r.data, r.data[r.start:r.end]) // nobody else can see these bytes
 		r.start = 0
-		return
+		return true
 	}
-	next := buf.Get(size)
-	copy(next.Bytes(), r.data[r.start:r.end])
-	r.drop()
-	r.hold(next)
-	r.end = have
+	old, from := r.chunk, r.data[r.start:r.end]
+	largest := r.largest
+	if !r.hold(buf.Get(size)) {
+		return false
+	}
+	copy(r.data, from)
+	r.chooseSize(len(old.Bytes()), r.end, largest)
+	r.release(old)
+	r.start, r.end, r.largest = 0, have, 0
+	return true
 }
 
-func (r *FrameReader) hold(c *buf.Chunk) { r.chunk, r.data = c, c.Bytes() }
-
-// drop gives the chunk back and chooses the size of the next one by how this one was used.
-func (r *FrameReader) drop() {
-	if r.chunk == nil {
-		return
+// hold makes c the reader's chunk, if there is room for it in the account.
+func (r *FrameReader) hold(c *buf.Chunk) bool {
+	if r.account != nil && !r.account.Charge(c.Cap()) {
+		c.Release()
+		return false
 	}
-	switch size := len(r.data); {
-	case r.largest > maxChunk/2:
-		r.size = min(max(r.largest, maxChunk), maxFrameChunk)
-	case r.end == size:
+	r.chunk, r.data = c, c.Bytes()
+	return true
+}
+
+func (r *FrameReader) release(c *buf.Chunk) {
+	if r.account != nil {
+		r.account.Release(c.Cap())
+	}
+	c.Release()
+}
+
+// chooseSize chooses the size of the next chunk by how one of size bytes was used.
+func (r *FrameReader) chooseSize(size, used, largest int) {
+	switch {
+	case largest > maxChunk/2:
+		r.size = min(max(largest, maxChunk), maxFrameChunk)
+	case used == size:
 		r.size = min(2*size, maxChunk)
-	case r.end < size/4:
+	case used < size/4:
 		r.size = min(max(size/2, minChunk), maxChunk)
 	default:
 		r.size = min(size, maxChunk)
 	}
-	r.chunk.Release()
+}
+
+// drop gives the chunk back.
+func (r *FrameReader) drop() {
+	if r.chunk == nil {
+		return
+	}
+	r.chooseSize(len(r.data), r.end, r.largest)
+	r.release(r.chunk)
 	r.chunk, r.data = nil, nil
 	r.start, r.end, r.largest = 0, 0, 0
 }

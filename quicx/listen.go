@@ -15,6 +15,7 @@ import (
 // Listener accepts connections on a UDP socket that it owns. Its methods may be called from any goroutine.
 type Listener struct {
 	sock     *socket
+	admit    *admission
 	tr       *quic.Transport
 	ln       *quic.Listener
 	refusing atomic.Bool
@@ -63,12 +64,13 @@ func listenOn(conn *net.UDPConn, tlsConf *tls.Config, cfg Config) (*Listener, er
 	if err != nil {
 		return nil, err
 	}
-	l := &Listener{sock: sock, tr: cfg.transport(sock), conns: make(map[*Conn]struct{})}
-	l.tr.ConnContext = func(ctx context.Context, _ *quic.ClientInfo) (context.Context, error) {
+	l := &Listener{sock: sock, admit: newAdmission(cfg), tr: cfg.transport(sock), conns: make(map[*Conn]struct{})}
+	l.tr.VerifySourceAddress = l.admit.needsToken
+	l.tr.ConnContext = func(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
 		if l.refusing.Load() {
 			return nil, errRefused
 		}
-		return ctx, nil
+		return ctx, l.admit.admit(info.RemoteAddr)
 	}
 	if l.ln, err = l.tr.Listen(tlsRules(tlsConf), cfg.quic()); err != nil {
 		return nil, err
@@ -113,6 +115,18 @@ func (l *Listener) Addr() net.Addr { return l.sock.LocalAddr() }
 
 // Socket returns what the operating system granted to the listener's socket.
 func (l *Listener) Socket() SocketInfo { return l.sock.info }
+
+// ListenerStats are counters of a listener since its start.
+type ListenerStats struct {
+	Retries  uint64 // attempts that were asked to prove their address
+	Refused  uint64 // attempts that were refused because their network made too many
+	Retrying bool   // every attempt is asked at the moment
+}
+
+// Stats returns the counters at this moment.
+func (l *Listener) Stats() ListenerStats {
+	return ListenerStats{Retries: l.admit.retries.Load(), Refused: l.admit.refused.Load(), Retrying: l.admit.retrying.Load()}
+}
 
 // Refuse turns away connections that are attempted from now on. Those that exist are unaffected, and those whose
 // handshake is complete or under way can still be accepted. It is the first step of a graceful end, [Listener.Close] the
