@@ -20,6 +20,7 @@
 package broker
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -34,6 +35,7 @@ import (
 	"github.com/felix-mq/felix/cache"
 	"github.com/felix-mq/felix/codec"
 	"github.com/felix-mq/felix/fanout"
+	"github.com/felix-mq/felix/internal/buf"
 	"github.com/felix-mq/felix/quicx"
 )
 
@@ -56,16 +58,21 @@ type Broker struct {
 
 	subscriptionIDs atomic.Uint64
 
-	mu       sync.Mutex // guards conns and draining
-	conns    map[*conn]struct{}
-	draining bool
-	wg       sync.WaitGroup // accept loop and connections
+	mu              sync.Mutex // guards conns, unauthenticated and draining
+	conns           map[*conn]struct{}
+	unauthenticated *list.List // of connections, the oldest first
+	draining        bool
+	wg              sync.WaitGroup // accept loop, sweeper and connections
+
+	reads *buf.Account // memory of unfinished requests
 
 	drops         sync.Mutex // an account is closed and added to the total in one step
 	droppedEvents uint64     // by subscriptions that have ended
 
 	acceptCtx  context.Context // ends when no more connections and streams are accepted
 	stopAccept context.CancelFunc
+	sweepCtx   context.Context // ends when nothing is left to look after
+	stopSweep  context.CancelFunc
 }
 
 // New validates the configuration and binds the socket, so that [Broker.Addr] is known and clients can connect before
@@ -83,6 +90,9 @@ func New(cfg Config) (*Broker, error) {
 		KeepAlive:    cfg.KeepAlive,
 		SendBuffer:   cfg.SendBuffer,
 		RecvBuffer:   cfg.RecvBuffer,
+
+		RetryAbove:          cfg.RetryAbove,
+		HandshakesPerPrefix: cfg.HandshakesPerPrefix,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("broker: listening on %s: %w", cfg.Bind, err)
@@ -95,7 +105,11 @@ func New(cfg Config) (*Broker, error) {
 		verifier: auth.NewVerifier(cfg.Keys, cfg.Now),
 		listener: listener,
 		conns:    make(map[*conn]struct{}),
+		reads:    buf.NewAccount(cfg.ReadBytes, nil),
+
+		unauthenticated: list.New(),
 	}
+	b.sweepCtx, b.stopSweep = context.WithCancel(context.Background())
 	b.acceptCtx, b.stopAccept = context.WithCancel(context.Background())
 	b.metrics, b.registry = newMetrics(b)
 	return b, nil
@@ -153,6 +167,7 @@ func (b *Broker) Serve(ctx context.Context) error {
 		return ErrShutdown
 	}
 	b.wg.Add(1)
+	b.wg.Go(func() { b.sweeper(b.sweepCtx) })
 	b.mu.Unlock()
 	stop := context.AfterFunc(ctx, b.stopAccept)
 	defer stop()
@@ -184,13 +199,20 @@ func (b *Broker) acceptLoop() error {
 			_ = qc.Close(0, shutdownReason)
 			continue
 		}
-		b.conns[c] = struct{}{}
+		victim, reason := b.admitLocked(c)
 		b.mu.Unlock()
+		if victim != nil {
+			victim.closeLater(reason)
+		}
+		if victim == c {
+			continue
+		}
 		b.metrics.connections.Add(1)
 		b.wg.Go(func() {
 			c.serve()
 			b.mu.Lock()
 			delete(b.conns, c)
+			b.forgetUnauthenticatedLocked(c)
 			b.mu.Unlock()
 		})
 	}
@@ -231,6 +253,7 @@ func (b *Broker) closeAll() {
 	}
 	b.mu.Unlock()
 	b.stopAccept()
+	b.stopSweep()
 	b.wg.Wait()
 	b.hub.Close()
 	_ = b.listener.Close()

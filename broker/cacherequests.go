@@ -8,6 +8,10 @@ import (
 	"github.com/felix-mq/felix/codec"
 )
 
+// cacheValueExtra is how much longer a cache_value can be than the cache_put it returns the value of: by its name, and by
+// an id of 20 digits (wire.md, section 1.3).
+const cacheValueExtra = 36
+
 // cachePut carries a cache_put out; the caller has checked authentication and tenant (session.md, section 8). The
 // value is readable by everybody before the reply is sent.
 func (ctl *control) cachePut(m *codec.Message) outcome {
@@ -17,6 +21,9 @@ func (ctl *control) cachePut(m *codec.Message) outcome {
 	scope := ctl.c.b.caches.Lookup(m.Tenant, m.Namespace, m.Cache)
 	if scope == nil {
 		return ctl.cacheNotFound(m)
+	}
+	if ctl.payloadLen+cacheValueExtra > ctl.c.b.cfg.MaxFrameBytes {
+		return ctl.refuse(codec.CacheEntryTooLarge) // it could not be read back
 	}
 	ctl.c.b.metrics.cachePuts.Add(1)
 	if m.HasTTL {

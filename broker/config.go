@@ -10,11 +10,12 @@ import (
 	"github.com/felix-mq/felix/auth"
 	"github.com/felix-mq/felix/codec"
 	"github.com/felix-mq/felix/fanout"
+	"github.com/felix-mq/felix/quicx"
 	"github.com/felix-mq/felix/ring"
 )
 
 // Config is everything a broker can be told. [DefaultConfig] fills in the defaults; zero values of the fields that
-// have one mean the default too. The tags describe the environment variable that cmd/broker reads into the field, its
+// have one mean the default too, except for IngressWait. The tags describe the environment variable that cmd/broker reads into the field, its
 // unit and its bounds, so that there is one list of settings.
 type Config struct {
 	Bind string `env:"FELIX_QUIC_BIND" doc:"UDP address that the broker listens on"`
@@ -41,6 +42,18 @@ type Config struct {
 	ConnWindow   uint64 `env:"FELIX_CACHE_CONN_RECV_WINDOW" unit:"bytes" doc:"receive window of each connection; raised to what eight publish streams need"`
 	SendBuffer   int    `env:"FELIX_UDP_SEND_BUFFER" unit:"bytes" min:"65536" doc:"UDP send buffer asked of the kernel"`
 	RecvBuffer   int    `env:"FELIX_UDP_RECV_BUFFER" unit:"bytes" min:"65536" doc:"UDP receive buffer asked of the kernel"`
+
+	MaxConns                int           `env:"FELIX_MAX_CONNECTIONS" min:"1" doc:"connections that may be open at a time"`
+	MaxUnauthenticatedConns int           `env:"FELIX_MAX_UNAUTHENTICATED_CONNECTIONS" min:"1" doc:"of these, connections on which no stream has authenticated; the oldest is closed for a new one"`
+	AuthTimeout             time.Duration `env:"FELIX_AUTH_TIMEOUT_MS" unit:"ms" min:"10ms" max:"1h" doc:"time that a stream, and a connection that has opened one, has to authenticate"`
+	AuthMaxBytes            int           `env:"FELIX_AUTH_MAX_BYTES" unit:"bytes" min:"1024" max:"16777216" doc:"bytes that a stream may send before it has authenticated"`
+	FrameTimeout            time.Duration `env:"FELIX_FRAME_TIMEOUT_MS" unit:"ms" min:"10ms" max:"1h" doc:"time that the rest of a frame may take once it has begun, and a second more for each 64 KiB"`
+	ConnReadBytes           int64         `env:"FELIX_CONN_READ_BYTES" unit:"bytes" min:"1048576" doc:"memory for unfinished requests of one connection"`
+	ReadBytes               int64         `env:"FELIX_READ_BYTES" unit:"bytes" min:"1048576" doc:"memory for unfinished requests above 64 KiB of all connections"`
+	FailedStreams           int           `env:"FELIX_FAILED_STREAMS_PER_SECOND" min:"1" doc:"streams per second of one connection that may end without having authenticated, beyond a burst of 2048"`
+	RetryAbove              int           `env:"FELIX_RETRY_ABOVE" min:"-1" doc:"connection attempts per second above which each has to prove its address; 0 is 50 for each processor, -1 never"`
+	HandshakesPerPrefix     int           `env:"FELIX_HANDSHAKES_PER_PREFIX" min:"-1" doc:"connection attempts per second accepted from one network (/24, /56), with a burst of two seconds; -1 any number"`
+	IgnoreExpiry            bool          `env:"FELIX_IGNORE_TOKEN_EXPIRY" doc:"streams and subscriptions outlive the token that opened them"`
 
 	IdleTimeout   time.Duration `env:"FELIX_IDLE_TIMEOUT_MS" unit:"ms" min:"1s" max:"1h" doc:"time after which a silent connection is closed"`
 	KeepAlive     time.Duration `env:"FELIX_KEEP_ALIVE_MS" unit:"ms" min:"100ms" max:"30m" doc:"time between keep-alives on an idle connection"`
@@ -79,6 +92,15 @@ func DefaultConfig() Config {
 		StreamWindow:            256 << 10,
 		SendBuffer:              8 << 20,
 		RecvBuffer:              8 << 20,
+		MaxConns:                65536,
+		MaxUnauthenticatedConns: 1024,
+		AuthTimeout:             10 * time.Second,
+		AuthMaxBytes:            128 << 10,
+		FrameTimeout:            30 * time.Second,
+		ConnReadBytes:           64 << 20,
+		ReadBytes:               512 << 20,
+		FailedStreams:           100,
+		HandshakesPerPrefix:     quicx.DefaultHandshakesPerPrefix,
 		IdleTimeout:             30 * time.Second,
 		KeepAlive:               10 * time.Second,
 		ReplyTimeout:            5 * time.Second,
@@ -104,6 +126,15 @@ func (c *Config) ensureDefaults() {
 	setDefault(&c.StreamWindow, d.StreamWindow)
 	setDefault(&c.SendBuffer, d.SendBuffer)
 	setDefault(&c.RecvBuffer, d.RecvBuffer)
+	setDefault(&c.MaxConns, d.MaxConns)
+	setDefault(&c.MaxUnauthenticatedConns, d.MaxUnauthenticatedConns)
+	setDefault(&c.AuthTimeout, d.AuthTimeout)
+	setDefault(&c.AuthMaxBytes, d.AuthMaxBytes)
+	setDefault(&c.FrameTimeout, d.FrameTimeout)
+	setDefault(&c.ConnReadBytes, d.ConnReadBytes)
+	setDefault(&c.ReadBytes, d.ReadBytes)
+	setDefault(&c.FailedStreams, d.FailedStreams)
+	setDefault(&c.HandshakesPerPrefix, d.HandshakesPerPrefix)
 	setDefault(&c.IdleTimeout, d.IdleTimeout)
 	setDefault(&c.KeepAlive, d.KeepAlive)
 	setDefault(&c.ReplyTimeout, d.ReplyTimeout)
@@ -148,6 +179,14 @@ func (c *Config) validate() error {
 		{"MaxWriteBytes", int64(c.MaxWriteBytes)},
 		{"PublishWait", int64(c.PublishWait)},
 		{"StallTimeout", int64(c.StallTimeout)},
+		{"MaxConns", int64(c.MaxConns)},
+		{"MaxUnauthenticatedConns", int64(c.MaxUnauthenticatedConns)},
+		{"AuthTimeout", int64(c.AuthTimeout)},
+		{"AuthMaxBytes", int64(c.AuthMaxBytes)},
+		{"FrameTimeout", int64(c.FrameTimeout)},
+		{"ConnReadBytes", c.ConnReadBytes},
+		{"ReadBytes", c.ReadBytes},
+		{"FailedStreams", int64(c.FailedStreams)},
 	} {
 		if f.n < 0 {
 			errs = append(errs, fmt.Errorf("broker: Config.%s is negative", f.name))

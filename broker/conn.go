@@ -1,12 +1,16 @@
 package broker
 
 import (
+	"container/list"
 	"context"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/felix-mq/felix/fanout"
+	"github.com/felix-mq/felix/internal/buf"
 	"github.com/felix-mq/felix/quicx"
 )
 
@@ -28,19 +32,29 @@ type conn struct {
 	streams sync.WaitGroup
 	writers sync.WaitGroup
 
-	paused atomic.Int32
+	paused  atomic.Int32
+	known   atomic.Bool   // a stream has authenticated
+	opened  atomic.Bool   // the peer has opened a stream
+	churned atomic.Bool   // the connection is being closed for a limit
+	failed  *rate.Limiter // streams that end without having authenticated
+	account *buf.Account  // memory of unfinished requests
 
-	mu       sync.Mutex // guards all below
-	subs     map[uint64]*subscription
-	readers  map[*quicx.RecvStream]struct{} // to be interrupted by a drain
-	draining bool
+	unauthenticated *list.Element // in Broker.unauthenticated, guarded by Broker.mu
+
+	mu         sync.Mutex // guards all below
+	subs       map[uint64]*subscription
+	readers    map[*stream]*watch // to be interrupted by a drain and by the sweeper
+	openedSeen time.Time          // when the sweeper first saw it opened
+	draining   bool
 }
 
 func newConn(b *Broker, qc *quicx.Conn) *conn {
 	return &conn{
 		b: b, qc: qc, ctx: qc.Context(),
 		subs:    make(map[uint64]*subscription),
-		readers: make(map[*quicx.RecvStream]struct{}),
+		readers: make(map[*stream]*watch),
+		failed:  newFailedStreams(b.cfg.FailedStreams),
+		account: buf.NewAccount(maxUnauthenticatedReads*int64(b.cfg.AuthMaxBytes), b.reads),
 	}
 }
 
@@ -59,6 +73,7 @@ func (c *conn) serve() {
 			if err != nil {
 				return
 			}
+			c.opened.Store(true)
 			c.streams.Go(func() { serveControl(c, s) })
 		}
 	})
@@ -68,6 +83,7 @@ func (c *conn) serve() {
 			if err != nil {
 				return
 			}
+			c.opened.Store(true)
 			c.streams.Go(func() { servePublish(c, s) })
 		}
 	})
@@ -89,21 +105,23 @@ func (c *conn) serve() {
 	c.writers.Wait()
 }
 
-// reading registers a stream that a drain interrupts. It reports false if the drain has begun.
-func (c *conn) reading(r *quicx.RecvStream) bool {
+// reading registers a stream that a drain interrupts, and that the sweeper looks after. It reports false if the drain
+// has begun.
+func (c *conn) reading(s *stream) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.draining {
 		return false
 	}
-	c.readers[r] = struct{}{}
+	c.readers[s] = new(watch)
 	return true
 }
 
-func (c *conn) doneReading(r *quicx.RecvStream) {
+func (c *conn) doneReading(s *stream) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.readers, r)
+	delete(c.readers, s)
+	c.mu.Unlock()
+	c.streamEnded(s)
 }
 
 // drainPoll is how often a drain looks whether the subscriptions' queues are written.
@@ -113,8 +131,8 @@ const drainPoll = 5 * time.Millisecond
 func (c *conn) drain(ctx context.Context) {
 	c.mu.Lock()
 	c.draining = true
-	for r := range c.readers {
-		_ = r.SetReadDeadline(time.Unix(1, 0)) // long past: reads fail at once
+	for s := range c.readers {
+		_ = s.r.SetReadDeadline(longPast) // reads fail at once
 	}
 	c.mu.Unlock()
 	tick := time.NewTicker(drainPoll)

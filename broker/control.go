@@ -3,6 +3,8 @@ package broker
 import (
 	"errors"
 	"io"
+	"os"
+	"sync/atomic"
 
 	"github.com/felix-mq/felix/auth"
 	"github.com/felix-mq/felix/codec"
@@ -24,6 +26,7 @@ const maxReplyBuffer = 64 << 10
 // stream is what control and publish streams share: who they are, and where they published last.
 type stream struct {
 	c        *conn
+	r        *quicx.RecvStream
 	fr       *quicx.FrameReader
 	msg      codec.Message
 	identity *auth.Identity   // nil before auth
@@ -32,7 +35,13 @@ type stream struct {
 	scope    scope
 	// stalled says that an acknowledged publish of this stream waited in vain: those behind it are refused at once
 	// until there is room again.
-	stalled bool
+	stalled      bool
+	unknownBytes int // received before authentication
+	payloadLen   int // of the frame that is being handled
+
+	expires atomic.Int64 // when the token does, in seconds since 1970; 0 before auth
+	cut     atomic.Int32 // the limit for which the sweeper ended the stream
+
 	// beforeWait, if set, writes the replies that are owed: they must not wait behind a publish that does.
 	beforeWait func() error
 }
@@ -46,17 +55,24 @@ type control struct {
 
 // serveControl reads requests and answers them, in order, until the stream ends.
 func serveControl(c *conn, s *quicx.Stream) {
-	ctl := &control{stream: stream{c: c, flags: codec.OriginalV1Flags}, s: s, w: quicx.NewFrameWriter(s.Send(), 0)}
+	ctl := &control{s: s, w: quicx.NewFrameWriter(s.Send(), 0)}
+	ctl.init(c, s.Recv())
 	ctl.beforeWait = ctl.w.Flush
-	ctl.fr = quicx.NewFrameReader(s.Recv(), c.b.cfg.MaxFrameBytes)
 	c.b.metrics.controlStreams.Add(1)
 	defer c.b.metrics.controlStreamsClosed.Add(1)
 	defer ctl.fr.Close()
-	if c.reading(s.Recv()) {
-		defer c.doneReading(s.Recv())
+	if c.reading(&ctl.stream) {
+		defer c.doneReading(&ctl.stream)
 		ctl.serve()
 	}
 	ctl.finish()
+}
+
+// init prepares a stream that nobody has authenticated yet.
+func (s *stream) init(c *conn, r *quicx.RecvStream) {
+	s.c, s.r, s.flags = c, r, codec.OriginalV1Flags
+	s.fr = quicx.NewFrameReader(r, min(c.b.cfg.AuthMaxBytes, c.b.cfg.MaxFrameBytes))
+	s.fr.SetAccount(c.account)
 }
 
 func (ctl *control) serve() {
@@ -66,9 +82,14 @@ func (ctl *control) serve() {
 				return // the peer does not want our replies: nothing behind them is carried out
 			}
 		}
+		if !ctl.fr.Ready() {
+			ctl.msg.Reset() // what is held while nothing comes should be little
+		}
 		f, err := ctl.fr.Next()
 		if err != nil {
-			ctl.c.b.countReadError(err)
+			if ctl.readError(err) == limitTokenExpired {
+				ctl.refuse(codec.AuthFailed)
+			}
 			return
 		}
 		if ctl.handle(f) != keep {
@@ -124,6 +145,10 @@ func outcomeOf(c codec.Consequence, hasID bool) outcome {
 
 // handle carries one frame out. Flags come first, before authentication and before any decoding (wire.md, 2.3).
 func (ctl *control) handle(f quicx.Frame) outcome {
+	if ctl.tooMuchUnknown(f) {
+		return errorEnd
+	}
+	ctl.payloadLen = len(f.Payload())
 	flags := f.Header.Flags
 	if flags.Check() != nil || !flags.FromClient() {
 		return ctl.refuse(codec.UnsupportedFlags)
@@ -199,15 +224,43 @@ func (s *stream) authenticate(m *codec.Message) bool {
 		return false
 	}
 	s.identity = id
+	s.expires.Store(expiryOf(id))
+	s.fr.SetMaxFrame(s.c.b.cfg.MaxFrameBytes)
+	s.c.authenticated()
 	return true
 }
 
-// countReadError counts why reading a stream ended, unless the peer finished it.
-func (b *Broker) countReadError(err error) {
-	if errors.Is(err, io.EOF) {
-		return
+// tooMuchUnknown reports whether a stream has sent more than it may before it has authenticated.
+func (s *stream) tooMuchUnknown(f quicx.Frame) bool {
+	if s.identity != nil {
+		return false
 	}
-	b.countMalformed(err)
+	s.unknownBytes += len(f.Bytes)
+	if s.unknownBytes <= s.c.b.cfg.AuthMaxBytes {
+		return false
+	}
+	s.c.b.limited(limitAuthBytes)
+	return true
+}
+
+// readError counts why reading a stream ended, unless the peer finished it, and returns the limit that ended it, if one
+// did.
+func (s *stream) readError(err error) limit {
+	b := s.c.b
+	switch {
+	case errors.Is(err, io.EOF):
+	case errors.Is(err, quicx.ErrMemory):
+		b.limited(limitConnMemory)
+		return limitConnMemory
+	case s.identity == nil && errors.Is(err, codec.ErrFrameTooLarge):
+		b.limited(limitAuthBytes)
+		b.countMalformed(err)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return limit(s.cut.Load())
+	default:
+		b.countMalformed(err)
+	}
+	return limitNone
 }
 
 // countMalformed counts a frame that ended its stream. Nothing is said on the wire (design.md, 5.14).

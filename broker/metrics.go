@@ -15,7 +15,9 @@ type metrics struct {
 	requestErrors                        atomic.Uint64
 
 	publishedBatches, publishedEvents, publishedBytes atomic.Uint64
-	publishWaits, publishRefused, pausedStreamsEnded  atomic.Uint64
+	publishWaits, publishRefused                      atomic.Uint64
+
+	limits [limits]atomic.Uint64
 
 	subscriptions, subscriptionsEnded, stalledEnded atomic.Uint64
 	deliveredEvents, deliveredBytes                 atomic.Uint64
@@ -59,7 +61,21 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 	counter("felix_published_bytes_total", "Bytes of published event frames.", m.publishedBytes.Load)
 	counter("felix_publish_waits_total", "Publishes that waited for room.", m.publishWaits.Load)
 	counter("felix_publish_refused_total", "Publishes refused or dropped for lack of room, or by a drain.", m.publishRefused.Load)
-	counter("felix_publish_paused_streams_ended_total", "Publish streams ended because too many of one connection stood still.", m.pausedStreamsEnded.Load)
+
+	for l := limitNone + 1; l < limits; l++ {
+		r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "felix_limits_total", Help: "Streams and connections ended, or refused, for a limit against abuse.",
+			ConstLabels: prometheus.Labels{"limit": l.String()},
+		}, func() float64 { return float64(m.limits[l].Load()) }))
+	}
+	counter("felix_retries_total", "Connection attempts that were asked to prove their address.", func() uint64 { return b.listener.Stats().Retries })
+	counter("felix_handshakes_refused_total", "Connection attempts refused because their network made too many.", func() uint64 { return b.listener.Stats().Refused })
+	gauge("felix_unauthenticated_connections", "Connections on which no stream has authenticated.", func() float64 {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return float64(b.unauthenticated.Len())
+	})
+	gauge("felix_read_bytes", "Memory held by unfinished requests.", func() float64 { return float64(b.reads.Used()) })
 
 	counter("felix_subscriptions_total", "Subscriptions made.", m.subscriptions.Load)
 	gauge("felix_subscriptions", "Subscriptions active.", open(&m.subscriptions, &m.subscriptionsEnded))

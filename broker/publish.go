@@ -47,9 +47,13 @@ func (s *stream) resolve(tenant, namespace, name []byte) bool {
 // offer hands the frame to its topic. wait is how long it may take; see [fanout.Topic.Publish]. While it waits,
 // nothing more of this stream is read.
 func (s *stream) offer(f *fanout.Frame, wait time.Duration) error {
-	_, err := s.scope.topic.Publish(s.c.ctx, f, 0)
-	if errors.Is(err, fanout.ErrTimeout) && wait != 0 {
-		err = s.offerWaiting(f, wait)
+	err := s.offerOnce(f, wait)
+	for errors.Is(err, fanout.ErrClosed) { // removed since it was looked up; it may exist anew
+		sc := &s.scope
+		if sc.topic = s.c.b.hub.Lookup(sc.tenant, sc.namespace, sc.name); sc.topic == nil {
+			return errStreamNotFound
+		}
+		err = s.offerOnce(f, wait)
 	}
 	switch {
 	case err == nil:
@@ -59,9 +63,6 @@ func (s *stream) offer(f *fanout.Frame, wait time.Duration) error {
 		m.publishedEvents.Add(uint64(f.Count()))
 		m.publishedBytes.Add(uint64(len(f.Bytes())))
 		return nil
-	case errors.Is(err, fanout.ErrClosed):
-		s.scope.topic = nil
-		return errStreamNotFound
 	case s.c.ctx.Err() != nil:
 		return errStreamEnds
 	}
@@ -69,10 +70,18 @@ func (s *stream) offer(f *fanout.Frame, wait time.Duration) error {
 	return err
 }
 
+func (s *stream) offerOnce(f *fanout.Frame, wait time.Duration) error {
+	_, err := s.scope.topic.Publish(s.c.ctx, f, 0)
+	if errors.Is(err, fanout.ErrTimeout) && wait != 0 {
+		err = s.offerWaiting(f, wait)
+	}
+	return err
+}
+
 func (s *stream) offerWaiting(f *fanout.Frame, wait time.Duration) error {
 	defer s.c.paused.Add(-1)
 	if s.c.paused.Add(1) > maxPausedPublishers {
-		s.c.b.metrics.pausedStreamsEnded.Add(1)
+		s.c.b.limited(limitPausedPublishers)
 		return errStreamEnds
 	}
 	s.c.b.metrics.publishWaits.Add(1)

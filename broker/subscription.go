@@ -30,6 +30,8 @@ type subscription struct {
 	unwatch  func() bool
 	finished atomic.Bool
 
+	expires int64 // when the token does that it was made with, in seconds since 1970; 0: it has been told so
+
 	// What the peer negotiated and may be sent; set when the subscription is made.
 	gaps     bool // gap frames
 	offsets  bool // offsets on events
@@ -79,7 +81,9 @@ func (ctl *control) subscribe(m *codec.Message) outcome {
 		}
 		return ctl.refuseWith(codec.StreamNotFoundSubscribe, ctl.notFound(m.Tenant, m.Namespace, m.Stream))
 	}
-	s.events = events
+	ctl.c.mu.Lock()
+	s.events = events // others find the subscription on the connection
+	ctl.c.mu.Unlock()
 	if err := s.open(topic.Epoch()); err != nil {
 		events.Close()
 		ctl.c.forget(s)
@@ -109,6 +113,7 @@ func (ctl *control) newSubscription(m *codec.Message) (*subscription, *codec.Ref
 	c := ctl.c
 	s := &subscription{c: c, id: m.SubscriptionID, maxItems: c.b.cfg.EventMaxItems, maxBytes: c.b.cfg.EventMaxBytes}
 	s.run = s.write
+	s.expires = ctl.expires.Load()
 	s.gaps = ctl.ext&codec.ExtGaps != 0
 	// In-memory streams have offsets only with the extension (session.md, section 13, D18).
 	s.offsets = s.gaps && ctl.flags&codec.FlagEventOffsets != 0

@@ -10,19 +10,20 @@ import (
 // servePublish reads a uni-directional publish stream: auth, then publishes, never a reply (session.md, section 6).
 // Whatever breaks a rule ends the stream, which the peer sees as STOP_SENDING.
 func servePublish(c *conn, r *quicx.RecvStream) {
-	p := &stream{c: c, fr: quicx.NewFrameReader(r, c.b.cfg.MaxFrameBytes)}
+	p := new(stream)
+	p.init(c, r)
 	c.b.metrics.publishStreams.Add(1)
 	defer c.b.metrics.publishStreamsClosed.Add(1)
 	defer r.Cancel(0)
 	defer p.fr.Close()
-	if !c.reading(r) {
+	if !c.reading(p) {
 		return
 	}
-	defer c.doneReading(r)
+	defer c.doneReading(p)
 	for {
 		f, err := p.fr.Next()
 		if err != nil {
-			c.b.countReadError(err)
+			p.readError(err)
 			return
 		}
 		if !p.handleUni(f) {
@@ -33,6 +34,9 @@ func servePublish(c *conn, r *quicx.RecvStream) {
 
 // handleUni carries one frame out and reports whether the stream goes on.
 func (s *stream) handleUni(f quicx.Frame) bool {
+	if s.tooMuchUnknown(f) {
+		return false
+	}
 	if err := f.Header.Flags.Check(); err != nil {
 		s.c.b.countMalformed(err)
 		return false

@@ -15,6 +15,8 @@ const (
 	EndClosed EndReason = iota
 	// EndRemoved means that the topic was removed. What was queued can still be taken.
 	EndRemoved
+	// EndExpired means that its bearer may no longer have it. What was queued can still be taken.
+	EndExpired
 	// EndStalled means that it kept publishers waiting and took nothing for the hub's stall timeout.
 	EndStalled
 )
@@ -26,6 +28,8 @@ func (r EndReason) String() string {
 		return "closed"
 	case EndRemoved:
 		return "removed"
+	case EndExpired:
+		return "expired"
 	case EndStalled:
 		return "stalled"
 	}

@@ -78,6 +78,9 @@ type frameSource interface {
 // [codec.DefaultMaxFrame]. Nothing else may read from r.
 func NewFrameReader(r *RecvStream, maxFrame int) *FrameReader { return newFrameReader(r, maxFrame) }
 
+// SetMaxFrame changes the limit of payloads for frames whose header has not been looked at.
+func (r *FrameReader) SetMaxFrame(n int) { r.max = min(n, math.MaxInt-codec.HeaderLen) }
+
 // SetAccount makes the reader charge the memory it holds to an account; without room for a frame Next fails with
 // [ErrMemory]. Chunks that others have retained are not charged any longer than the reader holds them. It is called
 // before the first Next.
