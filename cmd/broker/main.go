@@ -72,6 +72,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return exitUsage
 	}
 	log := slog.New(slog.NewTextHandler(stderr, nil))
+	warnVariables(log, os.Environ(), &p, &cfg, &dev)
 	cfg.Logger = log
 	if err := serve(p, cfg, dev, stdout, log); err != nil {
 		log.Error("broker ended", "error", err)

@@ -8,6 +8,7 @@ package envconfig
 import (
 	"errors"
 	"fmt"
+	"os"
 	"reflect"
 	"strconv"
 	"time"
@@ -41,10 +42,26 @@ func load(environ map[string]string, dst ...any) error {
 			errs = append(errs, err)
 		}
 		for _, f := range fields(d) {
+			f.setEmpty(environ)
 			errs = append(errs, f.check())
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// setEmpty makes a variable that is set and empty mean the empty string, where a field is one: the library takes it for
+// absent.
+func (v Var) setEmpty(environ map[string]string) {
+	if v.value.Kind() != reflect.String {
+		return
+	}
+	value, ok := environ[v.Name]
+	if environ == nil {
+		value, ok = os.LookupEnv(v.Name)
+	}
+	if ok && value == "" {
+		v.value.SetString("")
+	}
 }
 
 func named(err error, names map[string]string) error {

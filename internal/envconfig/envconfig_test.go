@@ -16,6 +16,7 @@ type settings struct {
 	Policy ring.Overflow `env:"T_POLICY" doc:"a policy"`
 	On     bool          `env:"T_ON" doc:"a switch"`
 	Names  []string      `env:"T_NAMES" doc:"names"`
+	Bind   string        `env:"T_BIND" doc:"an address"`
 	Inner  func()
 }
 
@@ -39,6 +40,13 @@ func TestLoad(t *testing.T) {
 	}
 	if s.Size != 100 || s.Wait != 250*time.Millisecond || s.Window != 9 || s.Policy != ring.Block || !s.On || !slices.Equal(s.Names, []string{"x", "y"}) {
 		t.Errorf("read %+v", s)
+	}
+	s.Bind = "here"
+	if err := load(map[string]string{"T_SIZE": ""}, &s); err != nil || s.Bind != "here" || s.Size != 100 {
+		t.Errorf("read %q, %d, %v", s.Bind, s.Size, err)
+	}
+	if err := load(map[string]string{"T_BIND": ""}, &s); err != nil || s.Bind != "" {
+		t.Errorf("a text that is set and empty is %q, %v", s.Bind, err)
 	}
 	if err := load(map[string]string{"T_WAIT_MS": "2s"}, &s); err != nil || s.Wait != 2*time.Second {
 		t.Errorf("read %v, %v", s.Wait, err)
@@ -67,8 +75,8 @@ func TestLoadReportsEveryProblem(t *testing.T) {
 func TestDescribe(t *testing.T) {
 	s := defaults()
 	vars := Describe(&s)
-	if len(vars) != 6 {
-		t.Fatalf("%d variables, want 6", len(vars))
+	if len(vars) != 7 {
+		t.Fatalf("%d variables, want 7", len(vars))
 	}
 	if v := vars[1]; v.Name != "T_WAIT_MS" || v.Unit != "ms" || v.Default != "1s" || v.Doc != "a wait" {
 		t.Errorf("got %+v", v)

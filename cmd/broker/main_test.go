@@ -1,0 +1,183 @@
+package main
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/felix-mq/felix/broker"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// output collects what a program prints, and tells when a line is there.
+type output struct {
+	mu    sync.Mutex
+	text  bytes.Buffer
+	lines chan struct{}
+}
+
+func newOutput() *output { return &output{lines: make(chan struct{}, 1000)} }
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for range bytes.Count(b, []byte("\n")) {
+		o.lines <- struct{}{}
+	}
+	return o.text.Write(b)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
+func TestServeAndDrain(t *testing.T) {
+	t.Setenv("FELIX_QUIC_BIND", "127.0.0.1:0")
+	t.Setenv("FELIX_BROKER_METRICS_BIND", "127.0.0.1:0")
+	t.Setenv("FELIX_BROKER_PUB_QUEUE_DEPTH", "64")
+	t.Setenv("FELIX_QUIK_BIND", "x")
+	t.Setenv("FELIX_DEV_KEY_FILE", filepath.Join(t.TempDir(), "key.pem"))
+	stdout, stderr := newOutput(), newOutput()
+	code := make(chan int, 1)
+	go func() { code <- run([]string{"--dev"}, stdout, stderr) }()
+	select {
+	case <-stdout.lines:
+	case c := <-code:
+		t.Fatalf("ended with %d: %s", c, stderr)
+	case <-time.After(20 * time.Second):
+		t.Fatalf("no ready line: %s", stderr)
+	}
+	var r ready
+	if err := json.Unmarshal([]byte(stdout.String()), &r); err != nil || r.Addr == "" || r.Token == "" || r.CACert == "" {
+		t.Errorf("ready line %s: %v", stdout, err)
+	}
+	_, after, _ := strings.Cut(stderr.String(), "msg=metrics addr=")
+	addr, _, _ := strings.Cut(after, "\n")
+	for path, want := range map[string]string{"/metrics": "felix_connections 0\n", "/live": "ok\n", "/ready": "ok\n"} {
+		if body := get(t, "http://"+addr+path); !strings.Contains(body, want) {
+			t.Errorf("%s does not contain %q: %.300s", path, want, body)
+		}
+	}
+	for _, want := range []string{"variable has no effect", "FELIX_BROKER_PUB_QUEUE_DEPTH", "unknown variable", "FELIX_QUIK_BIND"} {
+		if !strings.Contains(stderr.String(), want) {
+			t.Errorf("the log does not say %q: %s", want, stderr)
+		}
+	}
+	if err := syscall.Kill(syscall.Getpid(), syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case c := <-code:
+		if c != exitOK {
+			t.Errorf("ended with %d: %s", c, stderr)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("does not end")
+	}
+}
+
+func get(t *testing.T, url string) string {
+	t.Helper()
+	client := http.Client{Timeout: 20 * time.Second}
+	defer client.CloseIdleConnections()
+	res, err := client.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	var b bytes.Buffer
+	if _, err := b.ReadFrom(res.Body); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+func TestUsage(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		args []string
+		env  map[string]string
+		code int
+		want []string
+	}{
+		{"help", []string{"--help"}, nil, exitOK, []string{"FELIX_QUIC_BIND", "FELIX_RETRY_ABOVE", "--dev"}},
+		{"unknown flag", []string{"--fast"}, nil, exitUsage, []string{"--fast"}},
+		{"argument", []string{"start"}, nil, exitUsage, []string{`"start"`}},
+		{"not development", nil, nil, exitUsage, []string{"--dev"}},
+		{
+			"bad values",
+			[]string{"--dev"},
+			map[string]string{"FELIX_MAX_FRAME_BYTES": "many", "FELIX_SUB_QUEUE_POLICY": "drop_all", "FELIX_AUTH_TIMEOUT_MS": "1"},
+			exitUsage,
+			[]string{"FELIX_MAX_FRAME_BYTES", "FELIX_SUB_QUEUE_POLICY", "drop_all", "FELIX_AUTH_TIMEOUT_MS"},
+		},
+		{
+			"bad key file", []string{"--dev"},
+			map[string]string{"FELIX_DEV_KEY_FILE": "main.go", "FELIX_QUIC_BIND": "127.0.0.1:0"},
+			exitError,
+			[]string{"FELIX_DEV_KEY_FILE", "PEM"},
+		},
+		{
+			"metrics address in use", []string{"--dev"},
+			map[string]string{"FELIX_BROKER_METRICS_BIND": "256.0.0.1:1", "FELIX_QUIC_BIND": "127.0.0.1:0"},
+			exitError,
+			[]string{"FELIX_BROKER_METRICS_BIND"},
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for name, value := range c.env {
+				t.Setenv(name, value)
+			}
+			stdout, stderr := newOutput(), newOutput()
+			if code := run(c.args, stdout, stderr); code != c.code {
+				t.Errorf("exit status %d, want %d", code, c.code)
+			}
+			for _, want := range c.want {
+				if !strings.Contains(stderr.String(), want) {
+					t.Errorf("it does not say %q: %s", want, stderr)
+				}
+			}
+			if stdout.String() != "" {
+				t.Errorf("printed %s", stdout)
+			}
+		})
+	}
+}
+
+func TestDevKeyIsKept(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "key.pem")
+	first, err := devKey(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := devKey(path)
+	if err != nil || !first.Equal(again) || len(first) != ed25519.PrivateKeySize {
+		t.Errorf("read back: %v, equal %t", err, first.Equal(again))
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+}
+
+func TestEverySettingIsKnown(t *testing.T) {
+	var log bytes.Buffer
+	cfg := broker.DefaultConfig()
+	warnVariables(slog.New(slog.NewTextHandler(&log, nil)), []string{"FELIX_QUIC_BIND=x", "PATH=y", "FELIX_DEV=1"}, &cfg, &process{})
+	if log.Len() > 0 {
+		t.Error(log.String())
+	}
+}

@@ -1,0 +1,55 @@
+// Command generate writes the pages of docs that are made from code, so that they cannot disagree with it. Run it with
+//
+//	go generate ./docs/generate
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"log"
+	"os"
+	"strings"
+
+	"github.com/felix-mq/felix/codec"
+)
+
+//go:generate go run . ../errors.md
+
+func main() {
+	if len(os.Args) != 2 {
+		log.Fatal("usage: generate FILE")
+	}
+	if err := os.WriteFile(os.Args[1], errorsPage(), 0o644); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// errorsPage is the table of refusals (session.md, section 9).
+func errorsPage() []byte {
+	var b bytes.Buffer
+	b.WriteString(`# Errors
+
+<!-- Generated from package codec by go generate ./docs/generate. Do not edit. -->
+
+What a broker answers to what, and what becomes of the stream. The connection and its other streams go on in every case. An error is
+written before the end that it causes. Texts are for people: clients decide nothing by them. Capital words stand for values.
+
+| Text | As | When | Stream |
+|---|---|---|---|
+`)
+	for _, r := range codec.Refusals() {
+		text := "(none)"
+		if r.Text != "" {
+			text = "`" + r.Text + "`"
+		}
+		cells := []string{text, string(r.Form), r.When, string(r.Stream)}
+		fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | "))
+	}
+	b.WriteString(`
+*Ends* and *clean end*: the broker finishes its half of the stream behind everything that was queued, and asks the peer to stop
+sending (STOP_SENDING, code 0) if it has not finished. After *ends* nothing that came behind the frame is looked at.
+
+Limits against abuse that end a stream or a connection without a text are in [abuse.md](abuse.md).
+`)
+	return b.Bytes()
+}
