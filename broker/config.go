@@ -38,6 +38,8 @@ type Config struct {
 	EventMaxBytes int `env:"FELIX_EVENT_BATCH_MAX_BYTES" unit:"bytes" min:"0" doc:"bytes of events in one delivered frame; 0 forwards batches as they came"`
 	MaxWriteBytes int `env:"FELIX_SUB_MAX_BYTES_PER_WRITE" unit:"bytes" min:"1024" max:"16777216" doc:"bytes that a subscription's writer gathers into one write"`
 
+	InlineBytes int `env:"FELIX_SUB_INLINE_BYTES" unit:"bytes" min:"0" max:"65536" doc:"largest frame that a publisher writes to an idle subscription itself, without waking a writer; 0 for none"`
+
 	StreamWindow uint64 `env:"FELIX_CACHE_STREAM_RECV_WINDOW" unit:"bytes" min:"16384" doc:"receive window of each stream of the listener"`
 	ConnWindow   uint64 `env:"FELIX_CACHE_CONN_RECV_WINDOW" unit:"bytes" doc:"receive window of each connection; raised to what eight publish streams need"`
 	SendBuffer   int    `env:"FELIX_UDP_SEND_BUFFER" unit:"bytes" min:"65536" doc:"UDP send buffer asked of the kernel"`
@@ -89,6 +91,7 @@ func DefaultConfig() Config {
 		PublishWait:             2 * time.Second,
 		StallTimeout:            30 * time.Second,
 		MaxWriteBytes:           64 << 10,
+		InlineBytes:             1200,
 		StreamWindow:            256 << 10,
 		SendBuffer:              8 << 20,
 		RecvBuffer:              8 << 20,

@@ -100,6 +100,7 @@ func (c *conn) serve() {
 	c.writers.Add(1) // keeps the count above zero while ends start writers
 	for _, s := range subs {
 		s.events.End(fanout.EndClosed)
+		s.events.Quiesce()
 	}
 	c.writers.Done()
 	c.writers.Wait()

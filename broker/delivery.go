@@ -78,6 +78,30 @@ func (s *subscription) tooLarge(wire []byte, count int) bool {
 		s.maxBytes > 0 && count > 1 && len(wire)-listAt-4-4*count > s.maxBytes
 }
 
+// tryBatch writes what was taken if it is one small frame and the stream takes it at once.
+func (s *subscription) tryBatch(limit int) (events, bytes uint64, ok bool) {
+	if len(s.batch) != 1 {
+		return 0, 0, false
+	}
+	d := s.batch[0]
+	if d.Frame == nil || d.Skip > 0 || d.Reason != fanout.GapNone {
+		return 0, 0, false
+	}
+	wire, count := d.Frame.Bytes(), d.Frame.Count()
+	if len(wire) > limit || s.tooLarge(wire, count) {
+		return 0, 0, false
+	}
+	if !s.offsets {
+		s.heads = codec.AppendEventHead(s.heads[:0], codec.LayoutShared, 0, 0, len(wire)-listAt)
+		s.heads = append(s.heads, wire[listAt:]...)
+		wire = s.heads
+	}
+	if s.out.TryWrite(wire) != nil {
+		return 0, 0, false // whatever is wrong shows again when a writer writes
+	}
+	return uint64(count), uint64(len(wire)), true
+}
+
 // writeParts cuts a frame: it leaves out the events before the subscription's start and splits the rest at the bounds
 // on items and bytes (0 means none); a single larger event goes alone. Only this needs a copy (wire.md, section 6,
 // rule 7).

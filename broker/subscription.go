@@ -182,14 +182,26 @@ func (s *subscription) start() {
 	}
 }
 
-// wake is called by the topic, with its turn held, when there is something to write and no writer.
+// wake is called when there is something to write and no writer, on the goroutine of a publisher. What is small is
+// written at once, which spares the wake-up of a writer; for all else a writer is started.
 func (s *subscription) wake() {
 	if s.gate.CompareAndSwap(gateShut, gateKnocked) {
 		return
 	}
-	if s.gate.Load() == gateOpen {
-		s.launch()
+	if s.gate.Load() != gateOpen {
+		return
 	}
+	if s.c.b.cfg.InlineBytes == 0 {
+		s.launch()
+		return
+	}
+	s.running.Add(1)
+	if s.writeInline() {
+		s.running.Add(-1)
+		return
+	}
+	s.c.writers.Add(1)
+	go s.run()
 }
 
 func (s *subscription) launch() {
@@ -197,6 +209,30 @@ func (s *subscription) launch() {
 	s.c.writers.Add(1)
 	go s.run()
 }
+
+// writeInline writes what is queued as long as it is small and the stream takes it without blocking. It reports false
+// if something is left that needs a writer: what was taken already is in s.batch.
+func (s *subscription) writeInline() bool {
+	limit := s.c.b.cfg.InlineBytes
+	for range maxInlineWrites {
+		batch, ended := s.events.Take(s.batch[:0], limit)
+		if len(batch) == 0 { // from here on s may belong to another writer
+			return !ended // which a writer has to tell the peer
+		}
+		s.batch = batch
+		events, bytes, ok := s.tryBatch(limit)
+		if !ok {
+			return false
+		}
+		s.releaseBatch()
+		s.c.b.metrics.deliveredEvents.Add(events)
+		s.c.b.metrics.deliveredBytes.Add(bytes)
+	}
+	return false
+}
+
+// maxInlineWrites bounds what a publisher does for one subscription: one that never runs empty needs a writer.
+const maxInlineWrites = 4
 
 // ended frees a writer that is stuck in a write when the topic ends the subscription for its slowness.
 func (s *subscription) ended(reason fanout.EndReason) {
@@ -218,22 +254,19 @@ func (s *subscription) write() {
 	defer s.running.Add(-1)
 	m := s.c.b.metrics
 	for {
-		var ended bool
-		if s.batch, ended = s.events.Take(s.batch[:0], s.c.b.cfg.MaxWriteBytes); len(s.batch) == 0 {
-			if ended {
-				_ = s.out.Close()
-				s.finish()
+		if len(s.batch) == 0 { // else a publisher has taken and not written it
+			batch, ended := s.events.Take(s.batch[:0], s.c.b.cfg.MaxWriteBytes)
+			if len(batch) == 0 { // from here on s may belong to another writer, unless it has ended
+				if ended {
+					_ = s.out.Close()
+					s.finish()
+				}
 				return
 			}
-			return
+			s.batch = batch
 		}
 		events, bytes, err := s.writeBatch()
-		for i := range s.batch {
-			if f := s.batch[i].Frame; f != nil {
-				f.Release()
-			}
-			s.batch[i] = fanout.Delivery{}
-		}
+		s.releaseBatch()
 		if err != nil {
 			s.finish()
 			return
@@ -241,6 +274,16 @@ func (s *subscription) write() {
 		m.deliveredEvents.Add(events)
 		m.deliveredBytes.Add(bytes)
 	}
+}
+
+func (s *subscription) releaseBatch() {
+	for i := range s.batch {
+		if f := s.batch[i].Frame; f != nil {
+			f.Release()
+		}
+		s.batch[i] = fanout.Delivery{}
+	}
+	s.batch = s.batch[:0]
 }
 
 // finish releases what is queued, settles the account of drops and gives the connection its place back.

@@ -55,8 +55,9 @@ const (
 // SubscriptionOptions configure one subscription. They are copied by [Topic.Subscribe].
 type SubscriptionOptions struct {
 	// Wake is called when there is something to take, or the end to see, and the consumer had found nothing the last
-	// time; the Take that found nothing may not have returned yet. It can be called with the topic's turn held: it must
-	// return at once and must not call into this package.
+	// time; the Take that found nothing may not have returned yet. It runs on the goroutine that published, or that ended
+	// the subscription, with none of this package's locks held. It may take and write what is there, but must not block:
+	// the publisher's other subscriptions come after it.
 	Wake func()
 	// OnEnd, if set, is called once when the subscription ends other than by its own Close, from the goroutine that
 	// ended it, so that a consumer that is stuck in a write can be freed. It must not block.
@@ -72,8 +73,9 @@ type Subscription struct {
 	blocks bool
 	wake   func()
 	onEnd  func(EndReason)
-	start  uint64 // sequence number of the first event it wants
-	behind bool   // it was made with a backlog
+	waking sync.WaitGroup // calls of wake that a publish has decided and not made yet
+	start  uint64         // sequence number of the first event it wants
+	behind bool           // it was made with a backlog
 
 	// Guarded by the topic's turn.
 	index      int    // in Topic.active, or -1
@@ -278,6 +280,10 @@ func (s *Subscription) end(reason EndReason) bool {
 	}
 	return true
 }
+
+// Quiesce waits for calls of Wake that were decided before the subscription ended and are still to come or under way.
+// It is called after End, by somebody who wants to know that no other consumer will be started.
+func (s *Subscription) Quiesce() { s.waking.Wait() }
 
 // Close ends the subscription on behalf of its consumer and releases everything queued. The consumer must not take
 // afterwards. It may be called twice.

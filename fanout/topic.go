@@ -83,10 +83,22 @@ func (t *Topic) Publish(ctx context.Context, f *Frame, wait time.Duration) (firs
 		t.mu.Unlock()
 		return 0, ErrClosed
 	}
-	first = t.offerLocked(f)
+	first, woken := t.offerLocked(f)
 	t.mu.Unlock()
+	if woken != nil {
+		for i, s := range *woken {
+			(*woken)[i] = nil
+			s.wake()
+			s.waking.Done()
+		}
+		*woken = (*woken)[:0]
+		wokenPool.Put(woken)
+	}
 	return first, nil
 }
+
+// wokenPool holds lists of subscriptions to be woken by a publish when it has given the turn back.
+var wokenPool = sync.Pool{New: func() any { return new([]*Subscription) }}
 
 // roomLocked reports whether every blocking ring would accept f. If not, the first that would not will say when that
 // changes.
@@ -122,13 +134,13 @@ func (t *Topic) waitLocked(f *Frame, a *admission) error {
 }
 
 // offerLocked is the hot path: numbers, replay, and one Offer for each active subscription.
-func (t *Topic) offerLocked(f *Frame) uint64 {
-	first := t.next
+func (t *Topic) offerLocked(f *Frame) (first uint64, woken *[]*Subscription) {
+	first = t.next
 	f.number(first)
 	t.next += uint64(f.count)
 	t.replay.add(f)
 	if len(t.active) == 0 {
-		return first
+		return first, nil
 	}
 	t.markDirtyLocked()
 	// One addition for all rings instead of one for each; what was refused is given back below.
@@ -138,7 +150,11 @@ func (t *Topic) offerLocked(f *Frame) uint64 {
 		s := t.active[i]
 		switch s.ring.Offer(f, cost, f.count) {
 		case ring.AcceptedWake:
-			s.wake()
+			if woken == nil {
+				woken, _ = wokenPool.Get().(*[]*Subscription)
+			}
+			s.waking.Add(1)
+			*woken = append(*woken, s)
 		case ring.Accepted:
 		case ring.Closed:
 			refused++
@@ -155,7 +171,7 @@ func (t *Topic) offerLocked(f *Frame) uint64 {
 	if refused > 0 {
 		f.refs.Add(-int32(refused)) // never the last: the caller has one
 	}
-	return first
+	return first, woken
 }
 
 func (t *Topic) markDirtyLocked() {
