@@ -91,6 +91,7 @@ func New(cfg Config) (*Broker, error) {
 		SendBuffer:   cfg.SendBuffer,
 		RecvBuffer:   cfg.RecvBuffer,
 
+		Spin:                cfg.Spin,
 		RetryAbove:          cfg.RetryAbove,
 		HandshakesPerPrefix: cfg.HandshakesPerPrefix,
 	})

@@ -40,10 +40,11 @@ type Config struct {
 
 	InlineBytes int `env:"FELIX_SUB_INLINE_BYTES" unit:"bytes" min:"0" max:"65536" doc:"largest frame that a publisher writes to an idle subscription itself, without waking a writer; 0 for none"`
 
-	StreamWindow uint64 `env:"FELIX_CACHE_STREAM_RECV_WINDOW" unit:"bytes" min:"16384" doc:"receive window of each stream of the listener"`
-	ConnWindow   uint64 `env:"FELIX_CACHE_CONN_RECV_WINDOW" unit:"bytes" doc:"receive window of each connection; raised to what eight publish streams need"`
-	SendBuffer   int    `env:"FELIX_UDP_SEND_BUFFER" unit:"bytes" min:"65536" doc:"UDP send buffer asked of the kernel"`
-	RecvBuffer   int    `env:"FELIX_UDP_RECV_BUFFER" unit:"bytes" min:"65536" doc:"UDP receive buffer asked of the kernel"`
+	StreamWindow uint64        `env:"FELIX_CACHE_STREAM_RECV_WINDOW" unit:"bytes" min:"16384" doc:"receive window of each stream of the listener"`
+	ConnWindow   uint64        `env:"FELIX_CACHE_CONN_RECV_WINDOW" unit:"bytes" doc:"receive window of each connection; raised to what eight publish streams need"`
+	Spin         time.Duration `env:"FELIX_QUIC_SPIN" min:"0s" max:"10ms" doc:"time, such as 100us, that the socket is polled for more before its reader sleeps, while traffic keeps coming; 0 never"`
+	SendBuffer   int           `env:"FELIX_UDP_SEND_BUFFER" unit:"bytes" min:"65536" doc:"UDP send buffer asked of the kernel"`
+	RecvBuffer   int           `env:"FELIX_UDP_RECV_BUFFER" unit:"bytes" min:"65536" doc:"UDP receive buffer asked of the kernel"`
 
 	MaxConns                int           `env:"FELIX_MAX_CONNECTIONS" min:"1" doc:"connections that may be open at a time"`
 	MaxUnauthenticatedConns int           `env:"FELIX_MAX_UNAUTHENTICATED_CONNECTIONS" min:"1" doc:"of these, connections on which no stream has authenticated; the oldest is closed for a new one"`
@@ -93,6 +94,7 @@ func DefaultConfig() Config {
 		MaxWriteBytes:           64 << 10,
 		InlineBytes:             1200,
 		StreamWindow:            256 << 10,
+		Spin:                    100 * time.Microsecond,
 		SendBuffer:              8 << 20,
 		RecvBuffer:              8 << 20,
 		MaxConns:                65536,

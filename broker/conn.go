@@ -136,18 +136,25 @@ func (c *conn) drain(ctx context.Context) {
 		_ = s.r.SetReadDeadline(longPast) // reads fail at once
 	}
 	c.mu.Unlock()
+	if awaitQuiet(ctx, c.ctx, c.quiet) {
+		_ = c.qc.Close(0, shutdownReason)
+	}
+}
+
+// awaitQuiet waits until quiet reports true, and returns false if ctx or life ends before that.
+func awaitQuiet(ctx, life context.Context, quiet func() bool) bool {
 	tick := time.NewTicker(drainPoll)
 	defer tick.Stop()
-	for !c.quiet() {
+	for !quiet() {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return
-		case <-c.ctx.Done():
-			return
+			return false
+		case <-life.Done():
+			return false
 		}
 	}
-	_ = c.qc.Close(0, shutdownReason)
+	return true
 }
 
 // quiet reports whether no control stream is being served and no event waits to be written.

@@ -4,9 +4,12 @@ import (
 	"encoding/binary"
 	"net"
 	"os"
+	"runtime"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"github.com/quic-go/quic-go"
@@ -92,6 +95,7 @@ func newSocket(conn *net.UDPConn, cfg Config) (*socket, error) {
 	s.inet6 = domain == unix.AF_INET6
 	s.tx.init()
 	s.rx.init(s.info.GRO)
+	s.rx.spin = cfg.Spin
 	return s, s.setBuffers()
 }
 
@@ -125,6 +129,9 @@ type receiver struct {
 
 	call  func(fd uintptr) bool // recv, bound once
 	errno syscall.Errno         // result of the last call
+
+	spin time.Duration // how long to poll before parking
+	idle int           // polls in a row that were in vain
 
 	count int // messages of the last call
 	next  int // the message that datagrams are being cut from; next == count: none left
@@ -175,6 +182,50 @@ func (r *receiver) init(gro bool) {
 
 // recv is called with the descriptor, and again when it has become readable.
 func (r *receiver) recv(fd uintptr) bool {
+	if r.try(fd) {
+		return true
+	}
+	if r.spin > 0 && r.poll(fd) {
+		return true
+	}
+	return false
+}
+
+// spinning says that a socket of this process polls: a second one would take the processor that the first one's work
+// needs.
+var spinning atomic.Bool
+
+// maxIdlePolls is how many polls may be in vain before a socket polls only now and then.
+const (
+	maxIdlePolls  = 8
+	idlePollEvery = 16
+)
+
+// poll tries again for a while. A socket on which nothing comes stops polling after a few attempts, and tries again with
+// every sixteenth park, or when something came soon.
+func (r *receiver) poll(fd uintptr) bool {
+	if r.idle >= maxIdlePolls {
+		if r.idle++; (r.idle-maxIdlePolls)%idlePollEvery != 0 {
+			return false
+		}
+	}
+	if !spinning.CompareAndSwap(false, true) {
+		return false
+	}
+	defer spinning.Store(false)
+	for start := time.Now(); time.Since(start) < r.spin; {
+		runtime.Gosched() // what is runnable goes first
+		if r.try(fd) {
+			r.idle = 0
+			return true
+		}
+	}
+	r.idle++
+	return false
+}
+
+// try receives what is there, or reports that nothing is.
+func (r *receiver) try(fd uintptr) bool {
 	for {
 		for i := range r.hdrs { // the kernel overwrites these
 			h := &r.hdrs[i].hdr

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"syscall"
@@ -356,5 +357,77 @@ func TestAllocSocket(t *testing.T) {
 		}); n != 0 {
 			t.Errorf("%+v: %v allocations per round", cfg, n)
 		}
+	}
+}
+
+// TestSpin talks over sockets that poll before they park, with pauses in which they find nothing.
+func TestSpin(t *testing.T) {
+	checkLeaks(t)
+	server, client := connect(t, Config{Spin: 200 * time.Microsecond}, Config{Spin: 200 * time.Microsecond})
+	send, accept := uniStream(t, client, server)
+	echo, acceptEcho := uniStream(t, server, client)
+	var r, back *RecvStream
+	b := make([]byte, 100)
+	for i := range 50 {
+		if _, err := send.Write(b); err != nil {
+			t.Fatal(err)
+		}
+		if r == nil {
+			r = accept()
+		}
+		if _, err := io.ReadFull(r, b); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := echo.Write(b); err != nil {
+			t.Fatal(err)
+		}
+		if back == nil {
+			back = acceptEcho()
+		}
+		if _, err := io.ReadFull(back, b); err != nil {
+			t.Fatal(err)
+		}
+		if i%10 == 0 {
+			<-time.After(2 * time.Millisecond)
+		}
+	}
+}
+
+func TestPollGivesUp(t *testing.T) {
+	r := receiver{spin: time.Microsecond}
+	r.init(false)
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	poll := func() (found bool) {
+		if err := raw.Control(func(fd uintptr) { found = r.poll(fd) }); err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	for range maxIdlePolls + 3*idlePollEvery {
+		if poll() {
+			t.Fatal("found something where there is nothing")
+		}
+	}
+	if spinning.Load() {
+		t.Error("still spinning")
+	}
+	if _, err := conn.WriteToUDP([]byte("x"), conn.LocalAddr().(*net.UDPAddr)); err != nil {
+		t.Fatal(err)
+	}
+	for n := 0; !poll(); n++ {
+		if n > 2*idlePollEvery {
+			t.Fatal("does not try again")
+		}
+	}
+	if r.idle != 0 {
+		t.Error("something came, and it does not count as busy")
 	}
 }
