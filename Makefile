@@ -60,6 +60,10 @@ fuzz: ## Run every fuzz target for FUZZTIME each (default 20s)
 		$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) "$$pkg" </dev/null; \
 	done
 
+.PHONY: conformance
+conformance: ## Judge the broker by the protocol, case by case, in a table
+	$(GO) run ./cmd/conformance --embedded
+
 .PHONY: bench
 bench: ## Run the micro benchmarks of each room, then the end-to-end table (about three minutes)
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) -count $(BENCHCOUNT) $(BENCHPKGS)
