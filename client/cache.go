@@ -26,11 +26,12 @@ func (c *Client) Cache(namespace, cache string) *Cache {
 }
 
 // Put stores value under key for ttl, rounded up to a millisecond; a ttl of 0 is over at once, [NoExpiry] never. When
-// it returns nil, every client reads the new value.
+// it returns nil, every client reads the new value. Unless an error is a [BrokerError], or one of those that say that
+// nothing was sent, the value may still be stored, even after a later Put.
 func (h *Cache) Put(ctx context.Context, key string, value []byte, ttl time.Duration) error {
 	ms := uint64(0)
 	if ttl > 0 {
-		ms = uint64((ttl + time.Millisecond - 1) / time.Millisecond)
+		ms = uint64((ttl-1)/time.Millisecond) + 1
 	}
 	_, _, err := h.do(ctx, key, codec.MsgCacheOK, func(b []byte, id uint64) []byte {
 		return codec.AppendCachePut(b, h.c.o.tenant, h.namespace, h.name, key, value, id, true, ms, ttl >= 0)

@@ -221,6 +221,7 @@ func (k *conn) acceptEvents() {
 		}
 		hellos.Go(func() { k.hello(r) })
 	}
+	<-k.qc.Context().Done() // accepting ends first; a connection that takes no more has to look dead
 	k.mu.Lock()
 	k.closing = true
 	left := k.unmatched

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/valyala/bytebufferpool"
@@ -56,7 +57,8 @@ func (p *Publisher) Send(ctx context.Context, payload []byte) error {
 // them over; nothing tells whether they arrive, or whether the stream exists. It waits while the broker pushes back.
 // The payloads are the caller's again when it returns.
 func (p *Publisher) SendBatch(ctx context.Context, payloads [][]byte) error {
-	if err := p.check(payloads); err != nil {
+	n, err := p.check(payloads)
+	if err != nil {
 		return err
 	}
 	r, err := p.slot.get(ctx)
@@ -65,7 +67,7 @@ func (p *Publisher) SendBatch(ctx context.Context, payloads [][]byte) error {
 	}
 	b := bytebufferpool.Get()
 	defer bytebufferpool.Put(b)
-	b.B = codec.AppendPublishBatch(b.B, p.c.o.tenant, p.namespace, p.stream, payloads)
+	b.B = codec.AppendPublishBatch(slices.Grow(b.B, n), p.c.o.tenant, p.namespace, p.stream, payloads)
 	if err := r.writing.acquire(ctx); err != nil {
 		return err
 	}
@@ -73,23 +75,25 @@ func (p *Publisher) SendBatch(ctx context.Context, payloads [][]byte) error {
 	return r.write(ctx, b.B, 0)
 }
 
-// check refuses locally what the broker could not read.
-func (p *Publisher) check(payloads [][]byte) error {
+// check refuses locally what the broker could not read. It returns the length of the binary frame, so that its buffer
+// can be grown in one step: the pool forgets large ones where most are small.
+func (p *Publisher) check(payloads [][]byte) (frameLen int, err error) {
 	if p.invalid != nil {
-		return p.invalid
+		return 0, p.invalid
 	}
 	n, err := codec.PublishBatchLen(p.c.o.tenant, p.namespace, p.stream, payloads)
 	if err != nil {
-		return fmt.Errorf("client: %w", err)
+		return 0, fmt.Errorf("client: %w", err)
 	}
 	if n += 9; n > p.c.o.maxFrame { // with the prefix of an acknowledged batch
-		return fmt.Errorf("%w: batch of %d bytes, limit %d", ErrFrameTooLarge, n, p.c.o.maxFrame)
+		return 0, fmt.Errorf("%w: batch of %d bytes, limit %d", ErrFrameTooLarge, n, p.c.o.maxFrame)
 	}
-	return nil
+	return codec.HeaderLen + n, nil
 }
 
 func (p *Publisher) publish(ctx context.Context, payloads [][]byte, mode codec.AckMode) error {
-	if err := p.check(payloads); err != nil {
+	n, err := p.check(payloads)
+	if err != nil {
 		return err
 	}
 	r, err := p.slot.get(ctx)
@@ -107,7 +111,7 @@ func (p *Publisher) publish(ctx context.Context, payloads [][]byte, mode codec.A
 		c.timer.Reset(limit)
 		defer c.timer.Stop()
 	}
-	if err := p.send(ctx, r, c, payloads, mode, limit); err != nil {
+	if err := p.send(ctx, r, c, payloads, mode, n, limit); err != nil {
 		r.forget(c)
 		return err // the broker cannot have read it, so there is no doubt
 	}
@@ -128,11 +132,11 @@ func (p *Publisher) publish(ctx context.Context, payloads [][]byte, mode codec.A
 	return c.err
 }
 
-func (p *Publisher) send(ctx context.Context, r *requests, c *call, payloads [][]byte, mode codec.AckMode, limit time.Duration) error {
+func (p *Publisher) send(ctx context.Context, r *requests, c *call, payloads [][]byte, mode codec.AckMode, frameLen int, limit time.Duration) error {
 	b := bytebufferpool.Get()
 	defer bytebufferpool.Put(b)
 	if r.ctl.flags&codec.FlagPublishAcked != 0 {
-		b.B = codec.AppendPublishBatchAcked(b.B, c.id, mode, p.c.o.tenant, p.namespace, p.stream, payloads)
+		b.B = codec.AppendPublishBatchAcked(slices.Grow(b.B, frameLen), c.id, mode, p.c.o.tenant, p.namespace, p.stream, payloads)
 	} else {
 		b.B = codec.AppendPublishBatchJSON(b.B, p.c.o.tenant, p.namespace, p.stream, payloads, mode, c.id, true)
 		if n := len(b.B) - codec.HeaderLen; n > p.c.o.maxFrame {

@@ -37,9 +37,9 @@ type call struct {
 	want     codec.MessageType // of a cache request: what answers it, unless error does
 	done     chan struct{}     // capacity 1
 	err      error
-	answered bool              // by the broker; otherwise err is why no reply will come
-	timer    *time.Timer       // of a publish without a deadline
-	value    []byte            // cache_get: a copy
+	answered bool        // by the broker; otherwise err is why no reply will come
+	timer    *time.Timer // of a publish without a deadline
+	value    []byte      // cache_get: a copy
 	hit      bool
 }
 
@@ -312,6 +312,7 @@ func (r *requests) reply(payload []byte) error {
 		c := r.oldestCache()
 		if c == nil || m.Type != c.want || (m.HasRequestID && m.RequestID != c.id) {
 			err := fmt.Errorf("%w: cache reply that nobody asked for", ErrProtocol)
+			r.fail(err) // before a caller hears of it: the next call has to find another stream
 			if c != nil {
 				c.err = err
 				c.done <- struct{}{}

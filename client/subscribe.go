@@ -143,7 +143,7 @@ func (c *Client) Subscribe(ctx context.Context, namespace, stream string, opts .
 	}
 	s, err := c.subscribe(ctx, namespace, stream, o.start)
 	if err != nil {
-		return nil, fmt.Errorf("client: subscribing to %q/%q: %w", namespace, stream, err)
+		return nil, fmt.Errorf("client: subscribing to %.80q/%.80q: %w", namespace, stream, err)
 	}
 	return s, nil
 }

@@ -1,0 +1,174 @@
+// Package script is a broker that does what a test tells it to, frame by frame: it judges clients.
+//
+// It speaks felix-wire by hand, with package codec over package quicx, and knows nothing of our broker: a client is
+// proved against the protocol, and also against everything that a broker may do which ours never does. Begin at
+// [Listen], which gives a [Server]; accept a [Conn], on it a [Control] stream, and drive both step by step:
+//
+//	ctl, _ := conn.AcceptControl()
+//	err := ctl.Auth(codec.KnownFlags)
+//	req, err := ctl.Expect(codec.MsgSubscribe)
+//	ev, err := conn.OpenEvents(7)
+//	err = ctl.Send(codec.AppendSubscribed(nil, 7))
+//	err = ev.Send(codec.AppendEventBatch(nil, codec.LayoutShared, 0, 0, payloads))
+//
+// Each step blocks until it is done, and fails when the stream, the connection or the context given to Listen ends:
+// steps need no contexts of their own, and a test cannot hang longer than its context. Nothing here sleeps. Streams
+// that a test is not about are served by a [Normal] broker, a [Relay] makes a broker fall silent, and [Cases] are the
+// checks of session.md, section 15, that take a scripted peer; any client can be given to them.
+package script
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"sync"
+
+	"github.com/felix-mq/felix/codec"
+	"github.com/felix-mq/felix/quicx"
+)
+
+// Server is a listener on loopback with a certificate of its own. Its methods may be called from many goroutines.
+type Server struct {
+	l    *quicx.Listener
+	tls  *tls.Config
+	ctx  context.Context
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+
+	mu      sync.Mutex // guards readers
+	readers []*quicx.FrameReader
+}
+
+// Listen starts a server on a free port of 127.0.0.1. It ends with ctx or Close. The server sends no keep-alives unless
+// cfg asks for them: what keeps a connection alive is then the client.
+func Listen(ctx context.Context, cfg quicx.Config) (*Server, error) {
+	cert, pool, err := quicx.DevCertificate()
+	if err != nil {
+		return nil, fmt.Errorf("script: %w", err)
+	}
+	if cfg.KeepAlive == 0 {
+		cfg.KeepAlive = -1
+	}
+	l, err := quicx.Listen("127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}}, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("script: %w", err)
+	}
+	s := &Server{l: l, tls: &tls.Config{RootCAs: pool}}
+	s.ctx, s.stop = context.WithCancel(ctx)
+	s.Go(func() {
+		<-s.ctx.Done()
+		_ = l.Close()
+	})
+	return s, nil
+}
+
+// Addr returns the address to connect to.
+func (s *Server) Addr() string { return s.l.Addr().String() }
+
+// ClientTLS returns a configuration that trusts the server. It is the caller's.
+func (s *Server) ClientTLS() *tls.Config { return s.tls.Clone() }
+
+// Accept waits for the next connection.
+func (s *Server) Accept() (*Conn, error) {
+	qc, err := s.l.Accept(s.ctx)
+	if err != nil {
+		return nil, fmt.Errorf("script: accepting a connection: %w", err)
+	}
+	return &Conn{s: s, qc: qc}, nil
+}
+
+// Go runs f on a goroutine that Close waits for. It must not be called after Close.
+func (s *Server) Go(f func()) { s.wg.Go(f) }
+
+// Close ends the server and all its connections, with code 0, waits for its goroutines and takes back the memory of
+// all readers. No step may be under way outside [Server.Go]. It may be called twice.
+func (s *Server) Close() {
+	s.stop()
+	s.wg.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, fr := range s.readers {
+		fr.Close()
+	}
+	s.readers = nil
+}
+
+// Conn is a client's connection.
+type Conn struct {
+	s  *Server
+	qc *quicx.Conn
+}
+
+// AcceptControl waits for the next stream that the client opens. Nothing has been read from it.
+func (c *Conn) AcceptControl() (*Control, error) {
+	s, err := c.qc.AcceptStream(c.s.ctx)
+	if err != nil {
+		return nil, fmt.Errorf("script: accepting a stream: %w", err)
+	}
+	ctl := &Control{s: s, fr: quicx.NewFrameReader(s.Recv(), 0)}
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	c.s.readers = append(c.s.readers, ctl.fr)
+	return ctl, nil
+}
+
+// OpenEvents opens an event stream and writes its hello.
+func (c *Conn) OpenEvents(id uint64) (*Events, error) {
+	e, err := c.OpenBare()
+	if err != nil {
+		return nil, err
+	}
+	return e, e.Send(codec.AppendEventStreamHello(nil, id))
+}
+
+// OpenBare opens a stream to the client and writes nothing. The client does not know of it before the first Send.
+func (c *Conn) OpenBare() (*Events, error) {
+	s, err := c.qc.OpenUniStream(c.s.ctx)
+	if err != nil {
+		return nil, fmt.Errorf("script: opening an event stream: %w", err)
+	}
+	return &Events{s}, nil
+}
+
+// ShutDown closes the connection as a broker does that goes away (session.md, section 11).
+func (c *Conn) ShutDown() { _ = c.qc.Close(0, "broker shutting down") }
+
+// Done is closed when the connection has ended, whoever ended it.
+func (c *Conn) Done() <-chan struct{} { return c.qc.Context().Done() }
+
+// Events is a stream to the client, an event stream once its hello was sent. One goroutine may send.
+type Events struct{ s *quicx.SendStream }
+
+// Send writes bytes as they are: a frame, several, or a part of one. It blocks while the client does not read, and
+// fails when the client has stopped the stream.
+func (e *Events) Send(b []byte) error { return send(e.s, b) }
+
+// SendPieces writes b in writes of n bytes each.
+func (e *Events) SendPieces(b []byte, n int) error { return sendPieces(e.s, b, n) }
+
+// Finish ends the stream with FIN, unless the client has stopped it.
+func (e *Events) Finish() { _ = e.s.Close() }
+
+// Reset ends the stream with RESET_STREAM.
+func (e *Events) Reset() { e.s.Cancel(0) }
+
+// Done is closed when the stream has ended: the client stopped it, it was finished or reset, or the connection is gone.
+func (e *Events) Done() <-chan struct{} { return e.s.Context().Done() }
+
+func send(s *quicx.SendStream, b []byte) error {
+	if _, err := s.Write(b); err != nil {
+		return fmt.Errorf("script: sending: %w", err)
+	}
+	return nil
+}
+
+func sendPieces(s *quicx.SendStream, b []byte, n int) error {
+	for len(b) > 0 {
+		k := min(n, len(b))
+		if err := send(s, b[:k]); err != nil {
+			return err
+		}
+		b = b[k:]
+	}
+	return nil
+}
