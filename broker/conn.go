@@ -33,6 +33,7 @@ type conn struct {
 	writers sync.WaitGroup
 
 	paused  atomic.Int32
+	agreed  atomic.Uint32 // extensions that some control stream has negotiated
 	known   atomic.Bool   // a stream has authenticated
 	opened  atomic.Bool   // the peer has opened a stream
 	churned atomic.Bool   // the connection is being closed for a limit

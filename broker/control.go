@@ -149,19 +149,36 @@ func (ctl *control) handle(f quicx.Frame) outcome {
 		return errorEnd
 	}
 	ctl.payloadLen = len(f.Payload())
-	flags := f.Header.Flags
-	if flags.Check() != nil || !flags.FromClient() {
+	switch f.Header.Flags {
+	case codec.LayoutJSON:
+		return ctl.message(f)
+	case codec.LayoutPublish:
+		return ctl.binaryPublish(f, codec.HeaderLen, false)
+	case codec.LayoutPublishAcked:
+		return ctl.ackedPublish(f, codec.HeaderLen, false)
+	case codec.LayoutExtension:
+		return ctl.extension(f)
+	default:
 		return ctl.refuse(codec.UnsupportedFlags)
 	}
-	switch flags {
-	case codec.LayoutPublish:
-		return ctl.binaryPublish(f)
-	case codec.LayoutPublishAcked:
-		return ctl.ackedPublish(f)
-	default:
-		return ctl.message(f)
-	}
 }
+
+// extension carries an extension frame out. One that was not negotiated is an unknown flag (docs/wire-extensions.md).
+func (ctl *control) extension(f quicx.Frame) outcome {
+	if typ, _, err := codec.ParseExtension(f.Payload()); err == nil && ctl.ext&codec.ExtS2 != 0 {
+		switch typ {
+		case codec.ExtensionPublishS2:
+			return ctl.binaryPublish(f, extensionAt, true)
+		case codec.ExtensionPublishAckedS2:
+			return ctl.ackedPublish(f, extensionAt, true)
+		default:
+		}
+	}
+	return ctl.refuse(codec.UnsupportedFlags)
+}
+
+// extensionAt is where the body of an extension frame begins.
+const extensionAt = codec.HeaderLen + 1
 
 // message carries a JSON message out.
 func (ctl *control) message(f quicx.Frame) outcome {
@@ -212,6 +229,7 @@ func (ctl *control) auth(m *codec.Message) outcome {
 		return keep
 	}
 	ctl.flags, ctl.ext = m.ClientFlags, m.Ext
+	ctl.c.agreed.Or(uint32(ctl.ext))
 	ctl.reply(codec.AppendAuthOK(ctl.w.Buffer(), serverFlags, ctl.ext, m.HasExt))
 	return keep
 }

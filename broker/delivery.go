@@ -1,6 +1,12 @@
 package broker
 
 import (
+	"cmp"
+	"encoding/binary"
+	"fmt"
+
+	"github.com/klauspost/compress/s2"
+
 	"github.com/felix-mq/felix/codec"
 	"github.com/felix-mq/felix/fanout"
 	"github.com/felix-mq/felix/internal/buf"
@@ -30,7 +36,23 @@ func (s *subscription) writeBatch() (events, bytes uint64, err error) {
 		if d.Frame == nil {
 			continue
 		}
-		wire, count := d.Frame.Bytes(), d.Frame.Count()
+		frame := d.Frame
+		if isCompressed(frame) {
+			if s.s2 && d.Skip == 0 && (s.maxItems == 0 || frame.Count() <= s.maxItems) && s.maxBytes == 0 {
+				s.frames = append(s.frames, frame.Bytes())
+				events += uint64(frame.Count())
+				bytes += uint64(len(frame.Bytes()))
+				continue
+			}
+			if frame = s.c.b.decompressed(frame); frame == nil {
+				if s.gaps {
+					lost, next := uint64(d.Frame.Count()-d.Skip), d.Frame.First()+uint64(d.Frame.Count())
+					s.head(codec.AppendGap(s.heads, codec.Gap{Reason: codec.GapCorrupt, Lost: lost, Next: next}))
+				}
+				continue
+			}
+		}
+		wire, count := frame.Bytes(), frame.Count()
 		events += uint64(count - d.Skip)
 		bytes += uint64(len(wire))
 		switch {
@@ -38,7 +60,7 @@ func (s *subscription) writeBatch() (events, bytes uint64, err error) {
 			if err := s.writeFrames(); err != nil {
 				return 0, 0, err
 			}
-			if err := s.writeParts(d); err != nil {
+			if err := s.writeParts(frame, d.Skip); err != nil {
 				return 0, 0, err
 			}
 		case s.offsets:
@@ -88,10 +110,11 @@ func (s *subscription) tryBatch(limit int) (events, bytes uint64, ok bool) {
 		return 0, 0, false
 	}
 	wire, count := d.Frame.Bytes(), d.Frame.Count()
-	if len(wire) > limit || s.tooLarge(wire, count) {
+	compressed := isCompressed(d.Frame)
+	if len(wire) > limit || s.tooLarge(wire, count) || compressed && !s.s2 {
 		return 0, 0, false
 	}
-	if !s.offsets {
+	if !s.offsets && !compressed {
 		s.heads = codec.AppendEventHead(s.heads[:0], codec.LayoutShared, 0, 0, len(wire)-listAt)
 		s.heads = append(s.heads, wire[listAt:]...)
 		wire = s.heads
@@ -105,8 +128,8 @@ func (s *subscription) tryBatch(limit int) (events, bytes uint64, ok bool) {
 // writeParts cuts a frame: it leaves out the events before the subscription's start and splits the rest at the bounds
 // on items and bytes (0 means none); a single larger event goes alone. Only this needs a copy (wire.md, section 6,
 // rule 7).
-func (s *subscription) writeParts(d fanout.Delivery) error {
-	items, _, err := codec.ParseItems(d.Frame.Bytes()[listAt:])
+func (s *subscription) writeParts(frame *fanout.Frame, skip int) error {
+	items, _, err := codec.ParseItems(frame.Bytes()[listAt:])
 	if err != nil {
 		panic("broker: retained event frame does not parse: " + err.Error())
 	}
@@ -115,7 +138,7 @@ func (s *subscription) writeParts(d fanout.Delivery) error {
 		layout = codec.LayoutSharedOffsets
 	}
 	region := items.Raw()[4:]
-	base := d.Frame.First()
+	base := frame.First()
 	start, at, count, size, index := 0, 0, 0, 0, 0
 	flush := func() error {
 		if count == 0 {
@@ -129,7 +152,7 @@ func (s *subscription) writeParts(d fanout.Delivery) error {
 		return err
 	}
 	for _, item := range items.All() {
-		if index < d.Skip {
+		if index < skip {
 			index++
 			at += 4 + len(item)
 			start = at
@@ -146,4 +169,45 @@ func (s *subscription) writeParts(d fanout.Delivery) error {
 		size += len(item)
 	}
 	return flush()
+}
+
+// isCompressed reports whether a frame is one of the extension s2.
+func isCompressed(f *fanout.Frame) bool {
+	return codec.Flags(binary.BigEndian.Uint16(f.Bytes()[6:])) == codec.LayoutExtension
+}
+
+// decompressed returns the plain form of a compressed frame, for subscriptions that cannot have it as it is: one for all
+// of them. It is nil if the frame's publisher sent something that cannot be decompressed; nobody has looked before.
+func (b *Broker) decompressed(f *fanout.Frame) *fanout.Frame {
+	return f.Derive(func() *fanout.Frame {
+		plain, err := decompress(f)
+		if err != nil {
+			b.metrics.corruptBatches.Add(1)
+			b.log.Warn("compressed batch is corrupt", "events", f.Count(), "error", err)
+			return nil
+		}
+		b.metrics.decompressed.Add(1)
+		return plain
+	})
+}
+
+func decompress(f *fanout.Frame) (*fanout.Frame, error) {
+	c, err := codec.ParseCompressedEvents(f.Bytes()[extensionAt:])
+	if err != nil {
+		return nil, err
+	}
+	if n, err := s2.DecodedLen(c.Block); err != nil || n != c.RawLen {
+		return nil, fmt.Errorf("broker: block of %d bytes, %d declared: %w", n, c.RawLen, cmp.Or(err, s2.ErrCorrupt))
+	}
+	chunk := buf.Get(listAt + 4 + c.RawLen)
+	defer chunk.Release()
+	wire := codec.AppendEventHead(chunk.Bytes()[:0], codec.LayoutSharedOffsets, 0, c.BaseOffset, 4+c.RawLen)
+	wire = wire[:listAt+4+c.RawLen]
+	if _, err := s2.Decode(wire[listAt+4:], c.Block); err != nil {
+		return nil, fmt.Errorf("broker: decompressing: %w", err)
+	}
+	if _, err := c.Items(wire[listAt:]); err != nil {
+		return nil, err
+	}
+	return fanout.NewFrame(chunk, wire, f.Count()), nil
 }

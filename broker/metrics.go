@@ -16,6 +16,7 @@ type metrics struct {
 
 	publishedBatches, publishedEvents, publishedBytes atomic.Uint64
 	publishWaits, publishRefused                      atomic.Uint64
+	decompressed, corruptBatches                      atomic.Uint64
 
 	limits [limits]atomic.Uint64
 
@@ -59,6 +60,8 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 	counter("felix_published_batches_total", "Publishes carried out; a single event counts as a batch of one.", m.publishedBatches.Load)
 	counter("felix_published_events_total", "Events published.", m.publishedEvents.Load)
 	counter("felix_published_bytes_total", "Bytes of published event frames.", m.publishedBytes.Load)
+	counter("felix_decompressed_batches_total", "Compressed batches decompressed for subscriptions that do not take them.", m.decompressed.Load)
+	counter("felix_corrupt_batches_total", "Compressed batches that could not be decompressed.", m.corruptBatches.Load)
 	counter("felix_publish_waits_total", "Publishes that waited for room.", m.publishWaits.Load)
 	counter("felix_publish_refused_total", "Publishes refused or dropped for lack of room, or by a drain.", m.publishRefused.Load)
 

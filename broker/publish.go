@@ -92,16 +92,42 @@ func (s *stream) offerWaiting(f *fanout.Frame, wait time.Duration) error {
 	return err
 }
 
+// batch is a binary publish as it was received, compressed or not.
+type batch struct {
+	tenant, namespace, stream []byte // views
+	count                     int    // of events
+	countAt, end              int    // where the list of items lies in the frame
+	compressed                bool
+}
+
+// parseBatch reads the batch that begins at position at of the frame.
+func (s *stream) parseBatch(f quicx.Frame, at int, compressed bool) (batch, error) {
+	if !compressed {
+		p, err := codec.ParsePublishBatch(f.Bytes[at:])
+		return batch{p.Tenant, p.Namespace, p.Stream, p.Items.Len(), at + p.CountAt, at + p.End, false}, err
+	}
+	p, err := codec.ParseCompressedPublish(f.Bytes[at:])
+	if err == nil && p.RawLen > s.c.b.cfg.MaxFrameBytes {
+		err = codec.ErrFrameTooLarge
+	}
+	return batch{p.Tenant, p.Namespace, p.Stream, p.Count, at + p.CountAt, len(f.Bytes), true}, err
+}
+
 // offerBinary publishes a batch as it was received: the event frame is written over the part of the publish frame
-// that is no longer needed (wire.md, section 6). batchAt is where the batch that p describes begins in f.
-func (s *stream) offerBinary(f quicx.Frame, batchAt int, p *codec.PublishBatch, wait time.Duration) error {
-	if p.Items.Len() == 0 {
+// that is no longer needed (wire.md, section 6).
+func (s *stream) offerBinary(f quicx.Frame, p *batch, wait time.Duration) error {
+	if p.count == 0 {
 		return nil // acknowledged, and publishes nothing
 	}
 	// The topic exists, so its names are not empty: there is room for the offset.
-	wire := codec.RewriteSharedOffsets(f.Bytes, batchAt+p.CountAt, batchAt+p.End, 0)
-	frame := fanout.NewFrame(f.Chunk, wire, p.Items.Len())
-	frame.NumberAt(numberAt)
+	wire, number := f.Bytes, numberAt
+	if p.compressed {
+		wire, number = codec.RewriteCompressed(wire, p.countAt, 0), codec.CompressedOffsetAt
+	} else {
+		wire = codec.RewriteSharedOffsets(wire, p.countAt, p.end, 0)
+	}
+	frame := fanout.NewFrame(f.Chunk, wire, p.count)
+	frame.NumberAt(number)
 	err := s.offer(frame, wait)
 	frame.Release()
 	return err
@@ -140,58 +166,59 @@ func (s *stream) unackedWait() time.Duration {
 	return 0
 }
 
-// unacked carries a binary publish without acknowledgement out (session.md, section 5.3). Nothing is ever answered;
-// the caller has checked that the frame's flags are right.
-func (s *stream) unacked(f quicx.Frame) outcome {
-	p, err := codec.ParsePublishBatch(f.Bytes[codec.HeaderLen:])
+// unacked carries a binary publish without acknowledgement out (session.md, section 5.3), whose batch begins at position
+// at of the frame. Nothing is ever answered; the caller has checked that the frame's flags are right.
+func (s *stream) unacked(f quicx.Frame, at int, compressed bool) outcome {
+	p, err := s.parseBatch(f, at, compressed)
 	if err != nil {
 		s.c.b.countMalformed(err)
 		return errorEnd
 	}
-	if s.identity == nil || string(p.Tenant) != s.identity.Tenant || !s.resolve(p.Tenant, p.Namespace, p.Stream) {
+	if s.identity == nil || string(p.tenant) != s.identity.Tenant || !s.resolve(p.tenant, p.namespace, p.stream) {
 		return errorEnd
 	}
 	if s.scope.topic == nil {
 		return keep
 	}
-	if err := s.offerBinary(f, codec.HeaderLen, &p, s.unackedWait()); errors.Is(err, errStreamEnds) {
+	if err := s.offerBinary(f, &p, s.unackedWait()); errors.Is(err, errStreamEnds) {
 		return errorEnd
 	}
 	return keep
 }
 
-func (ctl *control) binaryPublish(f quicx.Frame) outcome {
+func (ctl *control) binaryPublish(f quicx.Frame, at int, compressed bool) outcome {
 	if ctl.identity == nil {
 		return ctl.refuse(codec.AuthRequired)
 	}
-	return ctl.unacked(f)
+	return ctl.unacked(f, at, compressed)
 }
 
 // ackPrefixLen is the request id and the ack mode in front of an acknowledged batch (wire.md, section 5.3).
 const ackPrefixLen = 9
 
-// ackedPublish carries a binary publish with acknowledgement out (session.md, section 5.3).
-func (ctl *control) ackedPublish(f quicx.Frame) outcome {
+// ackedPublish carries a binary publish with acknowledgement out (session.md, section 5.3), whose prefix begins at
+// position at of the frame.
+func (ctl *control) ackedPublish(f quicx.Frame, at int, compressed bool) outcome {
 	if ctl.identity == nil {
 		return ctl.refuse(codec.AuthRequired)
 	}
-	id, _, body, err := codec.ParsePublishAckedPrefix(f.Bytes[codec.HeaderLen:])
+	id, _, _, err := codec.ParsePublishAckedPrefix(f.Bytes[at:])
 	if err != nil {
 		ctl.c.b.countMalformed(err)
 		return errorEnd // there is no id to answer to
 	}
-	p, err := codec.ParsePublishBatch(body)
+	p, err := ctl.parseBatch(f, at+ackPrefixLen, compressed)
 	switch {
 	case err != nil:
 		return ctl.nack(id, codec.MalformedBatch)
-	case string(p.Tenant) != ctl.identity.Tenant:
+	case string(p.tenant) != ctl.identity.Tenant:
 		return ctl.nack(id, codec.TenantMismatchAck)
-	case !ctl.resolve(p.Tenant, p.Namespace, p.Stream):
+	case !ctl.resolve(p.tenant, p.namespace, p.stream):
 		return ctl.nack(id, codec.ForbiddenAck)
 	case ctl.scope.topic == nil:
-		return ctl.nackWith(id, codec.StreamNotFoundAck, ctl.notFound(p.Tenant, p.Namespace, p.Stream))
+		return ctl.nackWith(id, codec.StreamNotFoundAck, ctl.notFound(p.tenant, p.namespace, p.stream))
 	}
-	err = ctl.offerBinary(f, codec.HeaderLen+ackPrefixLen, &p, ctl.ackedWait())
+	err = ctl.offerBinary(f, &p, ctl.ackedWait())
 	if err == nil {
 		ctl.reply(codec.AppendPublishAckOK(ctl.w.Buffer(), id))
 		return keep

@@ -34,6 +34,7 @@ type subscription struct {
 
 	// What the peer negotiated and may be sent; set when the subscription is made.
 	gaps     bool // gap frames
+	s2       bool // compressed batches
 	offsets  bool // offsets on events
 	maxItems int  // events in one frame, and
 	maxBytes int  // bytes of events; 0: any number
@@ -115,6 +116,7 @@ func (ctl *control) newSubscription(m *codec.Message) (*subscription, *codec.Ref
 	s.run = s.write
 	s.expires = ctl.expires.Load()
 	s.gaps = ctl.ext&codec.ExtGaps != 0
+	s.s2 = ctl.ext&codec.ExtS2 != 0
 	// In-memory streams have offsets only with the extension (session.md, section 13, D18).
 	s.offsets = s.gaps && ctl.flags&codec.FlagEventOffsets != 0
 	if ctl.ext == 0 && s.maxItems == 0 {

@@ -37,13 +37,17 @@ func (s *stream) handleUni(f quicx.Frame) bool {
 	if s.tooMuchUnknown(f) {
 		return false
 	}
-	if err := f.Header.Flags.Check(); err != nil {
+	agreed := codec.Extensions(s.c.agreed.Load())
+	if err := f.Header.Flags.CheckNegotiated(agreed); err != nil {
 		s.c.b.countMalformed(err)
 		return false
 	}
 	switch f.Header.Flags {
 	case codec.LayoutPublish:
-		return s.unacked(f) == keep
+		return s.unacked(f, codec.HeaderLen, false) == keep
+	case codec.LayoutExtension:
+		typ, _, err := codec.ParseExtension(f.Payload())
+		return err == nil && typ == codec.ExtensionPublishS2 && agreed&codec.ExtS2 != 0 && s.unacked(f, extensionAt, true) == keep
 	case codec.LayoutJSON:
 	default:
 		return false // 0x0009 has no reply to go to (session.md, section 13, D10)

@@ -24,6 +24,7 @@ type options struct {
 	subsPerConn    int
 	maxFrame       int
 	requestTimeout time.Duration
+	compress       bool
 	quic           quicx.Config
 }
 
@@ -102,6 +103,10 @@ func WithSubscriptionsPerConn(n int) Option { return func(o *options) { o.subsPe
 // WithMaxFrame sets the largest frame payload in bytes that is accepted or sent; 16 MiB by default, like the broker's.
 // Replies may be up to 64 bytes larger.
 func WithMaxFrame(n int) Option { return func(o *options) { o.maxFrame = n } }
+
+// WithCompression compresses batches before they are published, once for all subscribers, if the broker forwards such
+// batches and they shrink. Payloads that do not compress are noticed and left alone.
+func WithCompression() Option { return func(o *options) { o.compress = true } }
 
 // WithRequestTimeout bounds calls that wait for an answer and whose context has no deadline; 10 s by default.
 func WithRequestTimeout(d time.Duration) Option { return func(o *options) { o.requestTimeout = d } }

@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/valyala/bytebufferpool"
@@ -67,7 +66,7 @@ func (p *Publisher) SendBatch(ctx context.Context, payloads [][]byte) error {
 	}
 	b := bytebufferpool.Get()
 	defer bytebufferpool.Put(b)
-	b.B = codec.AppendPublishBatch(slices.Grow(b.B, n), p.c.o.tenant, p.namespace, p.stream, payloads)
+	b.B = p.appendBatch(b.B, r, 0, codec.AckNone, payloads, n)
 	if err := r.writing.acquire(ctx); err != nil {
 		return err
 	}
@@ -136,7 +135,7 @@ func (p *Publisher) send(ctx context.Context, r *requests, c *call, payloads [][
 	b := bytebufferpool.Get()
 	defer bytebufferpool.Put(b)
 	if r.ctl.flags&codec.FlagPublishAcked != 0 {
-		b.B = codec.AppendPublishBatchAcked(slices.Grow(b.B, frameLen), c.id, mode, p.c.o.tenant, p.namespace, p.stream, payloads)
+		b.B = p.appendBatch(b.B, r, c.id, mode, payloads, frameLen)
 	} else {
 		b.B = codec.AppendPublishBatchJSON(b.B, p.c.o.tenant, p.namespace, p.stream, payloads, mode, c.id, true)
 		if n := len(b.B) - codec.HeaderLen; n > p.c.o.maxFrame {

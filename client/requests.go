@@ -20,6 +20,8 @@ type requests struct {
 	writing lock
 	done    chan struct{} // closed when the stream takes no more requests
 
+	compressor compressor
+
 	watchdog *time.Timer   // ends a write that has no deadline of its own; whoever holds writing starts and stops it
 	fired    chan struct{} // capacity 2: what ended a write says so when it is through
 

@@ -67,6 +67,7 @@ const (
 	GapReclaimed = codec.GapReclaimed // the broker needed the memory of the queue, and its reader did not read
 	GapExpired   = codec.GapExpired   // the position to resume at is no longer kept
 	GapEpoch     = codec.GapEpoch     // the position to resume at is of another epoch; Lost is 0
+	GapCorrupt   = codec.GapCorrupt   // a compressed batch could not be decompressed
 )
 
 // FromEarliest starts with the oldest event that the broker still has.
@@ -103,7 +104,8 @@ type Subscription struct {
 	batch  Batch
 	cursor codec.ItemCursor
 	index  int
-	gap    *Gap // not handed out yet
+	gap    *Gap   // not handed out yet
+	plain  []byte // the decompressed batch
 
 	// Where the reader is; written by it alone. hasOffset says that the others mean something.
 	hasOffset     atomic.Bool
@@ -459,6 +461,18 @@ func (s *Subscription) parseExtension(f quicx.Frame) error {
 		}
 		s.offset.Store(g.Next)
 		s.lose(Gap{Reason: g.Reason, Lost: g.Lost})
+	case codec.ExtensionEventS2:
+		e, err := codec.ParseCompressedEvents(body)
+		if err != nil {
+			return err
+		}
+		items, err := s.decompress(e.Compressed)
+		if err != nil { // its publisher's fault: the next batch is as good as ever
+			s.offset.Store(e.BaseOffset + uint64(e.Count))
+			s.lose(Gap{Reason: GapCorrupt, Lost: uint64(e.Count)})
+			return nil
+		}
+		s.batch = Batch{items: items, BaseOffset: e.BaseOffset, HasOffset: s.ext&codec.ExtGaps != 0}
 	default:
 		return fmt.Errorf("%w: %d", codec.ErrExtensionType, typ)
 	}

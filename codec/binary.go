@@ -103,16 +103,19 @@ func AppendPublishBatch(dst []byte, tenant, namespace, stream string, items [][]
 func AppendPublishBatchAcked(dst []byte, requestID uint64, mode AckMode, tenant, namespace, stream string, items [][]byte) []byte {
 	n := mustPublishBatchLen(tenant, namespace, stream, items)
 	dst = AppendHeader(dst, LayoutPublishAcked, publishAckedPrefixLen+n)
+	return appendBatchBody(appendAckedPrefix(dst, requestID, mode), tenant, namespace, stream, items)
+}
+
+func appendAckedPrefix(dst []byte, requestID uint64, mode AckMode) []byte {
 	dst = binary.BigEndian.AppendUint64(dst, requestID)
 	switch mode {
 	case AckPerMessage:
-		dst = append(dst, 1)
+		return append(dst, 1)
 	case AckPerBatch:
-		dst = append(dst, 2)
+		return append(dst, 2)
 	case AckUnset, AckNone:
-		panic("codec: an acknowledged batch needs an ack mode")
 	}
-	return appendBatchBody(dst, tenant, namespace, stream, items)
+	panic("codec: an acknowledged batch needs an ack mode")
 }
 
 func mustPublishBatchLen(tenant, namespace, stream string, items [][]byte) int {

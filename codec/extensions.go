@@ -15,12 +15,15 @@ type extension struct {
 // registry holds every extension, in the order in which names are written. docs/wire-extensions.md lists the same.
 var registry = []extension{
 	{"gaps", ExtGaps},
+	{"s2", ExtS2},
 }
 
 // The extensions.
 const (
 	// ExtGaps tells a subscriber what it lost, and lets it resume on streams that live in memory.
 	ExtGaps Extensions = 1 << iota
+	// ExtS2 carries batches that were compressed once, by their publisher.
+	ExtS2
 )
 
 // KnownExtensions returns all extensions of the registry: what a complete implementation offers.
@@ -77,7 +80,16 @@ type ExtensionType uint8
 const (
 	ExtensionPosition ExtensionType = 1 // a [Position], of ExtGaps
 	ExtensionGap      ExtensionType = 2 // a [Gap], of ExtGaps
+
+	ExtensionPublishS2      ExtensionType = 3 // a [CompressedPublish], of ExtS2; client to broker
+	ExtensionPublishAckedS2 ExtensionType = 4 // the same with a request id and an ack mode in front
+	ExtensionEventS2        ExtensionType = 5 // a [CompressedEvents], of ExtS2; broker to client
 )
+
+// FromClient reports whether clients send frames of this type; those of all other known types come from brokers.
+func (t ExtensionType) FromClient() bool {
+	return t == ExtensionPublishS2 || t == ExtensionPublishAckedS2
+}
 
 // CheckNegotiated is [Flags.Check] for a stream on which the given extensions were negotiated: with any, the extension
 // bit alone is a layout too.
@@ -137,6 +149,7 @@ const (
 	GapReclaimed GapReason = 2 // the broker needed the memory of a queue whose subscriber did not read
 	GapExpired   GapReason = 3 // the position to resume at is no longer kept
 	GapEpoch     GapReason = 4 // the position to resume at belongs to another epoch
+	GapCorrupt   GapReason = 5 // a compressed batch could not be decompressed
 )
 
 // String returns a word for logs and metrics.
@@ -150,6 +163,8 @@ func (r GapReason) String() string {
 		return "expired"
 	case GapEpoch:
 		return "epoch"
+	case GapCorrupt:
+		return "corrupt"
 	default:
 		return "unknown"
 	}

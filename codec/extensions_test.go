@@ -137,7 +137,7 @@ func TestGaps(t *testing.T) {
 	}
 	for reason, want := range map[codec.GapReason]string{
 		codec.GapUnknown: "unknown", codec.GapQueueFull: "queue_full", codec.GapReclaimed: "reclaimed",
-		codec.GapExpired: "expired", codec.GapEpoch: "epoch", 5: "unknown", 255: "unknown",
+		codec.GapExpired: "expired", codec.GapEpoch: "epoch", codec.GapCorrupt: "corrupt", 6: "unknown", 255: "unknown",
 	} {
 		equal(t, "reason", reason.String(), want)
 	}
@@ -159,5 +159,78 @@ func checkBody(t *testing.T, frame []byte, want codec.ExtensionType, parse func(
 	}
 	for n := range body {
 		sameClass(t, parse(body[:n]), incomplete)
+	}
+}
+
+func TestCompressed(t *testing.T) {
+	names := func(s ...string) (out string) {
+		for _, n := range s {
+			out += slowName(n)
+		}
+		return out
+	}
+	block := "0123456789"
+	list := big(4, 2) + big(4, 13) + block
+	for _, acked := range []bool{false, true} {
+		mode, head, typ := codec.AckNone, "\x03", codec.ExtensionPublishS2
+		if acked {
+			mode, head, typ = codec.AckPerBatch, "\x04"+big(8, 7)+big(1, 2), codec.ExtensionPublishAckedS2
+		}
+		frame := append(codec.AppendCompressedPublish([]byte("x"), 7, mode, "t", "n", "s", 2, 13, len(block)), block...)[1:]
+		equalBytes(t, "publish", frame, slowFrame(codec.LayoutExtension, head+names("t", "n", "s")+list))
+		got, body, err := codec.ParseExtension(frame[codec.HeaderLen:])
+		if err != nil || got != typ || !got.FromClient() {
+			t.Fatalf("type %d, %v", got, err)
+		}
+		if acked {
+			id, m, rest, err := codec.ParsePublishAckedPrefix(body)
+			if err != nil || id != 7 || m != mode {
+				t.Fatalf("prefix %d, %v, %v", id, m, err)
+			}
+			body = rest
+		}
+		p, err := codec.ParseCompressedPublish(body)
+		if err != nil || string(p.Tenant)+string(p.Namespace)+string(p.Stream) != "tns" || p.Count != 2 || p.RawLen != 13 || string(p.Block) != block {
+			t.Fatalf("%+v, %v", p, err)
+		}
+		endsWithItself(t, "block", p.Block)
+		for n := range len(body) - len(block) {
+			_, err := codec.ParseCompressedPublish(body[:n])
+			sameClass(t, err, incomplete)
+		}
+		_, err = codec.ParseCompressedPublish([]byte(names("t", "\xff", "s") + list))
+		sameClass(t, err, notUTF8)
+
+		countAt := len(frame) - len(list)
+		event := codec.RewriteCompressed(frame, countAt, 42)
+		equalBytes(t, "events", event, slowFrame(codec.LayoutExtension, "\x05"+big(8, 42)+list))
+		_, body, _ = codec.ParseExtension(event[codec.HeaderLen:])
+		e, err := codec.ParseCompressedEvents(body)
+		if err != nil || e.BaseOffset != 42 || e.Count != 2 || string(e.Block) != block {
+			t.Fatalf("%+v, %v", e, err)
+		}
+		for n := range 16 {
+			_, err := codec.ParseCompressedEvents(body[:n])
+			sameClass(t, err, incomplete)
+		}
+	}
+	// More items than the bytes can hold.
+	_, err := codec.ParseCompressedEvents([]byte(big(8, 0) + big(4, 4) + big(4, 15)))
+	sameClass(t, err, incomplete)
+
+	c := codec.Compressed{Count: 2, RawLen: 13}
+	for raw, want := range map[string]string{
+		big(4, 5) + "hello" + big(4, 0):            "",
+		big(4, 5) + "hello":                        incomplete,
+		big(4, 5) + "hello" + big(4, 1):            incomplete,
+		big(4, 0) + big(4, 0) + big(4, 0) + "x":    incomplete,
+		big(4, 4) + "hell" + big(4, 0) + "x":       incomplete,
+		big(4, 5) + "hello" + big(4, 0) + "longer": incomplete,
+	} {
+		items, err := c.Items([]byte("    " + raw))
+		sameClass(t, err, want)
+		if want == "" && (items.Len() != 2 || string(items.Raw()) != big(4, 2)+raw) {
+			t.Errorf("items %q", items.Raw())
+		}
 	}
 }

@@ -264,6 +264,15 @@ func checkExtension(t *testing.T, in []byte) {
 	} else if len(rest) >= 16 {
 		t.Errorf("position: %v", err)
 	}
+	if p, err := codec.ParseCompressedPublish(rest); err == nil && p.CountAt+8+len(p.Block) != len(rest) {
+		t.Errorf("compressed publish does not take all of its payload: %+v", p)
+	}
+	if e, err := codec.ParseCompressedEvents(rest); err == nil {
+		if len(e.Block) != len(rest)-16 || 4*e.Count > e.RawLen {
+			t.Errorf("compressed events: %+v", e)
+		}
+		_, _ = e.Items(append([]byte("    "), e.Block...))
+	}
 	if g, err := codec.ParseGap(rest); err == nil {
 		equalBytes(t, "gap", codec.AppendGap(nil, g)[codec.HeaderLen+1:], rest[:17])
 	} else if len(rest) >= 17 {

@@ -27,7 +27,12 @@ type Frame struct {
 	charge int64   // changed by its publisher before it is shared, by the sweep later
 
 	// A copy of this frame in memory of its own size, made once when the original pins a much larger chunk.
-	copied  atomic.Pointer[Frame]
+	copied atomic.Pointer[Frame]
+	// Another form of the same events, made once when the first subscription needs it.
+	deriving    sync.Mutex // guards derived and underivable
+	derived     *Frame
+	underivable bool
+
 	settled atomic.Bool // the sweep has dealt with this frame: copied it, or charged its chunk
 	pinned  bool        // the sweep has charged its chunk; written by the sweep, which holds a reference
 }
@@ -66,6 +71,28 @@ func (f *Frame) First() uint64 { return f.first }
 // Count returns the number of events in the frame.
 func (f *Frame) Count() int { return f.count }
 
+// Derive returns another form of the frame, which has the same events and lives as long as the caller's reference to f.
+// make is called by the first who asks, and returns a frame with a reference that is taken over, or nil if there is no
+// such form; all others get the same answer. The form is charged to the budget, beyond its bound if need be: whoever
+// asks is about to write it.
+func (f *Frame) Derive(make func() *Frame) *Frame {
+	f.deriving.Lock()
+	defer f.deriving.Unlock()
+	if f.derived == nil && !f.underivable {
+		d := make()
+		if d == nil {
+			f.underivable = true
+			return nil
+		}
+		d.first = f.first
+		if f.budget != nil {
+			f.budget.force(d, int64(d.chunk.Cap()+frameOverhead))
+		}
+		f.derived = d
+	}
+	return f.derived
+}
+
 // Retain adds a reference. The caller must hold one.
 func (f *Frame) Retain() {
 	if f.refs.Add(1) <= 1 {
@@ -86,6 +113,10 @@ func (f *Frame) Release() {
 		c.Release()
 		f.copied.Store(nil)
 	}
+	if f.derived != nil {
+		f.derived.Release()
+	}
+	f.derived, f.underivable = nil, false
 	if f.pinned && f.chunk.Unpin() {
 		f.charge += int64(f.chunk.Cap())
 	}

@@ -41,6 +41,9 @@ type Config struct {
 	// Seed makes the payloads; equal seeds make equal payloads.
 	Seed uint64
 
+	// Compress makes the publisher compress batches that shrink; those of [Random] do not.
+	Compress bool
+
 	// Batch is the number of events in one publish. Zero means 64. A batch must fit into a frame of 16 MiB.
 	Batch int
 	// Window is the number of batches in flight: sent, and not yet received by every subscription. Zero means 8, 1 is

@@ -67,9 +67,14 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 // load runs against a broker that is there.
 func load(ctx context.Context, cfg Config, b *startedBroker) (_ *Result, err error) {
 	all := cfg.Fanout + cfg.SlowSubs
-	c, err := client.Connect(ctx, b.target.Addr,
+	opts := []client.Option{
 		client.WithTLS(b.target.TLS), client.WithToken(b.target.Tenant, b.target.Token),
-		client.WithEventConns(cfg.Conns), client.WithSubscriptionsPerConn((all+cfg.Conns-1)/cfg.Conns))
+		client.WithEventConns(cfg.Conns), client.WithSubscriptionsPerConn((all + cfg.Conns - 1) / cfg.Conns),
+	}
+	if cfg.Compress {
+		opts = append(opts, client.WithCompression())
+	}
+	c, err := client.Connect(ctx, b.target.Addr, opts...)
 	if err != nil {
 		return nil, fmt.Errorf("loadgen: %w", err)
 	}

@@ -233,8 +233,31 @@ func decodeExtension(payload []byte) (string, map[string]any, error) {
 	case codec.ExtensionGap:
 		g, err := codec.ParseGap(body)
 		return "extension_gap", map[string]any{"gap_reason": uint64(g.Reason), "lost": g.Lost, "next": g.Next}, err
+	case codec.ExtensionPublishS2, codec.ExtensionPublishAckedS2:
+		kind, values := "extension_publish_s2", map[string]any{}
+		if typ == codec.ExtensionPublishAckedS2 {
+			kind = "extension_acked_publish_s2"
+			id, mode, rest, err := codec.ParsePublishAckedPrefix(body)
+			if err != nil {
+				return "", nil, err
+			}
+			values["request_id"], values["ack"], body = id, ackName(mode), rest
+		}
+		p, err := codec.ParseCompressedPublish(body)
+		values["tenant_id"], values["namespace"], values["stream"] = string(p.Tenant), string(p.Namespace), string(p.Stream)
+		addCompressed(values, p.Compressed)
+		return kind, values, err
+	case codec.ExtensionEventS2:
+		e, err := codec.ParseCompressedEvents(body)
+		values := map[string]any{"base_offset": e.BaseOffset}
+		addCompressed(values, e.Compressed)
+		return "extension_events_s2", values, err
 	}
 	return "", nil, fmt.Errorf("unknown extension type %d", typ)
+}
+
+func addCompressed(values map[string]any, c codec.Compressed) {
+	values["count"], values["raw_length"], values["block"] = uint64(c.Count), uint64(c.RawLen), string(c.Block)
 }
 
 func decodeMessage(payload []byte) (string, map[string]any, error) {
@@ -338,6 +361,13 @@ func fromClient(t *testing.T, frame []byte) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if h.Flags == codec.LayoutExtension {
+		typ, _, err := codec.ParseExtension(frame[codec.HeaderLen:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return typ.FromClient()
+	}
 	if !h.Flags.FromClient() {
 		return false
 	}
@@ -434,6 +464,20 @@ func encode(t *testing.T, dst []byte, kind string, flags uint16, f testvectors.F
 		return codec.AppendPublishAckError(dst, id, string(message))
 	case "extension_position":
 		return codec.AppendPosition(dst, codec.Position{Epoch: *f.Epoch, Offset: *f.Offset})
+	case "extension_publish_s2", "extension_acked_publish_s2":
+		mode := codec.AckNone
+		if kind == "extension_acked_publish_s2" {
+			mode = ackOf(t, f.Ack)
+		}
+		block := f.Block.Expand()
+		dst = codec.AppendCompressedPublish(dst, id, mode, tenant, namespace, stream, *f.Count, *f.RawLength, len(block))
+		return append(dst, block...)
+	case "extension_events_s2":
+		// There is no encoder: brokers make these frames out of publishes.
+		block := f.Block.Expand()
+		publish := codec.AppendCompressedPublish(nil, 0, codec.AckNone, "t", "n", "s", *f.Count, *f.RawLength, len(block))
+		publish = append(publish, block...)
+		return append(dst, codec.RewriteCompressed(publish, len(publish)-len(block)-8, *f.BaseOffset)...)
 	case "extension_gap":
 		return codec.AppendGap(dst, codec.Gap{Reason: codec.GapReason(*f.GapReason), Lost: *f.Lost, Next: *f.Next})
 	case "binary_event_batch", "binary_shared_event_batch":
@@ -554,6 +598,9 @@ func valuesOf(f testvectors.Fields, kind string) map[string]any {
 	if f.Ext != nil {
 		values["ext"] = *f.Ext
 	}
+	if f.Count != nil {
+		values["count"], values["raw_length"], values["block"] = uint64(*f.Count), uint64(*f.RawLength), string(f.Block.Expand())
+	}
 	if f.GapReason != nil {
 		values["gap_reason"] = uint64(*f.GapReason)
 	}
@@ -571,6 +618,8 @@ func valuesOf(f testvectors.Fields, kind string) map[string]any {
 		add("tenant_id", "token")
 	case "publish", "event":
 		add("tenant_id", "namespace", "stream", "payload")
+	case "extension_publish_s2", "extension_acked_publish_s2":
+		add("tenant_id", "namespace", "stream")
 	case "publish_batch", "event_batch", "binary_publish_batch", "binary_acked_publish_batch":
 		add("tenant_id", "namespace", "stream", "payloads")
 	case "subscribe":

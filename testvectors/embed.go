@@ -44,7 +44,8 @@ type Vector struct {
 	// Direction is [ClientToBroker] or [BrokerToClient].
 	Direction string `json:"direction"`
 	// Kind is the type of a JSON message, such as "publish", or binary_publish_batch, binary_acked_publish_batch,
-	// binary_publish_ack, binary_event_batch or binary_shared_event_batch, or extension_position or extension_gap.
+	// binary_publish_ack, binary_event_batch or binary_shared_event_batch, or extension_position, extension_gap,
+	// extension_publish_s2, extension_acked_publish_s2 or extension_events_s2.
 	Kind string `json:"kind"`
 	// Flags are the flags in the header of the frame.
 	Flags uint16 `json:"flags"`
@@ -110,6 +111,10 @@ type Fields struct {
 	GapReason *uint8    `json:"gap_reason"`
 	Lost      *uint64   `json:"lost,string"`
 	Next      *uint64   `json:"next,string"`
+	// Count and RawLength are those of a compressed list, Block is an S2 block.
+	Count     *int  `json:"count"`
+	RawLength *int  `json:"raw_length"`
+	Block     Bytes `json:"block"`
 }
 
 // Start is a start position: Keyword is "latest" or "earliest", or it is empty and Offset counts.

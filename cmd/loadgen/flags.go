@@ -38,6 +38,7 @@ func newFlags(cfg *loadgen.Config, o *options, stderr io.Writer) *pflag.FlagSet 
 		f.IntVar(&cfg.Fanout, "fanout", loadgen.DefaultFanout, "subscriptions, each of which must receive every event")
 		f.IntVar(&cfg.Payload, "payload", loadgen.DefaultPayload, fmt.Sprintf("`bytes` of an event; the first %d are a stamp of order and time", loadgen.StampLen))
 		f.StringVar(&o.kind, "payload-kind", loadgen.Random.String(), "the other bytes: random (incompressible), json (compressible) or zero")
+		f.BoolVar(&cfg.Compress, "compress", false, "compress batches that shrink, once at the publisher")
 		f.IntVar(&cfg.Batch, "batch", loadgen.DefaultBatch, "events in one publish")
 		f.IntVar(&o.window, "window", loadgen.DefaultWindow, "batches in flight until all subscriptions have them; 1 is a closed loop, 0 unbounded")
 		f.Float64Var(&cfg.Rate, "rate", 0, "`events` per second of an open loop, in place of a window; latency counts from when a batch is due")

@@ -61,13 +61,45 @@ func extensions() []vector {
 		gap("epoch", "Nobody knows how many events were lost.", 4, 0, 0),
 		gap("reason_255", "A reason that nobody knows is no error.", 255, 3, 9),
 	}
+	vectors = append(vectors, compressed()...)
 	long := gap("trailing", "Bytes behind what the type defines are ignored.", 1, 5, 47)
 	long.Canonical, long.CanonicalFrame = false, long.Frame
 	long.Frame = frame(flagsExtension, cat(u8(2), u8(1), be64(5), be64(47), hx("ff")))
 	vectors = append(vectors, long)
 	for i := range vectors {
 		vectors[i].Name = "extensions/" + vectors[i].Name
-		vectors[i].Negotiated = []string{"gaps"}
+		if vectors[i].Negotiated == nil {
+			vectors[i].Negotiated = []string{"gaps"}
+		}
 	}
 	return vectors
+}
+
+// s2Literal is the S2 block of a short byte string as one literal: its length as a varint, a tag, and the bytes.
+func s2Literal(b blob) blob {
+	if b.len() == 0 || b.len() > 60 {
+		panic("a literal with a tag of one byte has 1 to 60 bytes")
+	}
+	return cat(u8(b.len()), u8((b.len()-1)<<2), b)
+}
+
+// compressed are the frames of the extension s2. Their blocks are literals, which every decoder has to take.
+func compressed() []vector {
+	items := []blob{raw("hello"), nil}
+	list := cut(itemList(items), itemList(items).len())
+	plain := raw(string(list.bytes()[4:]))
+	body := cat(u32(2), u32(plain.len()), s2Literal(plain))
+	block := field{"block", s2Literal(plain)}
+	counts := fields{{"count", 2}, {"raw_length", plain.len()}, block}
+	vector3 := extensionFrame("extension_publish_s2", "two_items", "", 3, cat(demo.payload(), body), append(demo.fields(), counts...))
+	vector4 := extensionFrame("extension_acked_publish_s2", "two_items", "", 4, cat(ackedPrefix(7, 2), demo.payload(), body),
+		append(fields{{"request_id", u64(7)}, {"ack", "per_batch"}}, append(demo.fields(), counts...)...))
+	vector5 := extensionFrame("extension_events_s2", "two_items", "What a broker makes of either.", 5, cat(be64(42), body),
+		append(fields{{"base_offset", u64(42)}}, counts...))
+	vector3.Direction, vector4.Direction = clientToBroker, clientToBroker
+	all := []vector{vector3, vector4, vector5}
+	for i := range all {
+		all[i].Negotiated = []string{"s2"}
+	}
+	return all
 }
