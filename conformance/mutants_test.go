@@ -31,8 +31,8 @@ var mutants = []mutant{
 	}}, "RAW-20 D02 D16"},
 	{"trailing bytes are forwarded", []edit{{
 		"broker/publish.go",
-		"batchAt+p.CountAt, batchAt+p.End",
-		"batchAt+p.CountAt, len(f.Bytes)",
+		"at + p.CountAt, at + p.End, false",
+		"at + p.CountAt, len(f.Bytes), false",
 	}}, "RAW-60"},
 	{"a token is accepted for ever", []edit{{"auth/token.go", "if exp < now-leeway {", "if exp < 0 {"}}, "RAW-15b IC-15"},
 
