@@ -42,12 +42,14 @@ var mutants = []mutant{
 		"ctl.w.Close()\n\t_ = ctl.s.Send().Close()",
 	}}, "D05 RAW-13a RAW-14"},
 	{"unknown flags are masked off", []edit{{
-		"broker/control.go", "flags := f.Header.Flags\n", "flags := f.Header.Flags & codec.KnownFlags\n",
+		"broker/control.go",
+		"switch f.Header.Flags {\n\tcase codec.LayoutJSON:",
+		"switch f.Header.Flags & codec.KnownFlags {\n\tcase codec.LayoutJSON:",
 	}}, "RAW-07b VEC-invalid/unknown_flags"},
 	{"flags in a combination that is not defined are decoded", []edit{{
 		"broker/control.go",
-		"if flags.Check() != nil || !flags.FromClient() {",
-		"if flags&^codec.KnownFlags != 0 {",
+		"default:\n\t\treturn ctl.refuse(codec.UnsupportedFlags)",
+		"default:\n\t\tif f.Header.Flags&^codec.KnownFlags == 0 {\n\t\t\treturn ctl.message(f)\n\t\t}\n\t\treturn ctl.refuse(codec.UnsupportedFlags)",
 	}}, "D32a D32b VEC-invalid/flag_combination"},
 	{"a bad acked body ends the stream", []edit{{
 		"broker/publish.go",
@@ -62,8 +64,8 @@ var mutants = []mutant{
 	}}, "RAW-26f S9-01b S9-01c"},
 	{"the permission of acked batches is not checked", []edit{{
 		"broker/publish.go",
-		"case !ctl.resolve(p.Tenant, p.Namespace, p.Stream):\n\t\treturn ctl.nack(",
-		"case !ctl.resolve(p.Tenant, p.Namespace, p.Stream) && ctl.scope.name == nil:\n\t\treturn ctl.nack(",
+		"case !ctl.resolve(p.tenant, p.namespace, p.stream):\n\t\treturn ctl.nack(",
+		"case !ctl.resolve(p.tenant, p.namespace, p.stream) && ctl.scope.name == nil:\n\t\treturn ctl.nack(",
 	}}, "RAW-26d RAW-16g"},
 	{"an empty batch is refused", []edit{{
 		"broker/publish.go",
@@ -103,7 +105,7 @@ var mutants = []mutant{
 		"broker/cacherequests.go", "if m.HasTTL {", "if m.HasTTL && m.TTL > 0 {",
 	}}, "RAW-51c IC-51"},
 	{"a publish stream ignores unknown flags", []edit{{
-		"broker/uni.go", "if err := f.Header.Flags.Check(); err != nil {", "f.Header.Flags &= codec.FlagPublishBatch\n\tif err := f.Header.Flags.Check(); err != nil {",
+		"broker/uni.go", "if err := f.Header.Flags.CheckNegotiated(agreed); err != nil {", "f.Header.Flags &= codec.FlagPublishBatch\n\tif err := f.Header.Flags.CheckNegotiated(agreed); err != nil {",
 	}}, "D10b"},
 	{"earliest begins at the tail", []edit{{
 		"broker/subscription.go", "return fanout.From{Earliest: true}", "return fanout.From{}",
