@@ -92,6 +92,7 @@ func New(cfg Config) (*Broker, error) {
 		RecvBuffer:   cfg.RecvBuffer,
 
 		Spin:                cfg.Spin,
+		Sockets:             cfg.Sockets,
 		RetryAbove:          cfg.RetryAbove,
 		HandshakesPerPrefix: cfg.HandshakesPerPrefix,
 	})

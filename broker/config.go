@@ -42,6 +42,7 @@ type Config struct {
 
 	StreamWindow uint64        `env:"FELIX_CACHE_STREAM_RECV_WINDOW" unit:"bytes" min:"16384" doc:"receive window of each stream of the listener"`
 	ConnWindow   uint64        `env:"FELIX_CACHE_CONN_RECV_WINDOW" unit:"bytes" doc:"receive window of each connection; raised to what eight publish streams need"`
+	Sockets      int           `env:"FELIX_QUIC_SOCKETS" min:"0" max:"64" doc:"sockets that share the port, each with a reader of its own; 0 is one for up to five processors and more beyond"`
 	Spin         time.Duration `env:"FELIX_QUIC_SPIN" min:"0s" max:"10ms" doc:"time, such as 100us, that the socket is polled for more before its reader sleeps, while traffic keeps coming; 0 never"`
 	SendBuffer   int           `env:"FELIX_UDP_SEND_BUFFER" unit:"bytes" min:"65536" doc:"UDP send buffer asked of the kernel"`
 	RecvBuffer   int           `env:"FELIX_UDP_RECV_BUFFER" unit:"bytes" min:"65536" doc:"UDP receive buffer asked of the kernel"`

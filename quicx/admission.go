@@ -48,7 +48,8 @@ type admission struct {
 
 var errHandshakeRate = errors.New("quicx: too many handshakes from this network")
 
-func newAdmission(cfg Config) *admission {
+// newAdmission returns the part of one of n sockets, over which the kernel spreads what comes.
+func newAdmission(cfg Config, n int) *admission {
 	a := &admission{
 		retryAbove: cfg.RetryAbove, perPrefix: cfg.HandshakesPerPrefix, now: time.Now,
 		prefixes: make(map[netip.Prefix]*rate.Limiter),
@@ -59,8 +60,19 @@ func newAdmission(cfg Config) *admission {
 	if a.perPrefix == 0 {
 		a.perPrefix = DefaultHandshakesPerPrefix
 	}
+	if n > 1 {
+		a.retryAbove = share(a.retryAbove, n)
+		a.perPrefix = share(a.perPrefix, n)
+	}
 	a.spilled = a.limiter()
 	return a
+}
+
+func share(rate, n int) int {
+	if rate < 0 {
+		return rate
+	}
+	return max(rate/n, 1)
 }
 
 // needsToken is called for each attempt without a valid token, and reports whether it has to prove its address. It

@@ -17,7 +17,7 @@ func clockOf(a *admission) *time.Time {
 }
 
 func TestRetryIsAdaptive(t *testing.T) {
-	a := newAdmission(Config{RetryAbove: 10})
+	a := newAdmission(Config{RetryAbove: 10}, 1)
 	now := clockOf(a)
 	attempts := func(n int) (retries int) {
 		for range n {
@@ -53,7 +53,7 @@ func TestRetryIsAdaptive(t *testing.T) {
 	if got := a.retries.Load(); got != 20+6+1+95 {
 		t.Errorf("%d retries counted", got)
 	}
-	if a := newAdmission(Config{RetryAbove: -1}); func() bool {
+	if a := newAdmission(Config{RetryAbove: -1}, 1); func() bool {
 		for range 100_000 {
 			if a.needsToken(nil) {
 				return true
@@ -66,7 +66,7 @@ func TestRetryIsAdaptive(t *testing.T) {
 }
 
 func TestHandshakesPerPrefix(t *testing.T) {
-	a := newAdmission(Config{HandshakesPerPrefix: 10})
+	a := newAdmission(Config{HandshakesPerPrefix: 10}, 1)
 	now := clockOf(a)
 	attempts := func(ip string, n int) (admitted int) {
 		addr := net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(ip), 1))
@@ -112,7 +112,7 @@ func TestHandshakesPerPrefix(t *testing.T) {
 	if n := attempts("10.200.200.1", 1000); n > 20 {
 		t.Errorf("%d admitted of a network without room", n)
 	}
-	if err := newAdmission(Config{HandshakesPerPrefix: -1}).admit(&net.UDPAddr{}); err != nil {
+	if err := newAdmission(Config{HandshakesPerPrefix: -1}, 1).admit(&net.UDPAddr{}); err != nil {
 		t.Error(err)
 	}
 }

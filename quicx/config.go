@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"runtime"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -70,6 +71,10 @@ type Config struct {
 	// IPv4 or a /56 of IPv6, with a burst of two seconds. For listeners. Zero means 1000, negative any number.
 	HandshakesPerPrefix int
 
+	// Sockets is how many sockets of a listener share its port, each with a reader of its own. Zero means one for up to
+	// five processors, and more by one for each two beyond that; more than one needs Linux.
+	Sockets int
+
 	// Spin is how long the reader of the socket polls for more before it parks, as long as traffic keeps coming. It saves
 	// the wake-up of a thread for each datagram, at the cost of processor time; one socket of the process polls at a time.
 	// Zero means not at all. It has an effect on Linux alone.
@@ -91,6 +96,9 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.RecvBuffer, DefaultSocketBuffer)
 	c.ConnWindow = max(c.ConnWindow, 4*uint64(c.StreamsHint+2)*c.StreamWindow/3)
 	c.KeepAlive = max(c.KeepAlive, 0)
+	if c.Sockets == 0 {
+		c.Sockets = min(max(1, runtime.GOMAXPROCS(0)/2-1), maxSockets)
+	}
 	return c
 }
 
@@ -116,6 +124,7 @@ func (c Config) validate() error {
 	bad(c.ConnWindow > maxWindow, "ConnWindow", c.ConnWindow)
 	bad(c.StreamsHint < 0 || c.StreamsHint > 1<<16, "StreamsHint", c.StreamsHint)
 	bad(c.IdleTimeout < 0, "IdleTimeout", c.IdleTimeout)
+	bad(c.Sockets < 0 || c.Sockets > maxSockets, "Sockets", c.Sockets)
 	bad(c.Spin < 0 || c.Spin > time.Second, "Spin", c.Spin)
 	bad(c.HandshakeTimeout < 0, "HandshakeTimeout", c.HandshakeTimeout)
 	bad(c.SendBuffer < 0, "SendBuffer", c.SendBuffer)

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -328,9 +329,15 @@ func TestRefuse(t *testing.T) {
 
 // A listener that comes back with the same key tells the peers of its former life.
 func TestStatelessReset(t *testing.T) {
+	for _, sockets := range []int{1, min(3, maxSockets)} {
+		t.Run(fmt.Sprint("sockets=", sockets), func(t *testing.T) { testStatelessReset(t, sockets) })
+	}
+}
+
+func testStatelessReset(t *testing.T, sockets int) {
 	checkLeaks(t)
 	key := [32]byte{1, 2, 3}
-	l, conf := listen(t, Config{StatelessResetKey: &key})
+	l, conf := listen(t, Config{StatelessResetKey: &key, Sockets: sockets})
 	client := dial(t, l, conf, Config{})
 	send, acceptRecv := uniStream(t, client, accept(t, l))
 	if _, err := send.Write([]byte("x")); err != nil {
@@ -338,11 +345,15 @@ func TestStatelessReset(t *testing.T) {
 	}
 	acceptRecv()
 	l.closeOnce.Do(func() { // without a word
-		l.tr.Close()
-		l.sock.Close()
+		close(l.stop)
+		for _, e := range l.ends {
+			e.tr.Close()
+			e.sock.Close()
+		}
+		l.wg.Wait()
 	})
 	server, _ := devTLS(t)
-	again, err := Listen(l.Addr().String(), server, Config{StatelessResetKey: &key})
+	again, err := Listen(l.Addr().String(), server, Config{StatelessResetKey: &key, Sockets: sockets})
 	if err != nil {
 		t.Fatal(err)
 	}

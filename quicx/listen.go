@@ -2,6 +2,7 @@ package quicx
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -12,13 +13,15 @@ import (
 	"github.com/quic-go/quic-go"
 )
 
-// Listener accepts connections on a UDP socket that it owns. Its methods may be called from any goroutine.
+// Listener accepts connections on UDP sockets that it owns. Its methods may be called from any goroutine.
 type Listener struct {
-	sock     *socket
-	admit    *admission
-	tr       *quic.Transport
-	ln       *quic.Listener
+	group    *group
+	ends     []*end
 	refusing atomic.Bool
+
+	accepted chan *quic.Conn // of all ends, if there are several
+	stop     chan struct{}   // closed when nobody accepts any more
+	wg       sync.WaitGroup  // goroutines that fill accepted
 
 	closeOnce sync.Once
 	closeErr  error
@@ -26,6 +29,14 @@ type Listener struct {
 	mu     sync.Mutex
 	conns  map[*Conn]struct{} // accepted and still open
 	closed bool
+}
+
+// end is one of a listener's sockets with all that quic-go has above it.
+type end struct {
+	sock  *socket
+	admit *admission
+	tr    *quic.Transport
+	ln    *quic.Listener
 }
 
 var errRefused = errors.New("quicx: listener refuses new connections")
@@ -42,51 +53,106 @@ func Listen(addr string, tlsConf *tls.Config, cfg Config) (*Listener, error) {
 		return nil, errors.New("quicx: listen: no TLS configuration")
 	}
 	cfg = cfg.withDefaults()
-	local, err := net.ResolveUDPAddr("udp", addr)
+	conns, err := listenSockets(addr, cfg.Sockets)
 	if err != nil {
 		return nil, fmt.Errorf("quicx: listen: %w", err)
 	}
-	conn, err := net.ListenUDP("udp", local)
+	l, err := listenOn(conns, tlsConf, cfg)
 	if err != nil {
-		return nil, fmt.Errorf("quicx: listen: %w", err)
-	}
-	l, err := listenOn(conn, tlsConf, cfg)
-	if err != nil {
-		_ = conn.Close()
+		for _, conn := range conns {
+			_ = conn.Close()
+		}
 		return nil, fmt.Errorf("quicx: listen on %s: %w", addr, err)
 	}
 	return l, nil
 }
 
-// listenOn takes cfg with defaults. It leaves conn to the caller if it fails.
-func listenOn(conn *net.UDPConn, tlsConf *tls.Config, cfg Config) (*Listener, error) {
-	sock, err := newSocket(conn, cfg)
-	if err != nil {
-		return nil, err
-	}
-	l := &Listener{sock: sock, admit: newAdmission(cfg), tr: cfg.transport(sock), conns: make(map[*Conn]struct{})}
-	l.tr.VerifySourceAddress = l.admit.needsToken
-	l.tr.ConnContext = func(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
-		if l.refusing.Load() {
-			return nil, errRefused
+// listenOn takes cfg with defaults. It leaves conns to the caller if it fails.
+func listenOn(conns []*net.UDPConn, tlsConf *tls.Config, cfg Config) (*Listener, error) {
+	l := &Listener{conns: make(map[*Conn]struct{}), accepted: make(chan *quic.Conn), stop: make(chan struct{})}
+	sockets := make([]*socket, len(conns))
+	for i, conn := range conns {
+		var err error
+		if sockets[i], err = newSocket(conn, cfg); err != nil {
+			return nil, err
 		}
-		return ctx, l.admit.admit(info.RemoteAddr)
 	}
-	if l.ln, err = l.tr.Listen(tlsRules(tlsConf), cfg.quic()); err != nil {
-		return nil, err
+	l.group = join(sockets)
+	rules := tlsRules(tlsConf)
+	var token quic.TokenGeneratorKey
+	if len(sockets) > 1 { // a client may come back to another socket
+		var ticket [32]byte
+		_, _ = rand.Read(ticket[:]) // never fails
+		rules.SetSessionTicketKeys([][32]byte{ticket})
+		_, _ = rand.Read(token[:])
 	}
-	if err := sock.setBuffers(); err != nil { // again, because quic-go has views of its own about their size
-		_ = l.tr.Close()
-		return nil, err
+	for i, sock := range sockets {
+		e := &end{sock: sock, admit: newAdmission(cfg, len(sockets)), tr: cfg.transport(sock)}
+		e.tr.VerifySourceAddress = e.admit.needsToken
+		e.tr.ConnContext = func(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
+			if l.refusing.Load() {
+				return nil, errRefused
+			}
+			return ctx, e.admit.admit(info.RemoteAddr)
+		}
+		if len(sockets) > 1 {
+			e.tr.ConnectionIDGenerator = l.group.ids(i)
+			e.tr.TokenGeneratorKey = &token
+		}
+		var err error
+		if e.ln, err = e.tr.Listen(rules, cfg.quic()); err == nil {
+			err = sock.setBuffers() // again, because quic-go has views of its own about their size
+		}
+		l.ends = append(l.ends, e)
+		if err != nil {
+			for _, e := range l.ends {
+				_ = e.tr.Close()
+			}
+			return nil, err
+		}
+	}
+	if len(l.ends) > 1 {
+		for _, e := range l.ends {
+			l.wg.Go(func() { l.acceptFrom(e) })
+		}
 	}
 	return l, nil
+}
+
+// acceptFrom passes on what one end accepts, until it is closed.
+func (l *Listener) acceptFrom(e *end) {
+	for {
+		qc, err := e.ln.Accept(context.Background())
+		if err != nil {
+			return
+		}
+		select {
+		case l.accepted <- qc:
+		case <-l.stop:
+			_ = qc.CloseWithError(0, "")
+		}
+	}
+}
+
+func (l *Listener) next(ctx context.Context) (*quic.Conn, error) {
+	if len(l.ends) == 1 {
+		return l.ends[0].ln.Accept(ctx)
+	}
+	select {
+	case qc := <-l.accepted:
+		return qc, nil
+	case <-l.stop:
+		return nil, quic.ErrServerClosed
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // Accept returns the next connection whose handshake is complete, in whatever order they complete. It blocks until there
 // is one, ctx ends or the listener is closed ([ErrClosed]). A listener keeps few connections in store and refuses more,
 // so a program should always be about to call Accept.
 func (l *Listener) Accept(ctx context.Context) (*Conn, error) {
-	qc, err := l.ln.Accept(ctx)
+	qc, err := l.next(ctx)
 	if err != nil {
 		return nil, mapError(err)
 	}
@@ -111,21 +177,31 @@ func (l *Listener) forget(c *Conn) {
 }
 
 // Addr returns the local address.
-func (l *Listener) Addr() net.Addr { return l.sock.LocalAddr() }
+func (l *Listener) Addr() net.Addr { return l.ends[0].sock.LocalAddr() }
 
-// Socket returns what the operating system granted to the listener's socket.
-func (l *Listener) Socket() SocketInfo { return l.sock.info }
+// Socket returns what the operating system granted to the listener's socket, or to each if there are several.
+func (l *Listener) Socket() SocketInfo { return l.ends[0].sock.info }
 
 // ListenerStats are counters of a listener since its start.
 type ListenerStats struct {
+	Sockets  int
 	Retries  uint64 // attempts that were asked to prove their address
 	Refused  uint64 // attempts that were refused because their network made too many
-	Retrying bool   // every attempt is asked at the moment
+	Retrying bool   // attempts are asked at the moment
+
+	HandedOver uint64 // datagrams that came to another socket than the one of their connection
+	Dropped    uint64 // of these, how many were dropped because too many waited
 }
 
 // Stats returns the counters at this moment.
 func (l *Listener) Stats() ListenerStats {
-	return ListenerStats{Retries: l.admit.retries.Load(), Refused: l.admit.refused.Load(), Retrying: l.admit.retrying.Load()}
+	st := ListenerStats{Sockets: len(l.ends), HandedOver: l.group.handed.Load(), Dropped: l.group.dropped.Load()}
+	for _, e := range l.ends {
+		st.Retries += e.admit.retries.Load()
+		st.Refused += e.admit.refused.Load()
+		st.Retrying = st.Retrying || e.admit.retrying.Load()
+	}
+	return st
 }
 
 // Refuse turns away connections that are attempted from now on. Those that exist are unaffected, and those whose
@@ -149,17 +225,29 @@ func (l *Listener) close() error {
 	}
 	l.mu.Unlock()
 
-	_ = l.ln.Close() // never fails; refuses handshakes under way
-	for {            // what was ready and is not accepted any more
-		qc, err := l.ln.Accept(context.Background())
-		if err != nil {
-			break
+	close(l.stop)
+	for _, e := range l.ends {
+		_ = e.ln.Close() // never fails; refuses handshakes under way
+	}
+	l.wg.Wait()
+	for _, e := range l.ends {
+		for { // what was ready and is not accepted any more
+			qc, err := e.ln.Accept(context.Background())
+			if err != nil {
+				break
+			}
+			_ = qc.CloseWithError(0, "")
 		}
-		_ = qc.CloseWithError(0, "")
 	}
 	for _, c := range conns {
 		_ = c.Close(0, "")
 	}
-	err := l.tr.Close() // waits for the goroutine that reads the socket
-	return errors.Join(err, l.sock.Close())
+	var errs []error
+	for _, e := range l.ends {
+		errs = append(errs, e.tr.Close()) // waits for the goroutine that reads the socket
+	}
+	for _, e := range l.ends {
+		errs = append(errs, e.sock.Close())
+	}
+	return errors.Join(errs...)
 }

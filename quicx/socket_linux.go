@@ -52,6 +52,9 @@ type socket struct {
 	noGSO bool // constant
 	info  SocketInfo
 
+	group *group // nil if the socket is alone
+	inbox inbox
+
 	rx receiver // owned by the goroutine in ReadBatch
 
 	txMu sync.Mutex
@@ -248,23 +251,53 @@ func (r *receiver) try(fd uintptr) bool {
 
 // ReadBatch fills ms with received datagrams, one each, and returns how many. It blocks while there are none, until the
 // socket is closed or its read deadline passes. Datagrams larger than their buffer are cut. One goroutine may call it.
-func (s *socket) ReadBatch(ms []ipv4.Message, _ int) (int, error) {
+func (s *socket) ReadBatch(ms []ipv4.Message, _ int) (n int, err error) {
 	r := &s.rx
-	for r.next == r.count { // a call brings at least one message
-		if err := s.raw.Read(r.call); err != nil {
-			return 0, err
+	for n == 0 {
+		if r.next == r.count {
+			if n, err = s.receive(ms); n > 0 || err != nil {
+				return n, err
+			}
 		}
-		if r.errno != 0 {
-			r.count, r.next = 0, 0
-			return 0, s.opError("read", "recvmmsg", nil, r.errno)
-		}
-		r.next = 0
+		n = s.cut(ms)
+	}
+	return n, nil
+}
+
+// receive makes one call, which brings at least one message, or fails. What other sockets have left in the inbox comes
+// first: it is moved to ms.
+func (s *socket) receive(ms []ipv4.Message) (n int, err error) {
+	r := &s.rx
+	r.count, r.next = 0, 0
+	err = s.raw.Read(r.call)
+	if err == nil && r.errno != 0 {
+		r.count = 0
+		err = s.opError("read", "recvmmsg", nil, r.errno)
+	}
+	if err == nil {
 		r.open()
 	}
-	n := 0
+	if s.group != nil {
+		if n := s.inbox.take(s, ms); n > 0 {
+			return n, nil // an error comes again
+		}
+	}
+	return 0, err
+}
+
+// cut fills ms with datagrams of the received messages, without those that belong to other sockets.
+func (s *socket) cut(ms []ipv4.Message) (n int) {
+	r := &s.rx
 	for n < len(ms) && r.next < r.count {
-		m := &ms[n]
 		datagram := r.bufs[r.next][r.off:min(r.off+r.segment, r.size)]
+		if s.group != nil {
+			if owner := s.group.owner(datagram, s); owner != s {
+				s.group.give(owner, datagram, r.oob, r.addr)
+				r.advance(len(datagram))
+				continue
+			}
+		}
+		m := &ms[n]
 		m.N = copy(m.Buffers[0], datagram)
 		m.NN = 0
 		if len(r.oob) <= len(m.OOB) { // half a control message would be an error to quic-go, and end the transport
@@ -273,13 +306,18 @@ func (s *socket) ReadBatch(ms []ipv4.Message, _ int) (int, error) {
 		m.Flags = 0
 		m.Addr = r.addr
 		n++
-		r.off += len(datagram)
-		if r.off >= r.size {
-			r.next++
-			r.open()
-		}
+		r.advance(len(datagram))
 	}
-	return n, nil
+	return n
+}
+
+// advance moves behind a datagram of message next.
+func (r *receiver) advance(n int) {
+	r.off += n
+	if r.off >= r.size {
+		r.next++
+		r.open()
+	}
 }
 
 // open begins to hand out message next, if there is one.
