@@ -140,6 +140,18 @@ func limitCount(t *testing.T, d *broker.Dev, name string) float64 {
 	return 0
 }
 
+// awaitMetric waits until a counter or gauge has that value.
+func awaitMetric(t *testing.T, d *broker.Dev, name string, want float64) {
+	t.Helper()
+	for ctx := testContext(t); metric(t, d, name) != want; {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("%s = %v, want %v", name, metric(t, d, name), want)
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
 // healthy checks that somebody else's requests are served.
 func healthy(t *testing.T, c *client.Client) {
 	t.Helper()
@@ -300,13 +312,20 @@ func TestConnectionBounds(t *testing.T) {
 		cfg.MaxConns = 5
 	})
 	known := connect(t, d) // holds one connection that has authenticated
-	unknown := []*peer{dialPeer(t, d), dialPeer(t, d), dialPeer(t, d)}
+	var unknown []*peer
+	for i := range 3 {
+		unknown = append(unknown, dialPeer(t, d))
+		awaitMetric(t, d, "felix_connections_total", float64(2+i)) // accepted, so that it is the newest
+	}
 	unknown[0].wantClosed("too many unauthenticated connections") // the oldest
 	for _, p := range unknown[1:] {
 		p.open(p.auth()).wantMessage(codec.MsgAuthOK, "")
 	}
-	dialPeer(t, d)
-	dialPeer(t, d)
+	awaitMetric(t, d, "felix_connections", 3)
+	for i := range 2 {
+		dialPeer(t, d)
+		awaitMetric(t, d, "felix_connections_total", float64(5+i))
+	}
 	dialPeer(t, d).wantClosed("too many connections")
 	healthy(t, known)
 	for name, want := range map[string]float64{"unauthenticated_conns": 1, "connections": 1} {

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/felix-mq/felix/benchmarks/floor"
+	"github.com/felix-mq/felix/benchmarks/floor/drive"
+	"github.com/felix-mq/felix/loadgen"
+)
+
+const workerName = "worker"
+
+// job is one run for a worker.
+type job struct {
+	System string      `json:"system"`
+	Shape  drive.Shape `json:"shape"`
+	Procs  int         `json:"procs"` // GOMAXPROCS of the system; 0 leaves it to the runtime
+}
+
+// outcome is what a run came to.
+type outcome struct {
+	Round  int    `json:"round"`
+	Row    string `json:"row"`
+	System string `json:"system"`
+
+	Error  string            `json:"error,omitempty"` // why there is nothing else
+	Result *loadgen.Result   `json:"result,omitempty"`
+	Pipe   *floor.PipeResult `json:"pipe,omitempty"`
+	// What the kernel counted meanwhile, on the whole machine.
+	UDPDropped       int64 `json:"udp_dropped"`       // datagrams that did not fit into a socket's buffer
+	TCPRetransmitted int64 `json:"tcp_retransmitted"` // segments
+}
+
+func (o *outcome) summary() string {
+	switch {
+	case o.Pipe != nil:
+		return fmt.Sprintf("%.0f MB/s", o.Pipe.BytesPerSecond/1e6)
+	case o.Result.Config.Window == 1:
+		l := &o.Result.Latency
+		return fmt.Sprintf("%.0f/%.0f/%.0f µs", l.P50, l.P99, l.P999)
+	}
+	return fmt.Sprintf("%.0f MB/s", o.Result.DeliveredBytesPerSecond/1e6)
+}
+
+// grace is what a run may take beyond the times in its shape, to start, to wait for what is in flight, and to end.
+const grace = 20 * time.Second
+
+func (j *job) timeout() time.Duration { return j.Shape.Warmup + j.Shape.MaxDuration + grace }
+
+// runWorker carries a run out in a fresh process. It is over when that process and what it started have gone.
+func runWorker(ctx context.Context, o *options, j job) (*outcome, error) {
+	arg, err := json.Marshal(j)
+	if err != nil {
+		return nil, err
+	}
+	// The worker has its own, shorter limit.
+	ctx, cancel := context.WithTimeout(ctx, j.timeout()+2*grace)
+	defer cancel()
+	var out outcome
+	p, err := drive.Start(ctx, workerName, string(arg), []string{"GOGC=" + o.gogc}, &out)
+	if err != nil {
+		return nil, err
+	}
+	if out.Error != "" {
+		err = errors.New(out.Error)
+	}
+	return &out, errors.Join(err, p.Stop(new(any)))
+}
+
+// serveWorker is a worker's process: publisher and subscriptions of one run.
+func serveWorker(ctx context.Context, arg string, ready func(any) error) (any, error) {
+	var j job
+	if err := json.Unmarshal([]byte(arg), &j); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, j.timeout(), fmt.Errorf("no end after %v", j.timeout()))
+	defer cancel()
+	if j.Procs > 0 {
+		// For the processes that this one starts. Its own number was settled when it began.
+		if err := os.Setenv("GOMAXPROCS", strconv.Itoa(j.Procs)); err != nil {
+			return nil, err
+		}
+	}
+	before := readKernel()
+	out, err := carryOut(ctx, j)
+	if err != nil {
+		return nil, ready(outcome{Error: err.Error()})
+	}
+	after := readKernel()
+	out.UDPDropped, out.TCPRetransmitted = after.udpDropped-before.udpDropped, after.tcpRetransmitted-before.tcpRetransmitted
+	return nil, ready(out)
+}
+
+func carryOut(ctx context.Context, j job) (out *outcome, err error) {
+	out = &outcome{}
+	switch j.System {
+	case felixName:
+		out.Result, err = runFelix(ctx, j.Shape)
+	case relayName:
+		out.Result, err = floor.RunRelay(ctx, j.Shape, nil)
+	case natsName:
+		out.Result, err = runNATS(ctx, j.Shape)
+	case pipeName:
+		out.Pipe, err = floor.RunPipe(ctx, j.Shape.Warmup, j.Shape.Duration, nil)
+	default:
+		err = fmt.Errorf("unknown system %q", j.System)
+	}
+	return out, err
+}
+
+// runFelix loads a broker in a process of its own.
+func runFelix(ctx context.Context, s drive.Shape) (*loadgen.Result, error) {
+	return loadgen.Run(ctx, loadgen.Config{
+		Fanout: s.Fanout, Conns: s.Conns, Payload: s.Payload, Batch: s.Batch, Window: s.Window,
+		Warmup: max(s.Warmup, 1), Duration: s.Duration, MaxDuration: s.MaxDuration, Processes: 2,
+	})
+}
+
+// kernel is a reading of counters of the whole machine.
+type kernel struct{ udpDropped, tcpRetransmitted int64 }
+
+// readKernel returns zeros where there is no such file.
+func readKernel() kernel {
+	b, _ := os.ReadFile("/proc/net/snmp")
+	return kernel{udpDropped: snmp(string(b), "Udp:", "InErrors"), tcpRetransmitted: snmp(string(b), "Tcp:", "RetransSegs")}
+}
+
+// snmp finds a counter. Each protocol has a line of names and a line of numbers behind it, which both begin with prefix.
+func snmp(file, prefix, counter string) int64 {
+	var names []string
+	for line := range strings.Lines(file) {
+		fields := strings.Fields(line)
+		if len(fields) == 0 || fields[0] != prefix {
+			continue
+		}
+		if names == nil {
+			names = fields
+			continue
+		}
+		for i, name := range names {
+			if name == counter && i < len(fields) {
+				n, _ := strconv.ParseInt(fields[i], 10, 64)
+				return n
+			}
+		}
+	}
+	return 0
+}
