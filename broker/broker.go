@@ -58,10 +58,12 @@ type Broker struct {
 
 	subscriptionIDs atomic.Uint64
 
-	mu              sync.Mutex // guards conns, unauthenticated and draining
+	mu              sync.Mutex // guards all up to wg
 	conns           map[*conn]struct{}
 	unauthenticated *list.List // of connections, the oldest first
 	draining        bool
+	packetsSent     uint64 // by connections that have ended
+	packetsLost     uint64
 	wg              sync.WaitGroup // accept loop, sweeper and connections
 
 	reads *buf.Account // memory of unfinished requests
@@ -212,8 +214,11 @@ func (b *Broker) acceptLoop() error {
 		b.metrics.connections.Add(1)
 		b.wg.Go(func() {
 			c.serve()
+			st := qc.Stats()
 			b.mu.Lock()
 			delete(b.conns, c)
+			b.packetsSent += st.PacketsSent
+			b.packetsLost += st.PacketsLost
 			b.forgetUnauthenticatedLocked(c)
 			b.mu.Unlock()
 		})
@@ -244,6 +249,19 @@ func (b *Broker) Shutdown(ctx context.Context) error {
 	wg.Wait()
 	b.closeAll()
 	return ctx.Err()
+}
+
+// packets returns how many packets QUIC has sent, and how many of them it believes lost.
+func (b *Broker) packets() (sent, lost uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	sent, lost = b.packetsSent, b.packetsLost
+	for c := range b.conns {
+		st := c.qc.Stats()
+		sent += st.PacketsSent
+		lost += st.PacketsLost
+	}
+	return sent, lost
 }
 
 // closeAll closes every connection and waits for all that the broker started.

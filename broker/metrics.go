@@ -71,6 +71,8 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 			ConstLabels: prometheus.Labels{"limit": l.String()},
 		}, func() float64 { return float64(m.limits[l].Load()) }))
 	}
+	counter("felix_quic_packets_sent_total", "QUIC packets sent.", func() uint64 { sent, _ := b.packets(); return sent })
+	counter("felix_quic_packets_lost_total", "QUIC packets sent that the peer has not acknowledged in time.", func() uint64 { _, lost := b.packets(); return lost })
 	counter("felix_retries_total", "Connection attempts that were asked to prove their address.", func() uint64 { return b.listener.Stats().Retries })
 	counter("felix_handshakes_refused_total", "Connection attempts refused because their network made too many.", func() uint64 { return b.listener.Stats().Refused })
 	gauge("felix_unauthenticated_connections", "Connections on which no stream has authenticated.", func() float64 {

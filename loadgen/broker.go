@@ -38,6 +38,8 @@ type BrokerCounters struct {
 	DroppedEvents uint64 `json:"dropped_events"` // by queues that were full, those of slow subscriptions included
 	PublishWaits  uint64 `json:"publish_waits"`  // publishes that waited for room
 	Stalled       uint64 `json:"stalled_subscriptions"`
+	PacketsSent   uint64 `json:"packets_sent"`
+	PacketsLost   uint64 `json:"packets_lost"` // of these, as QUIC sees it
 }
 
 func (b *BrokerInfo) text() string {
@@ -48,6 +50,14 @@ func (b *BrokerInfo) text() string {
 		return b.started("in a process of its own")
 	}
 	return b.started("in this process")
+}
+
+// losses tells how many packets the broker lost of how many, if it was started for the run.
+func (b *BrokerInfo) losses() string {
+	if b.Kind == "external" {
+		return "an unknown number"
+	}
+	return fmt.Sprintf("%d of %d", b.PacketsLost, b.PacketsSent)
 }
 
 func (b *BrokerInfo) started(where string) string {
@@ -155,6 +165,10 @@ func countersOf(dev *broker.Dev) (BrokerCounters, error) {
 			field = &c.PublishWaits
 		case "felix_subscriptions_stalled_total":
 			field = &c.Stalled
+		case "felix_quic_packets_sent_total":
+			field = &c.PacketsSent
+		case "felix_quic_packets_lost_total":
+			field = &c.PacketsLost
 		default:
 			continue
 		}

@@ -93,7 +93,8 @@ func (r *Result) WriteText(out io.Writer) error {
 		w.printf("pacing     %d batches more than %v late; sent after their time by p50 %s  p99 %s  max %s",
 			r.LateBatches, lateAfter, micros(r.SendLag.P50), micros(r.SendLag.P99), micros(r.SendLag.Max))
 	}
-	w.printf("network    %d packets lost by the load generator, %d UDP datagrams dropped by this machine", r.PacketsLost, r.UDPReceiveErrors)
+	w.printf("network    %d packets lost by the load generator, %s by the broker, %d UDP datagrams dropped by this machine",
+		r.PacketsLost, r.Broker.losses(), r.UDPReceiveErrors)
 	if c.Rate == 0 && (c.Window != 1 || c.Batch != 1) {
 		w.printf("")
 		w.printf("Latencies under full load are mostly time in queues. See them without with --batch 1 --window 1,")

@@ -130,7 +130,7 @@ func compare(ratios []float64, wanted limit) (ratio, verdict string) {
 func lost(runs []outcome, system string) string {
 	var packets, udp, tcp int64
 	for _, r := range runs {
-		packets += r.Result.PacketsLost
+		packets += r.Result.PacketsLost + int64(r.Result.Broker.PacketsLost)
 		udp += r.UDPDropped
 		tcp += r.TCPRetransmitted
 	}
