@@ -64,15 +64,46 @@ fuzz: ## Run every fuzz target for FUZZTIME each (default 20s)
 conformance: ## Judge the broker by the protocol, case by case, in a table
 	$(GO) run ./cmd/conformance --embedded
 
+.PHONY: hostile
+hostile: ## A million damaged frames and 60 hostile scripts against a broker, with a healthy pair beside them (about two minutes)
+	$(GO) test ./conformance/hostile -v -count=1 -timeout=10m -run 'TestMutatedFrames|TestBehaviors' \
+		-hostile.seed=0 -hostile.frames=1000000 -hostile.rounds=5
+
+.PHONY: flood
+flood: ## What 20 000 connection attempts per second from false addresses cost, on loopback (about 80 seconds)
+	$(GO) run ./benchmarks/flood
+
+.PHONY: stall
+stall: ## What thousands of subscriptions that do not read cost those that do (about six minutes)
+	$(GO) run ./benchmarks/stall
+
 .PHONY: bench
 bench: ## Run the micro benchmarks of each room, then the end-to-end table (about three minutes)
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) -count $(BENCHCOUNT) $(BENCHPKGS)
 	$(GO) run ./benchmarks/endtoend
 
+# Arguments of the tables below: make bench-floor FLOORFLAGS='-rounds 1 -only latency'
+FLOORFLAGS ?=
+
+.PHONY: bench-floor
+bench-floor: bin/bench-peers ## Print Felix beside a bare relay and NATS with TLS, with the budget of each figure (about 13 minutes)
+	bin/bench-peers -commit "$$(git describe --always --dirty 2>/dev/null)" $(FLOORFLAGS)
+
+.PHONY: bench-peers
+bench-peers: bin/bench-peers ## The same without the relay (about 9 minutes)
+	bin/bench-peers -commit "$$(git describe --always --dirty 2>/dev/null)" -against nats $(FLOORFLAGS)
+
+# Foreign clients come in here, so it is a module of its own. Go knows when there is nothing to build.
+.PHONY: bin/bench-peers
+bin/bench-peers:
+	$(GO) -C benchmarks/peers build -o ../../bin/bench-peers .
+
 .PHONY: lint
 lint: ## Check style, import rules, formatting, go.mod and outdated idioms, for every build tag
 	$(GO) mod tidy -diff
 	$(GO) -C tools mod tidy -diff
+	$(GO) -C benchmarks/peers mod tidy -diff
+	$(GO) -C benchmarks/peers vet ./...
 	$(GOLANGCI_LINT) fmt --diff
 	$(GOLANGCI_LINT) run
 	$(GOLANGCI_LINT) run --build-tags telemetry,invariants
@@ -98,9 +129,10 @@ check-generate: ## Fail if make generate changes any file
 		{ echo 'generated files were out of date: commit what make generate changed' >&2; exit 1; }
 
 .PHONY: tidy
-tidy: ## Tidy go.mod and tools/go.mod
+tidy: ## Tidy the go.mod of each module
 	$(GO) mod tidy
 	$(GO) -C tools mod tidy
+	$(GO) -C benchmarks/peers mod tidy
 
 .PHONY: clean
 clean: ## Remove what make built

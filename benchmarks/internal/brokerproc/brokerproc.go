@@ -1,0 +1,199 @@
+// Package brokerproc runs a development broker in a process of its own, so that its processor time and its memory can be
+// told from those of the program that loads it, and lets that program ask for its metrics.
+//
+// The process is another instance of the same program: main calls [Serve] before anything else. Begin at [Start].
+package brokerproc
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/felix-mq/felix/broker"
+	"github.com/felix-mq/felix/client"
+	"github.com/felix-mq/felix/internal/envconfig"
+	"github.com/felix-mq/felix/loadgen"
+)
+
+// serveArg is the only argument of a process that is a broker.
+const serveArg = "__serve-broker"
+
+// stopTimeout bounds the end of a broker.
+const stopTimeout = 20 * time.Second
+
+// ready is the first line that the process prints. After it, it answers each line that it reads with its metrics, and ends
+// when its input does.
+type ready struct {
+	Addr, Tenant, Namespace, Token string
+	CertPEM                        []byte
+}
+
+// Serve serves and exits if this is the broker's process. In any other it returns at once.
+func Serve() {
+	if len(os.Args) != 2 || os.Args[1] != serveArg {
+		return
+	}
+	signal.Ignore(os.Interrupt) // it goes to both processes; this one ends when the other does
+	if err := serve(os.Stdin, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func serve(in io.Reader, out io.Writer) error {
+	cfg := broker.DefaultConfig()
+	var o broker.DevOptions
+	if err := envconfig.Load(&cfg, &o); err != nil {
+		return fmt.Errorf("brokerproc: environment: %w", err)
+	}
+	cfg.Bind = "127.0.0.1:0"
+	d, err := broker.NewDev(cfg, o)
+	if err != nil {
+		return fmt.Errorf("brokerproc: %w", err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- d.Serve(context.Background()) }()
+	enc := json.NewEncoder(out)
+	err = enc.Encode(ready{d.Addr().String(), d.Tenant, d.Namespace, d.Token, d.CertPEM})
+	for lines := bufio.NewScanner(in); err == nil && lines.Scan(); {
+		var m map[string]float64
+		if m, err = metrics(d); err == nil {
+			err = enc.Encode(m)
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	err = errors.Join(err, d.Shutdown(ctx))
+	if e := <-served; !errors.Is(e, broker.ErrShutdown) {
+		err = errors.Join(err, e)
+	}
+	return err
+}
+
+// metrics reads counters and gauges, summed over their labels.
+func metrics(d *broker.Dev) (map[string]float64, error) {
+	families, err := d.Registry().Gather()
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[string]float64, len(families))
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			all[f.GetName()] += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+		}
+	}
+	return all, nil
+}
+
+// Process is a broker in another process. Its methods may be called from any goroutine.
+type Process struct {
+	Addr, Tenant, Namespace, Token string
+	CertPEM                        []byte // of the broker, for other processes
+	TLS                            *tls.Config
+	PID                            int
+
+	cmd   *exec.Cmd
+	mu    sync.Mutex // one question at a time
+	stdin io.WriteCloser
+	out   *json.Decoder
+}
+
+// Start starts a broker on loopback and returns when it can be connected to. env are further variables for it, such as
+// "FELIX_DEV_STREAMS=a,b"; it has this process's as well. The caller stops it.
+func Start(env ...string) (*Process, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("brokerproc: %w", err)
+	}
+	cmd := exec.Command(self, serveArg)
+	cmd.Env = append(os.Environ(), env...)
+	cmd.Stderr = os.Stderr
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, fmt.Errorf("brokerproc: %w", err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, fmt.Errorf("brokerproc: %w", err)
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("brokerproc: %w", err)
+	}
+	p := &Process{PID: cmd.Process.Pid, cmd: cmd, stdin: stdin, out: json.NewDecoder(stdout)}
+	var r ready
+	roots := x509.NewCertPool()
+	err = p.out.Decode(&r)
+	if err == nil && !roots.AppendCertsFromPEM(r.CertPEM) {
+		err = errors.New("it sent no certificate")
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("brokerproc: the broker did not begin to serve: %w", err), p.Stop())
+	}
+	p.Addr, p.Tenant, p.Namespace, p.Token, p.CertPEM = r.Addr, r.Tenant, r.Namespace, r.Token, r.CertPEM
+	p.TLS = &tls.Config{RootCAs: roots, ServerName: "localhost", MinVersion: tls.VersionTLS13}
+	return p, nil
+}
+
+// Connect returns a client of the broker.
+func (p *Process) Connect(ctx context.Context, opts ...client.Option) (*client.Client, error) {
+	return client.Connect(ctx, p.Addr, append([]client.Option{client.WithTLS(p.TLS), client.WithToken(p.Tenant, p.Token)}, opts...)...)
+}
+
+// Target is the broker for package loadgen, which is to load one of its streams.
+func (p *Process) Target(stream string) *loadgen.Target {
+	return &loadgen.Target{Addr: p.Addr, Tenant: p.Tenant, Namespace: p.Namespace, Stream: stream, Token: p.Token, TLS: p.TLS}
+}
+
+// Metrics returns the broker's counters and gauges, summed over their labels.
+func (p *Process) Metrics() (map[string]float64, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var m map[string]float64
+	_, err := io.WriteString(p.stdin, "metrics\n")
+	if err == nil {
+		err = p.out.Decode(&m)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("brokerproc: asking for metrics: %w", err)
+	}
+	return m, nil
+}
+
+// Resident returns the bytes of memory that the process has (VmRSS). It is 0 where the system does not tell.
+func (p *Process) Resident() int64 {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(status), "VmRSS:")
+	var kib int64
+	if _, err := fmt.Sscan(rest, &kib); err != nil {
+		return 0
+	}
+	return kib << 10
+}
+
+// Stop ends the broker and waits for it. It is called once.
+func (p *Process) Stop() error {
+	kill := time.AfterFunc(stopTimeout+time.Second, func() { _ = p.cmd.Process.Kill() })
+	defer kill.Stop()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_ = p.stdin.Close()
+	if err := p.cmd.Wait(); err != nil {
+		return fmt.Errorf("brokerproc: the broker's end: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,373 @@
+// Command stall measures what subscribers that do not read cost those that do. It prints three tables:
+//
+//	same topic   thousands of stalled subscriptions on the topic of ten healthy ones, over connections of their own
+//	many topics  a stalled subscription beside a healthy one on each of a thousand topics, with a budget for retained
+//	             memory that is far smaller than what their queues may hold
+//	one conn     stalled subscriptions on the connection of those that are read
+//
+// Each measurement is made without and with the stalled ones, in turn, and medians are compared. Broker, stalled
+// subscriptions and healthy ones live in processes of their own. With the defaults it takes about six minutes.
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/felix-mq/felix/benchmarks/internal/brokerproc"
+	felix "github.com/felix-mq/felix/broker"
+	"github.com/felix-mq/felix/client"
+	"github.com/felix-mq/felix/internal/envconfig"
+	"github.com/felix-mq/felix/loadgen"
+)
+
+func main() {
+	brokerproc.Serve()
+	serveNeighbors()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// bench is a run of this program.
+type bench struct {
+	out, progress io.Writer
+
+	conns, subs, topics, rounds int
+	duration                    time.Duration
+}
+
+// Bounds of the flags, so that a slip does not fill the machine.
+const (
+	maxConns    = 10_000
+	maxSubs     = 100
+	maxTopics   = 10_000
+	maxRounds   = 25
+	maxDuration = time.Minute
+)
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	b := &bench{out: stdout, progress: stderr}
+	flags := pflag.NewFlagSet("stall", pflag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.IntVar(&b.conns, "conns", 2000, "connections of stalled subscriptions on one topic")
+	flags.IntVar(&b.subs, "subs", 5, "stalled subscriptions of each of them")
+	flags.IntVar(&b.topics, "topics", 1000, "topics with a stalled subscription each")
+	flags.IntVar(&b.rounds, "rounds", 5, "times that each measurement is made")
+	flags.DurationVar(&b.duration, "duration", 4*time.Second, "of each measurement")
+	only := flags.String("only", "same-topic,many-topics,one-conn", "tables to print")
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, pflag.ErrHelp) {
+			return 0
+		}
+		fmt.Fprintln(stderr, "stall:", err)
+		return 2
+	}
+	within := func(n, most int) bool { return n >= 1 && n <= most }
+	if !within(b.conns, maxConns) || !within(b.subs, maxSubs) || !within(b.topics, maxTopics) || !within(b.rounds, maxRounds) ||
+		b.duration < 100*time.Millisecond || b.duration > maxDuration || flags.NArg() > 0 {
+		fmt.Fprintf(stderr, "stall: want 1 to %d connections, %d subscriptions, %d topics, %d rounds, at most %v each, and no arguments\n",
+			maxConns, maxSubs, maxTopics, maxRounds, maxDuration)
+		return 2
+	}
+	tables := map[string]func(context.Context) error{"same-topic": b.sameTopic, "many-topics": b.manyTopics, "one-conn": b.oneConn}
+	for name := range strings.SplitSeq(*only, ",") {
+		table := tables[name]
+		if table == nil {
+			fmt.Fprintf(stderr, "stall: no table %q\n", name)
+			return 2
+		}
+		if err := table(ctx); err != nil {
+			fmt.Fprintln(stderr, "stall:", err)
+			return 1
+		}
+	}
+	return 0
+}
+
+func (b *bench) say(format string, args ...any) {
+	fmt.Fprintf(b.progress, "%s  "+format+"\n", append([]any{time.Now().Format(time.TimeOnly)}, args...)...)
+}
+
+// row is one measurement.
+type row struct {
+	published float64 // events per second
+	p50, p99  float64 // ms
+	longest   float64 // ms, 0 if it was not measured
+	lost      int64
+	resident  int64 // bytes
+}
+
+// alternate measures each case in turn, round after round, prints all rows and returns the medians.
+func (b *bench) alternate(ctx context.Context, cases []string, measure func(context.Context, int) (row, error)) ([]row, error) {
+	const head, body = "| %-28s | %5s | %11s | %8s | %8s | %12s | %6s | %10s |\n", "| %-28s | %5s | %11.0f | %8.2f | %8.2f | %12.2f | %6d | %10d |\n"
+	fmt.Fprintf(b.out, head, "", "round", "published/s", "p50 ms", "p99 ms", "longest ms", "lost", "broker MiB")
+	fmt.Fprintf(b.out, head, "---", "----:", "----------:", "-------:", "-------:", "-----------:", "-----:", "---------:")
+	rows := make([][]row, len(cases))
+	for round := range b.rounds {
+		for i, name := range cases {
+			b.say("%s, round %d of %d", name, round+1, b.rounds)
+			r, err := measure(ctx, i)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", name, err)
+			}
+			rows[i] = append(rows[i], r)
+			fmt.Fprintf(b.out, body, name, fmt.Sprint(round+1), r.published, r.p50, r.p99, r.longest, r.lost, r.resident>>20)
+		}
+	}
+	medians := make([]row, len(cases))
+	for i, all := range rows {
+		medians[i] = row{
+			published: median(all, func(r row) float64 { return r.published }), p50: median(all, func(r row) float64 { return r.p50 }),
+			p99: median(all, func(r row) float64 { return r.p99 }), longest: median(all, func(r row) float64 { return r.longest }),
+		}
+		for _, r := range all {
+			medians[i].lost += r.lost
+			medians[i].resident = max(medians[i].resident, r.resident)
+		}
+		m := medians[i]
+		fmt.Fprintf(b.out, body, cases[i], "all", m.published, m.p50, m.p99, m.longest, m.lost, m.resident>>20)
+	}
+	return medians, nil
+}
+
+func median(rows []row, of func(row) float64) float64 {
+	values := make([]float64, len(rows))
+	for i, r := range rows {
+		values[i] = of(r)
+	}
+	slices.Sort(values)
+	return values[len(values)/2]
+}
+
+// verdict prints what was wanted beside what was measured.
+func (b *bench) verdict(what string, measured float64, wanted string, ok bool) {
+	fmt.Fprintf(b.out, "%-60s %10.2f   wanted %-8s %s\n", what, measured, wanted, map[bool]string{true: "met", false: "MISSED"}[ok])
+}
+
+// compare judges a pair of medians, without and with stalled neighbors.
+func (b *bench) compare(without, with row) {
+	rate, p99 := with.published/without.published, with.p99/without.p99
+	b.verdict("publish rate, with / without", rate, ">= 0.95", rate >= 0.95)
+	b.verdict("healthy p99, with / without", p99, "<= 1.20", p99 <= 1.2)
+	b.verdict("healthy events lost, all rounds", float64(with.lost), "0", with.lost == 0)
+	if without.lost > 0 {
+		fmt.Fprintf(b.out, "%d events were lost without stalled neighbors too: this machine is busy with something else.\n", without.lost)
+	}
+}
+
+// sameTopic is the table of stalled neighbors on the topic of healthy subscriptions.
+func (b *bench) sameTopic(ctx context.Context) (err error) {
+	const fanout, batch = 10, 64
+	limits := felix.DefaultConfig()
+	if err := envconfig.Load(&limits); err != nil { // which the broker's process reads too
+		return err
+	}
+	broker, err := brokerproc.Start("FELIX_DEV_STREAMS=demo", unlimitedHandshakes)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, broker.Stop()) }()
+	cfg := loadgen.Config{
+		Target: broker.Target("demo"), Fanout: fanout, Payload: payloadSize, Batch: batch, Duration: b.duration, Warmup: 2 * time.Second,
+	}
+	b.say("measuring the maximum")
+	most, err := loadgen.Run(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	cfg.Rate = most.PublishedPerSecond / 2
+	fmt.Fprintf(b.out, "\nSame topic: %d connections × %d stalled subscriptions beside %d healthy ones; %d B × %d, open loop at half of %.0f/s\n\n",
+		b.conns, b.subs, fanout, payloadSize, batch, most.PublishedPerSecond)
+	streams := slices.Repeat([]string{"demo"}, b.conns*b.subs)
+	fresh, retained := broker.Resident(), 0.0
+	medians, err := b.alternate(ctx, []string{"alone", "with stalled neighbors"}, func(ctx context.Context, i int) (_ row, err error) {
+		if i == 1 {
+			stop, err := startNeighbors(broker, b.conns, streams, func(line string) { b.say("%s", line) })
+			if err != nil {
+				return row{}, err
+			}
+			defer func() { err = errors.Join(err, stop()) }()
+		}
+		res, err := loadgen.Run(ctx, cfg)
+		if _, lossy := errors.AsType[*loadgen.UnaccountedError](err); err != nil && !lossy {
+			return row{}, err
+		}
+		m, err := broker.Metrics()
+		if err != nil {
+			return row{}, err
+		}
+		retained = max(retained, m["felix_retained_bytes"])
+		return row{
+			published: res.PublishedPerSecond, p50: res.Latency.P50 / 1e3, p99: res.Latency.P99 / 1e3,
+			lost: int64(res.Unaccounted), resident: broker.Resident(),
+		}, nil
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(b.out)
+	b.compare(medians[0], medians[1])
+	const mib = 1 << 20
+	b.verdict("retained at most, MiB", retained/mib, fmt.Sprintf("<= %d", limits.RetainedBytes/mib), int64(retained) <= limits.RetainedBytes)
+	resident, bound := medians[1].resident, limits.RetainedBytes+limits.ReadBytes
+	b.verdict("broker memory at most, MiB, against retained + unfinished", float64(resident)/mib, fmt.Sprintf("<= %d", bound/mib), resident <= bound)
+	fmt.Fprintf(b.out, "%-60s %10.0f\n", "broker memory, KiB for each stalled connection", float64(resident-fresh)/float64(b.conns)/1024)
+	return nil
+}
+
+// unlimitedHandshakes lets one address connect as often as it likes: that is measured elsewhere.
+const unlimitedHandshakes = "FELIX_HANDSHAKES_PER_PREFIX=-1"
+
+// manyTopics is the table of stalled subscriptions that the budget for retained memory has to be taken from.
+func (b *bench) manyTopics(ctx context.Context) (err error) {
+	const budget = 64 << 20
+	topics := make([]string, b.topics)
+	for i := range topics {
+		topics[i] = fmt.Sprintf("topic-%d", i)
+	}
+	broker, err := brokerproc.Start("FELIX_DEV_STREAMS="+strings.Join(topics, ","), "FELIX_REPLAY_BYTES=-1",
+		fmt.Sprintf("FELIX_RETAINED_BYTES=%d", budget), unlimitedHandshakes)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, broker.Stop()) }()
+	c, err := broker.Connect(ctx, client.WithSubscriptionsPerConn((b.topics+7)/8))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	l := &load{namespace: broker.Namespace, streams: topics, batch: 16, rate: 1000, duration: 2 * b.duration}
+	fmt.Fprintf(b.out, "\nMany topics: %d topics with a healthy and a stalled subscription each, queues of 4 MiB, FELIX_RETAINED_BYTES %d MiB; %d B × %d, %.0f batches/s\n\n",
+		b.topics, budget>>20, payloadSize, l.batch, l.rate)
+	var retained float64
+	medians, err := b.alternate(ctx, []string{"alone", "with stalled neighbors"}, func(ctx context.Context, i int) (_ row, err error) {
+		if i == 1 {
+			stop, err := startNeighbors(broker, min(32, b.topics), topics, func(line string) { b.say("%s", line) })
+			if err != nil {
+				return row{}, err
+			}
+			defer func() { err = errors.Join(err, stop()) }()
+		}
+		readers, unsubscribe, err := subscribe(ctx, c, broker.Namespace, topics, 1)
+		defer unsubscribe()
+		if err != nil {
+			return row{}, err
+		}
+		f, err := l.run(ctx, c, readers)
+		if err != nil {
+			return row{}, err
+		}
+		m, err := broker.Metrics()
+		retained = max(retained, m["felix_retained_bytes"])
+		return f.row(broker), err
+	})
+	if err != nil {
+		return err
+	}
+	m, err := broker.Metrics()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(b.out)
+	b.compare(medians[0], medians[1])
+	b.verdict("longest publish, ms", medians[1].longest, "< 2000", medians[1].longest < 2000)
+	b.verdict("retained, most seen, MiB", retained/(1<<20), "<= 64", retained <= budget)
+	b.verdict("times that the budget was reached", m["felix_reclaims_total"], "> 0", m["felix_reclaims_total"] > 0)
+	return nil
+}
+
+// subscribe makes n subscriptions to each stream, all of them to be read.
+func subscribe(ctx context.Context, c *client.Client, namespace string, streams []string, n int) (all []reader, unsubscribe func(), _ error) {
+	unsubscribe = func() {
+		for _, r := range all {
+			_ = r.sub.Close()
+		}
+	}
+	for i, s := range streams {
+		for range n {
+			sub, err := c.Subscribe(ctx, namespace, s)
+			if err != nil {
+				return all, unsubscribe, err
+			}
+			all = append(all, reader{sub, i})
+		}
+	}
+	return all, unsubscribe, nil
+}
+
+func (f figures) row(b *brokerproc.Process) row {
+	ms := func(d time.Duration) float64 { return float64(d) / 1e6 }
+	return row{
+		published: f.published, p50: ms(f.p50), p99: ms(f.p99), longest: ms(f.longest), lost: f.lost, resident: b.Resident(),
+	}
+}
+
+// share is a way to share one connection: so many subscriptions of the stream with events, and of a quiet one, and so
+// many of the first that are not read.
+type share struct {
+	name                string
+	busy, quiet, unread int
+}
+
+// oneConn is the table of stalled subscriptions on the connection of healthy ones.
+func (b *bench) oneConn(ctx context.Context) (err error) {
+	const all = 150
+	broker, err := brokerproc.Start("FELIX_DEV_STREAMS=busy,quiet")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, broker.Stop()) }()
+	l := &load{namespace: broker.Namespace, streams: []string{"busy"}, batch: 64, rate: 100, duration: b.duration}
+	fmt.Fprintf(b.out, "\nOne connection: %d subscriptions on it; %d B × %d, %.0f batches/s\n\n", all, payloadSize, l.batch, l.rate)
+	shares := []share{
+		{"8 with events, all read", 8, all - 8, 0},
+		{"8 with events, 2 unread", 8, all - 8, 2},
+		{"1 with events, read", 1, all - 1, 0},
+		{"150 with events, 149 unread", all, 0, all - 1},
+	}
+	names := make([]string, len(shares))
+	for i, s := range shares {
+		names[i] = s.name
+	}
+	medians, err := b.alternate(ctx, names, func(ctx context.Context, i int) (_ row, err error) {
+		s := shares[i]
+		c, err := broker.Connect(ctx, client.WithEventConns(1), client.WithSubscriptionsPerConn(all))
+		if err != nil {
+			return row{}, err
+		}
+		defer func() { err = cmp.Or(err, c.Close()) }()
+		quiet, _, err := subscribe(ctx, c, broker.Namespace, []string{"quiet"}, s.quiet)
+		if err != nil {
+			return row{}, err
+		}
+		busy, _, err := subscribe(ctx, c, broker.Namespace, []string{"busy"}, s.busy)
+		if err != nil {
+			return row{}, err
+		}
+		f, err := l.run(ctx, c, busy[s.unread:])
+		for _, r := range append(quiet, busy...) {
+			_ = r.sub.Close()
+		}
+		return f.row(broker), err
+	})
+	if err != nil {
+		return err
+	}
+	for i := 0; i < len(shares); i += 2 {
+		fmt.Fprintf(b.out, "\n%s:\n", shares[i+1].name)
+		b.compare(medians[i], medians[i+1])
+	}
+	return nil
+}
