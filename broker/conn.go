@@ -36,6 +36,7 @@ type conn struct {
 	agreed  atomic.Uint32 // extensions that some control stream has negotiated
 	known   atomic.Bool   // a stream has authenticated
 	opened  atomic.Bool   // the peer has opened a stream
+	moved   atomic.Uint64 // writes that have come to their end
 	churned atomic.Bool   // the connection is being closed for a limit
 	failed  *rate.Limiter // streams that end without having authenticated
 	account *buf.Account  // memory of unfinished requests
@@ -137,18 +138,29 @@ func (c *conn) drain(ctx context.Context) {
 		_ = s.r.SetReadDeadline(longPast) // reads fail at once
 	}
 	c.mu.Unlock()
-	if awaitQuiet(ctx, c.ctx, c.quiet) {
+	if awaitQuiet(ctx, c.ctx, c.b.cfg.ShutdownDrain/drainStallPart, c.quiet, c.moved.Load) {
 		_ = c.qc.Close(0, shutdownReason)
 	}
 }
 
-// awaitQuiet waits until quiet reports true, and returns false if ctx or life ends before that.
-func awaitQuiet(ctx, life context.Context, quiet func() bool) bool {
+// drainStallPart is the part of a shutdown's time that a connection gets on which nothing moves: a peer that does not
+// read would hold up the end of everything else.
+const drainStallPart = 5
+
+// awaitQuiet waits until quiet reports true, or moved has not changed for stall. It returns false if ctx or life ends
+// before that.
+func awaitQuiet(ctx, life context.Context, stall time.Duration, quiet func() bool, moved func() uint64) bool {
 	tick := time.NewTicker(drainPoll)
 	defer tick.Stop()
+	last, since := moved(), time.Now()
 	for !quiet() {
 		select {
-		case <-tick.C:
+		case now := <-tick.C:
+			if m := moved(); m != last {
+				last, since = m, now
+			} else if now.Sub(since) >= stall {
+				return true
+			}
 		case <-ctx.Done():
 			return false
 		case <-life.Done():

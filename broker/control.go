@@ -27,6 +27,8 @@ const maxReplyBuffer = 64 << 10
 type stream struct {
 	c        *conn
 	r        *quicx.RecvStream
+	send     *quicx.SendStream // where replies go, or nil
+	writing  atomic.Bool       // a write of replies is under way
 	fr       *quicx.FrameReader
 	msg      codec.Message
 	identity *auth.Identity   // nil before auth
@@ -51,13 +53,17 @@ type control struct {
 	stream
 	s *quicx.Stream
 	w *quicx.FrameWriter // replies not yet written
+
+	charged   int  // bytes of them in the connection's account
+	overdrawn bool // there was no room for one
 }
 
 // serveControl reads requests and answers them, in order, until the stream ends.
 func serveControl(c *conn, s *quicx.Stream) {
 	ctl := &control{s: s, w: quicx.NewFrameWriter(s.Send(), 0)}
 	ctl.init(c, s.Recv())
-	ctl.beforeWait = ctl.w.Flush
+	ctl.send = s.Send()
+	ctl.beforeWait = ctl.flush
 	c.b.metrics.controlStreams.Add(1)
 	defer c.b.metrics.controlStreamsClosed.Add(1)
 	defer ctl.fr.Close()
@@ -78,7 +84,7 @@ func (s *stream) init(c *conn, r *quicx.RecvStream) {
 func (ctl *control) serve() {
 	for {
 		if n := ctl.w.Pending(); n >= maxReplyBuffer || (n > 0 && !ctl.fr.Ready()) {
-			if ctl.w.Flush() != nil {
+			if ctl.flush() != nil {
 				return // the peer does not want our replies: nothing behind them is carried out
 			}
 		}
@@ -95,19 +101,47 @@ func (ctl *control) serve() {
 		if ctl.handle(f) != keep {
 			return
 		}
+		if ctl.overdrawn {
+			ctl.c.b.limited(limitConnMemory)
+			return
+		}
 	}
+}
+
+// flush writes the replies. It blocks as long as the peer does not read them.
+func (ctl *control) flush() error {
+	ctl.writing.Store(true)
+	err := ctl.w.Flush()
+	ctl.writing.Store(false)
+	ctl.c.account.Release(ctl.charged)
+	ctl.charged = 0
+	ctl.c.moved.Add(1)
+	return err
 }
 
 // finish writes the replies and both ends of the stream: FIN for ours, STOP_SENDING for the peer's if it has not
 // finished. An error end differs from a clean one only in what was written before (session.md, section 13, D5).
 func (ctl *control) finish() {
-	_ = ctl.w.Flush()
+	if ctl.overdrawn {
+		ctl.w.Close() // what there was no memory for is not held until the peer reads it
+	}
+	_ = ctl.flush()
 	_ = ctl.s.Send().Close()
 	ctl.s.Recv().Cancel(0)
 }
 
-// reply replaces the replies that wait to be written by those and one more.
-func (ctl *control) reply(out []byte) { ctl.w.SetBuffer(out) }
+// reply replaces the replies that wait to be written by those and one more. They are held as long as the peer does not
+// read, so the connection's account is charged for them; a stream that overdraws it ends.
+func (ctl *control) reply(out []byte) {
+	if more := cap(out) - ctl.charged; more > 0 {
+		if ctl.c.account.Charge(more) {
+			ctl.charged += more
+		} else {
+			ctl.overdrawn = true
+		}
+	}
+	ctl.w.SetBuffer(out)
+}
 
 // refuse queues an error and says what becomes of the stream: the table of refusals decides.
 func (ctl *control) refuse(r codec.Refusal) outcome { return ctl.refuseWith(r, r.Text) }

@@ -16,13 +16,16 @@ func TestAwaitQuiet(t *testing.T) {
 	for _, c := range []struct {
 		name                 string
 		quietAt, budget, end time.Duration
+		movesUntil           time.Duration
 		want                 bool
 		took                 time.Duration
 	}{
-		{"quiet already", 0, time.Hour, time.Hour, true, 0},
-		{"quiet later", 12 * time.Millisecond, time.Hour, time.Hour, true, 15 * time.Millisecond},
-		{"out of budget", time.Hour, time.Second, time.Hour, false, time.Second},
-		{"connection ends", time.Hour, time.Hour, 7 * time.Millisecond, false, 7 * time.Millisecond},
+		{"quiet already", 0, time.Hour, time.Hour, 0, true, 0},
+		{"quiet later", 12 * time.Millisecond, time.Hour, time.Hour, 0, true, 15 * time.Millisecond},
+		{"out of budget", time.Hour, time.Second, time.Hour, 0, false, time.Second},
+		{"slow, but moving", time.Minute, time.Hour, time.Hour, time.Hour, true, time.Minute},
+		{"stuck after a while", time.Hour, time.Hour, time.Hour, 10 * time.Second, true, 12 * time.Second},
+		{"connection ends", time.Hour, time.Hour, 7 * time.Millisecond, 0, false, 7 * time.Millisecond},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -31,7 +34,9 @@ func TestAwaitQuiet(t *testing.T) {
 				defer cancel()
 				life, end := context.WithTimeout(t.Context(), c.end)
 				defer end()
-				got := awaitQuiet(ctx, life, func() bool { return time.Since(began) >= c.quietAt })
+				got := awaitQuiet(ctx, life, 2*time.Second, func() bool { return time.Since(began) >= c.quietAt }, func() uint64 {
+					return uint64(min(time.Since(began), c.movesUntil) / time.Millisecond)
+				})
 				if got != c.want || time.Since(began) != c.took {
 					t.Errorf("%t after %v, want %t after %v", got, time.Since(began), c.want, c.took)
 				}

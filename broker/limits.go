@@ -184,6 +184,9 @@ func (c *conn) sweepStreams(now, wall time.Time) (expired []*subscription) {
 		if overdue != limitNone && s.cut.CompareAndSwap(int32(limitNone), int32(overdue)) {
 			c.b.limited(overdue)
 			_ = s.r.SetReadDeadline(longPast)
+			if s.send != nil && s.writing.Load() { // it is stuck there; otherwise it may have something left to say
+				_ = s.send.SetWriteDeadline(longPast)
+			}
 		}
 	}
 	// A connection that opens streams and authenticates none of them is nobody's. One without streams may be a client

@@ -491,3 +491,49 @@ func TestLegacyPeer(t *testing.T) {
 		want = want[n:]
 	}
 }
+
+// TestUnreadReplies asks for large values and reads none of them: the connection's account bounds what is held.
+func TestUnreadReplies(t *testing.T) {
+	d := start(t, func(cfg *broker.Config) { cfg.ConnReadBytes = 8 << 20 })
+	other := connect(t, d)
+	if err := other.Cache("default", "primary").Put(testContext(t), "k", make([]byte, 1<<20), client.NoExpiry); err != nil {
+		t.Fatal(err)
+	}
+	c, err := quicx.Dial(testContext(t), d.Addr().String(), d.ClientTLS(), quicx.Config{StreamWindow: 1024, StreamsHint: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close(0, "") })
+	p := &peer{t, c, d}
+	for i := range 32 {
+		p.open(p.auth(), codec.AppendCacheGet(nil, "t1", "default", "primary", "k", uint64(i), true))
+	}
+	wantLimit(t, d, "conn_memory", 32-8) // a reply takes at least 1 398 104 bytes
+	if n := metric(t, d, "felix_read_bytes"); n > 9<<20 {
+		t.Errorf("%v bytes held", n)
+	}
+	healthy(t, other)
+	c.Close(0, "")
+	awaitMetric(t, d, "felix_read_bytes", 0)
+}
+
+// TestShutdownBesideAStuckPeer shuts down although somebody does not read what is owed to them.
+func TestShutdownBesideAStuckPeer(t *testing.T) {
+	d := start(t, func(cfg *broker.Config) { cfg.ShutdownDrain = time.Second })
+	c, err := quicx.Dial(testContext(t), d.Addr().String(), d.ClientTLS(), quicx.Config{StreamWindow: 1024, StreamsHint: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close(0, "") })
+	p := &peer{t, c, d}
+	stuck := p.open()
+	unknown := codec.AppendHeader(nil, 0x0040, 0)
+	for range 1000 {
+		stuck.send(unknown)
+	}
+	healthy(t, connect(t, d))
+	if err := d.Shutdown(testContext(t)); err != nil {
+		t.Errorf("shutdown: %v", err)
+	}
+	p.wantClosed("broker shutting down")
+}

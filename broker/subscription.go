@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync/atomic"
+	"time"
 
 	"github.com/felix-mq/felix/auth"
 	"github.com/felix-mq/felix/codec"
@@ -92,7 +93,7 @@ func (ctl *control) subscribe(m *codec.Message) outcome {
 	}
 	b.metrics.subscriptions.Add(1)
 	ctl.reply(codec.AppendSubscribed(ctl.w.Buffer(), s.id))
-	_ = ctl.w.Flush() // if it cannot be delivered the subscription stands all the same: the hello is on its own stream
+	_ = ctl.flush() // if it cannot be delivered the subscription stands all the same: the hello is on its own stream
 	s.start()
 	return cleanEnd
 }
@@ -160,8 +161,12 @@ func (s *subscription) open(epoch uint64) error {
 	if s.gaps {
 		hello = codec.AppendPosition(hello, codec.Position{Epoch: epoch, Offset: s.events.Start()})
 	}
-	_, err = out.Write(hello)
-	return err
+	_ = out.SetWriteDeadline(time.Now().Add(s.c.b.cfg.ReplyTimeout))
+	if _, err = out.Write(hello); err != nil {
+		out.Cancel(0)
+		return err
+	}
+	return out.SetWriteDeadline(time.Time{})
 }
 
 // start lets the writer run, and watches for a peer that stops reading: that is how a subscription ends (session.md,
@@ -273,6 +278,7 @@ func (s *subscription) write() {
 			s.finish()
 			return
 		}
+		s.c.moved.Add(1)
 		m.deliveredEvents.Add(events)
 		m.deliveredBytes.Add(bytes)
 	}

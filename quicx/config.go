@@ -109,6 +109,9 @@ func setDefault[T comparable](field *T, value T) {
 	}
 }
 
+// minWindow leaves room for a frame's header, which a reader waits for as a whole.
+const minWindow = 16
+
 // maxWindow keeps the product in withDefaults far from overflow; it is more than any machine can buffer.
 const maxWindow = 1 << 40
 
@@ -120,6 +123,7 @@ func (c Config) validate() error {
 			problems = append(problems, fmt.Errorf("quicx: Config.%s is out of range: %v", name, value))
 		}
 	}
+	bad(c.StreamWindow > 0 && c.StreamWindow < minWindow, "StreamWindow", c.StreamWindow)
 	bad(c.StreamWindow > maxWindow, "StreamWindow", c.StreamWindow)
 	bad(c.ConnWindow > maxWindow, "ConnWindow", c.ConnWindow)
 	bad(c.StreamsHint < 0 || c.StreamsHint > 1<<16, "StreamsHint", c.StreamsHint)
