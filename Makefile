@@ -61,8 +61,11 @@ fuzz: ## Run every fuzz target for FUZZTIME each (default 20s)
 	done
 
 .PHONY: conformance
-conformance: ## Judge the broker by the protocol, case by case, in a table
-	$(GO) run ./cmd/conformance --embedded
+conformance: ## Judge the broker and then the client by the protocol, case by case, in two tables
+	@status=0; \
+	$(GO) run ./cmd/conformance --embedded || status=1; \
+	$(GO) run ./cmd/conformance client || status=1; \
+	exit $$status
 
 .PHONY: hostile
 hostile: ## A million damaged frames and 60 hostile scripts against a broker, with a healthy pair beside them (about two minutes)

@@ -109,7 +109,7 @@ var elsewhere = []Case{
 // what came of them. It blocks until they are done or ctx ends. [Report.Err] says why cases are missing: the fixture is
 // unusable, the broker cannot be reached or refuses the token, or ctx has ended.
 func Run(ctx context.Context, target Target, o Options) (report Report) {
-	report = Report{Addr: target.Addr, Started: time.Now()}
+	report = Report{Subject: target.Addr, Started: time.Now()}
 	defer func() { report.Took = time.Since(report.Started) }()
 	f := &target.Fixture
 	if err := f.prepare(); err != nil {

@@ -32,7 +32,7 @@ type Result struct {
 
 // Report is what came of a run.
 type Report struct {
-	Addr    string        `json:"addr"`
+	Subject string        `json:"subject"` // what was judged: the address of a broker, or a client
 	Started time.Time     `json:"started"`
 	Took    time.Duration `json:"took_ns"`
 	Results []Result      `json:"results"`
@@ -64,7 +64,7 @@ func (r *Report) WriteText(w io.Writer) error {
 		return err
 	}
 	_, err := fmt.Fprintf(w, "\n%s: %d passed, %d failed, %d skipped in %v\n",
-		r.Addr, r.Count(Passed), r.Count(Failed), r.Count(Skipped), r.Took.Round(time.Millisecond))
+		r.Subject, r.Count(Passed), r.Count(Failed), r.Count(Skipped), r.Took.Round(time.Millisecond))
 	if r.Err != nil {
 		_, err = fmt.Fprintln(w, r.Err)
 	}
@@ -124,7 +124,7 @@ func (r *Report) WriteJUnit(w io.Writer) error {
 		Started  string     `xml:"timestamp,attr"`
 		Cases    []testcase `xml:"testcase"`
 	}{
-		Name: "conformance of " + r.Addr, Failures: r.Count(Failed), Skipped: r.Count(Skipped),
+		Name: "conformance of " + r.Subject, Failures: r.Count(Failed), Skipped: r.Count(Skipped),
 		Time: r.Took.Seconds(), Started: r.Started.UTC().Format("2006-01-02T15:04:05"),
 	}
 	for i := range r.Results {

@@ -14,7 +14,7 @@ import (
 
 func sample() conformance.Report {
 	return conformance.Report{
-		Addr: "127.0.0.1:5000", Started: time.Unix(0, 0), Took: 1500 * time.Millisecond,
+		Subject: "127.0.0.1:5000", Started: time.Unix(0, 0), Took: 1500 * time.Millisecond,
 		Results: []conformance.Result{
 			{ID: "RAW-01", Name: "first", Status: conformance.Passed, Took: time.Second},
 			{ID: "RAW-02", Name: "second & more", Status: conformance.Failed, Expected: `error "a"`, Seen: "FIN"},

@@ -1,5 +1,6 @@
-// Command conformance judges a Felix broker: it sends frames written by hand and compares what comes back with the
-// protocol. See `conformance --help`.
+// Command conformance judges Felix brokers and clients by the protocol. Against a broker it sends frames written by hand
+// and compares what comes back (this file); for a client it is a broker that follows a script (client.go). The client is
+// package client (goclient.go), or a program that speaks a line protocol (program.go). See `conformance --help`.
 package main
 
 import (
@@ -10,13 +11,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
-	"regexp"
-	"syscall"
 	"time"
-
-	"github.com/spf13/pflag"
-	"golang.org/x/term"
 
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/conformance"
@@ -34,37 +29,43 @@ func main() {
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// options are the flags.
-type options struct {
-	addr, fixture, json, junit, match string
-	embedded, list, long              bool
-	timeout                           time.Duration
+func run(args []string, stdout, stderr io.Writer) int {
+	if len(args) > 0 && args[0] == "client" {
+		return runClient(args[1:], stdout, stderr)
+	}
+	return runBroker(args, stdout, stderr)
 }
 
-func run(args []string, stdout, stderr io.Writer) (code int) {
-	var o options
-	flags := newFlags(&o, stderr)
-	if err := flags.Parse(args); err != nil {
-		if errors.Is(err, pflag.ErrHelp) {
-			return exitOK
-		}
-		fmt.Fprintf(stderr, "conformance: %v; see conformance --help\n", err)
-		return exitUsage
-	}
-	match, err := o.check(flags)
-	if err != nil {
-		fmt.Fprintf(stderr, "%v\nSee conformance --help.\n", err)
-		return exitUsage
+// brokerOptions are the flags of the broker mode.
+type brokerOptions struct {
+	reportOptions
+	addr, fixture  string
+	embedded, long bool
+}
+
+func runBroker(args []string, stdout, stderr io.Writer) (code int) {
+	var o brokerOptions
+	flags := newFlagSet(stderr, brokerHelp)
+	flags.StringVar(&o.addr, "addr", "", "`host:port` of the broker to judge")
+	flags.StringVar(&o.fixture, "fixture", "", "JSON `file` that says what it was set up with; docs/conformance.md has the members")
+	flags.BoolVar(&o.embedded, "embedded", false, "judge a development broker in this process, in place of --addr and --fixture")
+	flags.BoolVar(&o.long, "long", false, "also run the cases that take more than a second or two")
+	o.add(flags, "how long to wait for each thing that has to come")
+	if code, ok := parse(flags, args, stderr, o.check); !ok {
+		return code
 	}
 	if o.list {
-		list(stdout, match)
+		for _, c := range conformance.Cases() {
+			o.printTitle(stdout, c.Title())
+		}
 		return exitOK
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := interrupted()
 	defer stop()
 
-	opts := conformance.Options{Match: match, Long: o.long, ReplyTimeout: o.timeout}
+	opts := conformance.Options{Match: o.regexp, Long: o.long, ReplyTimeout: o.timeout}
 	target := conformance.Target{Addr: o.addr}
+	var err error
 	if o.embedded {
 		end, err := embed(&target, &opts)
 		if err != nil {
@@ -81,45 +82,20 @@ func run(args []string, stdout, stderr io.Writer) (code int) {
 		fmt.Fprintln(stderr, err)
 		return exitUsage
 	}
-	clear := func() {}
-	if f, ok := stderr.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		opts.OnResult = func(r conformance.Result) { fmt.Fprintf(stderr, "\r\x1b[K%s %s", r.ID, r.Status) }
-		clear = func() { fmt.Fprint(stderr, "\r\x1b[K") }
-	}
+	var clear func()
+	opts.OnResult, clear = progress(stderr)
 	report := conformance.Run(ctx, target, opts)
 	clear()
-	if err := o.print(stdout, &report); err != nil {
-		fmt.Fprintln(stderr, "conformance:", err)
-		return exitFailed
-	}
-	if !report.OK() {
-		return exitFailed
-	}
-	return exitOK
+	return o.finish(stdout, stderr, &report)
 }
 
-func newFlags(o *options, stderr io.Writer) *pflag.FlagSet {
-	flags := pflag.NewFlagSet("conformance", pflag.ContinueOnError)
-	flags.SetOutput(stderr)
-	flags.SortFlags = false
-	flags.StringVar(&o.addr, "addr", "", "`host:port` of the broker to judge")
-	flags.StringVar(&o.fixture, "fixture", "", "JSON `file` that says what it was set up with; docs/conformance.md has the members")
-	flags.BoolVar(&o.embedded, "embedded", false, "judge a development broker in this process, in place of --addr and --fixture")
-	flags.StringVar(&o.match, "run", "", "run only the cases whose \"ID name\" matches the `regexp`")
-	flags.BoolVar(&o.long, "long", false, "also run the cases that take more than a second or two")
-	flags.DurationVar(&o.timeout, "timeout", 10*time.Second, "how long to wait for each thing that has to come")
-	flags.BoolVar(&o.list, "list", false, "list the cases and run none")
-	flags.StringVar(&o.json, "json", "", "write the report as JSON to `file`; - is standard output, in place of the table")
-	flags.StringVar(&o.junit, "junit", "", "write the report as JUnit XML to `file`")
-	flags.Usage = func() { fmt.Fprintf(stderr, help, flags.FlagUsages()) }
-	return flags
-}
-
-const help = `Usage: conformance --addr host:port --fixture FILE [flags]
+const brokerHelp = `Usage: conformance --addr host:port --fixture FILE [flags]
        conformance --embedded [flags]
+       conformance client [--exec COMMAND] [flags]
 
 Judges a Felix broker by the protocol: every case of the interop checklist that can be written by hand, every error text
-with its consequence, known defects, and every test vector. Nobody else may use the fixture's streams meanwhile.
+with its consequence, known defects, and every test vector. Nobody else may use the fixture's streams meanwhile. With the
+first argument "client" it judges a client instead: conformance client --help.
 
   conformance --embedded                                 a development broker in this process
   conformance --addr localhost:5000 --fixture f.json     a broker that is already there
@@ -136,11 +112,8 @@ Exit status: 0 no case failed; 1 a case failed or the run was cut short; 2 usage
 `
 
 // check reports every problem of the flags at once.
-func (o *options) check(flags *pflag.FlagSet) (*regexp.Regexp, error) {
-	var errs []error
-	if flags.NArg() > 0 {
-		errs = append(errs, fmt.Errorf("conformance: unexpected argument %q", flags.Arg(0)))
-	}
+func (o *brokerOptions) check() error {
+	errs := []error{o.reportOptions.check()}
 	switch {
 	case o.list:
 	case o.embedded && (o.addr != "" || o.fixture != ""):
@@ -148,22 +121,7 @@ func (o *options) check(flags *pflag.FlagSet) (*regexp.Regexp, error) {
 	case !o.embedded && (o.addr == "" || o.fixture == ""):
 		errs = append(errs, errors.New("conformance: --addr and --fixture, or --embedded, are needed"))
 	}
-	if o.timeout <= 0 {
-		errs = append(errs, fmt.Errorf("conformance: --timeout %v is not above 0", o.timeout))
-	}
-	match, err := regexp.Compile(o.match)
-	if err != nil {
-		errs = append(errs, fmt.Errorf("conformance: --run: %w", err))
-	}
-	return match, errors.Join(errs...)
-}
-
-func list(w io.Writer, match *regexp.Regexp) {
-	for _, c := range conformance.Cases() {
-		if match.MatchString(c.Title()) {
-			fmt.Fprintln(w, c.Title())
-		}
-	}
+	return errors.Join(errs...)
 }
 
 // shutdownTime bounds the end of the embedded broker.
@@ -208,29 +166,4 @@ func embed(target *conformance.Target, opts *conformance.Options) (end func() er
 		}
 		return err
 	}, nil
-}
-
-// print writes the report in all forms that were asked for.
-func (o *options) print(stdout io.Writer, report *conformance.Report) error {
-	var errs []error
-	if o.json == "-" {
-		errs = append(errs, report.WriteJSON(stdout))
-	} else {
-		errs = append(errs, report.WriteText(stdout))
-		if o.json != "" {
-			errs = append(errs, writeFile(o.json, report.WriteJSON))
-		}
-	}
-	if o.junit != "" {
-		errs = append(errs, writeFile(o.junit, report.WriteJUnit))
-	}
-	return errors.Join(errs...)
-}
-
-func writeFile(path string, write func(io.Writer) error) error {
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(write(f), f.Close())
 }

@@ -17,7 +17,12 @@ import (
 	"github.com/felix-mq/felix/conformance"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if wrong, ok := os.LookupEnv(lineProgramEnv); ok {
+		os.Exit(lineProgram(os.Stdin, os.Stdout, wrong))
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func runArgs(args ...string) (code int, stdout, stderr string) {
 	var out, errs bytes.Buffer
@@ -38,6 +43,10 @@ func TestUsage(t *testing.T) {
 		{"pattern", []string{"--embedded", "--run", "("}, exitUsage, "--run"},
 		{"argument", []string{"--embedded", "x"}, exitUsage, `"x"`},
 		{"flag", []string{"--nonsense"}, exitUsage, "nonsense"},
+		{"client help", []string{"client", "--help"}, exitOK, "--exec"},
+		{"client argument", []string{"client", "x"}, exitUsage, `"x"`},
+		{"client flag", []string{"client", "--embedded"}, exitUsage, "embedded"},
+		{"client, no case", []string{"client", "--run", "nonsense"}, exitFailed, "no case matches"},
 		{"no fixture", []string{"--addr", "127.0.0.1:1", "--fixture", "/nowhere"}, exitUsage, "fixture"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -52,6 +61,14 @@ func TestUsage(t *testing.T) {
 func TestList(t *testing.T) {
 	code, stdout, _ := runArgs("--list", "--run", "^RAW-07")
 	if code != exitOK || stdout != "RAW-07a unknown flags before auth\nRAW-07b unknown flags after auth\n" {
+		t.Errorf("status %d, list\n%s", code, stdout)
+	}
+}
+
+func TestListClient(t *testing.T) {
+	code, stdout, _ := runArgs("client", "--list", "--run", "^IC-(33|59)")
+	want := "IC-33 an error acknowledgement, then further publishes: only the one fails\nIC-59 15 MiB item, live and replayed\n"
+	if code != exitOK || stdout != want {
 		t.Errorf("status %d, list\n%s", code, stdout)
 	}
 }

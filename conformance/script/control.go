@@ -1,6 +1,7 @@
 package script
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -10,9 +11,10 @@ import (
 
 // Control is a bi-directional stream that the client opened. One goroutine may read and one may send.
 type Control struct {
-	s   *quicx.Stream
-	fr  *quicx.FrameReader
-	msg codec.Message
+	server *Server
+	s      *quicx.Stream
+	fr     *quicx.FrameReader
+	msg    codec.Message
 }
 
 // Request is a frame from the client. Nothing in it is a view.
@@ -45,13 +47,21 @@ func (r *Request) Payload() string {
 	return string(r.Payloads[0])
 }
 
-// Next reads the next frame, whatever it is. It returns [io.EOF] if the client finished its half.
+// Next reads the next frame, whatever it is. It returns [io.EOF] if the client finished its half. What cannot be read is
+// also kept for [Server.Violation].
 func (c *Control) Next() (*Request, error) {
 	f, err := c.fr.Next()
-	if err != nil {
+	switch {
+	case codec.ClassOf(err) != "" || errors.Is(err, quicx.ErrTruncated):
+		return nil, c.server.violated(fmt.Errorf("script: the client sent: %w", err))
+	case err != nil:
 		return nil, err
 	}
-	return c.decode(f)
+	r, err := c.decode(f)
+	if err != nil {
+		return nil, c.server.violated(err)
+	}
+	return r, nil
 }
 
 func (c *Control) decode(f quicx.Frame) (*Request, error) {
@@ -174,7 +184,7 @@ func (c *Control) CacheValue(r *Request, value []byte) error {
 }
 
 // Send writes bytes as they are: a frame, several, or a part of one.
-func (c *Control) Send(b []byte) error { return send(c.s.Send(), b) }
+func (c *Control) Send(b []byte) error { return c.server.send(c.s.Send(), b) }
 
 // SendPieces writes b in writes of n bytes each.
 func (c *Control) SendPieces(b []byte, n int) error { return sendPieces(c.s.Send(), b, n) }

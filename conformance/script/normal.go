@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,6 +20,9 @@ type Normal struct {
 	Flags  codec.Flags
 	Legacy bool
 
+	// AuthDelay is how long each auth waits for its answer; negative means for ever.
+	AuthDelay time.Duration
+
 	// Hook, if it is not nil, sees each request but auth before it is carried out, and reports whether it has dealt with
 	// it. It runs on the goroutine of the stream; an error ends the stream. A subscribe is the last request of its
 	// stream: a hook that deals with it may answer later, and the rest of the stream is left to it.
@@ -28,7 +32,7 @@ type Normal struct {
 	topics map[string]*topic
 	cache  map[string]entry
 	nextID uint64
-	live   []victim // what Kill chooses from
+	live   []mortal // what Kill chooses from
 }
 
 type topic struct {
@@ -71,7 +75,7 @@ func (n *Normal) Serve(s *Server) {
 
 // ServeConn serves a connection until it ends.
 func (n *Normal) ServeConn(c *Conn) {
-	defer n.register(victim{conn: c})()
+	defer n.register(mortal{conn: c})()
 	var streams sync.WaitGroup
 	defer streams.Wait()
 	for {
@@ -86,7 +90,7 @@ func (n *Normal) ServeConn(c *Conn) {
 // ServeControl serves one stream until it ends, and returns nil if that was the client's FIN or a subscribe.
 // authenticated says that the auth has been answered already.
 func (n *Normal) ServeControl(c *Conn, ctl *Control, authenticated bool) error {
-	defer n.register(victim{ctl: ctl})()
+	defer n.register(mortal{ctl: ctl})()
 	left := false // to the hook
 	defer func() {
 		if !left {
@@ -107,6 +111,9 @@ func (n *Normal) ServeControl(c *Conn, ctl *Control, authenticated bool) error {
 			return ctl.Send(codec.AppendError(nil, "auth required"))
 		case !authenticated:
 			authenticated = true
+			if !n.delayAuth(c) {
+				return nil
+			}
 			if legacy = legacy || !r.HasClientFlags; legacy {
 				err = ctl.Send(codec.AppendOK(nil))
 			} else {
@@ -132,6 +139,25 @@ func (n *Normal) ServeControl(c *Conn, ctl *Control, authenticated bool) error {
 		if err != nil {
 			return err
 		}
+	}
+}
+
+// delayAuth waits before the answer to auth, and reports false if there will be none.
+func (n *Normal) delayAuth(c *Conn) bool {
+	if n.AuthDelay == 0 {
+		return true
+	}
+	var due <-chan time.Time
+	if n.AuthDelay > 0 {
+		timer := time.NewTimer(n.AuthDelay)
+		defer timer.Stop()
+		due = timer.C
+	}
+	select {
+	case <-due:
+		return true
+	case <-c.Done():
+		return false
 	}
 }
 
@@ -210,7 +236,7 @@ func (n *Normal) subscribe(c *Conn, ctl *Control, r *Request, legacy bool) error
 	t.watchers[w] = struct{}{}
 	t.mu.Unlock()
 	defer t.forget(w)
-	defer n.register(victim{events: events})()
+	defer n.register(mortal{events: events})()
 	if err := ctl.Send(codec.AppendSubscribed(nil, id)); err != nil {
 		events.Reset()
 		return err
@@ -272,14 +298,14 @@ func (t *topic) forget(w *watcher) {
 	delete(t.watchers, w)
 }
 
-// victim is something that lives and can be ended.
-type victim struct {
+// mortal is something that lives and can be ended.
+type mortal struct {
 	conn   *Conn
 	ctl    *Control
 	events *Events
 }
 
-func (n *Normal) register(v victim) (unregister func()) {
+func (n *Normal) register(v mortal) (unregister func()) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.live = append(n.live, v)
@@ -292,6 +318,18 @@ func (n *Normal) register(v victim) (unregister func()) {
 				n.live = n.live[:len(n.live)-1]
 				return
 			}
+		}
+	}
+}
+
+// ShutDown closes all connections, as a broker does that goes away. It goes on accepting others.
+func (n *Normal) ShutDown() {
+	n.mu.Lock()
+	live := slices.Clone(n.live)
+	n.mu.Unlock()
+	for _, v := range live {
+		if v.conn != nil {
+			v.conn.ShutDown()
 		}
 	}
 }

@@ -13,14 +13,20 @@
 //
 // Each step blocks until it is done, and fails when the stream, the connection or the context given to Listen ends:
 // steps need no contexts of their own, and a test cannot hang longer than its context. Nothing here sleeps. Streams
-// that a test is not about are served by a [Normal] broker, a [Relay] makes a broker fall silent, and [Cases] are the
-// checks of session.md, section 15, that take a scripted peer; any client can be given to them.
+// that a test is not about are served by a [Normal] broker, and a [Relay] makes a broker fall silent.
+//
+// [Cases] are the checks of a client that take a scripted peer: rows of session.md, section 15, and rules of the sections
+// before it. Any client can be given to them, through the interface [Client]. A case is a function on a trial (trial.go);
+// the files case_*.go hold them by subject.
 package script
 
 import (
 	"context"
 	"crypto/tls"
+	"encoding/pem"
+	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/felix-mq/felix/codec"
@@ -31,12 +37,20 @@ import (
 type Server struct {
 	l    *quicx.Listener
 	tls  *tls.Config
+	cert []byte // PEM
 	ctx  context.Context
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 
-	mu      sync.Mutex // guards readers
-	readers []*quicx.FrameReader
+	// dress, if it is not nil, changes each thing that Send writes, which is one frame, and pieces, if it is not 0, makes
+	// Send write so many bytes at a time. A case sets them before it serves.
+	dress  func(frame []byte) []byte
+	pieces int
+
+	mu         sync.Mutex // guards all below
+	readers    []*quicx.FrameReader
+	protocols  []string // that clients offered in their handshakes
+	violations []error
 }
 
 // Listen starts a server on a free port of 127.0.0.1. It ends with ctx or Close. The server sends no keep-alives unless
@@ -49,11 +63,23 @@ func Listen(ctx context.Context, cfg quicx.Config) (*Server, error) {
 	if cfg.KeepAlive == 0 {
 		cfg.KeepAlive = -1
 	}
-	l, err := quicx.Listen("127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}}, cfg)
+	s := &Server{
+		tls:  &tls.Config{RootCAs: pool},
+		cert: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]}),
+	}
+	l, err := quicx.Listen("127.0.0.1:0", &tls.Config{
+		Certificates: []tls.Certificate{cert},
+		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.protocols = append(s.protocols, hello.SupportedProtos...)
+			return nil, nil
+		},
+	}, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("script: %w", err)
 	}
-	s := &Server{l: l, tls: &tls.Config{RootCAs: pool}}
+	s.l = l
 	s.ctx, s.stop = context.WithCancel(ctx)
 	s.Go(func() {
 		<-s.ctx.Done()
@@ -64,6 +90,30 @@ func Listen(ctx context.Context, cfg quicx.Config) (*Server, error) {
 
 // Addr returns the address to connect to.
 func (s *Server) Addr() string { return s.l.Addr().String() }
+
+// CertPEM returns the server's certificate, which is valid for localhost and for the address.
+func (s *Server) CertPEM() []byte { return slices.Clone(s.cert) }
+
+// Protocols returns what clients offered by ALPN, which has to be nothing (session.md, section 2.1).
+func (s *Server) Protocols() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.protocols)
+}
+
+// Violation returns what clients have sent that no broker can read, or nil.
+func (s *Server) Violation() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return errors.Join(s.violations...)
+}
+
+func (s *Server) violated(err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.violations = append(s.violations, err)
+	return err
+}
 
 // ClientTLS returns a configuration that trusts the server. It is the caller's.
 func (s *Server) ClientTLS() *tls.Config { return s.tls.Clone() }
@@ -105,7 +155,7 @@ func (c *Conn) AcceptControl() (*Control, error) {
 	if err != nil {
 		return nil, fmt.Errorf("script: accepting a stream: %w", err)
 	}
-	ctl := &Control{s: s, fr: quicx.NewFrameReader(s.Recv(), 0)}
+	ctl := &Control{server: c.s, s: s, fr: quicx.NewFrameReader(s.Recv(), 0)}
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
 	c.s.readers = append(c.s.readers, ctl.fr)
@@ -127,7 +177,7 @@ func (c *Conn) OpenBare() (*Events, error) {
 	if err != nil {
 		return nil, fmt.Errorf("script: opening an event stream: %w", err)
 	}
-	return &Events{s}, nil
+	return &Events{c.s, s}, nil
 }
 
 // ShutDown closes the connection as a broker does that goes away (session.md, section 11).
@@ -137,11 +187,14 @@ func (c *Conn) ShutDown() { _ = c.qc.Close(0, "broker shutting down") }
 func (c *Conn) Done() <-chan struct{} { return c.qc.Context().Done() }
 
 // Events is a stream to the client, an event stream once its hello was sent. One goroutine may send.
-type Events struct{ s *quicx.SendStream }
+type Events struct {
+	server *Server
+	s      *quicx.SendStream
+}
 
 // Send writes bytes as they are: a frame, several, or a part of one. It blocks while the client does not read, and
 // fails when the client has stopped the stream.
-func (e *Events) Send(b []byte) error { return send(e.s, b) }
+func (e *Events) Send(b []byte) error { return e.server.send(e.s, b) }
 
 // SendPieces writes b in writes of n bytes each.
 func (e *Events) SendPieces(b []byte, n int) error { return sendPieces(e.s, b, n) }
@@ -154,6 +207,17 @@ func (e *Events) Reset() { e.s.Cancel(0) }
 
 // Done is closed when the stream has ended: the client stopped it, it was finished or reset, or the connection is gone.
 func (e *Events) Done() <-chan struct{} { return e.s.Context().Done() }
+
+// send writes what a script wants sent, in the manner of the server.
+func (s *Server) send(to *quicx.SendStream, b []byte) error {
+	if s.dress != nil {
+		b = s.dress(b)
+	}
+	if s.pieces > 0 {
+		return sendPieces(to, b, s.pieces)
+	}
+	return send(to, b)
+}
 
 func send(s *quicx.SendStream, b []byte) error {
 	if _, err := s.Write(b); err != nil {
