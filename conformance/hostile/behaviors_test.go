@@ -754,12 +754,35 @@ func manyConnections(ctx context.Context, p *peer) error {
 		}
 		peers = append(peers, q)
 	}
-	for i, q := range peers[:extra-4] { // handshakes that overlap may be accepted in another order
-		if err := q.closedFor(ctx, "too many unauthenticated connections"); err != nil {
-			return fmt.Errorf("connection %d: %w", i, err)
+	// Handshakes that overlap may be accepted in another order, so only the number of those that go is certain.
+	closed := make(chan int, len(peers))
+	for i, q := range peers {
+		p.wg.Go(func() {
+			select {
+			case <-q.Context().Done():
+				closed <- i
+			case <-ctx.Done():
+			}
+		})
+	}
+	gone := make(map[int]bool)
+	for range extra {
+		select {
+		case i := <-closed:
+			gone[i] = true
+			if err := peers[i].closedFor(ctx, "too many unauthenticated connections"); err != nil {
+				return fmt.Errorf("connection %d: %w", i, err)
+			}
+		case <-ctx.Done():
+			return fmt.Errorf("%d connections were closed, want %d", len(gone), extra)
 		}
 	}
-	return peers[len(peers)-1].survives(ctx)
+	for i, q := range slices.Backward(peers) {
+		if !gone[i] {
+			return q.survives(ctx)
+		}
+	}
+	return errors.New("none is left")
 }
 
 // trickle sends a request so slowly that it never stands still for long.
