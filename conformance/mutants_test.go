@@ -38,7 +38,7 @@ var mutants = []mutant{
 
 	{"the error text is lost before FIN", []edit{{
 		"broker/control.go",
-		"_ = ctl.w.Flush()\n\t_ = ctl.s.Send().Close()",
+		"_ = ctl.flush()\n\t_ = ctl.s.Send().Close()",
 		"ctl.w.Close()\n\t_ = ctl.s.Send().Close()",
 	}}, "D05 RAW-13a RAW-14"},
 	{"unknown flags are masked off", []edit{{

@@ -45,7 +45,7 @@ type brokerOptions struct {
 
 func runBroker(args []string, stdout, stderr io.Writer) (code int) {
 	var o brokerOptions
-	flags := newFlagSet(stderr, brokerHelp)
+	flags := newFlagSet("conformance", stderr, brokerHelp)
 	flags.StringVar(&o.addr, "addr", "", "`host:port` of the broker to judge")
 	flags.StringVar(&o.fixture, "fixture", "", "JSON `file` that says what it was set up with; docs/conformance.md has the members")
 	flags.BoolVar(&o.embedded, "embedded", false, "judge a development broker in this process, in place of --addr and --fixture")

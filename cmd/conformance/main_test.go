@@ -45,7 +45,7 @@ func TestUsage(t *testing.T) {
 		{"flag", []string{"--nonsense"}, exitUsage, "nonsense"},
 		{"client help", []string{"client", "--help"}, exitOK, "--exec"},
 		{"client argument", []string{"client", "x"}, exitUsage, `"x"`},
-		{"client flag", []string{"client", "--embedded"}, exitUsage, "embedded"},
+		{"client flag", []string{"client", "--embedded"}, exitUsage, "see conformance client --help"},
 		{"client, no case", []string{"client", "--run", "nonsense"}, exitFailed, "no case matches"},
 		{"no fixture", []string{"--addr", "127.0.0.1:1", "--fixture", "/nowhere"}, exitUsage, "fixture"},
 	} {
