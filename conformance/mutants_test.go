@@ -88,15 +88,15 @@ var mutants = []mutant{
 	}}, "D21"},
 	{"a handshake with ALPN ends the listener", []edit{{
 		"quicx/listen.go",
-		"if l.ln, err = l.tr.Listen(tlsRules(tlsConf), cfg.quic()); err != nil {",
-		`mutated := tlsRules(tlsConf)
-	mutated.GetConfigForClient = func(info *tls.ClientHelloInfo) (*tls.Config, error) {
+		"rules := tlsRules(tlsConf)\n",
+		`rules := tlsRules(tlsConf)
+	rules.GetConfigForClient = func(info *tls.ClientHelloInfo) (*tls.Config, error) {
 		if len(info.SupportedProtos) > 0 {
 			l.refusing.Store(true)
 		}
 		return nil, nil
 	}
-	if l.ln, err = l.tr.Listen(mutated, cfg.quic()); err != nil {`,
+`,
 	}}, "D35a"},
 	{"a second auth is accepted", []edit{{
 		"broker/control.go", "if ctl.identity != nil {\n\t\treturn ctl.refuse(codec.AuthEstablished)", "if false {\n\t\treturn ctl.refuse(codec.AuthEstablished)",
