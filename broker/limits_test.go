@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"testing"
 	"time"
 
@@ -473,7 +474,7 @@ func TestLegacyPeer(t *testing.T) {
 	if err := pub.PublishBatch(testContext(t), items[:100]); err != nil {
 		t.Fatal(err)
 	}
-	want := append(items, items[:100]...)
+	want := slices.Concat(items, items[:100])
 	for _, n := range []int{256, 256, 88, 100} {
 		f, err := events.Next()
 		if err != nil || f.Header.Flags != codec.LayoutShared {

@@ -449,15 +449,15 @@ func TestItems(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	seen := ""
+	var seen strings.Builder
 	for i, item := range items.All() {
-		seen += string(item)
+		seen.WriteString(string(item))
 		if i == 1 {
 			break
 		}
 	}
-	if seen != "ab" {
-		t.Errorf("saw %q until the break", seen)
+	if seen.String() != "ab" {
+		t.Errorf("saw %q until the break", seen.String())
 	}
 	// Cursors are independent of each other, and a copied one goes on from where it was.
 	a := items.Cursor()

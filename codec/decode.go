@@ -83,8 +83,8 @@ func (p *parser) messageType() (MessageType, error) {
 	const usual = `{"type":"`
 	if rest := p.b[p.i:]; len(rest) > len(usual) && string(rest[:len(usual)]) == usual {
 		rest = rest[len(usual):]
-		if n := bytes.IndexByte(rest, '"'); n >= 0 {
-			if t := typeOf(rest[:n]); t != MsgInvalid {
+		if before, _, ok := bytes.Cut(rest, []byte{'"'}); ok {
+			if t := typeOf(before); t != MsgInvalid {
 				return t, nil
 			}
 		}

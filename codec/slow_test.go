@@ -731,11 +731,12 @@ func slowFrame(flags codec.Flags, payload string) []byte {
 
 // slowList encodes an item list (wire.md, section 5.1).
 func slowList(items []string) string {
-	list := big(4, uint64(len(items)))
+	var list strings.Builder
+	list.WriteString(big(4, uint64(len(items))))
 	for _, item := range items {
-		list += big(4, uint64(len(item))) + item
+		list.WriteString(big(4, uint64(len(item))) + item)
 	}
-	return list
+	return list.String()
 }
 
 func slowName(name string) string { return big(2, uint64(len(name))) + name }

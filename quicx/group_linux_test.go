@@ -105,7 +105,7 @@ func TestSeveralSockets(t *testing.T) {
 		if _, err := io.ReadAll(s); err != nil {
 			t.Error(err)
 		}
-		c.CloseWithError(0, "")
+		_ = c.CloseWithError(0, "")
 	}
 	if st := l.Stats(); st.HandedOver == 0 || st.Dropped != 0 {
 		t.Errorf("%+v: nothing was handed over, or something dropped", st)

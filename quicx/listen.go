@@ -242,7 +242,7 @@ func (l *Listener) close() error {
 	for _, c := range conns {
 		_ = c.Close(0, "")
 	}
-	var errs []error
+	errs := make([]error, 0, 2*len(l.ends))
 	for _, e := range l.ends {
 		errs = append(errs, e.tr.Close()) // waits for the goroutine that reads the socket
 	}

@@ -126,13 +126,15 @@ func TestUsage(t *testing.T) {
 			[]string{"FELIX_MAX_FRAME_BYTES", "FELIX_SUB_QUEUE_POLICY", "drop_all", "FELIX_AUTH_TIMEOUT_MS"},
 		},
 		{
-			"bad key file", []string{"--dev"},
+			"bad key file",
+			[]string{"--dev"},
 			map[string]string{"FELIX_DEV_KEY_FILE": "main.go", "FELIX_QUIC_BIND": "127.0.0.1:0"},
 			exitError,
 			[]string{"FELIX_DEV_KEY_FILE", "PEM"},
 		},
 		{
-			"metrics address in use", []string{"--dev"},
+			"metrics address in use",
+			[]string{"--dev"},
 			map[string]string{"FELIX_BROKER_METRICS_BIND": "256.0.0.1:1", "FELIX_QUIC_BIND": "127.0.0.1:0"},
 			exitError,
 			[]string{"FELIX_BROKER_METRICS_BIND"},
