@@ -55,21 +55,19 @@ func (p *Publisher) appendCompressed(dst []byte, id uint64, mode codec.AckMode, 
 	return append(dst, block.B...), true
 }
 
-// decompress decodes a compressed batch into the subscription's own memory.
-func (s *Subscription) decompress(c codec.Compressed) (codec.Items, error) {
+// decompress decodes a compressed batch into the subscription's own memory. It reports false for one that is not what
+// its publisher says.
+func (s *Subscription) decompress(c codec.Compressed) (items codec.Items, ok bool) {
 	if c.RawLen > s.k.c.o.maxFrame+frameSlack {
-		return codec.Items{}, codec.ErrFrameTooLarge
+		return codec.Items{}, false
 	}
-	n, err := s2.DecodedLen(c.Block)
-	if err != nil {
-		return codec.Items{}, err
+	if n, err := s2.DecodedLen(c.Block); err != nil || n != c.RawLen {
+		return codec.Items{}, false
 	}
-	if n != c.RawLen {
-		return codec.Items{}, s2.ErrCorrupt
-	}
-	s.plain = slices.Grow(s.plain[:0], 4+n)[:4+n]
+	s.plain = slices.Grow(s.plain[:0], 4+c.RawLen)[:4+c.RawLen]
 	if _, err := s2.Decode(s.plain[4:], c.Block); err != nil {
-		return codec.Items{}, err
+		return codec.Items{}, false
 	}
-	return c.Items(s.plain)
+	items, err := c.Items(s.plain)
+	return items, err == nil
 }

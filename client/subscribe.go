@@ -466,8 +466,8 @@ func (s *Subscription) parseExtension(f quicx.Frame) error {
 		if err != nil {
 			return err
 		}
-		items, err := s.decompress(e.Compressed)
-		if err != nil { // its publisher's fault: the next batch is as good as ever
+		items, ok := s.decompress(e.Compressed)
+		if !ok { // its publisher's fault: the next batch is as good as ever
 			s.offset.Store(e.BaseOffset + uint64(e.Count))
 			s.lose(Gap{Reason: GapCorrupt, Lost: uint64(e.Count)})
 			return nil
