@@ -321,30 +321,31 @@ func TestSubscriptionEnds(t *testing.T) {
 	}
 }
 
-// TestHellos sends event streams that do not begin as they should beside one that does.
+// TestHellos sends event streams that do not begin as they should: beside one that does, which is not held up, and alone.
 func TestHellos(t *testing.T) {
 	event := codec.AppendEventBatch(nil, codec.LayoutShared, 0, 0, batch("x"))
 	for _, tc := range []struct {
 		name string
 		sent []byte
+		late bool // it is refused when its time is over
 	}{
-		{"events in front of it", append(slices.Clone(event), codec.AppendEventStreamHello(nil, 5)...)},
-		{"another message", codec.AppendSubscribed(nil, 5)},
-		{"a binary frame of the right length", append(codec.AppendHeader(nil, codec.LayoutShared, 49), make([]byte, 49)...)},
-		{"wrong magic", []byte("hello, world")},
-		{"incomplete", codec.AppendEventStreamHello(nil, 5)[:20]},
-		{"of another subscription", codec.AppendEventStreamHello(nil, 6)},
-		{"oversized", codec.AppendHeader(nil, 0, codec.DefaultMaxFrame+65)},
+		{"events in front of it", append(slices.Clone(event), codec.AppendEventStreamHello(nil, 5)...), false},
+		{"another message", codec.AppendSubscribed(nil, 5), false},
+		{"a binary frame of the right length", append(codec.AppendHeader(nil, codec.LayoutShared, 49), make([]byte, 49)...), false},
+		{"wrong magic", []byte("hello, world"), false},
+		{"incomplete", codec.AppendEventStreamHello(nil, 5)[:20], true},
+		{"of another subscription", codec.AppendEventStreamHello(nil, 6), true},
+		{"oversized", codec.AppendHeader(nil, 0, codec.DefaultMaxFrame+65), false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			p := newPeer(t)
-			c, _, _ := p.dialogue(codec.KnownFlags, client.WithRequestTimeout(300*time.Millisecond))
+			c, _, _ := p.dialogue(codec.KnownFlags)
 			wait := begin(p, func() (*client.Subscription, error) { return c.Subscribe(p.ctx, "default", "demo") })
 			conn, ctl := p.acceptControl()
 			bad, err := conn.OpenBare()
 			p.must(err)
 			p.must(bad.Send(tc.sent))
-			ev := p.subscribed(conn, ctl, 5) // the good one is not held up
+			ev := p.subscribed(conn, ctl, 5)
 			sub, err := wait()
 			p.must(err)
 			defer sub.Close()
@@ -352,6 +353,17 @@ func TestHellos(t *testing.T) {
 			if got := read(p, sub, 1)[0]; got.payload != "x" {
 				t.Errorf("got %v", got)
 			}
+		})
+		t.Run(tc.name+", alone", func(t *testing.T) {
+			p := newPeer(t)
+			timeout := time.Hour
+			if tc.late {
+				timeout = 10 * time.Millisecond
+			}
+			_, conn, _ := p.dialogue(codec.KnownFlags, client.WithRequestTimeout(timeout))
+			bad, err := conn.OpenBare()
+			p.must(err)
+			p.must(bad.Send(tc.sent))
 			p.await("the refusal of the bad stream", bad.Done())
 		})
 	}
@@ -380,17 +392,23 @@ func TestHellos(t *testing.T) {
 	})
 
 	t.Run("never", func(t *testing.T) {
-		p := newPeer(t)
-		c, _, _ := p.dialogue(codec.KnownFlags, client.WithRequestTimeout(100*time.Millisecond))
-		wait := begin(p, func() (*client.Subscription, error) {
-			return c.Subscribe(context.Background(), "default", "demo")
+		patiently(t, 100*time.Millisecond, func(p *peer, limit time.Duration) bool {
+			c, _, _ := p.dialogue(codec.KnownFlags, client.WithRequestTimeout(limit))
+			answered := p.meanwhile(func(ctl *script.Control) error {
+				if err := ctl.Auth(codec.KnownFlags); err != nil {
+					return err
+				}
+				if _, err := ctl.Expect(codec.MsgSubscribe); err != nil {
+					return err
+				}
+				return ctl.Send(codec.AppendSubscribed(nil, 5))
+			})
+			err := do(p, func() error { _, err := c.Subscribe(context.Background(), "default", "demo"); return err })()
+			if !errors.Is(err, client.ErrTimeout) {
+				p.tb.Errorf("got %v", err)
+			}
+			return answered()
 		})
-		_, ctl := p.acceptControl()
-		p.must(ctl.Auth(codec.KnownFlags))
-		p.must(ctl.Send(codec.AppendSubscribed(nil, 5)))
-		if _, err := wait(); !errors.Is(err, client.ErrTimeout) {
-			t.Errorf("got %v", err)
-		}
 	})
 }
 

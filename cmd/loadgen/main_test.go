@@ -116,7 +116,7 @@ func TestExitCodes(t *testing.T) {
 		"two brokers":     {args: []string{"--addr=127.0.0.1:1", "--token=x", "--processes=2"}, code: exitUsage, want: "there is one at"},
 		"no such file":    {args: []string{"--addr=127.0.0.1:1", "--token=x", "--ca=nosuch.pem"}, code: exitUsage, want: "nosuch.pem"},
 		"environment":     {env: "FELIX_SUB_QUEUE_POLICY=sometimes", code: exitUsage, want: "sometimes"},
-		"small duration":  {args: []string{"--payload=65536", "--duration=1ns", "--warmup=0"}, code: exitFailed, want: "run too small"},
+		"small duration":  {args: []string{"--payload=65536", "--duration=1ns", "--warmup=0", "--idle-timeout=5m"}, code: exitFailed, want: "run too small"},
 		"broker process":  {args: []string{"__serve-loadgen-broker", "sometimes"}, code: exitFailed, want: "sometimes"},
 	} {
 		t.Run(name, func(t *testing.T) {
