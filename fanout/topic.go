@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -191,11 +192,13 @@ func (t *Topic) detachLocked(s *Subscription) {
 	t.active = t.active[:last]
 	s.index = -1
 	s.missedFrom = t.next
+	s.detached.Store(true)
 }
 
 func (t *Topic) attachLocked(s *Subscription) {
 	s.index = len(t.active)
 	t.active = append(t.active, s)
+	s.detached.Store(false)
 }
 
 // room is called by a ring, on its consumer's goroutine, when the room that was asked for is there: a detached
@@ -366,6 +369,7 @@ func (t *Topic) empty(st stuckSubscription) {
 	if s.ended || s.moves(s.ring.Stats()) != st.moves || !s.ring.DropAll() {
 		return
 	}
+	s.emptied.Store(true)
 	s.reclaimed.Store(true)
 	s.lossy.Store(true)
 	s.missed += s.dropBacklog()
@@ -373,6 +377,9 @@ func (t *Topic) empty(st stuckSubscription) {
 		t.detachLocked(s)
 	}
 }
+
+// sweepStretch is how many rings a sweep looks at before it lets others run.
+const sweepStretch = 64
 
 // sweep looks at the topic's rings: it settles what stays queued behind a stuck writer, ends blocking subscriptions
 // that hold publishers up for too long, and appends those whose ring may be emptied to stuck. spent says that
@@ -386,7 +393,15 @@ func (t *Topic) sweep(stuck []stuckSubscription, spent bool) []stuckSubscription
 		t.wanted = 0
 	}
 	t.mu.Unlock()
-	for _, s := range *t.subs.Load() {
+	for i, s := range *t.subs.Load() {
+		if i%sweepStretch == sweepStretch-1 {
+			runtime.Gosched() // ten thousand rings take milliseconds, which an event must not wait for
+		}
+		if s.sleeps() {
+			again = true
+			stuck = append(stuck, stuckSubscription{s, s.lastMoves})
+			continue
+		}
 		queued := s.sweep(wanted, spent)
 		again = again || queued
 		switch {
