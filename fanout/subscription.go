@@ -83,13 +83,15 @@ type Subscription struct {
 	missed     uint64 // events it was not offered in earlier absences
 	ended      bool
 
+	// What the consumer, the topic and the sweep tell each other.
+	takeCalls atomic.Uint64 // written by the consumer alone
+	detached  atomic.Bool   // out of the active set
+	emptied   atomic.Bool   // the ring was emptied since the sweep looked
+	lossy     atomic.Bool   // events were refused or discarded, or missing from the start, since the consumer last looked
+	reclaimed atomic.Bool   // the ring was emptied since then
+
 	// Replay, to be taken before the ring. replaying says that there is some, so that a consumer which has none left
 	// takes no lock.
-	takeCalls    atomic.Uint64 // written by the consumer alone
-	detached     atomic.Bool   // out of the active set
-	emptied      atomic.Bool   // the ring was emptied since the sweep looked
-	lossy        atomic.Bool   // events were refused or discarded, or missing from the start, since the consumer last looked
-	reclaimed    atomic.Bool   // the ring was emptied since then
 	replaying    atomic.Bool
 	backlogMu    sync.Mutex
 	backlog      []*Frame
