@@ -83,15 +83,10 @@ type Subscription struct {
 	missed     uint64 // events it was not offered in earlier absences
 	ended      bool
 
-	// What the consumer, the topic and the sweep tell each other.
-	takeCalls atomic.Uint64 // written by the consumer alone
-	detached  atomic.Bool   // out of the active set
-	emptied   atomic.Bool   // the ring was emptied since the sweep looked
-	lossy     atomic.Bool   // events were refused or discarded, or missing from the start, since the consumer last looked
-	reclaimed atomic.Bool   // the ring was emptied since then
-
 	// Replay, to be taken before the ring. replaying says that there is some, so that a consumer which has none left
 	// takes no lock.
+	lossy        atomic.Bool // events were refused or discarded, or missing from the start, since the consumer last looked
+	reclaimed    atomic.Bool // the ring was emptied since then
 	replaying    atomic.Bool
 	backlogMu    sync.Mutex
 	backlog      []*Frame
@@ -107,8 +102,6 @@ type Subscription struct {
 	settledTo    uint64 // position in the ring up to which frames are settled
 	stuckTicks   int    // sweeps since then that found something queued and no move
 	stalledTicks int    // of these, sweeps that found publishers waiting for it
-	asleep       bool   // it was found stuck, detached and settled:
-	asleepAt     uint64 // nothing changes while takeCalls has this value
 }
 
 // stuckSubscription is one whose consumer had not moved when the sweep looked: a later move is a reprieve.
@@ -154,7 +147,6 @@ func (s *Subscription) Backlog() bool { return s.behind }
 //
 // Take never waits for events, but it may wait for the topic's turn.
 func (s *Subscription) Take(out []Delivery, maxBytes int) (_ []Delivery, ended bool) {
-	s.takeCalls.Store(s.takeCalls.Load() + 1)
 	if s.replaying.Load() {
 		before := len(out)
 		if out = s.takeBacklog(out, maxBytes); len(out) > before {
@@ -309,7 +301,6 @@ func (s *Subscription) moves(st ring.Stats) uint64 { return s.backlogTakes.Load(
 // stuck one. wanted is the cost of a frame that waits for room in the topic's rings, if one does; spent says that
 // publishers wait for the budget. It reports whether anything is queued.
 func (s *Subscription) sweep(wanted int, spent bool) bool {
-	calls := s.takeCalls.Load()
 	st := s.ring.Stats()
 	moves, queued := s.moves(st), st.Items > 0 || s.replaying.Load()
 	if !queued || moves != s.lastMoves {
@@ -323,17 +314,6 @@ func (s *Subscription) sweep(wanted int, spent bool) bool {
 	if s.stuckTicks >= stuckAfter {
 		b := s.topic.hub.budget
 		s.settledTo = s.ring.Replace(s.settledTo, func(f *Frame) *Frame { return f.settle(b) })
-		s.asleep, s.asleepAt = !s.blocks && s.detached.Load(), calls
 	}
 	return true
-}
-
-// sleeps reports whether the last sweep's findings hold: a subscription that is stuck with all it will ever get is
-// looked at again when its consumer moves. There may be ten thousand of those.
-func (s *Subscription) sleeps() bool {
-	if s.asleep && (s.takeCalls.Load() != s.asleepAt || !s.detached.Load() || s.emptied.Load()) {
-		s.emptied.Store(false)
-		s.asleep = false
-	}
-	return s.asleep
 }

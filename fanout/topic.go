@@ -192,13 +192,11 @@ func (t *Topic) detachLocked(s *Subscription) {
 	t.active = t.active[:last]
 	s.index = -1
 	s.missedFrom = t.next
-	s.detached.Store(true)
 }
 
 func (t *Topic) attachLocked(s *Subscription) {
 	s.index = len(t.active)
 	t.active = append(t.active, s)
-	s.detached.Store(false)
 }
 
 // room is called by a ring, on its consumer's goroutine, when the room that was asked for is there: a detached
@@ -369,7 +367,6 @@ func (t *Topic) empty(st stuckSubscription) {
 	if s.ended || s.moves(s.ring.Stats()) != st.moves || !s.ring.DropAll() {
 		return
 	}
-	s.emptied.Store(true)
 	s.reclaimed.Store(true)
 	s.lossy.Store(true)
 	s.missed += s.dropBacklog()
@@ -396,11 +393,6 @@ func (t *Topic) sweep(stuck []stuckSubscription, spent bool) []stuckSubscription
 	for i, s := range *t.subs.Load() {
 		if i%sweepStretch == sweepStretch-1 {
 			runtime.Gosched() // ten thousand rings take milliseconds, which an event must not wait for
-		}
-		if s.sleeps() {
-			again = true
-			stuck = append(stuck, stuckSubscription{s, s.lastMoves})
-			continue
 		}
 		queued := s.sweep(wanted, spent)
 		again = again || queued
