@@ -10,11 +10,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"os/signal"
 	"time"
 
 	"github.com/felix-mq/felix/broker"
+	"github.com/felix-mq/felix/internal/selfproc"
 	"github.com/felix-mq/felix/ring"
 )
 
@@ -232,38 +232,25 @@ func serveBroker(policyName string, tune func(*broker.Config) error, stdin io.Re
 
 // spawn starts a broker in another process of this program.
 func spawn(ctx context.Context, policy ring.Overflow) (_ *startedBroker, err error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, fmt.Errorf("loadgen: finding this program: %w", err)
-	}
-	cmd := exec.Command(self, serveArg, policy.String())
-	cmd.Stderr = os.Stderr
-	stdin, err := cmd.StdinPipe()
+	p, err := selfproc.Start(nil, serveArg, policy.String())
 	if err != nil {
 		return nil, fmt.Errorf("loadgen: starting a broker process: %w", err)
 	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, fmt.Errorf("loadgen: starting a broker process: %w", err)
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("loadgen: starting a broker process: %w", err)
-	}
-	in := json.NewDecoder(bufio.NewReader(stdout))
+	in := json.NewDecoder(bufio.NewReader(p.Out))
 	stop := func() (c BrokerCounters, err error) {
-		kill := time.AfterFunc(stopTimeout+time.Second, func() { _ = cmd.Process.Kill() })
+		kill := time.AfterFunc(stopTimeout+time.Second, func() { _ = p.Process.Kill() })
 		defer kill.Stop()
-		_ = stdin.Close()
+		_ = p.In.Close()
 		if err = in.Decode(&c); errors.Is(err, io.EOF) {
 			err = nil // why it says nothing is told by its exit status
 		}
-		if err = errors.Join(err, cmd.Wait()); err != nil {
+		if err = errors.Join(err, p.Wait()); err != nil {
 			return BrokerCounters{}, fmt.Errorf("loadgen: broker process: %w", err)
 		}
 		return c, nil
 	}
 	var r ready
-	unblock := context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() })
+	unblock := context.AfterFunc(ctx, func() { _ = p.Process.Kill() })
 	err = in.Decode(&r)
 	unblock()
 	roots := x509.NewCertPool()

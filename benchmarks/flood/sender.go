@@ -11,9 +11,10 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"os/signal"
 	"time"
+
+	"github.com/felix-mq/felix/internal/selfproc"
 )
 
 // senderArg is the only argument of a process that floods.
@@ -144,27 +145,14 @@ func startSender(a attack) (stop func() (sent int, err error), _ error) {
 	if err := checkTarget(a.Target); err != nil {
 		return nil, err
 	}
-	self, err := os.Executable()
+	p, err := selfproc.Start(nil, senderArg)
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(self, senderArg)
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	encodeErr := json.NewEncoder(in).Encode(a)
+	encodeErr := json.NewEncoder(p.In).Encode(a)
 	return func() (sent int, err error) {
-		_ = in.Close()
-		_, err = fmt.Fscan(out, &sent)
-		return sent, errors.Join(encodeErr, err, cmd.Wait())
+		_ = p.In.Close()
+		_, err = fmt.Fscan(p.Out, &sent)
+		return sent, errors.Join(encodeErr, err, p.Wait())
 	}, nil
 }

@@ -11,12 +11,12 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"os/signal"
 	"sync"
 
 	"github.com/felix-mq/felix/benchmarks/internal/brokerproc"
 	"github.com/felix-mq/felix/codec"
+	"github.com/felix-mq/felix/internal/selfproc"
 	"github.com/felix-mq/felix/quicx"
 )
 
@@ -148,34 +148,21 @@ func (n *neighbors) subscribe(ctx context.Context, c *quicx.Conn, stream string)
 
 // startNeighbors returns when all stalled subscriptions stand. stop ends them and their process.
 func startNeighbors(b *brokerproc.Process, conns int, streams []string, progress func(string)) (stop func() error, err error) {
-	self, err := os.Executable()
+	p, err := selfproc.Start(nil, neighborsArg)
 	if err != nil {
-		return nil, err
-	}
-	cmd := exec.Command(self, neighborsArg)
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
 	stop = func() error {
-		_ = in.Close()
-		if err := cmd.Wait(); err != nil {
+		_ = p.In.Close()
+		if err := p.Wait(); err != nil {
 			return fmt.Errorf("stall: the neighbors' end: %w", err)
 		}
 		return nil
 	}
-	err = json.NewEncoder(in).Encode(neighbors{
+	err = json.NewEncoder(p.In).Encode(neighbors{
 		Addr: b.Addr, Tenant: b.Tenant, Namespace: b.Namespace, Token: b.Token, CertPEM: b.CertPEM, Conns: conns, Streams: streams,
 	})
-	lines := bufio.NewScanner(out)
+	lines := bufio.NewScanner(p.Out)
 	for err == nil {
 		if !lines.Scan() {
 			err = errors.New("stall: the neighbors did not come to stand")

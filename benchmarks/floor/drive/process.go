@@ -7,10 +7,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"os/signal"
 	"sync"
 	"time"
+
+	"github.com/felix-mq/felix/internal/selfproc"
 )
 
 // A child process prints two lines of JSON: the first when it is ready, the second, its account, when its input was
@@ -66,10 +67,9 @@ var errEnd = errors.New("drive: the parent process has ended this one")
 
 // Process is a child that was started.
 type Process struct {
-	name  string
-	cmd   *exec.Cmd
-	stdin io.Closer
-	out   *json.Decoder
+	name string
+	proc *selfproc.Process
+	out  *json.Decoder
 
 	once sync.Once
 	kill *time.Timer // runs from end on
@@ -78,33 +78,19 @@ type Process struct {
 // end tells the child to end, and sees to it that it does.
 func (p *Process) end() {
 	p.once.Do(func() {
-		_ = p.stdin.Close()
-		p.kill = time.AfterFunc(endTimeout+time.Second, func() { _ = p.cmd.Process.Kill() })
+		_ = p.proc.In.Close()
+		p.kill = time.AfterFunc(endTimeout+time.Second, func() { _ = p.proc.Process.Kill() })
 	})
 }
 
 // Start starts a child of that name with an argument and settings that are added to its environment. It returns when the
 // child is ready, with what it said in ready; if ctx ends before, the child is told to end. The caller has to stop the process.
 func Start(ctx context.Context, name, arg string, env []string, ready any) (*Process, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, fmt.Errorf("drive: finding this program: %w", err)
-	}
-	p := &Process{name: name, cmd: exec.Command(self, childArg, name, arg)}
-	p.cmd.Env = append(os.Environ(), env...)
-	p.cmd.Stderr = os.Stderr
-	stdin, err := p.cmd.StdinPipe()
+	proc, err := selfproc.Start(env, childArg, name, arg)
 	if err != nil {
 		return nil, fmt.Errorf("drive: child %s: %w", name, err)
 	}
-	stdout, err := p.cmd.StdoutPipe()
-	if err != nil {
-		return nil, fmt.Errorf("drive: child %s: %w", name, err)
-	}
-	if err := p.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("drive: child %s: %w", name, err)
-	}
-	p.stdin, p.out = stdin, json.NewDecoder(stdout)
+	p := &Process{name: name, proc: proc, out: json.NewDecoder(proc.Out)}
 	unbind := context.AfterFunc(ctx, p.end)
 	err = p.out.Decode(ready)
 	unbind()
@@ -129,7 +115,7 @@ func (p *Process) Stop(account any) error {
 			err = nil // why it says nothing is told by its exit status
 		}
 	}
-	if err = errors.Join(err, p.cmd.Wait()); err != nil {
+	if err = errors.Join(err, p.proc.Wait()); err != nil {
 		return fmt.Errorf("drive: child %s: %w", p.name, err)
 	}
 	return nil

@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"os/signal"
 	"strings"
 	"sync"
@@ -23,6 +22,7 @@ import (
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/client"
 	"github.com/felix-mq/felix/internal/envconfig"
+	"github.com/felix-mq/felix/internal/selfproc"
 	"github.com/felix-mq/felix/loadgen"
 )
 
@@ -104,34 +104,19 @@ type Process struct {
 	TLS                            *tls.Config
 	PID                            int
 
-	cmd   *exec.Cmd
-	mu    sync.Mutex // one question at a time
-	stdin io.WriteCloser
-	out   *json.Decoder
+	proc *selfproc.Process
+	mu   sync.Mutex // one question at a time
+	out  *json.Decoder
 }
 
 // Start starts a broker on loopback and returns when it can be connected to. env are further variables for it, such as
 // "FELIX_DEV_STREAMS=a,b"; it has this process's as well. The caller stops it.
 func Start(env ...string) (*Process, error) {
-	self, err := os.Executable()
+	proc, err := selfproc.Start(env, serveArg)
 	if err != nil {
 		return nil, fmt.Errorf("brokerproc: %w", err)
 	}
-	cmd := exec.Command(self, serveArg)
-	cmd.Env = append(os.Environ(), env...)
-	cmd.Stderr = os.Stderr
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		return nil, fmt.Errorf("brokerproc: %w", err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, fmt.Errorf("brokerproc: %w", err)
-	}
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("brokerproc: %w", err)
-	}
-	p := &Process{PID: cmd.Process.Pid, cmd: cmd, stdin: stdin, out: json.NewDecoder(stdout)}
+	p := &Process{PID: proc.Process.Pid, proc: proc, out: json.NewDecoder(proc.Out)}
 	var r ready
 	roots := x509.NewCertPool()
 	err = p.out.Decode(&r)
@@ -161,7 +146,7 @@ func (p *Process) Metrics() (map[string]float64, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var m map[string]float64
-	_, err := io.WriteString(p.stdin, "metrics\n")
+	_, err := io.WriteString(p.proc.In, "metrics\n")
 	if err == nil {
 		err = p.out.Decode(&m)
 	}
@@ -187,12 +172,12 @@ func (p *Process) Resident() int64 {
 
 // Stop ends the broker and waits for it. It is called once.
 func (p *Process) Stop() error {
-	kill := time.AfterFunc(stopTimeout+time.Second, func() { _ = p.cmd.Process.Kill() })
+	kill := time.AfterFunc(stopTimeout+time.Second, func() { _ = p.proc.Process.Kill() })
 	defer kill.Stop()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	_ = p.stdin.Close()
-	if err := p.cmd.Wait(); err != nil {
+	_ = p.proc.In.Close()
+	if err := p.proc.Wait(); err != nil {
 		return fmt.Errorf("brokerproc: the broker's end: %w", err)
 	}
 	return nil
