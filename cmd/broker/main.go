@@ -88,6 +88,7 @@ func usage(w io.Writer, flags *pflag.FlagSet, structs ...any) {
 		fmt.Fprintf(tw, "  %s\t%s [%s]\n", v.Name, v.Doc, v.Default)
 	}
 	_ = tw.Flush()
+	fmt.Fprintln(w, "\nGOGC and GOMEMLIMIT are Go's; without them they are 400 and 5/4 of the retained, unfinished and cached bytes together.")
 }
 
 // ready is the line that development mode prints when clients can connect.
@@ -109,6 +110,7 @@ func serve(p process, cfg broker.Config, o broker.DevOptions, stdout io.Writer, 
 		}
 		o.Key = key
 	}
+	cfg.TuneRuntime()
 	d, err := broker.NewDev(cfg, o)
 	if err != nil {
 		return err

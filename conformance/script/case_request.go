@@ -321,6 +321,11 @@ func cacheErrorInOrder(t *trial) {
 			t.fail(want, values[i])
 		}
 	}
+	after := t.begin(func(ctx context.Context) error {
+		_, err := t.get(ctx, "after")
+		return err
+	})
+	t.ok("a request after the refused one", t.end("a cache get", after))
 }
 
 // pause waits where a client shows in no other way that it has gone on.

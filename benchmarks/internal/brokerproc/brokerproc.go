@@ -58,6 +58,7 @@ func serve(in io.Reader, out io.Writer) error {
 	if err := envconfig.Load(&cfg, &o); err != nil {
 		return fmt.Errorf("brokerproc: environment: %w", err)
 	}
+	cfg.TuneRuntime()
 	cfg.Bind = "127.0.0.1:0"
 	d, err := broker.NewDev(cfg, o)
 	if err != nil {
