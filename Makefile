@@ -80,6 +80,10 @@ flood: ## What 20 000 connection attempts per second from false addresses cost, 
 stall: ## What thousands of subscriptions that do not read cost those that do (about six minutes)
 	$(GO) run ./benchmarks/stall
 
+.PHONY: cost
+cost: ## What a delivery, an idle subscription and an idle topic cost the broker (about seven minutes)
+	$(GO) run ./benchmarks/cost
+
 .PHONY: bench
 bench: ## Run the micro benchmarks of each room, then the end-to-end table (about three minutes)
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) -count $(BENCHCOUNT) $(BENCHPKGS)

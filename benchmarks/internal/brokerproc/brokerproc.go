@@ -1,11 +1,10 @@
 // Package brokerproc runs a development broker in a process of its own, so that its processor time and its memory can be
-// told from those of the program that loads it, and lets that program ask for its metrics.
+// told from those of the program that loads it, and lets that program ask for them, for its metrics and for its profiles.
 //
 // The process is another instance of the same program: main calls [Serve] before anything else. Begin at [Start].
 package brokerproc
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -32,8 +31,8 @@ const serveArg = "__serve-broker"
 // stopTimeout bounds the end of a broker.
 const stopTimeout = 20 * time.Second
 
-// ready is the first line that the process prints. After it, it answers each line that it reads with its metrics, and ends
-// when its input does.
+// ready is the first line that the process prints. After it, it answers each [question] that it reads with one more, and
+// ends when its input does.
 type ready struct {
 	Addr, Tenant, Namespace, Token string
 	CertPEM                        []byte
@@ -68,11 +67,8 @@ func serve(in io.Reader, out io.Writer) error {
 	go func() { served <- d.Serve(context.Background()) }()
 	enc := json.NewEncoder(out)
 	err = enc.Encode(ready{d.Addr().String(), d.Tenant, d.Namespace, d.Token, d.CertPEM})
-	for lines := bufio.NewScanner(in); err == nil && lines.Scan(); {
-		var m map[string]float64
-		if m, err = metrics(d); err == nil {
-			err = enc.Encode(m)
-		}
+	if err == nil {
+		err = (&answerer{dev: d}).serve(json.NewDecoder(in), enc)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
@@ -81,21 +77,6 @@ func serve(in io.Reader, out io.Writer) error {
 		err = errors.Join(err, e)
 	}
 	return err
-}
-
-// metrics reads counters and gauges, summed over their labels.
-func metrics(d *broker.Dev) (map[string]float64, error) {
-	families, err := d.Registry().Gather()
-	if err != nil {
-		return nil, err
-	}
-	all := make(map[string]float64, len(families))
-	for _, f := range families {
-		for _, m := range f.GetMetric() {
-			all[f.GetName()] += m.GetCounter().GetValue() + m.GetGauge().GetValue()
-		}
-	}
-	return all, nil
 }
 
 // Process is a broker in another process. Its methods may be called from any goroutine.
@@ -140,21 +121,6 @@ func (p *Process) Connect(ctx context.Context, opts ...client.Option) (*client.C
 // Target is the broker for package loadgen, which is to load one of its streams.
 func (p *Process) Target(stream string) *loadgen.Target {
 	return &loadgen.Target{Addr: p.Addr, Tenant: p.Tenant, Namespace: p.Namespace, Stream: stream, Token: p.Token, TLS: p.TLS}
-}
-
-// Metrics returns the broker's counters and gauges, summed over their labels.
-func (p *Process) Metrics() (map[string]float64, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	var m map[string]float64
-	_, err := io.WriteString(p.proc.In, "metrics\n")
-	if err == nil {
-		err = p.out.Decode(&m)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("brokerproc: asking for metrics: %w", err)
-	}
-	return m, nil
 }
 
 // Resident returns the bytes of memory that the process has (VmRSS). It is 0 where the system does not tell.

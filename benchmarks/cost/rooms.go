@@ -1,0 +1,103 @@
+package main
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/google/pprof/profile"
+)
+
+// Rooms that are not packages of ours.
+const (
+	quicGo    = "quic-go" // and what it calls
+	measuring = "(measuring)"
+	elsewhere = "(elsewhere)" // below no package of ours nor of quic-go
+)
+
+// account is what each room has allocated, and holds of that.
+type account map[string]usage
+
+type usage struct{ objects, bytes, heldBytes float64 }
+
+func (u usage) minus(o usage) usage {
+	return usage{u.objects - o.objects, u.bytes - o.bytes, u.heldBytes - o.heldBytes}
+}
+
+// accountOf sums a profile of allocations up by room.
+func accountOf(p *profile.Profile) account {
+	index := make(map[string]int)
+	for i, t := range p.SampleType {
+		index[t.Type] = i
+	}
+	a := account{}
+	for _, s := range p.Sample {
+		value := func(name string) float64 { return float64(s.Value[index[name]]) }
+		room := roomOf(s)
+		u := a[room]
+		u.objects += value("alloc_objects")
+		u.bytes += value("alloc_space")
+		u.heldBytes += value("inuse_space")
+		a[room] = u
+	}
+	return a
+}
+
+// since returns what came to a since before.
+func (a account) since(before account) account {
+	d := account{}
+	for room, u := range a {
+		d[room] = u.minus(before[room])
+	}
+	return d
+}
+
+// ours sums up what neither quic-go nor the measurement itself is charged.
+func (a account) ours() (u usage) {
+	for room, r := range a {
+		if room != quicGo && room != measuring {
+			u.objects += r.objects
+			u.bytes += r.bytes
+			u.heldBytes += r.heldBytes
+		}
+	}
+	return u
+}
+
+// rooms returns the names of the rooms, those with the most first.
+func (a account) rooms(most func(usage) float64) []string {
+	return slices.SortedFunc(maps.Keys(a), func(x, y string) int {
+		return cmp.Or(cmp.Compare(most(a[y]), most(a[x])), strings.Compare(x, y))
+	})
+}
+
+// roomOf says whose an allocation is: that of the first function from the leaf that is in a package of ours or in quic-go.
+func roomOf(s *profile.Sample) string {
+	for _, l := range s.Location {
+		for _, line := range l.Line { // what was inlined comes first
+			if room := roomOfFunction(line.Function.Name); room != "" {
+				return room
+			}
+		}
+	}
+	return elsewhere
+}
+
+// roomOfFunction returns the package of a function of ours, below the module; "" for those of others.
+func roomOfFunction(name string) string {
+	if strings.HasPrefix(name, "github.com/quic-go/quic-go") {
+		return quicGo
+	}
+	rest, ok := strings.CutPrefix(name, "github.com/felix-mq/felix/")
+	if !ok {
+		return ""
+	}
+	slash := strings.LastIndexByte(rest[:strings.IndexAny(rest+"([", "([")], '/') + 1 // types of arguments have slashes too
+	end := strings.IndexByte(rest[slash:], '.')
+	room := rest[:slash+max(end, 0)]
+	if strings.HasPrefix(room, "benchmarks/") {
+		return measuring
+	}
+	return room
+}

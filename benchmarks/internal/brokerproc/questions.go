@@ -1,0 +1,191 @@
+package brokerproc
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"runtime/pprof"
+	"time"
+
+	"github.com/google/pprof/profile"
+
+	"github.com/felix-mq/felix/broker"
+)
+
+// question is what a [Process] asks the broker's process.
+type question struct {
+	Ask   string
+	Names []string `json:",omitempty"` // of streams
+}
+
+// What is asked.
+const (
+	askMetrics         = "metrics"
+	askCPUTime         = "cpu time"
+	askMemory          = "memory"
+	askAllocations     = "allocations"
+	askStartCPUProfile = "start cpu profile"
+	askCPUProfile      = "cpu profile"
+	askAddStreams      = "add streams"
+)
+
+// answerer answers in the broker's process.
+type answerer struct {
+	dev *broker.Dev
+	cpu bytes.Buffer // the CPU profile under way
+}
+
+// serve answers until there are no more questions.
+func (a *answerer) serve(questions *json.Decoder, answers *json.Encoder) error {
+	for {
+		var q question
+		if err := questions.Decode(&q); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("brokerproc: reading a question: %w", err)
+		}
+		answer, err := a.answer(q)
+		if err != nil {
+			return fmt.Errorf("brokerproc: %s: %w", q.Ask, err)
+		}
+		if err := answers.Encode(answer); err != nil {
+			return err
+		}
+	}
+}
+
+func (a *answerer) answer(q question) (any, error) {
+	switch q.Ask {
+	case askMetrics:
+		return a.metrics()
+	case askCPUTime:
+		return CPUTime()
+	case askMemory:
+		return memory(), nil
+	case askAllocations:
+		collect()
+		var b bytes.Buffer
+		err := pprof.Lookup("allocs").WriteTo(&b, 0)
+		return b.Bytes(), err
+	case askStartCPUProfile:
+		a.cpu.Reset()
+		return true, pprof.StartCPUProfile(&a.cpu)
+	case askCPUProfile:
+		pprof.StopCPUProfile()
+		return a.cpu.Bytes(), nil
+	case askAddStreams:
+		var errs []error
+		for _, name := range q.Names {
+			errs = append(errs, a.dev.AddStream(a.dev.Tenant, a.dev.Namespace, name))
+		}
+		return true, errors.Join(errs...)
+	}
+	return nil, fmt.Errorf("brokerproc: asked for %q", q.Ask)
+}
+
+// metrics reads counters and gauges, summed over their labels.
+func (a *answerer) metrics() (map[string]float64, error) {
+	families, err := a.dev.Registry().Gather()
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[string]float64, len(families))
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			all[f.GetName()] += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+		}
+	}
+	return all, nil
+}
+
+// collect frees what is garbage, what pools and finalizers hold included, and completes the account of allocations, which
+// is two collections behind.
+func collect() {
+	for range 3 {
+		runtime.GC()
+	}
+}
+
+// Memory is what a broker's process holds after a collection.
+type Memory struct {
+	Heap, Stacks int64 // bytes
+	Goroutines   int
+}
+
+func memory() Memory {
+	collect()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return Memory{Heap: int64(m.HeapAlloc), Stacks: int64(m.StackInuse), Goroutines: runtime.NumGoroutine()}
+}
+
+// ask puts a question and reads the answer.
+func (p *Process) ask(q question, answer any) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	err := json.NewEncoder(p.proc.In).Encode(q)
+	if err == nil {
+		err = p.out.Decode(answer)
+	}
+	if err != nil {
+		return fmt.Errorf("brokerproc: asking for %s: %w", q.Ask, err)
+	}
+	return nil
+}
+
+// Metrics returns the broker's counters and gauges, summed over their labels.
+func (p *Process) Metrics() (m map[string]float64, err error) {
+	err = p.ask(question{Ask: askMetrics}, &m)
+	return m, err
+}
+
+// CPUTime returns the processor time that the broker's process has used.
+func (p *Process) CPUTime() (d time.Duration, err error) {
+	err = p.ask(question{Ask: askCPUTime}, &d)
+	return d, err
+}
+
+// Memory returns what the broker's process holds.
+func (p *Process) Memory() (m Memory, err error) {
+	err = p.ask(question{Ask: askMemory}, &m)
+	return m, err
+}
+
+// ExactAllocations is a variable for [Start] that makes [Process.Allocations] count every allocation, and the broker slow.
+const ExactAllocations = "GODEBUG=memprofilerate=1"
+
+// SampledAllocations makes it count one in 4 KiB, which hardly slows the broker.
+const SampledAllocations = "GODEBUG=memprofilerate=4096"
+
+// Allocations returns the profile of what the broker's process has allocated so far and of what it holds of that.
+func (p *Process) Allocations() (*profile.Profile, error) {
+	var b []byte
+	if err := p.ask(question{Ask: askAllocations}, &b); err != nil {
+		return nil, err
+	}
+	return profile.ParseData(b)
+}
+
+// StartCPUProfile begins a profile that [Process.CPUProfile] ends.
+func (p *Process) StartCPUProfile() error {
+	var ok bool
+	return p.ask(question{Ask: askStartCPUProfile}, &ok)
+}
+
+// CPUProfile returns what the broker's process has spent its time on since [Process.StartCPUProfile].
+func (p *Process) CPUProfile() (*profile.Profile, error) {
+	var b []byte
+	if err := p.ask(question{Ask: askCPUProfile}, &b); err != nil {
+		return nil, err
+	}
+	return profile.ParseData(b)
+}
+
+// AddStreams makes streams, more than an environment variable holds.
+func (p *Process) AddStreams(names []string) error {
+	var ok bool
+	return p.ask(question{Ask: askAddStreams, Names: names}, &ok)
+}
