@@ -24,10 +24,14 @@ BENCHPKGS  ?= ./codec ./ring ./fanout ./cache ./auth ./quicx
 # The packages that have checks behind the build tag invariants, and their direct users.
 INVARIANT_PKGS ?= ./internal/... ./ring ./fanout ./quicx ./broker
 
+# With a profile (default.pgo) Go compiles a command and all that it imports once more. That is for the commands that are
+# built to be used; tests and lint do without.
+export GOFLAGS := $(GOFLAGS) -pgo=off
+
 .PHONY: build
 build: ## Build all packages, and the commands into bin/
 	$(GO) build ./...
-	$(GO) build -o bin/ ./cmd/...
+	$(GO) build -pgo=auto -o bin/ ./cmd/...
 
 .PHONY: test
 test: ## Run all tests
@@ -83,6 +87,11 @@ stall: ## What thousands of subscriptions that do not read cost those that do (a
 .PHONY: cost
 cost: ## What a delivery, an idle subscription and an idle topic cost the broker (about seven minutes)
 	$(GO) run ./benchmarks/cost
+
+# The two files are committed: go build finds them by their name. Make them anew when the hot path has changed.
+.PHONY: pgo
+pgo: ## Make the profiles by which the broker and loadgen are optimized (about 90 seconds)
+	$(GO) run ./benchmarks/pgo
 
 .PHONY: bench
 bench: ## Run the micro benchmarks of each room, then the end-to-end table (about three minutes)
