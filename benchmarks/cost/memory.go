@@ -28,28 +28,28 @@ func (b *bench) memory(ctx context.Context) error {
 const eventConns = 8
 
 // subscriptions compares a broker with one subscription on each connection and with all of them, before and after they
-// have received something.
+// have received something, and then with a few more that have received it late.
 func (b *bench) subscriptions(ctx context.Context) (err error) {
-	broker, err := brokerproc.Start(brokerproc.ExactAllocations)
+	broker, err := brokerproc.Start(brokerproc.ExactAllocations, "FELIX_REPLAY_BYTES=-1") // past events are the topic's
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, broker.Stop()) }()
-	all := eventConns + b.subs
+	all := eventConns + b.subs + lateSubs
 	c, err := broker.Connect(ctx, client.WithEventConns(eventConns), client.WithSubscriptionsPerConn((all+eventConns-1)/eventConns))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
-	// A first event through the connection of the publisher, so that it is not charged to the subscriptions.
+	// A first event opens the publisher's connection, which is not to be charged to the subscriptions.
 	publisher := c.Publisher(broker.Namespace, "demo")
 	if err := publisher.Publish(ctx, make([]byte, idlePayload)); err != nil {
 		return err
 	}
 	subs := make([]*client.Subscription, 0, all)
-	subscribe := func(n int) error {
+	subscribe := func(n int, stream string) error {
 		for range n {
-			s, err := c.Subscribe(ctx, broker.Namespace, "demo")
+			s, err := c.Subscribe(ctx, broker.Namespace, stream)
 			if err != nil {
 				return err
 			}
@@ -57,7 +57,7 @@ func (b *bench) subscriptions(ctx context.Context) (err error) {
 		}
 		return nil
 	}
-	if err := subscribe(eventConns); err != nil {
+	if err := subscribe(eventConns, "demo"); err != nil {
 		return err
 	}
 	before, err := holdings(broker)
@@ -65,40 +65,75 @@ func (b *bench) subscriptions(ctx context.Context) (err error) {
 		return err
 	}
 	b.say("%d subscriptions", b.subs)
-	if err := subscribe(b.subs); err != nil {
+	if err := subscribe(b.subs, "demo"); err != nil {
 		return err
 	}
 	fresh, err := holdings(broker)
 	if err != nil {
 		return err
 	}
-	b.subscriptionTable("that have received nothing", before, fresh)
+	b.subscriptionTable(b.subs, "that have received nothing", before, fresh)
 	b.say("%d events for each of them", idleEvents)
-	if err := exchange(ctx, publisher, subs); err != nil {
+	received := receive(ctx, subs, idleEvents)
+	if err := publish(ctx, publisher, idleEvents); err != nil {
+		return err
+	}
+	if err := received(); err != nil {
 		return err
 	}
 	used, err := holdings(broker)
 	if err != nil {
 		return err
 	}
-	b.subscriptionTable(fmt.Sprintf("that have received %d events of %d B", idleEvents, idlePayload), before, used)
+	b.subscriptionTable(b.subs, fmt.Sprintf("that have received %d events of %d B", idleEvents, idlePayload), before, used)
+
+	b.say("%d events for %d subscriptions that are late", lateEvents, lateSubs)
+	if err := broker.AddStreams([]string{"late"}); err != nil {
+		return err
+	}
+	if err := subscribe(lateSubs, "late"); err != nil {
+		return err
+	}
+	if err := publish(ctx, c.Publisher(broker.Namespace, "late"), lateEvents); err != nil {
+		return err
+	}
+	if err := receive(ctx, subs[eventConns+b.subs:], lateEvents)(); err != nil {
+		return err
+	}
+	late, err := holdings(broker)
+	if err != nil {
+		return err
+	}
+	b.subscriptionTable(lateSubs, fmt.Sprintf("that have received %d events of %d B, and read none until all were published", lateEvents, idlePayload), used, late)
 	return nil
 }
 
-// What subscriptions have received before they are idle again.
+// What subscriptions have received before they are idle again. What comes to the late ones fills the window of their
+// stream and most of their queue.
 const (
 	idleEvents  = 64
 	idlePayload = 256
+	lateSubs    = 64
+	lateEvents  = 1200
 )
 
-// exchange publishes events, one at a time, and waits until every subscription has received them.
-func exchange(ctx context.Context, p *client.Publisher, subs []*client.Subscription) error {
+// publish publishes events, one at a time.
+func publish(ctx context.Context, p *client.Publisher, events int) error {
+	for range events {
+		if err := p.Publish(ctx, make([]byte, idlePayload)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// receive begins to read subscriptions. The caller waits until each of them has received so many events.
+func receive(ctx context.Context, subs []*client.Subscription, events int) (wait func() error) {
 	ctx, fail := context.WithCancelCause(ctx)
-	defer fail(nil)
 	var wg sync.WaitGroup
 	for _, s := range subs {
 		wg.Go(func() {
-			for range idleEvents {
+			for range events {
 				if _, err := s.Next(ctx); err != nil {
 					fail(err)
 					return
@@ -106,13 +141,11 @@ func exchange(ctx context.Context, p *client.Publisher, subs []*client.Subscript
 			}
 		})
 	}
-	for range idleEvents {
-		if err := p.Publish(ctx, make([]byte, idlePayload)); err != nil {
-			fail(err)
-		}
+	return func() error {
+		defer fail(nil)
+		wg.Wait()
+		return context.Cause(ctx)
 	}
-	wg.Wait()
-	return context.Cause(ctx)
 }
 
 // holding is what a broker holds at one moment.
@@ -131,10 +164,10 @@ func holdings(broker *brokerproc.Process) (h holding, err error) {
 	return h, err
 }
 
-func (b *bench) subscriptionTable(which string, before, after holding) {
-	n := float64(b.subs)
+func (b *bench) subscriptionTable(subs int, which string, before, after holding) {
+	n := float64(subs)
 	a := after.by.since(before.by)
-	fmt.Fprintf(b.out, "\nIdle subscriptions: %d %s, over %d connections; bytes for each\n\n", b.subs, which, eventConns)
+	fmt.Fprintf(b.out, "\nIdle subscriptions: %d %s, over %d connections; bytes for each\n\n", subs, which, eventConns)
 	fmt.Fprintf(b.out, "| %-16s | %8s |\n| :--------------- | -------: |\n", "room", "bytes")
 	const row = "| %-16s | %8.0f |\n"
 	for _, room := range a.rooms(func(u usage) float64 { return u.heldBytes }) {
