@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"fmt"
+	"sync"
 
 	"github.com/klauspost/compress/s2"
 
@@ -25,13 +26,40 @@ const (
 // rule 7).
 const legacyMaxItems = 256
 
+// burst is what one goroutine takes from a subscription and writes together, and the lists that it needs for that. It is
+// borrowed for as long as there is something to write: with small events such lists are longer than all else of a
+// subscription.
+type burst struct {
+	batch  []fanout.Delivery
+	frames [][]byte
+	heads  []byte // heads of frames and gap frames, until they are written
+}
+
+var bursts = sync.Pool{New: func() any { return new(burst) }}
+
+// release gives the frames back.
+func (b *burst) release() {
+	for i := range b.batch {
+		if f := b.batch[i].Frame; f != nil {
+			f.Release()
+		}
+		b.batch[i] = fanout.Delivery{}
+	}
+	b.batch = b.batch[:0]
+}
+
+// head queues what was appended to b.heads. Earlier heads stay where they are even if the array moved.
+func (b *burst) head(heads []byte) {
+	b.frames = append(b.frames, heads[len(b.heads):])
+	b.heads = heads
+}
+
 // writeBatch writes what the writer has taken, in order: frames that go out as they are in one write together, those
 // that have to be cut part by part. It returns how many events and bytes of frames went out.
-func (s *subscription) writeBatch() (events, bytes uint64, err error) {
-	s.frames, s.heads = s.frames[:0], s.heads[:0]
-	for _, d := range s.batch {
+func (s *subscription) writeBatch(b *burst) (events, bytes uint64, err error) {
+	for _, d := range b.batch {
 		if d.Reason != fanout.GapNone && s.gaps {
-			s.head(codec.AppendGap(s.heads, codec.Gap{Reason: gapReasons[d.Reason], Lost: d.Gap, Next: d.Next}))
+			b.head(codec.AppendGap(b.heads, codec.Gap{Reason: gapReasons[d.Reason], Lost: d.Gap, Next: d.Next}))
 		}
 		if d.Frame == nil {
 			continue
@@ -39,7 +67,7 @@ func (s *subscription) writeBatch() (events, bytes uint64, err error) {
 		frame := d.Frame
 		if isCompressed(frame) {
 			if s.s2 && d.Skip == 0 && (s.maxItems == 0 || frame.Count() <= s.maxItems) && s.maxBytes == 0 {
-				s.frames = append(s.frames, frame.Bytes())
+				b.frames = append(b.frames, frame.Bytes())
 				events += uint64(frame.Count())
 				bytes += uint64(len(frame.Bytes()))
 				continue
@@ -47,7 +75,7 @@ func (s *subscription) writeBatch() (events, bytes uint64, err error) {
 			if frame = s.c.b.decompressed(frame); frame == nil {
 				if s.gaps {
 					lost, next := uint64(d.Frame.Count()-d.Skip), d.Frame.First()+uint64(d.Frame.Count())
-					s.head(codec.AppendGap(s.heads, codec.Gap{Reason: codec.GapCorrupt, Lost: lost, Next: next}))
+					b.head(codec.AppendGap(b.heads, codec.Gap{Reason: codec.GapCorrupt, Lost: lost, Next: next}))
 				}
 				continue
 			}
@@ -57,20 +85,20 @@ func (s *subscription) writeBatch() (events, bytes uint64, err error) {
 		bytes += uint64(len(wire))
 		switch {
 		case d.Skip > 0 || s.tooLarge(wire, count):
-			if err := s.writeFrames(); err != nil {
+			if err := s.writeFrames(b); err != nil {
 				return 0, 0, err
 			}
 			if err := s.writeParts(frame, d.Skip); err != nil {
 				return 0, 0, err
 			}
 		case s.offsets:
-			s.frames = append(s.frames, wire)
+			b.frames = append(b.frames, wire)
 		default:
-			s.head(codec.AppendEventHead(s.heads, codec.LayoutShared, 0, 0, len(wire)-listAt))
-			s.frames = append(s.frames, wire[listAt:])
+			b.head(codec.AppendEventHead(b.heads, codec.LayoutShared, 0, 0, len(wire)-listAt))
+			b.frames = append(b.frames, wire[listAt:])
 		}
 	}
-	return events, bytes, s.writeFrames()
+	return events, bytes, s.writeFrames(b)
 }
 
 var gapReasons = [...]codec.GapReason{
@@ -81,16 +109,10 @@ var gapReasons = [...]codec.GapReason{
 	fanout.GapEpoch:     codec.GapEpoch,
 }
 
-// head queues what was appended to s.heads. Earlier heads stay where they are even if the array moved.
-func (s *subscription) head(heads []byte) {
-	s.frames = append(s.frames, heads[len(s.heads):])
-	s.heads = heads
-}
-
-func (s *subscription) writeFrames() error {
-	err := s.w.WriteBatch(s.frames)
-	clear(s.frames)
-	s.frames, s.heads = s.frames[:0], s.heads[:0]
+func (s *subscription) writeFrames(b *burst) error {
+	err := s.w.WriteBatch(b.frames)
+	clear(b.frames)
+	b.frames, b.heads = b.frames[:0], b.heads[:0]
 	return err
 }
 
@@ -101,11 +123,11 @@ func (s *subscription) tooLarge(wire []byte, count int) bool {
 }
 
 // tryBatch writes what was taken if it is one small frame and the stream takes it at once.
-func (s *subscription) tryBatch(limit int) (events, bytes uint64, ok bool) {
-	if len(s.batch) != 1 {
+func (s *subscription) tryBatch(b *burst, limit int) (events, bytes uint64, ok bool) {
+	if len(b.batch) != 1 {
 		return 0, 0, false
 	}
-	d := s.batch[0]
+	d := b.batch[0]
 	if d.Frame == nil || d.Skip > 0 || d.Reason != fanout.GapNone {
 		return 0, 0, false
 	}
@@ -115,9 +137,9 @@ func (s *subscription) tryBatch(limit int) (events, bytes uint64, ok bool) {
 		return 0, 0, false
 	}
 	if !s.offsets && !compressed {
-		s.heads = codec.AppendEventHead(s.heads[:0], codec.LayoutShared, 0, 0, len(wire)-listAt)
-		s.heads = append(s.heads, wire[listAt:]...)
-		wire = s.heads
+		b.heads = codec.AppendEventHead(b.heads[:0], codec.LayoutShared, 0, 0, len(wire)-listAt)
+		b.heads = append(b.heads, wire[listAt:]...)
+		wire = b.heads
 	}
 	if s.out.TryWrite(wire) != nil {
 		return 0, 0, false // whatever is wrong shows again when a writer writes

@@ -41,10 +41,8 @@ type subscription struct {
 	maxBytes int  // bytes of events; 0: any number
 
 	// The writer's own.
-	batch  []fanout.Delivery
-	frames [][]byte
-	heads  []byte // heads of frames and gap frames, until they are written
-	w      *quicx.FrameWriter
+	w     *quicx.FrameWriter
+	taken *burst // what a publisher took and has left to the writer that it started
 }
 
 const (
@@ -218,23 +216,27 @@ func (s *subscription) launch() {
 }
 
 // writeInline writes what is queued as long as it is small and the stream takes it without blocking. It reports false
-// if something is left that needs a writer: what was taken already is in s.batch.
+// if something is left that needs a writer: what was taken already is in s.taken.
 func (s *subscription) writeInline() bool {
 	limit := s.c.b.cfg.InlineBytes
+	b := bursts.Get().(*burst)
 	for range maxInlineWrites {
-		batch, ended := s.events.Take(s.batch[:0], limit)
+		batch, ended := s.events.Take(b.batch, limit)
 		if len(batch) == 0 { // from here on s may belong to another writer
+			bursts.Put(b)
 			return !ended // which a writer has to tell the peer
 		}
-		s.batch = batch
-		events, bytes, ok := s.tryBatch(limit)
+		b.batch = batch
+		events, bytes, ok := s.tryBatch(b, limit)
 		if !ok {
+			s.taken = b
 			return false
 		}
-		s.releaseBatch()
+		b.release()
 		s.c.b.metrics.deliveredEvents.Add(events)
 		s.c.b.metrics.deliveredBytes.Add(bytes)
 	}
+	bursts.Put(b)
 	return false
 }
 
@@ -260,9 +262,15 @@ func (s *subscription) write() {
 	defer s.c.writers.Done()
 	defer s.running.Add(-1)
 	m := s.c.b.metrics
+	b := s.taken
+	s.taken = nil
+	if b == nil {
+		b = bursts.Get().(*burst)
+	}
+	defer bursts.Put(b)
 	for {
-		if len(s.batch) == 0 { // else a publisher has taken and not written it
-			batch, ended := s.events.Take(s.batch[:0], s.c.b.cfg.MaxWriteBytes)
+		if len(b.batch) == 0 {
+			batch, ended := s.events.Take(b.batch, s.c.b.cfg.MaxWriteBytes)
 			if len(batch) == 0 { // from here on s may belong to another writer, unless it has ended
 				if ended {
 					_ = s.out.Close()
@@ -270,10 +278,10 @@ func (s *subscription) write() {
 				}
 				return
 			}
-			s.batch = batch
+			b.batch = batch
 		}
-		events, bytes, err := s.writeBatch()
-		s.releaseBatch()
+		events, bytes, err := s.writeBatch(b)
+		b.release()
 		if err != nil {
 			s.finish()
 			return
@@ -282,16 +290,6 @@ func (s *subscription) write() {
 		m.deliveredEvents.Add(events)
 		m.deliveredBytes.Add(bytes)
 	}
-}
-
-func (s *subscription) releaseBatch() {
-	for i := range s.batch {
-		if f := s.batch[i].Frame; f != nil {
-			f.Release()
-		}
-		s.batch[i] = fanout.Delivery{}
-	}
-	s.batch = s.batch[:0]
 }
 
 // finish releases what is queued, settles the account of drops and gives the connection its place back.

@@ -755,3 +755,21 @@ func TestReplayGivesWay(t *testing.T) {
 		}
 	})
 }
+
+// A subscription that was late and has caught up gives the memory of its ring back when it has been idle for a sweep.
+func TestIdleRingIsTrimmed(t *testing.T) {
+	h := testHub(t, Options{})
+	topic := h.Register(testKey, noReplay(ring.DropNew, 0))
+	s, _ := subscribe(t, topic, From{})
+	for range 100 {
+		publish(t, topic, 1)
+	}
+	h.sweep()
+	drain(s)
+	if !h.sweep() || !s.ring.Stats().Grown {
+		t.Error("trimmed as soon as it had caught up")
+	}
+	if h.sweep() || s.ring.Stats().Grown {
+		t.Error("not trimmed, or looked at again, after a sweep of rest")
+	}
+}

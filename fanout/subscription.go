@@ -95,7 +95,6 @@ type Subscription struct {
 	// The consumer's own.
 	next   uint64    // sequence number of the next event it expects
 	reason GapReason // of a gap that was there from the start
-	taken  []*Frame  // scratch
 
 	// The sweep's own.
 	lastMoves    uint64 // moves that the last sweep saw
@@ -158,17 +157,19 @@ func (s *Subscription) Take(out []Delivery, maxBytes int) (_ []Delivery, ended b
 			return append(out, d), false
 		}
 	}
-	taken, ended := s.ring.Take(s.taken[:0], maxBytes)
-	if len(taken) == 0 {
-		return out, ended
-	}
-	for i, f := range taken {
+	list := taken.Get().(*[]*Frame)
+	frames, ended := s.ring.Take((*list)[:0], maxBytes)
+	for _, f := range frames { // if there are none, s may belong to another consumer from here on
 		out = append(out, s.delivery(f))
-		taken[i] = nil
 	}
-	s.taken = taken
-	return out, false
+	clear(frames)
+	*list = frames
+	taken.Put(list)
+	return out, ended
 }
+
+// taken has lists for what is taken at a time.
+var taken = sync.Pool{New: func() any { return new([]*Frame) }}
 
 func (s *Subscription) takeBacklog(out []Delivery, maxBytes int) []Delivery {
 	s.backlogMu.Lock()
@@ -299,13 +300,15 @@ func (s *Subscription) moves(st ring.Stats) uint64 { return s.backlogTakes.Load(
 
 // sweep notes whether the consumer has moved since the last sweep and settles the frames that stay queued behind a
 // stuck one. wanted is the cost of a frame that waits for room in the topic's rings, if one does; spent says that
-// publishers wait for the budget. It reports whether anything is queued.
+// publishers wait for the budget. It takes back the memory of a ring that was long and has been idle since the last
+// sweep. It reports whether there is more to look at.
 func (s *Subscription) sweep(wanted int, spent bool) bool {
 	st := s.ring.Stats()
 	moves, queued := s.moves(st), st.Items > 0 || s.replaying.Load()
 	if !queued || moves != s.lastMoves {
+		idle := moves == s.lastMoves && s.ring.Trim()
 		s.lastMoves, s.stuckTicks, s.stalledTicks = moves, 0, 0
-		return queued
+		return queued || st.Grown && !idle
 	}
 	s.stuckTicks++
 	if s.blocks && (spent || (wanted > 0 && !s.ring.Fits(wanted))) {

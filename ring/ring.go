@@ -372,11 +372,29 @@ type Stats struct {
 	Dropped      uint64 // events dropped so far
 	Parked       bool
 	Closed       bool
+	Grown        bool // it has more slots than [Ring.Trim] leaves it
+}
+
+// keptSlots is how many slots a ring keeps for good once it has needed them.
+const keptSlots = 64
+
+// Trim frees the slots of an empty ring that once was long, for when its producers have been quiet: the next offers make
+// new ones. It reports false, and does nothing, if something is queued.
+func (r *Ring[T]) Trim() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.n > 0 {
+		return false
+	}
+	if len(r.slots) > keptSlots {
+		r.slots, r.head = nil, 0
+	}
+	return true
 }
 
 // Stats returns the ring's state.
 func (r *Ring[T]) Stats() Stats {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return Stats{Items: r.n, Bytes: r.bytes, Takes: r.takes, Dropped: r.dropped, Parked: r.parked, Closed: r.closed}
+	return Stats{Items: r.n, Bytes: r.bytes, Takes: r.takes, Dropped: r.dropped, Parked: r.parked, Closed: r.closed, Grown: len(r.slots) > keptSlots}
 }

@@ -140,6 +140,29 @@ func TestWatchHalfEmpty(t *testing.T) {
 	}
 }
 
+func TestTrim(t *testing.T) {
+	r := New(Options[int]{})
+	for i := range keptSlots + 1 {
+		r.Offer(i, 1, 1)
+	}
+	if r.Trim() || !r.Stats().Grown {
+		t.Fatal("a ring with something queued was trimmed")
+	}
+	if got, _ := r.Take(nil, 1<<20); len(got) != keptSlots+1 {
+		t.Fatalf("took %d of %d", len(got), keptSlots+1)
+	}
+	if !r.Trim() || r.Stats().Grown || r.slots != nil {
+		t.Fatalf("%d slots left", len(r.slots))
+	}
+	r.Offer(7, 1, 1)
+	if got, _ := r.Take(nil, 1); len(got) != 1 || got[0] != 7 {
+		t.Fatalf("took %v after Trim", got)
+	}
+	if !r.Trim() || len(r.slots) != minSlots {
+		t.Fatalf("%d slots left of a short ring", len(r.slots))
+	}
+}
+
 func TestDropAllTellsWhenConsumerMoves(t *testing.T) {
 	told := 0
 	r := New(Options[int]{OnRoom: func() { told++ }})

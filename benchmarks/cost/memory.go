@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/felix-mq/felix/benchmarks/internal/brokerproc"
 	"github.com/felix-mq/felix/client"
@@ -100,6 +101,7 @@ func (b *bench) subscriptions(ctx context.Context) (err error) {
 	if err := receive(ctx, subs[eventConns+b.subs:], lateEvents)(); err != nil {
 		return err
 	}
+	time.Sleep(time.Second) // until the broker has noticed that they are idle
 	late, err := holdings(broker)
 	if err != nil {
 		return err
