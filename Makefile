@@ -112,7 +112,7 @@ bench-peers: bin/bench-peers ## The same without the relay (about 9 minutes)
 # Foreign clients come in here, so it is a module of its own. Go knows when there is nothing to build.
 .PHONY: bin/bench-peers
 bin/bench-peers:
-	$(GO) -C benchmarks/peers build -o ../../bin/bench-peers .
+	$(GO) -C benchmarks/peers build -pgo=../../cmd/broker/default.pgo -o ../../bin/bench-peers .
 
 .PHONY: lint
 lint: ## Check style, import rules, formatting, go.mod and outdated idioms, for every build tag

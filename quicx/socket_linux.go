@@ -133,8 +133,9 @@ type receiver struct {
 	call  func(fd uintptr) bool // recv, bound once
 	errno syscall.Errno         // result of the last call
 
-	spin time.Duration // how long to poll before parking
-	idle int           // polls in a row that were in vain
+	spin   time.Duration // how long to poll before parking
+	idle   int           // polls in a row that were in vain
+	handed int           // datagrams handed out since others had a chance to run
 
 	count int // messages of the last call
 	next  int // the message that datagrams are being cut from; next == count: none left
@@ -193,6 +194,10 @@ func (r *receiver) recv(fd uintptr) bool {
 	}
 	return false
 }
+
+// yieldAfter is after how many datagrams others run before the next call. quic-go queues 256 for a connection and drops
+// what comes on top: one call brings up to 180, and the connection may wait for the very processor that receives.
+const yieldAfter = 64
 
 // spinning says that a socket of this process polls: a second one would take the processor that the first one's work
 // needs.
@@ -269,6 +274,10 @@ func (s *socket) ReadBatch(ms []ipv4.Message, _ int) (n int, err error) {
 func (s *socket) receive(ms []ipv4.Message) (n int, err error) {
 	r := &s.rx
 	r.count, r.next = 0, 0
+	if r.handed >= yieldAfter {
+		r.handed = 0
+		runtime.Gosched()
+	}
 	err = s.raw.Read(r.call)
 	if err == nil && r.errno != 0 {
 		r.count = 0
@@ -308,6 +317,7 @@ func (s *socket) cut(ms []ipv4.Message) (n int) {
 		n++
 		r.advance(len(datagram))
 	}
+	r.handed += n
 	return n
 }
 

@@ -101,7 +101,7 @@ func (b *bench) subscriptions(ctx context.Context) (err error) {
 	if err := receive(ctx, subs[eventConns+b.subs:], lateEvents)(); err != nil {
 		return err
 	}
-	time.Sleep(time.Second) // until the broker has noticed that they are idle
+	time.Sleep(time.Second) //nolint:forbidigo // nothing tells that the broker has noticed that they are idle
 	late, err := holdings(broker)
 	if err != nil {
 		return err

@@ -56,7 +56,7 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	flags.SetOutput(stderr)
 	flags.IntVar(&o.rounds, "rounds", 5, "`runs` of each system in each shape")
 	flags.DurationVar(&o.duration, "duration", 4*time.Second, "measured time of a run")
-	flags.DurationVar(&o.warmup, "warmup", 300*time.Millisecond, "time before that")
+	flags.DurationVar(&o.warmup, "warmup", time.Second, "time before that")
 	only := flags.String("only", "", "shapes whose name matches this `regexp`; -only list prints the names")
 	against := flags.String("against", relayName+","+natsName, "what Felix is measured by, `names` separated by commas")
 	flags.StringVar(&o.jsonFile, "json", "", "write every run to this `file`")

@@ -45,8 +45,8 @@ func writeTable(out io.Writer, against []string, results []outcome) {
 	}
 	t.write(out)
 	fmt.Fprint(out, "\nlost: packets that QUIC declared lost + datagrams that the kernel dropped, or TCP segments sent again; all rounds\n"+
-		"together. Felix tells its client's packets in the measured time, the relay both sides' and the warm-up's; the kernel's\n"+
-		"figures are those of the whole machine. A run with many of them has measured recovery.\n")
+		"together, connecting and warming up included (of Felix's client, the measured time alone), and for Felix of how many\n"+
+		"packets of its broker. The kernel's figures are those of the whole machine. Many of them measure recovery.\n")
 }
 
 // line puts the cells of a line together: a value for Felix and each of the others, and two cells for each comparison.
@@ -128,14 +128,18 @@ func compare(ratios []float64, wanted limit) (ratio, verdict string) {
 }
 
 func lost(runs []outcome, system string) string {
-	var packets, udp, tcp int64
+	var packets, sent, udp, tcp int64
 	for _, r := range runs {
 		packets += r.Result.PacketsLost + int64(r.Result.Broker.PacketsLost)
+		sent += int64(r.Result.Broker.PacketsSent)
 		udp += r.UDPDropped
 		tcp += r.TCPRetransmitted
 	}
 	if system == natsName {
 		return fmt.Sprint(tcp)
+	}
+	if packets > 0 && sent > 0 {
+		return fmt.Sprintf("%d + %d, 1 in %d", packets, udp, sent/packets)
 	}
 	return fmt.Sprintf("%d + %d", packets, udp)
 }
