@@ -73,7 +73,7 @@ func connect(t *testing.T, d *broker.Dev, opts ...client.Option) *client.Client 
 
 func subscribe(t *testing.T, c *client.Client, stream string, opts ...client.SubscribeOption) *client.Subscription {
 	t.Helper()
-	s, err := c.Subscribe(testContext(t), "default", stream, opts...)
+	s, err := c.Subscribe(testContext(t), "default", stream, append(opts, client.WithoutResume())...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,7 +33,7 @@ func (h *Cache) Put(ctx context.Context, key string, value []byte, ttl time.Dura
 	if ttl > 0 {
 		ms = uint64((ttl-1)/time.Millisecond) + 1
 	}
-	_, _, err := h.do(ctx, key, codec.MsgCacheOK, func(b []byte, id uint64) []byte {
+	_, _, err := h.do(ctx, "put", key, codec.MsgCacheOK, func(b []byte, id uint64) []byte {
 		return codec.AppendCachePut(b, h.c.o.tenant, h.namespace, h.name, key, value, id, true, ms, ttl >= 0)
 	})
 	return err
@@ -41,37 +41,94 @@ func (h *Cache) Put(ctx context.Context, key string, value []byte, ttl time.Dura
 
 // Get returns the value stored under key, which is the caller's, or [ErrMiss]. An empty value is not a miss.
 func (h *Cache) Get(ctx context.Context, key string) ([]byte, error) {
-	value, hit, err := h.do(ctx, key, codec.MsgCacheValue, func(b []byte, id uint64) []byte {
-		return codec.AppendCacheGet(b, h.c.o.tenant, h.namespace, h.name, key, id, true)
-	})
+	return found(h.do(ctx, "get", key, codec.MsgCacheValue, h.getRequest(key)))
+}
+
+// CacheResult is what one key of [Cache.GetMany] came to.
+type CacheResult struct {
+	Value []byte // the caller's; empty and not nil for an empty value
+	Err   error  // ErrMiss if there is no value
+}
+
+// GetMany returns what is stored under each key, in the order of the keys. The requests are sent without waiting for one
+// another's replies, so that they take about the time of one.
+func (h *Cache) GetMany(ctx context.Context, keys ...string) []CacheResult {
+	ctx, cancel := h.c.bound(ctx)
+	defer cancel()
+	results := make([]CacheResult, len(keys))
+	calls := make([]*call, len(keys))
+	for i, key := range keys {
+		calls[i], results[i].Err = h.begin(ctx, "get", key, codec.MsgCacheValue, h.getRequest(key))
+	}
+	for i, c := range calls {
+		if c != nil {
+			results[i].Value, results[i].Err = found(c.wait(ctx))
+		}
+	}
+	return results
+}
+
+// found makes a miss an error.
+func found(value []byte, hit bool, err error) ([]byte, error) {
 	if err == nil && !hit {
 		err = ErrMiss
 	}
 	return value, err
 }
 
-// do sends one request and waits for its reply. Registering and writing are one step under the stream's turn, because
-// replies without an id are matched by order.
-func (h *Cache) do(ctx context.Context, key string, want codec.MessageType, request func(b []byte, id uint64) []byte) (value []byte, hit bool, err error) {
-	if err := checkNames(h.namespace, h.name, key); err != nil {
-		return nil, false, err
+func (h *Cache) getRequest(key string) func(b []byte, id uint64) []byte {
+	return func(b []byte, id uint64) []byte {
+		return codec.AppendCacheGet(b, h.c.o.tenant, h.namespace, h.name, key, id, true)
 	}
+}
+
+// do sends one request and waits for its reply.
+func (h *Cache) do(ctx context.Context, operation, key string, want codec.MessageType, request func(b []byte, id uint64) []byte) (value []byte, hit bool, err error) {
 	ctx, cancel := h.c.bound(ctx)
 	defer cancel()
-	slot := h.c.cachers[int(h.c.nextCacher.Add(1)-1)%len(h.c.cachers)]
-	r, err := slot.get(ctx)
+	c, err := h.begin(ctx, operation, key, want, request)
 	if err != nil {
 		return nil, false, err
 	}
-	c := &call{done: make(chan struct{}, 1), want: want} // not pooled: the reader may meet it after its caller gave up
-	if err := h.send(ctx, r, c, request); err != nil {
-		return nil, false, err
+	return c.wait(ctx)
+}
+
+// begin sends one request. Registering and writing are one step under the stream's turn, because replies without an id are
+// matched by order.
+func (h *Cache) begin(ctx context.Context, operation, key string, want codec.MessageType, request func(b []byte, id uint64) []byte) (*call, error) {
+	if err := checkNames(h.namespace, h.name, key); err != nil {
+		return nil, err
 	}
+	// Not pooled: the reader may meet it after its caller gave up.
+	c := &call{done: make(chan struct{}, 1), want: want, hook: h.c.hooks.cache(ctx, h.namespace, h.name, operation)}
+	slot := h.c.cachers[int(h.c.nextCacher.Add(1)-1)%len(h.c.cachers)]
+	r, err := slot.get(ctx)
+	if err == nil {
+		err = h.send(ctx, r, c, request)
+	}
+	if err != nil {
+		c.tell(err)
+		return nil, err
+	}
+	return c, nil
+}
+
+// wait waits for the reply to a cache request.
+func (c *call) wait(ctx context.Context) (value []byte, hit bool, err error) {
 	select {
 	case <-c.done:
-		return c.value, c.hit, c.err
+		value, hit, err = c.value, c.hit, c.err
 	case <-ctx.Done():
-		return nil, false, context.Cause(ctx)
+		err = context.Cause(ctx)
+	}
+	c.tell(err)
+	return value, hit, err
+}
+
+// tell tells the hook, if there is one, the outcome.
+func (c *call) tell(err error) {
+	if c.hook != nil {
+		c.hook(err)
 	}
 }
 

@@ -14,12 +14,16 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/maphash"
+	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 
 	"github.com/felix-mq/felix/codec"
 	"github.com/felix-mq/felix/quicx"
@@ -30,13 +34,22 @@ const clientFlags = codec.KnownFlags
 
 // Client is a set of connections to one broker. Close it when it is no longer needed.
 type Client struct {
-	addr string
-	o    options
+	addr  string
+	o     options
+	hooks *hooks
+	pace  pace
 
-	ctx  context.Context // ends with Close, for the reason ErrClosed
-	stop context.CancelFunc
+	began time.Time
+	ctx   context.Context // ends with Close, for the reason ErrClosed
+	stop  context.CancelFunc
 
-	publishers []*slot // topics are spread over these by hash, so that each topic stays in order
+	publishers    []*slot // topics are spread over these by hash, so that each topic stays in order
+	nextPublisher atomic.Uint32
+	publishes     ledger
+	sendsLost     atomic.Bool         // see Flush
+	window        *semaphore.Weighted // bytes of asynchronous publishes in flight
+	buffer        *semaphore.Weighted // bytes that wait for a connection
+
 	cachers    []*slot
 	nextCacher atomic.Uint32
 
@@ -44,9 +57,10 @@ type Client struct {
 	events     []*conn
 	nextEvent  int
 
-	mu    sync.Mutex // guards conns
-	conns map[*conn]struct{}
-	wg    sync.WaitGroup // goroutines of all connections
+	mu       sync.Mutex // guards conns, batchers, and that wg takes nobody more once ctx has ended
+	conns    map[*conn]struct{}
+	batchers map[*Batcher]struct{}
+	wg       sync.WaitGroup // all goroutines
 }
 
 // Connect dials the broker at addr ("host:port") and authenticates, so that a wrong address, certificate or token
@@ -59,19 +73,26 @@ func Connect(ctx context.Context, addr string, opts ...Option) (*Client, error) 
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	c := &Client{addr: addr, o: o, eventsLock: newLock(), conns: make(map[*conn]struct{})}
+	c := &Client{
+		addr: addr, o: o, hooks: newHooks(o.hooks), pace: pace{backoff: o.backoff},
+		window: semaphore.NewWeighted(int64(o.inFlightBytes)), buffer: semaphore.NewWeighted(int64(o.whileDownBytes)),
+		eventsLock: newLock(), conns: make(map[*conn]struct{}), batchers: make(map[*Batcher]struct{}), began: time.Now(),
+	}
 	life, stop := context.WithCancelCause(context.Background())
 	c.ctx, c.stop = life, func() { stop(ErrClosed) }
 	for range o.publishConns {
-		c.publishers = append(c.publishers, newSlot(newHome(c)))
+		h := newHome(c, o.whileDown, windows{})
+		for range o.publishStreams {
+			c.publishers = append(c.publishers, newSlot(h))
+		}
 	}
 	for range o.cacheConns {
-		h := newHome(c)
+		h := newHome(c, WhileDownBlock, o.cacheWindows)
 		for range o.cacheStreams {
 			c.cachers = append(c.cachers, newSlot(h))
 		}
 	}
-	if _, err := c.publishers[0].get(ctx); err != nil {
+	if _, err := c.publishers[0].open(ctx, false); err != nil {
 		_ = c.Close()
 		return nil, fmt.Errorf("client: connecting to %s: %w", addr, err)
 	}
@@ -91,109 +112,32 @@ func (c *Client) Close() error {
 	return nil
 }
 
-// lock is a mutex whose waiters can give up.
-type lock chan struct{}
+// dialTimeout bounds one attempt to connect. A broker that comes up meanwhile hears of the attempt when QUIC repeats its
+// first packet, which it does ever more rarely.
+const dialTimeout = 5 * time.Second
 
-func newLock() lock { return make(lock, 1) }
-
-func (l lock) acquire(ctx context.Context) error { return l.acquireUntil(ctx, nil) }
-
-// acquireUntil also gives up, with [ErrTimeout], when it can receive from timeout.
-func (l lock) acquireUntil(ctx context.Context, timeout <-chan time.Time) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	select {
-	case l <- struct{}{}:
-		return nil
-	default:
-	}
-	select {
-	case l <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-timeout:
-		return ErrTimeout
-	}
-}
-
-func (l lock) release() { <-l }
-
-// home is a connection that one or more slots use: dialed when it is first needed, and again when it is lost.
-type home struct {
-	c    *Client
-	lock lock
-	conn atomic.Pointer[conn]
-}
-
-func newHome(c *Client) *home { return &home{c: c, lock: newLock()} }
-
-// requestStreams is how many streams the receive window of a connection for requests is dialed for.
-const requestStreams = 8
-
-func (h *home) get(ctx context.Context) (*conn, error) {
-	if err := h.lock.acquire(ctx); err != nil {
+// dial makes one attempt to open a connection, for a number of streams that carry bulk to us and with windows of its own
+// where they are not zero, after the pause that earlier
+// ones call for.
+func (c *Client) dial(ctx context.Context, streams int, w windows) (*conn, error) {
+	if err := c.pace.wait(ctx); err != nil {
 		return nil, err
 	}
-	defer h.lock.release()
-	if k := h.conn.Load(); k != nil && k.alive() {
-		return k, nil
-	}
-	k, err := h.c.dial(ctx, requestStreams)
-	if err != nil {
-		return nil, err
-	}
-	h.conn.Store(k)
-	return k, nil
-}
-
-// slot is the place of one request stream: opened when it is first needed, and replaced when it broke.
-type slot struct {
-	home   *home
-	lock   lock
-	stream atomic.Pointer[requests]
-}
-
-func newSlot(h *home) *slot { return &slot{home: h, lock: newLock()} }
-
-func (s *slot) get(ctx context.Context) (*requests, error) {
-	if r := s.stream.Load(); r != nil && !r.broken() {
-		return r, nil
-	}
-	if s.home.c.ctx.Err() != nil {
-		return nil, ErrClosed
-	}
-	ctx, cancel := s.home.c.bound(ctx)
-	defer cancel()
-	if err := s.lock.acquire(ctx); err != nil {
-		return nil, err
-	}
-	defer s.lock.release()
-	if r := s.stream.Load(); r != nil && !r.broken() {
-		return r, nil
-	}
-	k, err := s.home.get(ctx)
-	if err != nil {
-		return nil, err
-	}
-	r, err := k.openRequests(ctx)
-	if err != nil {
-		return nil, err
-	}
-	s.stream.Store(r)
-	return r, nil
-}
-
-// dial opens a connection for a number of streams that carry bulk to us.
-func (c *Client) dial(ctx context.Context, streams int) (*conn, error) {
 	qcfg := c.o.quic
 	qcfg.StreamsHint = streams
-	qc, err := quicx.Dial(ctx, c.addr, c.o.tls, qcfg)
+	if w.stream > 0 {
+		qcfg.StreamWindow = w.stream
+	}
+	qcfg.ConnWindow = w.conn
+	attempt, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	qc, err := quicx.Dial(attempt, c.addr, c.o.tls, qcfg)
+	if ctx.Err() == nil {
+		c.pace.report(err == nil)
+	}
 	if err != nil {
-		if ctx.Err() != nil {
-			err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
-		}
+		err = dialError(ctx, err)
+		c.hooks.connectFailed(c.addr, err)
 		return nil, err
 	}
 	k := newConn(c, qc)
@@ -204,13 +148,61 @@ func (c *Client) dial(ctx context.Context, streams int) (*conn, error) {
 		return nil, ErrClosed
 	}
 	c.conns[k] = struct{}{}
-	c.wg.Go(func() {
-		k.acceptEvents()
-		c.mu.Lock()
-		delete(c.conns, k)
-		c.mu.Unlock()
-	})
+	c.wg.Go(func() { c.attend(k) })
 	return k, nil
+}
+
+// dialError says what the failure of an attempt to connect means.
+func dialError(ctx context.Context, err error) error {
+	closed, isClosed := errors.AsType[*quicx.ConnClosedError](err)
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+	case isClosed && closed.Transport && closed.Code >= 0x100: // TLS: another attempt would end like this one
+		return err
+	case errors.Is(err, quicx.ErrHandshake):
+		return fmt.Errorf("%w: %w", ErrDisconnected, err)
+	}
+	if _, ok := errors.AsType[*net.DNSError](err); ok {
+		return fmt.Errorf("%w: %w", ErrDisconnected, err)
+	}
+	return err
+}
+
+// attend serves a connection until its end.
+func (c *Client) attend(k *conn) {
+	c.hooks.connected(c.addr)
+	k.acceptEvents()
+	c.hooks.disconnected(c.addr, k.lost())
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.conns, k)
+	closed, ok := errors.AsType[*quicx.ConnClosedError](context.Cause(k.qc.Context()))
+	if !ok || !closed.Forgotten {
+		return
+	}
+	// A broker that does not know one of its connections any more has been restarted after the last reply on it, and
+	// knows none of those that were made before that reply either. A connection that has nothing to send would find out
+	// by its idle timeout alone.
+	for other := range c.conns {
+		if other.since < k.heard.Load() {
+			other.close()
+		}
+	}
+}
+
+// now is the client's clock, in nanoseconds.
+func (c *Client) now() int64 { return int64(time.Since(c.began)) }
+
+// start runs f on a goroutine that Close waits for. It reports false if the client is closed.
+func (c *Client) start(f func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ctx.Err() != nil {
+		return false
+	}
+	c.wg.Go(f)
+	return true
 }
 
 // bound gives a call an end: the caller's deadline or the request timeout, and the client's own close. A silent broker
@@ -248,7 +240,7 @@ func (c *Client) eventConn(ctx context.Context) (*conn, error) {
 			}
 		}
 	}
-	k, err := c.dial(ctx, c.o.subsPerConn)
+	k, err := c.dial(ctx, c.o.subsPerConn, c.o.eventWindows)
 	if err != nil {
 		return nil, err
 	}

@@ -58,7 +58,7 @@ func (p *Publisher) appendCompressed(dst []byte, id uint64, mode codec.AckMode, 
 // decompress decodes a compressed batch into the subscription's own memory. It reports false for one that is not what
 // its publisher says.
 func (s *Subscription) decompress(c codec.Compressed) (items codec.Items, ok bool) {
-	if c.RawLen > s.k.c.o.maxFrame+frameSlack {
+	if c.RawLen > s.c.o.maxFrame+frameSlack {
 		return codec.Items{}, false
 	}
 	if n, err := s2.DecodedLen(c.Block); err != nil || n != c.RawLen {

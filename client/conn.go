@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/felix-mq/felix/codec"
@@ -16,14 +17,14 @@ import (
 // section 1.3).
 const frameSlack = 64
 
-// maxUnmatched bounds the event streams of one connection whose subscribe has not been answered yet.
-const maxUnmatched = 4096
-
 // conn is one QUIC connection. Its accept loop gives each event stream to the Subscribe call that waits for it: the
 // hello may come before or after the reply that names its id (session.md, section 7.1).
 type conn struct {
 	c  *Client
 	qc *quicx.Conn
+
+	since int64        // when it was made, in nanoseconds of the client's clock
+	heard atomic.Int64 // when a reply came last
 
 	users sync.WaitGroup // goroutines that read request streams or subscribe
 
@@ -42,11 +43,13 @@ type eventStream struct {
 }
 
 func newConn(c *Client, qc *quicx.Conn) *conn {
-	return &conn{
-		c: c, qc: qc,
+	k := &conn{
+		c: c, qc: qc, since: c.now(),
 		waiting:   make(map[uint64]chan *eventStream),
 		unmatched: make(map[uint64]*eventStream),
 	}
+	k.heard.Store(k.since)
+	return k
 }
 
 func (k *conn) alive() bool { return k.qc.Context().Err() == nil }
@@ -58,7 +61,7 @@ func (k *conn) lost() error {
 	if k.c.ctx.Err() != nil {
 		return ErrClosed
 	}
-	return fmt.Errorf("client: connection lost: %w", context.Cause(k.qc.Context()))
+	return fmt.Errorf("%w: connection lost: %w", ErrDisconnected, context.Cause(k.qc.Context()))
 }
 
 // streamError says what the failure of a read or a write on one of the connection's streams means.
@@ -74,7 +77,7 @@ func (k *conn) streamError(doing string, err error) error {
 	case codec.ClassOf(err) != "" || errors.Is(err, quicx.ErrTruncated):
 		return fmt.Errorf("%w: %s: %w", ErrProtocol, doing, err)
 	default:
-		return fmt.Errorf("client: %s: %w", doing, err)
+		return fmt.Errorf("%w: %s: %w", ErrDisconnected, doing, err)
 	}
 }
 
@@ -125,6 +128,10 @@ type control struct {
 
 // openControl opens a stream and sends auth, and whatever the caller wants to send right behind it.
 func (k *conn) openControl(ctx context.Context, pipelined func([]byte) []byte) (*control, error) {
+	token, err := k.c.o.token(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("client: token: %w", err)
+	}
 	s, err := k.qc.OpenStream(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -137,7 +144,7 @@ func (k *conn) openControl(ctx context.Context, pipelined func([]byte) []byte) (
 		_ = s.Recv().SetReadDeadline(past)
 		_ = s.Send().SetWriteDeadline(past)
 	})
-	out := codec.AppendAuth(nil, k.c.o.tenant, k.c.o.token, clientFlags, true, codec.KnownExtensions())
+	out := codec.AppendAuth(nil, k.c.o.tenant, token, clientFlags, true, codec.KnownExtensions())
 	if pipelined != nil {
 		out = pipelined(out)
 	}
@@ -274,7 +281,7 @@ func (k *conn) hello(r *quicx.RecvStream) {
 func (k *conn) offer(id uint64, e *eventStream) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.unmatched == nil || len(k.unmatched) >= maxUnmatched || k.unmatched[id] != nil {
+	if k.unmatched == nil || len(k.unmatched) >= k.c.o.maxUnmatched || k.unmatched[id] != nil {
 		return false
 	}
 	if w := k.waiting[id]; w != nil {

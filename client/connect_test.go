@@ -511,7 +511,7 @@ func TestSilentPeer(t *testing.T) {
 			return early(err)
 		}
 		defer c.Close()
-		sub, err := c.Subscribe(p.ctx, "default", "demo")
+		sub, err := c.Subscribe(p.ctx, "default", "demo", client.WithoutResume())
 		if err != nil {
 			return early(err)
 		}

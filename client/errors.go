@@ -23,6 +23,11 @@ var (
 	ErrProtocol = errors.New("client: protocol violation")
 	// ErrUnsupported means that the broker did not advertise what the call needs.
 	ErrUnsupported = errors.New("client: not supported by the broker")
+	// ErrDisconnected means that the connection to the broker, or the stream that the call used, was lost or could not
+	// be made. The next call makes another.
+	ErrDisconnected = errors.New("client: disconnected")
+	// ErrBufferFull means that a publish found no room in the buffer of [WhileDownBuffer]. Nothing was sent.
+	ErrBufferFull = errors.New("client: buffer full")
 	// ErrTimeout means that a call without a deadline of its own had no answer within [WithRequestTimeout].
 	ErrTimeout = errors.New("client: no answer in time")
 	// ErrFrameTooLarge means that a call would need a frame larger than [WithMaxFrame]. Nothing was sent.
@@ -32,11 +37,45 @@ var (
 	ErrInvalidName = errors.New("client: invalid name")
 )
 
+// Retryable reports whether the call that failed with err may succeed if it is made again, after a pause. The broker was
+// not reachable, did not answer in time, or said that it has no room. It is false for errors of the caller's own, an ended
+// context among them, and for nil.
+//
+// A publish that is in doubt may have been carried out: see whether err matches [ErrInDoubt] first, and make it again only
+// if its subscribers can do with a duplicate.
+func Retryable(err error) bool {
+	if e, ok := errors.AsType[*BrokerError](err); ok {
+		return e.Retryable()
+	}
+	if errors.Is(err, ErrClosed) || errors.Is(err, ErrProtocol) {
+		return false
+	}
+	for _, transient := range []error{ErrDisconnected, ErrTimeout, ErrEnded, ErrBufferFull} {
+		if errors.Is(err, transient) {
+			return true
+		}
+	}
+	return false
+}
+
 // BrokerError is a refusal, in the broker's words. The text is for people; do not depend on it. Beside [ErrInDoubt] it
 // is about the stream that a publish was sent on, and the publish itself was not answered.
 type BrokerError struct{ Message string }
 
 func (e *BrokerError) Error() string { return "client: broker says: " + e.Message }
+
+// Retryable reports whether the refusal is known to be about the moment, not about the request. It is a hint: brokers may
+// use other texts.
+func (e *BrokerError) Retryable() bool {
+	switch e.Message {
+	case "publish admission timed out", "publish admission closed", // of this broker
+		"server overloaded", "publish queue full", "publish enqueue timed out", // of the reference
+		"publish ingress per-connection byte budget exhausted", "publish ingress byte budget exhausted",
+		"open uni stream":
+		return true
+	}
+	return false
+}
 
 // CursorError says that a subscription's start position cannot be served.
 type CursorError struct {

@@ -104,10 +104,13 @@ func (p *peer) acceptControl() (*script.Conn, *script.Control) {
 	return conn, ctl
 }
 
-// subscribe makes the client subscribe by hand, with a connection and an id of its own.
+// subscribe makes the client subscribe by hand, with a connection and an id of its own. The subscription ends with its
+// event stream.
 func (p *peer) subscribe(c *client.Client, id uint64) (*client.Subscription, *script.Conn, *script.Events) {
 	p.tb.Helper()
-	wait := begin(p, func() (*client.Subscription, error) { return c.Subscribe(p.ctx, "default", "demo") })
+	wait := begin(p, func() (*client.Subscription, error) {
+		return c.Subscribe(p.ctx, "default", "demo", client.WithoutResume())
+	})
 	conn, ctl := p.acceptControl()
 	ev := p.subscribed(conn, ctl, id)
 	sub, err := wait()

@@ -1,9 +1,12 @@
 package client
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
+	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -16,27 +19,49 @@ type Option func(*options)
 
 type options struct {
 	tls            *tls.Config
-	tenant, token  string
+	tenant         string
+	token          func(ctx context.Context) (string, error)
 	publishConns   int
+	publishStreams int
 	eventConns     int
 	cacheConns     int
 	cacheStreams   int
 	subsPerConn    int
 	maxFrame       int
+	maxUnmatched   int
 	requestTimeout time.Duration
 	compress       bool
+	roundRobin     bool
+	inFlight       int
+	inFlightBytes  int
+	whileDown      WhileDown
+	whileDownBytes int
+	backoff        backoff
+	hooks          []Hook
 	quic           quicx.Config
+	eventWindows   windows
+	cacheWindows   windows
+	problems       []error // of options themselves
 }
+
+// windows are receive windows in bytes; zero means what the other options say.
+type windows struct{ stream, conn uint64 }
 
 func defaultOptions() options {
 	return options{
 		publishConns:   1,
+		publishStreams: 1,
 		eventConns:     8,
 		cacheConns:     1,
 		cacheStreams:   4,
 		subsPerConn:    32,
 		maxFrame:       codec.DefaultMaxFrame,
+		maxUnmatched:   4096,
 		requestTimeout: 10 * time.Second,
+		inFlight:       1024,
+		inFlightBytes:  4 << 20,
+		whileDownBytes: 16 << 20,
+		backoff:        backoff{base: 50 * time.Millisecond, limit: 2 * time.Second},
 		quic: quicx.Config{
 			StreamWindow: 256 << 10,
 			IdleTimeout:  7 * time.Second,
@@ -46,18 +71,15 @@ func defaultOptions() options {
 }
 
 func (o *options) validate() error {
-	var errs []error
+	errs := slices.Clone(o.problems)
 	if o.tls == nil {
 		errs = append(errs, errors.New("client: no TLS configuration: use WithTLS"))
 	}
-	if o.tenant == "" || o.token == "" {
+	if o.tenant == "" || o.token == nil {
 		errs = append(errs, errors.New("client: no tenant or token: use WithToken"))
 	}
 	if err := checkNames(o.tenant); err != nil {
 		errs = append(errs, fmt.Errorf("client: tenant: %w", err))
-	}
-	if !utf8.ValidString(o.token) {
-		errs = append(errs, errors.New("client: token is not UTF-8"))
 	}
 	if o.requestTimeout <= 0 {
 		errs = append(errs, fmt.Errorf("client: request timeout: %v is not positive", o.requestTimeout))
@@ -67,14 +89,22 @@ func (o *options) validate() error {
 		value int
 	}{
 		{"publish connections", o.publishConns},
+		{"publish streams", o.publishStreams},
 		{"event connections", o.eventConns},
 		{"cache connections", o.cacheConns},
+		{"cache streams", o.cacheStreams},
 		{"subscriptions per connection", o.subsPerConn},
 		{"maximum frame size", o.maxFrame},
+		{"publishes in flight", o.inFlight},
+		{"bytes in flight", o.inFlightBytes},
+		{"bytes while down", o.whileDownBytes},
 	} {
 		if n.value < 1 {
 			errs = append(errs, fmt.Errorf("client: %s: %d is less than 1", n.name, n.value))
 		}
+	}
+	if o.backoff.base <= 0 || o.backoff.limit < o.backoff.base {
+		errs = append(errs, fmt.Errorf("client: backoff: from %v to %v", o.backoff.base, o.backoff.limit))
 	}
 	return errors.Join(errs...)
 }
@@ -83,14 +113,85 @@ func (o *options) validate() error {
 // since felix-wire offers none (session.md, section 2.1). Required.
 func WithTLS(cfg *tls.Config) Option { return func(o *options) { o.tls = cfg } }
 
-// WithToken sets the tenant and the Felix token that each stream authenticates with. Required.
+// WithToken sets the tenant and the Felix token that each stream authenticates with. This or [WithTokenSource] is
+// required.
 func WithToken(tenant, token string) Option {
+	return func(o *options) {
+		o.tenant, o.token = tenant, nil
+		switch {
+		case !utf8.ValidString(token):
+			o.problems = append(o.problems, errors.New("client: token is not UTF-8"))
+		case token != "":
+			o.token = func(context.Context) (string, error) { return token, nil }
+		}
+	}
+}
+
+// WithTokenSource sets the tenant and a function that returns the token to authenticate with. It is called whenever a
+// stream is opened, from several goroutines: it should keep a token and return a new one in time before the old one
+// expires. Streams that are open outlive neither their token nor, for longer than it takes to subscribe again, a refusal.
+func WithTokenSource(tenant string, token func(ctx context.Context) (string, error)) Option {
 	return func(o *options) { o.tenant, o.token = tenant, token }
 }
 
-// WithPublishConns sets the number of connections that publish; 1 by default. Topics are spread over them, and each
-// topic stays on one, in order.
+// WithPublishConns sets the number of connections that publish; 1 by default. Topics are spread over all their streams by
+// hash, and each topic stays on one, in order.
 func WithPublishConns(n int) Option { return func(o *options) { o.publishConns = n } }
+
+// WithPublishStreams sets the number of streams on each connection that publishes; 1 by default. A topic that the broker
+// pushes back on holds up the others of its stream.
+func WithPublishStreams(n int) Option { return func(o *options) { o.publishStreams = n } }
+
+// WithRoundRobin spreads publishes over all streams instead of topics. One busy topic can use several connections then,
+// and its events are no longer in order.
+func WithRoundRobin() Option { return func(o *options) { o.roundRobin = true } }
+
+// WithInFlight bounds what [Publisher.PublishAsync] and [Batcher] have sent and not seen acknowledged: publishes per stream,
+// 1024 by default, and payload bytes of the whole client, 4 MiB by default. A publish above a bound waits; one that is
+// larger than all of it goes alone.
+func WithInFlight(publishes, bytes int) Option {
+	return func(o *options) { o.inFlight, o.inFlightBytes = publishes, bytes }
+}
+
+// WhileDown says what a publish does while there is no connection to the broker.
+type WhileDown int
+
+// The policies.
+const (
+	// WhileDownBlock waits until its context or the request timeout ends. It is the default.
+	WhileDownBlock WhileDown = iota
+	// WhileDownFail fails at once with [ErrDisconnected], and the connection is tried again meanwhile.
+	WhileDownFail
+	// WhileDownBuffer takes a copy of the publish into memory, up to the bytes of [WithWhileDownBytes], and sends what it
+	// has, in order, when the connection is back. Calls that wait for an acknowledgement wait for it all the same.
+	WhileDownBuffer
+)
+
+// WithWhileDown sets what publishes do while there is no connection. What has been sent already is in doubt when the
+// connection is lost, and is never sent again, whatever the policy.
+func WithWhileDown(policy WhileDown) Option { return func(o *options) { o.whileDown = policy } }
+
+// WithWhileDownBytes bounds what [WhileDownBuffer] holds, in payload bytes; 16 MiB by default. What finds no room fails
+// with [ErrBufferFull].
+func WithWhileDownBytes(n int) Option { return func(o *options) { o.whileDownBytes = n } }
+
+// WithBackoff sets the pauses between attempts to connect and to subscribe again: each is a random time between 0 and a
+// bound that doubles with each failure, from the first, 50 ms by default, up to the last, 2 s by default.
+func WithBackoff(first, last time.Duration) Option {
+	return func(o *options) { o.backoff = backoff{base: first, limit: last} }
+}
+
+// WithCacheConns sets the number of connections for cache requests; 1 by default.
+func WithCacheConns(n int) Option { return func(o *options) { o.cacheConns = n } }
+
+// WithCacheStreams sets the number of streams on each connection for cache requests; 4 by default.
+func WithCacheStreams(n int) Option { return func(o *options) { o.cacheStreams = n } }
+
+// WithHooks adds hooks for metrics, tracing and states: see [Hook]. Those that are not given cost nothing.
+func WithHooks(h ...Hook) Option { return func(o *options) { o.hooks = append(o.hooks, h...) } }
+
+// WithLogger logs connections and subscriptions that are lost and come back.
+func WithLogger(l *slog.Logger) Option { return WithHooks(logHook{l}) }
 
 // WithEventConns sets the number of connections that subscriptions are spread over; 8 by default. More are opened
 // when these are full ([WithSubscriptionsPerConn]).
@@ -121,6 +222,17 @@ func WithIdleTimeout(idle, keepAlive time.Duration) Option {
 // have in flight to one subscription; paths with a large product of bandwidth and delay want more.
 func WithStreamWindow(n int) Option {
 	return func(o *options) { o.quic.StreamWindow = uint64(max(n, 0)) }
+}
+
+// WithEventWindows sets the receive windows of connections that carry subscriptions, in bytes: of each stream, instead of
+// [WithStreamWindow], and of the connection, which is raised to what its subscriptions need. Zero means the default.
+func WithEventWindows(stream, conn uint64) Option {
+	return func(o *options) { o.eventWindows = windows{stream, conn} }
+}
+
+// WithCacheWindows is [WithEventWindows] for connections that carry cache requests.
+func WithCacheWindows(stream, conn uint64) Option {
+	return func(o *options) { o.cacheWindows = windows{stream, conn} }
 }
 
 // WithSocketBuffers sets the UDP buffers in bytes that are asked of the kernel for each connection; 0 keeps the

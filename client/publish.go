@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -16,10 +17,21 @@ var never time.Time
 // Publisher publishes to one stream of the client's tenant. It is a cheap handle: it holds no connection of its own,
 // and needs no closing. Events of one publisher are delivered in the order of its calls, as long as the caller makes
 // one at a time; calls from several goroutines are carried out in some order.
+//
+// What each way of publishing waits for, and whether its outcome is known:
+//
+//	Publish, PublishBatch             the acknowledgement      known
+//	PublishAsync, PublishBatchAsync   room in the window       known later, by a Future
+//	PublishFunc                       room in the window       known later, by a callback
+//	Batcher                           room in its batch        known later, by a callback for each batch
+//	Send, SendBatch                   QUIC                     not known
+//
+// A publish that was sent when its stream or connection was lost is in doubt, and is not sent again. One that was not sent
+// does what [WithWhileDown] says.
 type Publisher struct {
 	c                 *Client
 	namespace, stream string
-	slot              *slot
+	home              *slot // of all publishes, unless they go round robin
 	invalid           error // of the names
 }
 
@@ -27,9 +39,17 @@ type Publisher struct {
 func (c *Client) Publisher(namespace, stream string) *Publisher {
 	return &Publisher{
 		c: c, namespace: namespace, stream: stream,
-		slot:    c.publisherSlot(namespace, stream),
+		home:    c.publisherSlot(namespace, stream),
 		invalid: checkNames(namespace, stream),
 	}
+}
+
+// slot returns the place of the stream to publish on.
+func (p *Publisher) slot() *slot {
+	if p.c.o.roundRobin {
+		return p.c.publishers[int(p.c.nextPublisher.Add(1)-1)%len(p.c.publishers)]
+	}
+	return p.home
 }
 
 // Publish sends one event and waits until the broker has offered it to every subscription. See [Publisher.PublishBatch].
@@ -42,7 +62,8 @@ func (p *Publisher) Publish(ctx context.Context, payload []byte) error {
 //
 // An error that matches [ErrInDoubt] means that the reply did not come, because the context ended or the stream or its
 // connection was lost: the batch may have been published. A [BrokerError] without that is a refusal. Any other error
-// means that the batch was not sent, or not in full, so that the broker could not carry it out.
+// means that the batch was not sent, or not in full, so that the broker could not carry it out. [Retryable] tells whether
+// another attempt is of use.
 func (p *Publisher) PublishBatch(ctx context.Context, payloads [][]byte) error {
 	return p.publish(ctx, payloads, codec.AckPerBatch)
 }
@@ -53,25 +74,39 @@ func (p *Publisher) Send(ctx context.Context, payload []byte) error {
 }
 
 // SendBatch sends the events as one batch without asking for an acknowledgement. When it returns nil, QUIC has taken
-// them over; nothing tells whether they arrive, or whether the stream exists. It waits while the broker pushes back.
-// The payloads are the caller's again when it returns.
-func (p *Publisher) SendBatch(ctx context.Context, payloads [][]byte) error {
+// them over, or the buffer of [WhileDownBuffer] has; nothing tells whether they arrive, or whether the stream exists,
+// except that [Client.Flush] fails where they may have been lost. It waits while the broker pushes back. The payloads are
+// the caller's again when it returns.
+func (p *Publisher) SendBatch(ctx context.Context, payloads [][]byte) (err error) {
 	n, err := p.check(payloads)
 	if err != nil {
 		return err
 	}
-	r, err := p.slot.get(ctx)
+	span, err := p.c.publishes.begin()
 	if err != nil {
 		return err
 	}
-	b := bytebufferpool.Get()
-	defer bytebufferpool.Put(b)
-	b.B = p.appendBatch(b.B, r, 0, codec.AckNone, payloads, n)
-	if err := r.writing.acquire(ctx); err != nil {
-		return err
+	defer span.end()
+	if done := p.c.hooks.publish(ctx, p, payloads, false); done != nil {
+		defer func() { done(err) }()
 	}
-	defer r.writing.release()
-	return r.write(ctx, b.B, 0)
+	s := p.slot()
+	for {
+		if s.mustQueue() {
+			return s.enqueue(&queued{p: p, payloads: payloads, mode: codec.AckNone, frameLen: n})
+		}
+		r, err := s.get(ctx)
+		if err != nil {
+			return err
+		}
+		if err = p.write(ctx, r, 0, codec.AckNone, payloads, n, nil, 0); err == nil {
+			r.unacked.Store(p)
+			return nil
+		}
+		if !s.again(ctx, err) {
+			return err
+		}
+	}
 }
 
 // check refuses locally what the broker could not read. It returns the length of the binary frame, so that its buffer
@@ -90,31 +125,56 @@ func (p *Publisher) check(payloads [][]byte) (frameLen int, err error) {
 	return codec.HeaderLen + n, nil
 }
 
-func (p *Publisher) publish(ctx context.Context, payloads [][]byte, mode codec.AckMode) error {
+func (p *Publisher) publish(ctx context.Context, payloads [][]byte, mode codec.AckMode) (err error) {
 	n, err := p.check(payloads)
 	if err != nil {
 		return err
 	}
-	r, err := p.slot.get(ctx)
+	span, err := p.c.publishes.begin()
 	if err != nil {
 		return err
 	}
+	defer span.end()
+	if done := p.c.hooks.publish(ctx, p, payloads, true); done != nil {
+		defer func() { done(err) }()
+	}
+	return p.exchange(ctx, p.slot(), payloads, mode, n)
+}
+
+// exchange publishes on the stream of a slot and waits for the acknowledgement.
+func (p *Publisher) exchange(ctx context.Context, s *slot, payloads [][]byte, mode codec.AckMode, frameLen int) error {
 	c := getCall()
 	defer callPool.Put(c)
-	if err := r.expectAck(c); err != nil {
-		return err
-	}
 	var limit time.Duration
 	if _, ok := ctx.Deadline(); !ok {
 		limit = p.c.o.requestTimeout
 		c.timer.Reset(limit)
 		defer c.timer.Stop()
 	}
-	if err := p.send(ctx, r, c, payloads, mode, n, limit); err != nil {
-		r.forget(c)
-		return err // the broker cannot have read it, so there is no doubt
+	for {
+		if s.mustQueue() {
+			return s.publishQueued(ctx, c.timer.C, &queued{p: p, payloads: payloads, mode: mode, frameLen: frameLen})
+		}
+		r, err := s.get(ctx)
+		if err != nil {
+			return err
+		}
+		err = r.expectAck(c)
+		if err == nil {
+			if err = p.write(ctx, r, c.id, mode, payloads, frameLen, c.timer.C, limit); err == nil {
+				return p.await(ctx, r, c)
+			}
+			r.forget(c) // the broker cannot have read it, so there is no doubt
+		}
+		if !s.again(ctx, err) {
+			return err
+		}
 	}
-	err = nil
+}
+
+// await waits for the acknowledgement of a publish that was sent.
+func (p *Publisher) await(ctx context.Context, r *requests, c *call) error {
+	var err error
 	select {
 	case <-c.done:
 	case <-ctx.Done():
@@ -122,27 +182,30 @@ func (p *Publisher) publish(ctx context.Context, payloads [][]byte, mode codec.A
 	case <-c.timer.C:
 		err = ErrTimeout
 	}
-	switch {
-	case err != nil && r.forget(c):
+	if err != nil && r.forget(c) {
 		return fmt.Errorf("%w: %w", ErrInDoubt, err)
-	case c.err != nil && !c.answered:
-		return fmt.Errorf("%w: %w", ErrInDoubt, c.err)
 	}
-	return c.err
+	return c.outcome()
 }
 
-func (p *Publisher) send(ctx context.Context, r *requests, c *call, payloads [][]byte, mode codec.AckMode, frameLen int, limit time.Duration) error {
+// again reports whether a publish that failed with err before it was sent is to be tried on another stream.
+func (s *slot) again(ctx context.Context, err error) bool {
+	return s.home.policy != WhileDownFail && ctx.Err() == nil && s.live() == nil && errors.Is(err, ErrDisconnected)
+}
+
+// write sends a batch. It fails only if the broker cannot have read it. Without an acknowledgement mode is AckNone.
+func (p *Publisher) write(ctx context.Context, r *requests, id uint64, mode codec.AckMode, payloads [][]byte, frameLen int, timeout <-chan time.Time, limit time.Duration) error {
 	b := bytebufferpool.Get()
 	defer bytebufferpool.Put(b)
-	if r.ctl.flags&codec.FlagPublishAcked != 0 {
-		b.B = p.appendBatch(b.B, r, c.id, mode, payloads, frameLen)
+	if mode == codec.AckNone || r.ctl.flags&codec.FlagPublishAcked != 0 {
+		b.B = p.appendBatch(b.B, r, id, mode, payloads, frameLen)
 	} else {
-		b.B = codec.AppendPublishBatchJSON(b.B, p.c.o.tenant, p.namespace, p.stream, payloads, mode, c.id, true)
+		b.B = codec.AppendPublishBatchJSON(b.B, p.c.o.tenant, p.namespace, p.stream, payloads, mode, id, true)
 		if n := len(b.B) - codec.HeaderLen; n > p.c.o.maxFrame {
 			return fmt.Errorf("%w: batch of %d bytes, limit %d", ErrFrameTooLarge, n, p.c.o.maxFrame)
 		}
 	}
-	if err := r.writing.acquireUntil(ctx, c.timer.C); err != nil {
+	if err := r.writing.acquireUntil(ctx, timeout); err != nil {
 		return err
 	}
 	defer r.writing.release()

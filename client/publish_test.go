@@ -193,7 +193,7 @@ func TestPublishInDoubt(t *testing.T) {
 // TestStopSendingIsNotTheEnd stops reading while a publish waits, and answers it afterwards (session.md, section 3.3).
 func TestStopSendingIsNotTheEnd(t *testing.T) {
 	p := newPeer(t)
-	c, conn, ctl := p.dialogue(codec.KnownFlags)
+	c, conn, ctl := p.dialogue(codec.KnownFlags, client.WithWhileDown(client.WhileDownFail))
 	pub := c.Publisher("default", "demo")
 	wait := do(p, func() error { return pub.Publish(p.ctx, []byte("first")) })
 	first := expect(p, ctl, codec.MsgPublishBatch)

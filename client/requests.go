@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/felix-mq/felix/codec"
@@ -21,6 +22,7 @@ type requests struct {
 	done    chan struct{} // closed when the stream takes no more requests
 
 	compressor compressor
+	unacked    atomic.Pointer[Publisher] // who sent without an acknowledgement last, since one covered it
 
 	watchdog *time.Timer   // ends a write that has no deadline of its own; whoever holds writing starts and stops it
 	fired    chan struct{} // capacity 2: what ended a write says so when it is through
@@ -43,6 +45,25 @@ type call struct {
 	timer    *time.Timer // of a publish without a deadline
 	value    []byte      // cache_get: a copy
 	hit      bool
+	owner    *pending    // of an asynchronous publish
+	hook     func(error) // of a cache request; may be nil
+}
+
+// finish tells whoever waits that the call is over.
+func (c *call) finish() {
+	if c.owner != nil {
+		c.owner.over()
+	} else {
+		c.done <- struct{}{}
+	}
+}
+
+// outcome returns what a publish that was sent came to.
+func (c *call) outcome() error {
+	if c.err != nil && !c.answered {
+		return fmt.Errorf("%w: %w", ErrInDoubt, c.err)
+	}
+	return c.err
 }
 
 var callPool = sync.Pool{New: func() any {
@@ -98,6 +119,7 @@ func (r *requests) retire(err error) {
 	}
 	r.err = err
 	close(r.done)
+	r.loseSends()
 	_ = r.ctl.s.Recv().SetReadDeadline(time.Now().Add(r.k.c.o.requestTimeout))
 }
 
@@ -121,10 +143,18 @@ func (r *requests) fail(err error) {
 	r.mu.Unlock()
 	for _, c := range pending {
 		c.err = err
-		c.done <- struct{}{}
+		c.finish()
 	}
+	r.loseSends()
 	r.ctl.s.Send().Cancel(0)
 	r.ctl.s.Recv().Cancel(0)
+}
+
+// loseSends notes for Flush that publishes without an acknowledgement may not have arrived.
+func (r *requests) loseSends() {
+	if r.unacked.Swap(nil) != nil {
+		r.k.c.sendsLost.Store(true)
+	}
 }
 
 // reserveID returns the next request id.
@@ -169,12 +199,18 @@ func (r *requests) unexpectCache(c *call) {
 	}
 }
 
+// take gives up on an acknowledgement, and reports whether it had not come yet: nobody else will end the call then.
+func (r *requests) take(id uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, waiting := r.acks[id]
+	delete(r.acks, id)
+	return waiting
+}
+
 // forget gives up on an acknowledgement. It reports false if the reply has come meanwhile and is in the call.
 func (r *requests) forget(c *call) bool {
-	r.mu.Lock()
-	_, waiting := r.acks[c.id]
-	delete(r.acks, c.id)
-	r.mu.Unlock()
+	waiting := r.take(c.id)
 	if !waiting {
 		<-c.done
 	}
@@ -190,8 +226,8 @@ const tryWriteMax = 1024
 func (r *requests) write(ctx context.Context, frame []byte, limit time.Duration) error {
 	out := r.ctl.s.Send()
 	if ctx.Done() == nil && limit == 0 {
-		_, err := out.Write(frame)
-		return r.writeError(err)
+		n, err := out.Write(frame)
+		return r.writeError(n, frame, err)
 	}
 	if len(frame) <= tryWriteMax && out.TryWrite(frame) == nil {
 		return nil
@@ -218,7 +254,7 @@ func (r *requests) write(ctx context.Context, frame []byte, limit time.Duration)
 		cause = context.Cause(ctx)
 	}
 	if cause == nil {
-		return r.writeError(err)
+		return r.writeError(n, frame, err)
 	}
 	_ = out.SetWriteDeadline(never)
 	switch {
@@ -227,13 +263,16 @@ func (r *requests) write(ctx context.Context, frame []byte, limit time.Duration)
 	case n == 0 && errors.Is(err, os.ErrDeadlineExceeded):
 		return cause
 	case n == 0:
-		return r.writeError(err)
+		return r.writeError(n, frame, err)
 	}
-	r.fail(fmt.Errorf("client: request stream broken by a canceled write: %w", cause))
+	// The stream cannot carry anything behind half a frame, but what was sent before is still answered.
+	r.retire(fmt.Errorf("%w: request stream broken by a canceled write", ErrDisconnected))
 	return cause
 }
 
-func (r *requests) writeError(err error) error {
+// writeError ends the stream after a write that failed, and says why. A frame that QUIC has taken in full may have been
+// sent, whatever became of the stream afterwards: the write has not failed then.
+func (r *requests) writeError(n int, frame []byte, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -242,6 +281,9 @@ func (r *requests) writeError(err error) error {
 		r.retire(err)
 	} else {
 		r.fail(err)
+	}
+	if n == len(frame) {
+		return nil
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -258,6 +300,7 @@ func (r *requests) read() {
 			r.fail(r.k.streamError("request stream ended", err))
 			return
 		}
+		r.k.heard.Store(r.k.c.now())
 		switch f.Header.Flags {
 		case codec.LayoutPublishAck:
 			err = r.ack(f.Bytes[codec.HeaderLen:])
@@ -294,7 +337,7 @@ func (r *requests) settle(id uint64, err error) {
 	r.mu.Unlock()
 	if c != nil {
 		c.err, c.answered = err, true
-		c.done <- struct{}{}
+		c.finish()
 	}
 }
 
@@ -317,20 +360,20 @@ func (r *requests) reply(payload []byte) error {
 			r.fail(err) // before a caller hears of it: the next call has to find another stream
 			if c != nil {
 				c.err = err
-				c.done <- struct{}{}
+				c.finish()
 			}
 			return err
 		}
 		if m.Type == codec.MsgCacheValue && m.HasValue {
 			c.value, c.hit = append([]byte{}, m.Value...), true
 		}
-		c.done <- struct{}{}
+		c.finish()
 		return nil
 	case codec.MsgError:
 		err := &BrokerError{string(m.Text)}
 		if c := r.oldestCache(); c != nil {
 			c.err = err
-			c.done <- struct{}{}
+			c.finish()
 			return nil
 		}
 		return err // it concerns the stream

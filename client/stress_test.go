@@ -74,7 +74,7 @@ func TestStress(t *testing.T) {
 	for i := range 8 { // subscribers
 		work.Go(func() {
 			for ctx.Err() == nil {
-				sub, err := c.Subscribe(ctx, "default", fmt.Sprint(i%topics), client.FromEarliest())
+				sub, err := c.Subscribe(ctx, "default", fmt.Sprint(i%topics), client.FromEarliest(), client.WithoutResume())
 				note("subscribe", err)
 				if err != nil {
 					continue

@@ -546,7 +546,9 @@ func TestSlowReader(t *testing.T) {
 	p := newPeer(t)
 	c, _, _ := p.dialogue(codec.KnownFlags, client.WithEventConns(1), client.WithSubscriptionsPerConn(2), client.WithStreamWindow(64<<10))
 	slow, conn, slowEvents := p.subscribe(c, 1)
-	wait := begin(p, func() (*client.Subscription, error) { return c.Subscribe(p.ctx, "default", "demo") })
+	wait := begin(p, func() (*client.Subscription, error) {
+		return c.Subscribe(p.ctx, "default", "demo", client.WithoutResume())
+	})
 	ctl, err := conn.AcceptControl()
 	p.must(err)
 	quickEvents := p.subscribed(conn, ctl, 2)

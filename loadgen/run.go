@@ -155,7 +155,7 @@ func load(ctx context.Context, cfg Config, b *startedBroker) (_ *Result, err err
 func subscribe(ctx context.Context, c *client.Client, t *Target, n int) ([]*client.Subscription, error) {
 	subs := make([]*client.Subscription, 0, n)
 	for range n {
-		s, err := c.Subscribe(ctx, t.Namespace, t.Stream)
+		s, err := c.Subscribe(ctx, t.Namespace, t.Stream, client.WithoutResume())
 		if err != nil {
 			return subs, fmt.Errorf("loadgen: %w", err)
 		}

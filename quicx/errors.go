@@ -73,6 +73,7 @@ type ConnClosedError struct {
 	Reason    string
 	Remote    bool // closed by the peer
 	Transport bool
+	Forgotten bool // the peer does not know the connection any more: it has lost its memory, as by a restart
 	cause     error
 }
 
@@ -137,7 +138,7 @@ func mapError(err error) error {
 	_, isVersion := errors.AsType[*quic.VersionNegotiationError](err)
 	switch {
 	case isReset, isVersion:
-		return &ConnClosedError{Reason: err.Error(), Remote: true, Transport: true, cause: err}
+		return &ConnClosedError{Reason: err.Error(), Remote: true, Transport: true, Forgotten: isReset, cause: err}
 	case errors.Is(err, quic.ErrStreamClosed), errors.Is(err, net.ErrClosed):
 		return ErrClosed
 	}

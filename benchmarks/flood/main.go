@@ -80,7 +80,7 @@ func compare(ctx context.Context, a attack, idle time.Duration, stdout, stderr i
 		return err
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
-	sub, err := c.Subscribe(ctx, b.Namespace, topic)
+	sub, err := c.Subscribe(ctx, b.Namespace, topic, client.WithoutResume())
 	if err != nil {
 		return err
 	}

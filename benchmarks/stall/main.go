@@ -301,7 +301,7 @@ func subscribe(ctx context.Context, c *client.Client, namespace string, streams 
 	}
 	for i, s := range streams {
 		for range n {
-			sub, err := c.Subscribe(ctx, namespace, s)
+			sub, err := c.Subscribe(ctx, namespace, s, client.WithoutResume())
 			if err != nil {
 				return all, unsubscribe, err
 			}

@@ -48,7 +48,7 @@ func (a *goClient) Subscribe(ctx context.Context, namespace, stream string, star
 		opt = client.FromOffset(start.Offset)
 	case codec.StartUnset, codec.StartLatest:
 	}
-	sub, err := a.c.Load().Subscribe(ctx, namespace, stream, opt)
+	sub, err := a.c.Load().Subscribe(ctx, namespace, stream, opt, client.WithoutResume())
 	if err != nil {
 		return nil, err
 	}

@@ -34,6 +34,8 @@ type Request struct {
 	TTL      uint64
 	HasTTL   bool
 	Start    codec.Start
+	Epoch    uint64 // of Start, with the extension gaps
+	HasEpoch bool
 
 	ClientFlags    codec.Flags // of auth
 	HasClientFlags bool
@@ -99,6 +101,7 @@ func (r *Request) fromJSON(m *codec.Message, payload []byte) error {
 	r.Cache, r.Key, r.Token = string(m.Cache), string(m.Key), string(m.Token)
 	r.ID, r.HasID, r.Ack = m.RequestID, m.HasRequestID, m.Ack
 	r.Value, r.TTL, r.HasTTL, r.Start = slices.Clone(m.Value), m.TTL, m.HasTTL, m.Start
+	r.Epoch, r.HasEpoch = m.Epoch, m.HasEpoch
 	r.ClientFlags, r.HasClientFlags = m.ClientFlags, m.HasClientFlags
 	if m.Type == codec.MsgPublish {
 		r.Payloads = [][]byte{slices.Clone(m.Payload)}

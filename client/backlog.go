@@ -1,0 +1,145 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/felix-mq/felix/codec"
+)
+
+// queued is a publish that waits for a connection ([WhileDownBuffer]), with a copy of its payloads.
+type queued struct {
+	p        *Publisher
+	payloads [][]byte
+	mode     codec.AckMode
+	frameLen int
+	bytes    int64    // charged to the client's buffer
+	pending  *pending // nil without an acknowledgement
+}
+
+// mustQueue reports whether publishes go into the backlog. Whoever has put one there finds it there until it has been
+// sent, so that one goroutine's publishes stay in order.
+func (s *slot) mustQueue() bool {
+	if s.home.policy != WhileDownBuffer {
+		return false
+	}
+	s.backlogLock.Lock()
+	defer s.backlogLock.Unlock()
+	return s.flushing || s.live() == nil
+}
+
+// enqueue appends to the backlog, and fails with [ErrBufferFull] if there is no room.
+func (s *slot) enqueue(q *queued) error {
+	c, n := s.home.c, 0
+	for _, b := range q.payloads {
+		n += len(b)
+	}
+	q.bytes = int64(n + 1)
+	if !c.buffer.TryAcquire(q.bytes) {
+		return fmt.Errorf("%w: limit %d bytes", ErrBufferFull, c.o.whileDownBytes)
+	}
+	flat := make([]byte, 0, n)
+	q.payloads = slices.Clone(q.payloads)
+	for i, b := range q.payloads {
+		flat = append(flat, b...)
+		q.payloads[i] = flat[len(flat)-len(b):]
+	}
+	s.backlogLock.Lock()
+	defer s.backlogLock.Unlock()
+	if !s.flushing {
+		span := c.publishes.beginAnyway()
+		if !c.start(func() {
+			s.flush()
+			span.end()
+		}) {
+			span.end()
+			c.buffer.Release(q.bytes)
+			return ErrClosed
+		}
+		s.flushing = true
+	}
+	s.backlog = append(s.backlog, q)
+	return nil
+}
+
+// withdraw takes a publish out of the backlog, and reports whether it was still there.
+func (s *slot) withdraw(q *queued) bool {
+	s.backlogLock.Lock()
+	defer s.backlogLock.Unlock()
+	i := slices.Index(s.backlog, q)
+	if i >= 0 {
+		s.backlog = slices.Delete(s.backlog, i, i+1)
+		s.home.c.buffer.Release(q.bytes)
+	}
+	return i >= 0
+}
+
+// flush sends the backlog in order, until there is none. It ends with the client.
+func (s *slot) flush() {
+	for {
+		s.backlogLock.Lock()
+		if len(s.backlog) == 0 {
+			s.flushing = false
+			s.backlogLock.Unlock()
+			return
+		}
+		q := s.backlog[0]
+		s.backlog[0] = nil
+		s.backlog = s.backlog[1:]
+		s.backlogLock.Unlock()
+		err := s.sendQueued(q)
+		s.home.c.buffer.Release(q.bytes)
+		if err != nil && q.pending != nil {
+			q.pending.settle(err)
+		} else if err != nil {
+			s.home.c.sendsLost.Store(true)
+		}
+	}
+}
+
+// sendQueued sends one publish, on as many streams as it takes.
+func (s *slot) sendQueued(q *queued) error {
+	ctx := s.home.c.ctx
+	for {
+		r, err := s.get(ctx)
+		if err == nil {
+			if q.pending != nil {
+				err = q.pending.send(ctx, r, q.mode, q.payloads, q.frameLen, 0)
+			} else if err = q.p.write(ctx, r, 0, q.mode, q.payloads, q.frameLen, nil, 0); err == nil {
+				r.unacked.Store(q.p)
+			}
+		}
+		if err == nil || ctx.Err() != nil || !Retryable(err) {
+			return err
+		}
+	}
+}
+
+// publishQueued puts a publish into the backlog and waits for its acknowledgement.
+func (s *slot) publishQueued(ctx context.Context, timeout <-chan time.Time, q *queued) error {
+	span := q.p.c.publishes.beginAnyway()
+	result := make(chan error, 1)
+	q.pending = getPending()
+	q.pending.p, q.pending.slot, q.pending.span = q.p, s, span
+	q.pending.done = func(err error) { result <- err }
+	if err := s.enqueue(q); err != nil {
+		q.pending.settle(err)
+		return <-result
+	}
+	var err error
+	select {
+	case err := <-result:
+		return err
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	case <-timeout:
+		err = ErrTimeout
+	}
+	if s.withdraw(q) {
+		q.pending.settle(err)
+		return <-result
+	}
+	return fmt.Errorf("%w: %w", ErrInDoubt, err)
+}

@@ -1,0 +1,150 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/felix-mq/felix/codec"
+)
+
+// feed is one event stream of a subscription: what a subscribe exchange on one connection yields. It is read by the
+// subscription that owns it, and replaced by another when it is lost.
+type feed struct {
+	k     *conn
+	id    uint64
+	e     *eventStream
+	ext   codec.Extensions
+	leave sync.Once
+}
+
+// quit gives the feed's place back and tells the broker, at once (session.md, section 13, D27). It wakes a reader, who
+// still has to call close.
+func (f *feed) quit() {
+	f.leave.Do(func() {
+		f.e.r.Cancel(0)
+		f.k.unreserve()
+	})
+}
+
+// close gives back what the feed holds. Nobody reads it any more.
+func (f *feed) close() {
+	f.quit()
+	f.e.fr.Close()
+}
+
+// openFeed subscribes. A context without a deadline is bounded by the request timeout.
+func (c *Client) openFeed(ctx context.Context, namespace, stream string, start origin) (*feed, error) {
+	if n := len(start.request(nil, c.o.tenant, namespace, stream)) - codec.HeaderLen; n > c.o.maxFrame {
+		return nil, fmt.Errorf("%w: subscribe of %d bytes, limit %d", ErrFrameTooLarge, n, c.o.maxFrame)
+	}
+	bounded, cancel := c.bound(ctx)
+	defer cancel()
+	k, err := c.eventConn(bounded)
+	if err != nil {
+		return nil, err
+	}
+	// The exchange goes on when the caller gives up: only its end tells which event stream nobody wants any more.
+	type result struct {
+		f   *feed
+		err error
+	}
+	done := make(chan result)
+	timeout := c.o.requestTimeout
+	if deadline, ok := ctx.Deadline(); ok {
+		timeout = max(timeout, time.Until(deadline))
+	}
+	exchange := func() {
+		ctx, cancel := context.WithTimeoutCause(c.ctx, timeout, ErrTimeout)
+		defer cancel()
+		f, err := k.openFeed(ctx, namespace, stream, start)
+		if err != nil {
+			k.unreserve()
+		}
+		select {
+		case done <- result{f, err}:
+		case <-bounded.Done():
+			if f != nil {
+				f.close()
+			}
+		}
+	}
+	if err := k.start(exchange); err != nil {
+		k.unreserve()
+		return nil, err
+	}
+	select {
+	case r := <-done:
+		return r.f, r.err
+	case <-bounded.Done():
+		return nil, context.Cause(bounded)
+	}
+}
+
+// openFeed carries out the exchange (session.md, section 7.1).
+func (k *conn) openFeed(ctx context.Context, namespace, stream string, start origin) (*feed, error) {
+	request := func(out []byte) []byte {
+		return start.request(out, k.c.o.tenant, namespace, stream)
+	}
+	// A start position needs a broker that knows them: others would silently begin at the tail (session.md, 4.3). So
+	// does an epoch.
+	positioned := start.Kind == codec.StartEarliest || start.Kind == codec.StartOffset
+	pipelined := request
+	if positioned {
+		pipelined = nil
+	}
+	ctl, err := k.openControl(ctx, pipelined)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() {
+		_ = ctl.s.Recv().SetReadDeadline(past)
+		_ = ctl.s.Send().SetWriteDeadline(past)
+	})
+	defer stop()
+	if start.resume && ctl.ext&codec.ExtGaps == 0 {
+		ctl.abandon()
+		return nil, fmt.Errorf("%w: resuming at a position", ErrUnsupported)
+	}
+	id, err := ctl.subscribe(positioned, request)
+	ctl.abandon()
+	if err == nil {
+		var e *eventStream
+		if e, err = k.awaitEvents(ctx, id); err == nil {
+			return &feed{k: k, id: id, e: e, ext: ctl.ext}, nil
+		}
+	}
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return nil, err
+}
+
+// subscribe sends what has not been sent yet, finishes the stream and reads the reply.
+func (ctl *control) subscribe(positioned bool, request func([]byte) []byte) (id uint64, err error) {
+	if positioned {
+		if ctl.flags&codec.FlagEventOffsets == 0 {
+			return 0, fmt.Errorf("%w: start positions", ErrUnsupported)
+		}
+		if err := ctl.write(request(nil)); err != nil {
+			return 0, err
+		}
+	}
+	// The broker may have stopped reading already: that is not the end of its reply (session.md, section 3.3).
+	_ = ctl.s.Send().Close()
+	if err := ctl.read(); err != nil {
+		return 0, err
+	}
+	m := &ctl.msg
+	switch m.Type {
+	case codec.MsgSubscribed:
+		return m.SubscriptionID, nil
+	case codec.MsgSubscribeCursorError:
+		return 0, &CursorError{TooOld: m.Reason == codec.CursorTooOld, Requested: m.Requested, Available: m.Available}
+	case codec.MsgError:
+		return 0, &BrokerError{string(m.Text)}
+	default:
+		return 0, fmt.Errorf("%w: %v in answer to subscribe", ErrProtocol, m.Type)
+	}
+}

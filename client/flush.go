@@ -1,0 +1,136 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/felix-mq/felix/codec"
+)
+
+// Flush waits until everything that was published before has its outcome: acknowledged, refused or in doubt, and told so
+// to whoever waits for it or gave a callback. What batchers have gathered is sent first. What was sent without an
+// acknowledgement has reached the broker then; Flush fails with [ErrInDoubt] if some of that, since the last Flush, was on
+// a stream that was lost. Other publishes may go on meanwhile and are not waited for. A context without a deadline waits
+// as long as it takes.
+func (c *Client) Flush(ctx context.Context) error {
+	c.mu.Lock()
+	batchers := slices.Collect(maps.Keys(c.batchers))
+	c.mu.Unlock()
+	for _, b := range batchers {
+		if err := b.Flush(ctx); err != nil {
+			return err
+		}
+	}
+	if err := c.publishes.wait(ctx); err != nil {
+		return err
+	}
+	for _, s := range c.publishers {
+		r := s.live()
+		if r == nil {
+			continue
+		}
+		if p := r.unacked.Swap(nil); p != nil {
+			// An empty batch publishes nothing, and is acknowledged behind what was sent on its stream before.
+			if err := p.exchange(ctx, s, nil, codec.AckPerBatch, codec.HeaderLen); err != nil {
+				if _, refused := errors.AsType[*BrokerError](err); refused && !errors.Is(err, ErrInDoubt) {
+					continue // its stream does not exist, say: the answer is as good
+				}
+				return err
+			}
+		}
+	}
+	if c.sendsLost.Swap(false) {
+		return fmt.Errorf("%w: a stream was lost with publishes that no acknowledgement covers", ErrInDoubt)
+	}
+	return nil
+}
+
+// Drain ends the client in order: publishes that begin from now on fail with [ErrClosed], those before get their outcome,
+// as with [Client.Flush], and everything is closed. If ctx ends first, the rest is closed at once, as with [Client.Close].
+func (c *Client) Drain(ctx context.Context) error {
+	c.publishes.refuse()
+	err := c.Flush(ctx)
+	_ = c.Close() // returns nil
+	return err
+}
+
+// ledger knows which publishes have no outcome yet, in spans of those that began between two calls of wait. It may be used
+// from many goroutines.
+type ledger struct {
+	mu      sync.Mutex // guards all below, and the fields of spans
+	current *span
+	sealed  []*span // that are not over
+	closed  bool    // no more may begin
+}
+
+type span struct {
+	of   *ledger
+	open int
+	done chan struct{} // made when no more begin, closed when none is open
+}
+
+// begin counts a publish. It fails with [ErrClosed] when no more may begin.
+func (l *ledger) begin() (*span, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil, ErrClosed
+	}
+	return l.beginLocked(), nil
+}
+
+// beginAnyway counts what a publish that has begun leaves to be done.
+func (l *ledger) beginAnyway() *span {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.beginLocked()
+}
+
+func (l *ledger) beginLocked() *span {
+	if l.current == nil {
+		l.current = &span{of: l}
+	}
+	l.current.open++
+	return l.current
+}
+
+// end counts the end of a publish.
+func (s *span) end() {
+	s.of.mu.Lock()
+	defer s.of.mu.Unlock()
+	if s.open--; s.open == 0 && s.done != nil {
+		close(s.done)
+		s.of.sealed = slices.DeleteFunc(s.of.sealed, func(o *span) bool { return o == s })
+	}
+}
+
+// wait waits for all publishes that have begun.
+func (l *ledger) wait(ctx context.Context) error {
+	l.mu.Lock()
+	if l.current != nil && l.current.open > 0 {
+		l.current.done = make(chan struct{})
+		l.sealed = append(l.sealed, l.current)
+		l.current = nil
+	}
+	spans := slices.Clone(l.sealed)
+	l.mu.Unlock()
+	for _, s := range spans {
+		select {
+		case <-s.done:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// refuse lets no more publishes begin.
+func (l *ledger) refuse() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+}

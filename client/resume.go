@@ -1,0 +1,141 @@
+package client
+
+import (
+	"context"
+	"errors"
+
+	"github.com/felix-mq/felix/codec"
+)
+
+// maxRefusals is how many refusals in a row end a subscription that subscribes again. One may be due to a broker that
+// has just started and does not know all streams or keys yet; nothing is decided by its text (session.md, section 9).
+const maxRefusals = 5
+
+// resumption is what came of subscribing again.
+type resumption struct {
+	feed *feed
+	gap  *Gap // what may have been missed, as far as this side knows
+	err  error
+}
+
+// lost ends the feed and begins to subscribe again, unless that is not wanted or of no use.
+func (s *Subscription) lost(f *feed, err error) {
+	if s.o.once || errors.Is(err, ErrClosed) || !Retryable(err) {
+		s.end(err)
+		return
+	}
+	s.release()
+	s.current.Store(nil)
+	f.close()
+	s.c.hooks.subscription(s, SubscriptionResuming, err)
+	from, gap := s.resumeAt(f)
+	done, pauses := make(chan resumption, 1), s.backoff
+	// On a goroutine of its own, so that it gets on however short the contexts of the reader are. It ends with s.life.
+	if !s.c.start(func() { done <- s.resume(from, gap, pauses) }) {
+		s.end(ErrClosed)
+		return
+	}
+	s.pending = done
+}
+
+// resumeAt returns where to subscribe again, and the gap that this leaves.
+func (s *Subscription) resumeAt(f *feed) (origin, *Gap) {
+	at := codec.Start{Kind: codec.StartOffset, Offset: s.offset.Load()}
+	switch {
+	case f.ext&codec.ExtGaps != 0 && s.hasOffset.Load():
+		return origin{Start: at, resume: true, epoch: s.epoch.Load()}, nil
+	case s.exact && s.begun:
+		// Without the extension only events of durable streams carry offsets when they are delivered live, and those
+		// survive a restart (session.md, section 7.6).
+		return origin{Start: at}, nil
+	case !s.begun && (s.o.start.Kind == codec.StartEarliest || s.o.start.Kind == codec.StartOffset):
+		return s.o.start, nil
+	default:
+		return origin{}, &Gap{Reason: GapUnknown}
+	}
+}
+
+// resume subscribes until that succeeds or cannot.
+func (s *Subscription) resume(from origin, gap *Gap, pauses backoff) resumption {
+	for refusals := 0; ; {
+		if err := sleep(s.life, pauses.next()); err != nil {
+			return resumption{err: err}
+		}
+		f, err := s.c.openFeed(s.life, s.namespace, s.stream, from)
+		if err == nil {
+			return resumption{feed: f, gap: gap}
+		}
+		cursor, isCursor := errors.AsType[*CursorError](err)
+		_, isRefusal := errors.AsType[*BrokerError](err)
+		switch {
+		case s.life.Err() != nil:
+			return resumption{err: context.Cause(s.life)}
+		case isCursor && cursor.TooOld:
+			gap = merge(gap, Gap{Reason: GapExpired, Lost: cursor.Available - cursor.Requested})
+			from = origin{Start: codec.Start{Kind: codec.StartOffset, Offset: cursor.Available}}
+		case isCursor: // another life of the stream
+			gap = merge(gap, Gap{Reason: GapEpoch})
+			from = origin{Start: codec.Start{Kind: codec.StartEarliest}}
+		case errors.Is(err, ErrUnsupported): // another broker than the last time
+			gap = merge(gap, Gap{Reason: GapUnknown})
+			from = origin{}
+		case isRefusal:
+			if refusals++; refusals == maxRefusals {
+				return resumption{err: err}
+			}
+		case !Retryable(err):
+			return resumption{err: err}
+		}
+		s.c.hooks.subscription(s, SubscriptionResuming, err)
+	}
+}
+
+// resumed waits for the goroutine that subscribes again. When it returns nil there is a feed, or s.err.
+func (s *Subscription) resumed(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	select {
+	case r := <-s.pending:
+		s.pending = nil
+		s.adopt(r)
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// adopt goes on with what came of subscribing again.
+func (s *Subscription) adopt(r resumption) {
+	if r.err != nil {
+		s.end(r.err)
+		return
+	}
+	s.backoff.attempts++ // until the feed has delivered something
+	if r.feed.ext&codec.ExtGaps == 0 {
+		s.hasOffset.Store(false)
+	}
+	if r.gap != nil {
+		s.lose(*r.gap)
+	}
+	s.current.Store(r.feed)
+	if s.closed.Load() {
+		r.feed.quit() // Close may have missed it
+	}
+	s.c.hooks.subscription(s, SubscriptionLive, nil)
+}
+
+// lose notes a loss, together with one that has not been handed out yet: only Next leaves some behind.
+func (s *Subscription) lose(g Gap) { s.gap = merge(s.gap, g) }
+
+// merge joins two losses in a row.
+func merge(earlier *Gap, g Gap) *Gap {
+	if earlier != nil {
+		if earlier.Reason == GapEpoch || earlier.Reason == GapUnknown {
+			g = *earlier
+		} else if g.Reason != GapEpoch && g.Reason != GapUnknown {
+			g.Lost += earlier.Lost
+		}
+	}
+	return &g
+}

@@ -1,0 +1,82 @@
+package client
+
+import "github.com/felix-mq/felix/codec"
+
+// SubscribeOption changes one setting of a subscription.
+type SubscribeOption func(*subscribeOptions)
+
+type subscribeOptions struct {
+	start origin
+	once  bool
+}
+
+// origin is where a subscription begins. Without resume, epoch means nothing.
+type origin struct {
+	codec.Start
+	resume bool
+	epoch  uint64
+}
+
+// request appends the subscribe.
+func (o origin) request(dst []byte, tenant, namespace, stream string) []byte {
+	if o.resume {
+		return codec.AppendResume(dst, tenant, namespace, stream, o.epoch, o.Offset)
+	}
+	return codec.AppendSubscribe(dst, tenant, namespace, stream, o.Start, 0, false)
+}
+
+// Position is a place in a stream: behind the last event that a subscription has handed out. Offsets count within an
+// epoch, which ends when the broker forgets the stream's past, by a restart for instance.
+type Position struct {
+	Epoch  uint64
+	Offset uint64 // of the next event
+}
+
+// FromPosition goes on where another subscription of the stream was, in this process or an earlier one: see
+// [Subscription.Position]. Events that the broker no longer has are reported as a [Gap], so nothing is missed without
+// notice. Subscribe fails with [ErrUnsupported] if the broker does not negotiate that.
+func FromPosition(p Position) SubscribeOption {
+	return func(o *subscribeOptions) {
+		o.start = origin{Start: codec.Start{Kind: codec.StartOffset, Offset: p.Offset}, resume: true, epoch: p.Epoch}
+	}
+}
+
+// Gap says that events were lost.
+type Gap struct {
+	Reason GapReason
+	Lost   uint64 // number of events; 0 if nobody knows
+}
+
+// GapReason says why events were lost.
+type GapReason = codec.GapReason
+
+// The reasons. There may be others that this version does not know; treat them as GapUnknown.
+const (
+	GapUnknown   = codec.GapUnknown
+	GapQueueFull = codec.GapQueueFull // the subscription's queue in the broker was full: its reader was too slow
+	GapReclaimed = codec.GapReclaimed // the broker needed the memory of the queue, and its reader did not read
+	GapExpired   = codec.GapExpired   // the position to resume at is no longer kept
+	GapEpoch     = codec.GapEpoch     // the position to resume at is of another epoch; Lost is 0
+	GapCorrupt   = codec.GapCorrupt   // a compressed batch could not be decompressed
+)
+
+// FromEarliest starts with the oldest event that the broker still has.
+func FromEarliest() SubscribeOption {
+	return func(o *subscribeOptions) { o.start = origin{Start: codec.Start{Kind: codec.StartEarliest}} }
+}
+
+// FromOffset starts with the event of that offset. Subscribe fails with a [CursorError] if the broker does not have
+// it any more, or will not have it next.
+func FromOffset(offset uint64) SubscribeOption {
+	return func(o *subscribeOptions) {
+		o.start = origin{Start: codec.Start{Kind: codec.StartOffset, Offset: offset}}
+	}
+}
+
+// FromLatest starts with the next event. It is the default.
+func FromLatest() SubscribeOption {
+	return func(o *subscribeOptions) { o.start = origin{Start: codec.Start{Kind: codec.StartLatest}} }
+}
+
+// WithoutResume makes a subscription end with its event stream, instead of subscribing again.
+func WithoutResume() SubscribeOption { return func(o *subscribeOptions) { o.once = true } }

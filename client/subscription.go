@@ -1,0 +1,318 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"github.com/felix-mq/felix/codec"
+)
+
+// Subscription is one subscriber's stream of events. One goroutine at a time may read it; Close may be called from
+// any. What is not read is held back by flow control: nothing is dropped on this side.
+//
+// A subscription outlives its connection. When that is lost, or the broker ends the event stream, the subscription
+// subscribes again behind the last event that it has handed out, as soon as it is read, with pauses between attempts
+// ([WithBackoff]). Where the broker still has the events in between nothing is missed; otherwise the next event or batch
+// carries a [Gap] that says so. What ends it is Close, an end of the client, a broker that refuses it several times in a
+// row, or one that violates the protocol.
+type Subscription struct {
+	c                 *Client
+	namespace, stream string
+	o                 subscribeOptions
+
+	life    context.Context // ends with Close and with the client
+	endLife context.CancelCauseFunc
+	current atomic.Pointer[feed] // nil while there is none; written by the reader, and Close quits it
+
+	mu      sync.Mutex      // held while reading: Close takes the buffers back afterwards. Guards all up to plain
+	err     error           // why the subscription is over
+	pending chan resumption // not nil while a goroutine subscribes again
+	backoff backoff
+	ctx     context.Context // the one that is watched; see bind
+	unbind  func() bool
+	msg     codec.Message
+	batch   Batch
+	cursor  codec.ItemCursor
+	index   int
+	gap     *Gap   // not handed out yet
+	exact   bool   // offset can be resumed at although the broker tells no epoch
+	begun   bool   // events were handed out
+	plain   []byte // the decompressed batch
+
+	// Where the reader is; written by it alone. hasOffset says that the broker tells positions.
+	hasOffset     atomic.Bool
+	epoch, offset atomic.Uint64
+
+	closed atomic.Bool
+}
+
+// Event is one event. Payload is a view that lives until the next call on the subscription; [Event.Clone] makes one that
+// can be kept.
+type Event struct {
+	Payload   []byte
+	Offset    uint64 // meaningful if HasOffset
+	HasOffset bool
+	Gap       *Gap // what was lost between the previous event and this one; nil if nothing was, as far as the broker tells
+}
+
+// Clone returns a copy with a payload of its own, which the caller may keep.
+func (e Event) Clone() Event {
+	e.Payload = append([]byte{}, e.Payload...)
+	return e
+}
+
+// Batch is the events of one frame. It is a view that lives until the next call on the subscription.
+type Batch struct {
+	items      codec.Items
+	Gap        *Gap   // what was lost in front of it; see [Event.Gap]
+	BaseOffset uint64 // of the first event, meaningful if HasOffset
+	HasOffset  bool
+}
+
+// Len returns the number of events. It is 0 if there is only a Gap to tell.
+func (b *Batch) Len() int { return b.items.Len() }
+
+// Payloads yields each event's position in the batch and its payload.
+func (b *Batch) Payloads() iter.Seq2[int, []byte] { return b.items.All() }
+
+// Subscribe asks for the events of a stream, from the next one on unless an option says otherwise.
+func (c *Client) Subscribe(ctx context.Context, namespace, stream string, opts ...SubscribeOption) (*Subscription, error) {
+	var o subscribeOptions
+	for _, opt := range opts {
+		opt(&o)
+	}
+	err := checkNames(namespace, stream)
+	if err == nil && c.ctx.Err() != nil {
+		err = ErrClosed
+	}
+	var f *feed
+	if err == nil {
+		f, err = c.openFeed(ctx, namespace, stream, o.start)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("client: subscribing to %.80q/%.80q: %w", namespace, stream, err)
+	}
+	s := &Subscription{c: c, namespace: namespace, stream: stream, o: o, backoff: c.o.backoff}
+	s.life, s.endLife = context.WithCancelCause(c.ctx)
+	s.current.Store(f)
+	return s, nil
+}
+
+// ID returns the number that the broker gave the subscription, which changes when it subscribes again; 0 while it does.
+func (s *Subscription) ID() uint64 {
+	if f := s.current.Load(); f != nil {
+		return f.id
+	}
+	return 0
+}
+
+// Position returns where the subscription is: behind the last event that was handed out, to go on from there with
+// [FromPosition], in another process for instance. It may be called at any time, and reports false if the broker does
+// not tell positions, or has not yet.
+func (s *Subscription) Position() (Position, bool) {
+	return Position{Epoch: s.epoch.Load(), Offset: s.offset.Load()}, s.hasOffset.Load()
+}
+
+// NextBatch waits for the next frame of events. Mixing it with [Subscription.Next] skips what Next has not returned of
+// its frame.
+//
+// It ends with the context, and can be called again afterwards: nothing is lost. It fails with [ErrClosed] after Close,
+// and with the broker's refusal or [ErrProtocol] where subscribing again is of no use. A subscription made with
+// [WithoutResume] also ends with its event stream: with [ErrEnded] when the broker finished that, and with an error that
+// matches [ErrDisconnected] when it was lost. The error of a subscription that is over stays the same.
+func (s *Subscription) NextBatch(ctx context.Context) (Batch, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.index, s.cursor = 0, codec.ItemCursor{}
+	err := s.nextBatch(ctx)
+	if err == nil {
+		if s.batch.HasOffset {
+			s.offset.Store(s.batch.BaseOffset + uint64(s.batch.Len()))
+		}
+		s.begun = s.begun || s.batch.Len() > 0
+		s.batch.Gap, s.gap = s.gap, nil
+	}
+	return s.batch, err
+}
+
+// Next waits for the next event. See [Subscription.NextBatch]; a [Gap] comes with the event behind it.
+func (s *Subscription) Next(ctx context.Context) (Event, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for {
+		if payload, ok := s.cursor.Next(); ok {
+			ev := Event{Payload: payload, HasOffset: s.batch.HasOffset}
+			if ev.HasOffset {
+				ev.Offset = s.batch.BaseOffset + uint64(s.index)
+				s.offset.Store(ev.Offset + 1)
+			}
+			s.index++
+			s.begun = true
+			ev.Gap, s.gap = s.gap, nil
+			return ev, nil
+		}
+		if err := s.nextBatch(ctx); err != nil {
+			return Event{}, err
+		}
+		s.index, s.cursor = 0, s.batch.items.Cursor()
+	}
+}
+
+// Events yields events until the context ends or the subscription is over, and the reason last. Each event's payload is
+// a view that lives until the loop asks for the next one. Breaking out of the loop leaves the subscription where it is.
+func (s *Subscription) Events(ctx context.Context) iter.Seq2[Event, error] {
+	return func(yield func(Event, error) bool) {
+		for {
+			ev, err := s.Next(ctx)
+			if !yield(ev, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// Each calls handle with each event until it fails, the context ends or the subscription is over, and returns the
+// reason. The event's payload is a view that lives until handle returns.
+func (s *Subscription) Each(ctx context.Context, handle func(Event) error) error {
+	for ev, err := range s.Events(ctx) {
+		if err == nil {
+			err = handle(ev)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil // not reached: the last thing that Events yields is an error
+}
+
+// nextBatch reads the next frame with events, or with a gap alone, into s.batch.
+func (s *Subscription) nextBatch(ctx context.Context) error {
+	s.batch = Batch{}
+	for {
+		if s.err != nil {
+			return s.err
+		}
+		f := s.current.Load()
+		if f == nil {
+			if err := s.resumed(ctx); err != nil {
+				return err
+			}
+			if s.gap != nil {
+				return nil
+			}
+			continue
+		}
+		if !f.e.fr.Ready() {
+			if err := s.bind(ctx, f); err != nil {
+				return err
+			}
+		}
+		frame, err := f.e.fr.Next()
+		if err != nil {
+			if err := s.readError(f, err); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := s.parse(f, frame); err != nil {
+			s.end(fmt.Errorf("%w: %w", ErrProtocol, err))
+			continue
+		}
+		if n := s.batch.items.Len(); n > 0 || frame.Header.Flags == codec.LayoutExtension && s.gap != nil {
+			s.backoff.attempts = 0
+			if n > 0 {
+				s.exact = frame.Header.Flags == codec.LayoutSharedOffsets
+				s.c.hooks.delivered(s, n, len(s.batch.items.Raw()))
+			}
+			return nil
+		}
+	}
+}
+
+// bind makes the end of ctx wake a blocked read. It costs something only when the context ends differently from the
+// last one, so that a loop with one context allocates nothing. Contexts themselves may not be comparable.
+func (s *Subscription) bind(ctx context.Context, f *feed) error {
+	if err := ctx.Err(); err != nil {
+		return context.Cause(ctx)
+	}
+	if s.ctx != nil && s.ctx.Done() == ctx.Done() {
+		return nil
+	}
+	s.release()
+	_ = f.e.r.SetReadDeadline(never)
+	s.ctx = ctx
+	if ctx.Done() != nil {
+		s.unbind = context.AfterFunc(ctx, func() { _ = f.e.r.SetReadDeadline(past) })
+	}
+	return nil
+}
+
+// release forgets the context that is watched.
+func (s *Subscription) release() {
+	if s.unbind != nil {
+		s.unbind()
+	}
+	s.ctx, s.unbind = nil, nil
+}
+
+// readError deals with the failure of a read. It returns nil if the reader should look again.
+func (s *Subscription) readError(f *feed, err error) error {
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		// A deadline that was set for an earlier context is none of this one's business.
+		_ = f.e.r.SetReadDeadline(never)
+		if s.ctx == nil || s.ctx.Err() == nil {
+			return nil
+		}
+		err = context.Cause(s.ctx)
+		s.ctx, s.unbind = nil, nil
+		return err
+	case s.closed.Load():
+		s.end(ErrClosed)
+	case errors.Is(err, io.EOF):
+		s.lost(f, ErrEnded)
+	default:
+		s.lost(f, f.k.streamError("reading events", err))
+	}
+	return nil
+}
+
+// end makes err the answer to all further reads, and gives back what the subscription holds. s.mu is held.
+func (s *Subscription) end(err error) {
+	s.err = err
+	s.endLife(err)
+	s.release()
+	s.batch, s.cursor, s.plain = Batch{}, codec.ItemCursor{}, nil
+	if f := s.current.Swap(nil); f != nil {
+		f.close()
+	}
+	if s.pending != nil {
+		if r := <-s.pending; r.feed != nil { // it hears of the end of s.life
+			r.feed.close()
+		}
+		s.pending = nil
+	}
+	s.c.hooks.subscription(s, SubscriptionOver, err)
+}
+
+// Close ends the subscription. A read under way fails with [ErrClosed]. It may be called twice, and returns nil.
+func (s *Subscription) Close() error {
+	s.closed.Store(true)
+	s.endLife(ErrClosed)
+	if f := s.current.Load(); f != nil {
+		f.quit()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
+		s.end(ErrClosed)
+	}
+	s.err = ErrClosed
+	return nil
+}
