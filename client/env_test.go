@@ -1,0 +1,44 @@
+package client_test
+
+import (
+	"bytes"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/felix-mq/felix/client"
+	"github.com/felix-mq/felix/conformance/script"
+)
+
+// TestFromEnv connects with nothing but the environment and a certificate, and reports every bad variable at once.
+func TestFromEnv(t *testing.T) {
+	p := newPeer(t)
+	p.serve(script.NewNormal())
+	for name, value := range map[string]string{
+		"FELIX_AUTH_TENANT": " t1 ", "FELIX_AUTH_TOKEN": "token", "FELIX_PUB_CONN_POOL": "2", "FELIX_PUB_STREAMS_PER_CONN": "0",
+		"FELIX_PUB_SHARDING": "rr", "FELIX_SUB_CONNS": "3", "FELIX_EVENT_STREAM_RECV_WINDOW": "65536", "FELIX_PUBLISH_CHUNK_BYTES": "1",
+	} {
+		t.Setenv(name, value)
+	}
+	var log bytes.Buffer
+	c, err := client.Connect(p.ctx, p.Addr(), client.WithTLS(p.ClientTLS()),
+		client.WithLogger(slog.New(slog.NewTextHandler(&log, nil))), client.FromEnv())
+	p.must(err)
+	p.must(c.Publisher("default", "demo").Publish(p.ctx, nil))
+	p.must(c.Close())
+	if !strings.Contains(log.String(), "FELIX_PUBLISH_CHUNK_BYTES") || !strings.Contains(log.String(), "felix: connected") {
+		t.Errorf("logged %s", log.String())
+	}
+	t.Setenv("FELIX_PUB_CONN_POOL", "many")
+	t.Setenv("FELIX_MAX_FRAME_BYTES", "-1")
+	_, err = client.Connect(p.ctx, p.Addr(), client.WithTLS(p.ClientTLS()), client.FromEnv())
+	if err == nil || !strings.Contains(err.Error(), "FELIX_PUB_CONN_POOL") || !strings.Contains(err.Error(), "FELIX_MAX_FRAME_BYTES") {
+		t.Errorf("got %v", err)
+	}
+	t.Setenv("FELIX_PUB_CONN_POOL", "")
+	t.Setenv("FELIX_MAX_FRAME_BYTES", "")
+	t.Setenv("FELIX_PUB_SHARDING", "sometimes")
+	if _, err = client.Connect(p.ctx, p.Addr(), client.WithTLS(p.ClientTLS()), client.FromEnv()); err == nil || !strings.Contains(err.Error(), "FELIX_PUB_SHARDING") {
+		t.Errorf("got %v", err)
+	}
+}
