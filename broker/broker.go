@@ -97,6 +97,7 @@ func New(cfg Config) (*Broker, error) {
 		Sockets:             cfg.Sockets,
 		RetryAbove:          cfg.RetryAbove,
 		HandshakesPerPrefix: cfg.HandshakesPerPrefix,
+		StatelessResetKey:   cfg.StatelessResetKey,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("broker: listening on %s: %w", cfg.Bind, err)
@@ -251,6 +252,16 @@ func (b *Broker) Shutdown(ctx context.Context) error {
 	return ctx.Err()
 }
 
+// CloseConnections closes every connection with code 0, as a shutdown does, and goes on: clients come back, on this broker
+// or on another that a balancer sends them to.
+func (b *Broker) CloseConnections() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for c := range b.conns {
+		_ = c.qc.Close(0, shutdownReason)
+	}
+}
+
 // packets returns how many packets QUIC has sent, and how many of them it believes lost.
 func (b *Broker) packets() (sent, lost uint64) {
 	b.mu.Lock()
@@ -268,10 +279,8 @@ func (b *Broker) packets() (sent, lost uint64) {
 func (b *Broker) closeAll() {
 	b.mu.Lock()
 	b.draining = true
-	for c := range b.conns {
-		_ = c.qc.Close(0, shutdownReason)
-	}
 	b.mu.Unlock()
+	b.CloseConnections()
 	b.stopAccept()
 	b.stopSweep()
 	b.wg.Wait()

@@ -71,6 +71,10 @@ type Config struct {
 	TLS *tls.Config
 	// Keys says which keys sign each tenant's tokens. It must be set.
 	Keys auth.KeySource
+	// StatelessResetKey is a secret that a broker has in common with those that it replaces at the same address: peers of
+	// its predecessor hear at their next packet that their connections are gone (RFC 9000, section 10.3). Nil means that
+	// they find out by their idle timeout. Brokers that run side by side must not share one.
+	StatelessResetKey *[32]byte
 	// Logger receives what the broker has to say; nil discards it.
 	Logger *slog.Logger
 	// Now is the clock by which tokens expire; nil means time.Now.

@@ -110,7 +110,7 @@ func (p *Publisher) publishFunc(ctx context.Context, payloads [][]byte, span *sp
 			if err = q.send(ctx, r, codec.AckPerBatch, payloads, n, 0); err == nil {
 				return
 			}
-			if q.slot.again(ctx, err) {
+			if q.slot.again(ctx, r, err) {
 				continue
 			}
 		}

@@ -196,7 +196,7 @@ func (ctl *control) read() error {
 	f, err := ctl.fr.Next()
 	if err != nil {
 		if errors.Is(err, io.EOF) {
-			return fmt.Errorf("%w: stream ended instead of a reply", ErrProtocol)
+			return fmt.Errorf("%w: the broker ended the stream without a reply", ErrDisconnected) // session.md, section 3.3
 		}
 		return ctl.k.streamError("reading a reply", err)
 	}

@@ -69,7 +69,7 @@ func TestAuth(t *testing.T) {
 		{"error in other words", func(ctl *script.Control) error {
 			return ctl.Send(codec.AppendError(nil, "who are you"))
 		}, client.ErrAuth},
-		{"FIN", func(ctl *script.Control) error { ctl.Finish(); return nil }, client.ErrProtocol},
+		{"FIN", func(ctl *script.Control) error { ctl.Finish(); return nil }, client.ErrDisconnected},
 		{"RESET_STREAM", func(ctl *script.Control) error { ctl.Reset(); return nil }, errReset},
 		{"FIN in the middle of a frame", func(ctl *script.Control) error {
 			defer ctl.Finish()
@@ -527,7 +527,7 @@ func TestSilentPeer(t *testing.T) {
 		case err := <-published:
 			return early(err)
 		}
-		relay.Silence()
+		relay.Silence(true)
 		for _, conn := range []*script.Conn{conn, <-subscribed} {
 			select {
 			case <-conn.Done():

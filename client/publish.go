@@ -103,7 +103,7 @@ func (p *Publisher) SendBatch(ctx context.Context, payloads [][]byte) (err error
 			r.unacked.Store(p)
 			return nil
 		}
-		if !s.again(ctx, err) {
+		if !s.again(ctx, r, err) {
 			return err
 		}
 	}
@@ -166,7 +166,7 @@ func (p *Publisher) exchange(ctx context.Context, s *slot, payloads [][]byte, mo
 			}
 			r.forget(c) // the broker cannot have read it, so there is no doubt
 		}
-		if !s.again(ctx, err) {
+		if !s.again(ctx, r, err) {
 			return err
 		}
 	}
@@ -188,9 +188,9 @@ func (p *Publisher) await(ctx context.Context, r *requests, c *call) error {
 	return c.outcome()
 }
 
-// again reports whether a publish that failed with err before it was sent is to be tried on another stream.
-func (s *slot) again(ctx context.Context, err error) bool {
-	return s.home.policy != WhileDownFail && ctx.Err() == nil && s.live() == nil && errors.Is(err, ErrDisconnected)
+// again reports whether a publish that failed on a stream before it was sent is to be tried on another one.
+func (s *slot) again(ctx context.Context, r *requests, err error) bool {
+	return s.home.policy != WhileDownFail && ctx.Err() == nil && r.broken() && errors.Is(err, ErrDisconnected)
 }
 
 // write sends a batch. It fails only if the broker cannot have read it. Without an acknowledgement mode is AckNone.

@@ -38,7 +38,7 @@ func TestSubscribeRefused(t *testing.T) {
 			return ok && *e == client.CursorError{Requested: 1<<64 - 1} && strings.Contains(e.Error(), "future")
 		}},
 		{"another message", codec.AppendPublishOK(nil, 1), func(err error) bool { return errors.Is(err, client.ErrProtocol) }},
-		{"nothing but FIN", nil, func(err error) bool { return errors.Is(err, client.ErrProtocol) }},
+		{"nothing but FIN", nil, func(err error) bool { return errors.Is(err, client.ErrDisconnected) }},
 	} {
 		for _, start := range []client.SubscribeOption{client.FromLatest(), client.FromOffset(3)} {
 			t.Run(tc.name, func(t *testing.T) {

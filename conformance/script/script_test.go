@@ -97,7 +97,7 @@ func TestRelay(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer qc.Close(0, "")
-	r.Silence()
+	r.Silence(true)
 	short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
 	defer cancel()
 	if qc, err := quicx.Dial(short, r.Addr(), s.ClientTLS(), quicx.Config{}); err == nil {

@@ -1,0 +1,256 @@
+// Package felixtest runs a Felix broker inside a test, with a client's view of everything that can go wrong with one.
+//
+//	broker := felixtest.Start(t)
+//	c := broker.Connect(t)
+//	err := c.Publisher(felixtest.Namespace, felixtest.Stream).Publish(t.Context(), []byte("hello"))
+//
+// It is a real broker that speaks QUIC on loopback, behind a relay for datagrams that can be told to lose them. It is up
+// after some milliseconds and gone with its test. Begin at [Start]; then see [Broker.Kick], [Broker.Restart],
+// [Broker.Pause], [Broker.Lose] and [Broker.Refuse].
+package felixtest
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/felix-mq/felix/auth"
+	"github.com/felix-mq/felix/broker"
+	"github.com/felix-mq/felix/client"
+	"github.com/felix-mq/felix/internal/relay"
+	"github.com/felix-mq/felix/quicx"
+)
+
+// What a broker has when it starts. More is made with [Broker.AddStream] and [Broker.AddCache].
+const (
+	Tenant    = "t1"
+	Namespace = "default"
+	Stream    = "demo"
+	Cache     = "primary"
+)
+
+// Broker is a broker under test. Its methods may be called from many goroutines. Those that take a [testing.TB] fail it if
+// they do not succeed.
+type Broker struct {
+	relay   *relay.Relay
+	cfg     broker.Config
+	roots   *x509.CertPool
+	signer  *auth.Signer
+	refuses atomic.Bool
+
+	mu      sync.Mutex // guards all below
+	b       *broker.Broker
+	served  chan error // nil while it is dead
+	streams []string
+	caches  []string
+}
+
+// Start starts a broker that ends with the test. configure, which may be missing, changes its settings.
+func Start(tb testing.TB, configure ...func(*broker.Config)) *Broker {
+	tb.Helper()
+	b, err := New(configure...)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(b.Close)
+	return b
+}
+
+// New is [Start] for those who have no test. The caller closes the broker.
+func New(configure ...func(*broker.Config)) (*Broker, error) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("felixtest: %w", err)
+	}
+	signer, err := auth.NewSigner(key, "felixtest")
+	if err != nil {
+		return nil, fmt.Errorf("felixtest: %w", err)
+	}
+	cert, roots, err := quicx.DevCertificate("localhost", "127.0.0.1")
+	if err != nil {
+		return nil, fmt.Errorf("felixtest: %w", err)
+	}
+	b := &Broker{cfg: broker.DefaultConfig(), roots: roots, signer: signer, streams: []string{Stream}, caches: []string{Cache}}
+	for _, f := range configure {
+		f(&b.cfg)
+	}
+	b.cfg.Bind = "127.0.0.1:0"
+	b.cfg.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
+	b.cfg.Keys = keys{b}
+	b.cfg.StatelessResetKey = (*[32]byte)(key.Seed())
+	if err := b.serve(); err != nil {
+		return nil, err
+	}
+	if b.relay, err = relay.New(b.b.Addr().String()); err != nil {
+		b.kill()
+		return nil, fmt.Errorf("felixtest: %w", err)
+	}
+	b.cfg.Bind = b.b.Addr().String()
+	return b, nil
+}
+
+// keys is the key set of the broker, which it cannot get while it refuses.
+type keys struct{ b *Broker }
+
+func (k keys) Keys(context.Context, string) (auth.KeySet, error) {
+	if k.b.refuses.Load() {
+		return nil, errors.New("felixtest: authentication is refused")
+	}
+	return auth.KeySet{k.b.signer.Key()}, nil
+}
+
+// serve starts a broker with the streams and caches that there are.
+func (b *Broker) serve() error {
+	inner, err := broker.New(b.cfg)
+	if err != nil {
+		return fmt.Errorf("felixtest: %w", err)
+	}
+	b.b, b.served = inner, make(chan error, 1)
+	go func() { b.served <- inner.Serve(context.Background()) }()
+	for _, s := range b.streams {
+		err = errors.Join(err, inner.AddStream(Tenant, Namespace, s))
+	}
+	for _, c := range b.caches {
+		err = errors.Join(err, inner.AddCache(Tenant, Namespace, c))
+	}
+	if err != nil {
+		b.kill()
+	}
+	return err
+}
+
+// kill ends the broker, if there is one, without letting anything end in order.
+func (b *Broker) kill() {
+	if b.served == nil {
+		return
+	}
+	over, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = b.b.Shutdown(over)
+	<-b.served
+	b.served = nil
+}
+
+// Close ends the broker. It is called once; [Start] does it.
+func (b *Broker) Close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.kill()
+	if b.relay != nil {
+		b.relay.Close()
+	}
+}
+
+// Addr returns the address to connect to.
+func (b *Broker) Addr() string { return b.relay.Addr() }
+
+// TLS returns the configuration with which a client trusts the broker.
+func (b *Broker) TLS() *tls.Config {
+	return &tls.Config{RootCAs: b.roots, ServerName: "localhost", MinVersion: tls.VersionTLS13}
+}
+
+// Token makes a token of the tenant that expires after some time. Without permissions it allows everything; otherwise see
+// session.md, section 4.6.
+func (b *Broker) Token(life time.Duration, permissions ...string) (string, error) {
+	if len(permissions) == 0 {
+		permissions = []string{"stream.publish:*", "stream.subscribe:*", "cache.read:*", "cache.write:*"}
+	}
+	now := time.Now()
+	return b.signer.Mint(auth.Claims{Tenant: Tenant, Subject: "felixtest", IssuedAt: now, Expires: now.Add(life), Permissions: permissions})
+}
+
+// Options are what a client needs to connect.
+func (b *Broker) Options() []client.Option {
+	return []client.Option{
+		client.WithTLS(b.TLS()),
+		client.WithTokenSource(Tenant, func(context.Context) (string, error) { return b.Token(time.Hour) }),
+	}
+}
+
+// Connect connects a client that is closed with the test.
+func (b *Broker) Connect(tb testing.TB, opts ...client.Option) *client.Client {
+	tb.Helper()
+	c, err := client.Connect(tb.Context(), b.Addr(), append(b.Options(), opts...)...)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// AddStream makes a stream.
+func (b *Broker) AddStream(tb testing.TB, name string) {
+	tb.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := b.b.AddStream(Tenant, Namespace, name); err != nil {
+		tb.Fatal(err)
+	}
+	b.streams = append(b.streams, name)
+}
+
+// AddCache makes a cache.
+func (b *Broker) AddCache(tb testing.TB, name string) {
+	tb.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := b.b.AddCache(Tenant, Namespace, name); err != nil {
+		tb.Fatal(err)
+	}
+	b.caches = append(b.caches, name)
+}
+
+// Kick closes all connections. Clients may come back at once, and find everything as it was.
+func (b *Broker) Kick() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.b.CloseConnections()
+}
+
+// Restart kills the broker as a crash would, without a word to its clients, and starts another at the same address, which
+// has the same streams and caches with nothing in them.
+func (b *Broker) Restart(tb testing.TB) {
+	tb.Helper()
+	b.Kill()
+	b.Revive(tb)
+}
+
+// Kill is the first half of Restart.
+func (b *Broker) Kill() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.relay.Silence(true)
+	b.kill()
+}
+
+// Revive is the second half of Restart.
+func (b *Broker) Revive(tb testing.TB) {
+	tb.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := b.serve(); err != nil {
+		tb.Fatal(err)
+	}
+	b.relay.Silence(false)
+}
+
+// Pause makes the broker unreachable until [Broker.Resume]: nothing arrives, in either direction. Connections survive it
+// if it is shorter than the client's idle timeout.
+func (b *Broker) Pause() { b.relay.Silence(true) }
+
+// Resume ends a pause.
+func (b *Broker) Resume() { b.relay.Silence(false) }
+
+// Lose makes the network lose a share of all datagrams, from 0 for none to 1, at random.
+func (b *Broker) Lose(share float64) { b.relay.Lose(share) }
+
+// Refuse makes the broker refuse to authenticate anybody from now on, or no longer. Streams that are open go on.
+func (b *Broker) Refuse(on bool) { b.refuses.Store(on) }

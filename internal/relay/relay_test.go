@@ -1,0 +1,77 @@
+package relay_test
+
+import (
+	"net"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/felix-mq/felix/internal/relay"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// TestRelay passes datagrams both ways, and none while it is silent or loses all.
+func TestRelay(t *testing.T) {
+	server, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	r, err := relay.New(server.LocalAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	client, err := net.Dial("udp4", r.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	b := make([]byte, 100)
+	// arrives sends text there and back. What is lost would come in front of what is not.
+	arrives := func(text string) {
+		t.Helper()
+		_ = server.SetReadDeadline(time.Now().Add(10 * time.Second))
+		_ = client.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if _, err := client.Write([]byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		n, from, err := server.ReadFrom(b)
+		if err != nil || string(b[:n]) != text {
+			t.Fatalf("server read %q, %v", b[:n], err)
+		}
+		if _, err = server.WriteTo(b[:n], from); err != nil {
+			t.Fatal(err)
+		}
+		if n, err = client.Read(b); err != nil || string(b[:n]) != text {
+			t.Fatalf("client read %q, %v", b[:n], err)
+		}
+	}
+	lost := func(text string) {
+		t.Helper()
+		_ = server.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+		if _, err := client.Write([]byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		if n, _, err := server.ReadFrom(b); err == nil {
+			t.Fatalf("server read %q", b[:n])
+		}
+	}
+	arrives("one")
+	r.Silence(true)
+	lost("two")
+	r.Silence(false)
+	arrives("three")
+	r.Lose(1)
+	lost("four")
+	r.Lose(0)
+	arrives("five")
+}
+
+func TestBadTarget(t *testing.T) {
+	if _, err := relay.New("nowhere"); err == nil {
+		t.Error("no error")
+	}
+}
