@@ -93,6 +93,10 @@ cost: ## What a delivery, an idle subscription and an idle topic cost the broker
 pgo: ## Make the profiles by which the broker and loadgen are optimized (about 90 seconds)
 	$(GO) run ./benchmarks/pgo
 
+.PHONY: chaos
+chaos: ## Kill a broker under load 50 times, and check that nothing is lost unsaid and how soon clients are back (about three minutes)
+	$(GO) run ./benchmarks/chaos
+
 .PHONY: bench
 bench: ## Run the micro benchmarks of each room, then the end-to-end table (about three minutes)
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) -count $(BENCHCOUNT) $(BENCHPKGS)

@@ -25,6 +25,8 @@ type DevOptions struct {
 
 	// Key signs the tokens; nil makes one afresh. Its kid is [DevKeyID].
 	Key ed25519.PrivateKey
+	// Certificate is what the broker shows its clients; nil makes one afresh, for localhost and Hosts. It must be self-signed.
+	Certificate *tls.Certificate
 }
 
 // DevKeyID is the kid of the key that signs development tokens.
@@ -69,10 +71,17 @@ func NewDev(cfg Config, o DevOptions) (*Dev, error) {
 	if err != nil {
 		return nil, fmt.Errorf("broker: development mode: %w", err)
 	}
-	cert, roots, err := quicx.DevCertificate(append([]string{"localhost", "127.0.0.1", "::1"}, o.Hosts...)...)
-	if err != nil {
-		return nil, fmt.Errorf("broker: making a development certificate: %w", err)
+	if o.Certificate == nil {
+		cert, _, err := quicx.DevCertificate(append([]string{"localhost", "127.0.0.1", "::1"}, o.Hosts...)...)
+		if err != nil {
+			return nil, fmt.Errorf("broker: making a development certificate: %w", err)
+		}
+		o.Certificate = &cert
 	}
+	cert := *o.Certificate
+	certPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]})
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(certPEM)
 	cfg.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
 	cfg.Keys = auth.StaticKeys{o.Tenant: auth.KeySet{signer.Key()}}
 	b, err := New(cfg)
@@ -81,7 +90,7 @@ func NewDev(cfg Config, o DevOptions) (*Dev, error) {
 	}
 	d := &Dev{
 		Broker: b, DevOptions: o, Roots: roots, signer: signer,
-		CertPEM: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]}),
+		CertPEM: certPEM,
 	}
 	var errs []error
 	for _, s := range o.Streams {

@@ -3,7 +3,9 @@ package client_test
 import (
 	"context"
 	"testing"
+	"time"
 
+	"github.com/felix-mq/felix/client"
 	"github.com/felix-mq/felix/codec"
 	"github.com/felix-mq/felix/conformance/script"
 	"github.com/felix-mq/felix/internal/race"
@@ -182,4 +184,44 @@ func repeat(payload []byte, n int) [][]byte {
 		b[i] = payload
 	}
 	return b
+}
+
+// TestAllocBatcher compares what a batch of a batcher costs, from the first Add to its outcome, with what QUIC needs for the
+// same bytes.
+func TestAllocBatcher(t *testing.T) {
+	skipAllocations(t)
+	const runs, events = 200, 64
+	p := sinkPeer(t)
+	told := make(chan struct{}, 1)
+	b := p.connect().Publisher("default", "demo").Batcher(client.BatcherOptions{
+		MaxEvents: events, Linger: time.Hour, Done: func([][]byte, error) { told <- struct{}{} },
+	})
+	payload := make([]byte, 12)
+	acked := codec.AppendPublishBatchAcked(nil, 1, codec.AckPerBatch, "t1", "default", "demo", repeat(payload, events))
+	raw := dialRaw(p)
+	measure := func(f func() error) float64 {
+		least := 1e9
+		for range 3 {
+			least = min(least, testing.AllocsPerRun(runs, func() {
+				if err := f(); err != nil {
+					t.Error(err)
+				}
+			}))
+		}
+		return least
+	}
+	quic := measure(func() error { return raw.roundTrip(acked) })
+	own := measure(func() error {
+		for range events {
+			if err := b.Add(p.ctx, payload); err != nil {
+				return err
+			}
+		}
+		<-told
+		return nil
+	})
+	t.Logf("%v allocations, QUIC alone %v", own, quic)
+	if own > quic+1 {
+		t.Errorf("%v allocations, QUIC alone %v", own, quic)
+	}
 }

@@ -36,6 +36,9 @@ type Batcher struct {
 	waiters int           // for room
 	closed  bool
 	free    []*eventBatch
+
+	work     func()      // the method value of send, made once
+	lingered *time.Timer // of the goroutine that sends
 }
 
 // eventBatch is a batch with a copy of its payloads.
@@ -55,7 +58,9 @@ func (p *Publisher) Batcher(o BatcherOptions) *Batcher {
 	if o.MaxBytes <= 0 {
 		o.MaxBytes = 64 << 10
 	}
-	b := &Batcher{p: p, o: o, wake: make(chan struct{}, 1), room: make(chan struct{})}
+	b := &Batcher{p: p, o: o, wake: make(chan struct{}, 1), room: make(chan struct{}), lingered: time.NewTimer(time.Hour)}
+	b.lingered.Stop()
+	b.work = b.send
 	p.c.mu.Lock()
 	p.c.batchers[b] = struct{}{}
 	p.c.mu.Unlock()
@@ -103,7 +108,7 @@ func (b *Batcher) Add(ctx context.Context, payload []byte) error {
 		if err != nil {
 			return err
 		}
-		if !b.sending && !b.p.c.start(b.send) {
+		if !b.sending && !b.p.c.start(b.work) {
 			span.end()
 			return ErrClosed
 		}
@@ -167,16 +172,17 @@ func (b *Batcher) send() {
 		}
 		b.mu.Unlock()
 		f.cut()
-		b.p.publishFunc(b.p.c.ctx, f.payloads, f.span, f.done)
+		// Close ends its waits; a context that could end would cost a registration for each write.
+		b.p.publishFunc(context.Background(), f.payloads, f.span, f.done)
 	}
 }
 
 // linger waits for more.
 func (b *Batcher) linger() {
-	t := time.NewTimer(b.o.Linger)
-	defer t.Stop()
+	b.lingered.Reset(b.o.Linger)
+	defer b.lingered.Stop()
 	select {
-	case <-t.C:
+	case <-b.lingered.C:
 	case <-b.wake:
 	case <-b.p.c.ctx.Done():
 	}

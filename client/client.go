@@ -6,10 +6,26 @@
 //
 // All methods may be called from many goroutines, except those of one [Subscription], which has one reader at a time.
 // Every call takes a context and ends with it. Payloads that the client hands out are views into its receive buffers
-// and live until the next call on the same subscription; copy what has to last.
+// and live until the next call on the same subscription; [Event.Clone] makes what has to last.
 //
-// What a publish that failed may have done is said by its error: [ErrInDoubt] marks those that the broker may have
-// carried out all the same.
+// Connections that are lost are made again. A subscription goes on behind the last event it has handed out, and says by a
+// [Gap] what it could not get. What a publish that failed may have done is said by its error: [ErrInDoubt] marks those that
+// the broker may have carried out all the same, and the client does not send those again. [Retryable] tells whether
+// another attempt is of use.
+//
+// Three verbs end things, with three guarantees:
+//
+//	             new publishes   publishes under way      batchers   connections
+//	Flush(ctx)   go on           are waited for           sent       stay
+//	Drain(ctx)   ErrClosed       are waited for           sent       closed afterwards, or when ctx ends
+//	Close()      ErrClosed       sent ones are in doubt   ErrClosed  closed at once
+//
+//	publish ──▶ gathered ──▶ waiting ──▶ sent ──▶ acknowledged, refused, in doubt
+//	            (Batcher)    (window,             │
+//	                          buffer)             │
+//	            └── Close: not sent ──┘           └── Flush and Drain wait until everything is here
+//
+// Tests of programs that use this package find a broker in package felixtest.
 package client
 
 import (

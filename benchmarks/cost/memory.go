@@ -50,7 +50,7 @@ func (b *bench) subscriptions(ctx context.Context) (err error) {
 	subs := make([]*client.Subscription, 0, all)
 	subscribe := func(n int, stream string) error {
 		for range n {
-			s, err := c.Subscribe(ctx, broker.Namespace, stream)
+			s, err := c.Subscribe(ctx, broker.Namespace, stream, client.WithoutResume())
 			if err != nil {
 				return err
 			}

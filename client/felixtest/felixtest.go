@@ -48,7 +48,7 @@ type Broker struct {
 
 	mu      sync.Mutex // guards all below
 	b       *broker.Broker
-	served  chan error // nil while it is dead
+	served  chan struct{} // closed when it is dead, and nil then
 	streams []string
 	caches  []string
 }
@@ -113,8 +113,11 @@ func (b *Broker) serve() error {
 	if err != nil {
 		return fmt.Errorf("felixtest: %w", err)
 	}
-	b.b, b.served = inner, make(chan error, 1)
-	go func() { b.served <- inner.Serve(context.Background()) }()
+	b.b, b.served = inner, make(chan struct{})
+	go func(served chan struct{}) {
+		defer close(served)
+		_ = inner.Serve(context.Background()) // what ends it is kill
+	}(b.served)
 	for _, s := range b.streams {
 		err = errors.Join(err, inner.AddStream(Tenant, Namespace, s))
 	}

@@ -6,6 +6,8 @@ package brokerproc
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -23,10 +25,48 @@ import (
 	"github.com/felix-mq/felix/internal/envconfig"
 	"github.com/felix-mq/felix/internal/selfproc"
 	"github.com/felix-mq/felix/loadgen"
+	"github.com/felix-mq/felix/quicx"
 )
 
 // serveArg is the only argument of a process that is a broker.
 const serveArg = "__serve-broker"
+
+// identityVar is the variable that tells the process who it is.
+const identityVar = "FELIX_BENCH_BROKER_IDENTITY"
+
+// identity is what a broker has in common with those that it replaces.
+type identity struct {
+	Bind        string
+	Seed        []byte // of the key that signs tokens; also the secret of stateless resets
+	Cert, PKCS8 []byte // DER
+}
+
+func newIdentity() (*identity, error) {
+	cert, _, err := quicx.DevCertificate("localhost", "127.0.0.1")
+	if err != nil {
+		return nil, err
+	}
+	id := &identity{Bind: "127.0.0.1:0", Seed: make([]byte, ed25519.SeedSize), Cert: cert.Certificate[0]}
+	_, _ = rand.Read(id.Seed) // never fails
+	id.PKCS8, err = x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
+	return id, err
+}
+
+// apply makes a broker that identity.
+func (id *identity) apply(cfg *broker.Config, o *broker.DevOptions) error {
+	if err := json.Unmarshal([]byte(os.Getenv(identityVar)), id); err != nil {
+		return err
+	}
+	key, err := x509.ParsePKCS8PrivateKey(id.PKCS8)
+	if err != nil {
+		return err
+	}
+	cfg.Bind = id.Bind
+	cfg.StatelessResetKey = (*[32]byte)(id.Seed)
+	o.Key = ed25519.NewKeyFromSeed(id.Seed)
+	o.Certificate = &tls.Certificate{Certificate: [][]byte{id.Cert}, PrivateKey: key}
+	return nil
+}
 
 // stopTimeout bounds the end of a broker.
 const stopTimeout = 20 * time.Second
@@ -58,7 +98,9 @@ func serve(in io.Reader, out io.Writer) error {
 		return fmt.Errorf("brokerproc: environment: %w", err)
 	}
 	cfg.TuneRuntime()
-	cfg.Bind = "127.0.0.1:0"
+	if err := new(identity).apply(&cfg, &o); err != nil {
+		return fmt.Errorf("brokerproc: identity: %w", err)
+	}
 	d, err := broker.NewDev(cfg, o)
 	if err != nil {
 		return fmt.Errorf("brokerproc: %w", err)
@@ -86,19 +128,38 @@ type Process struct {
 	TLS                            *tls.Config
 	PID                            int
 
+	id   *identity
+	env  []string
+	mu   sync.Mutex // one question or life at a time; guards proc and out
 	proc *selfproc.Process
-	mu   sync.Mutex // one question at a time
 	out  *json.Decoder
 }
 
 // Start starts a broker on loopback and returns when it can be connected to. env are further variables for it, such as
 // "FELIX_DEV_STREAMS=a,b"; it has this process's as well. The caller stops it.
 func Start(env ...string) (*Process, error) {
-	proc, err := selfproc.Start(env, serveArg)
+	id, err := newIdentity()
 	if err != nil {
 		return nil, fmt.Errorf("brokerproc: %w", err)
 	}
-	p := &Process{PID: proc.Process.Pid, proc: proc, out: json.NewDecoder(proc.Out)}
+	p := &Process{id: id, env: env}
+	if err := p.start(); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// start starts the process and reads what it says of itself.
+func (p *Process) start() error {
+	text, err := json.Marshal(p.id)
+	if err != nil {
+		return fmt.Errorf("brokerproc: %w", err)
+	}
+	proc, err := selfproc.Start(append([]string{identityVar + "=" + string(text)}, p.env...), serveArg)
+	if err != nil {
+		return fmt.Errorf("brokerproc: %w", err)
+	}
+	p.PID, p.proc, p.out = proc.Process.Pid, proc, json.NewDecoder(proc.Out)
 	var r ready
 	roots := x509.NewCertPool()
 	err = p.out.Decode(&r)
@@ -106,11 +167,31 @@ func Start(env ...string) (*Process, error) {
 		err = errors.New("it sent no certificate")
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("brokerproc: the broker did not begin to serve: %w", err), p.Stop())
+		return errors.Join(fmt.Errorf("brokerproc: the broker did not begin to serve: %w", err), proc.Process.Kill(), proc.Wait())
 	}
 	p.Addr, p.Tenant, p.Namespace, p.Token, p.CertPEM = r.Addr, r.Tenant, r.Namespace, r.Token, r.CertPEM
 	p.TLS = &tls.Config{RootCAs: roots, ServerName: "localhost", MinVersion: tls.VersionTLS13}
-	return p, nil
+	return nil
+}
+
+// Kill ends the broker with SIGKILL, so that its clients hear nothing, and waits for it.
+func (p *Process) Kill() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.proc.Process.Kill(); err != nil {
+		return fmt.Errorf("brokerproc: %w", err)
+	}
+	_ = p.proc.Wait() // that it was killed is no news
+	return nil
+}
+
+// Revive starts another broker in the place of one that was killed: with its address, certificate and keys, and nothing of
+// what it had in memory. Tokens of the one before are good for it.
+func (p *Process) Revive() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.id.Bind = p.Addr
+	return p.start()
 }
 
 // Connect returns a client of the broker.
