@@ -153,7 +153,7 @@ func (f *Frame) settle(b *budget) *Frame {
 	if !f.settled.CompareAndSwap(false, true) {
 		return f
 	}
-	if max(len(f.wire), buf.MinPooled) >= f.chunk.Cap()/8 {
+	if max(len(f.wire), minSegment) >= f.chunk.Cap()/8 {
 		if f.pinned = true; f.chunk.Pin() {
 			b.used.Add(int64(f.chunk.Cap()))
 		}

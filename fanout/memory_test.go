@@ -146,14 +146,14 @@ func TestReplayOfQuietTopicsIsSmall(t *testing.T) {
 	for i := range 50 {
 		topic := h.Register(Key{"t", "n", fmt.Sprint(i)}, Policy{})
 		publishFrame(t, topic, frameIn(64<<10, 10, 1, 0))
-		if n := topic.replay.pinned(); n > buf.MinPooled {
+		if n := topic.replay.pinned(); n > minSegment {
 			t.Fatalf("one event pins %d bytes", n)
 		}
 	}
 	topic := h.Register(testKey, Policy{})
 	for range 2000 {
 		publishFrame(t, topic, frameIn(64<<10, 10, 1, 0))
-		if n, kept := topic.replay.pinned(), topic.Stats().ReplayBytes; n > 2*kept+buf.MinPooled {
+		if n, kept := topic.replay.pinned(), topic.Stats().ReplayBytes; n > 2*kept+minSegment {
 			t.Fatalf("%d bytes pinned for %d kept", n, kept)
 		}
 	}
@@ -188,7 +188,7 @@ func TestSettleCopiesSmallFramesOnce(t *testing.T) {
 			if chunk.Refs() != 1 {
 				t.Errorf("%d references to the chunk, want none but the reader's", chunk.Refs())
 			}
-			want := buf.MinPooled + 8192 + 2*frameOverhead
+			want := 128 + 8192 + 2*frameOverhead
 			if got := retained(h); got != want {
 				t.Errorf("%d bytes retained, want %d", got, want)
 			}
@@ -292,7 +292,7 @@ func TestSettleChargesTheChunkOfLargeFrames(t *testing.T) {
 	}{
 		{"large", 64 << 10, 16 << 10},
 		{"an eighth", 64 << 10, 8 << 10},
-		{"small in a small chunk", buf.MinPooled, 100}, // a copy would take as much as it frees
+		{"small in a small chunk", minSegment, 100}, // a copy would take as much as it frees
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			h := testHub(t, Options{})

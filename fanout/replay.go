@@ -10,6 +10,9 @@ import (
 // first ones are smaller, no larger than what it keeps already: 100 000 quiet topics must not pin 100 000 segments.
 const segmentBytes = 64 << 10
 
+// minSegment is the size of the first segment of a topic, and what a copy has to free for it to pay.
+const minSegment = 1 << 10
+
 // replay keeps the most recent frames of a topic, up to a bound in bytes, oldest first. A frame that fills at least
 // half of its chunk is kept as it is and charged the whole chunk; any other is copied, small ones packed together,
 // so that what replay pins is what it is charged. All of it is guarded by the topic's turn.
@@ -62,7 +65,7 @@ func (r *replay) add(f *Frame) {
 func (r *replay) copyOf(f *Frame) kept {
 	n := len(f.wire)
 	if r.segment == nil || r.used+n > r.segment.Cap() {
-		size := min(max(r.bytes, buf.MinPooled), segmentBytes)
+		size := min(max(r.bytes, minSegment), segmentBytes)
 		if n > size/4 {
 			own := buf.Get(n)
 			defer own.Release()

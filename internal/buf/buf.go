@@ -18,7 +18,7 @@ import (
 // Size classes are powers of two. Above the largest, chunks are allocated exactly and left to the garbage collector,
 // so that one large frame does not stay in a pool for ever.
 const (
-	minClassBits = 10 // 1 KiB
+	minClassBits = 6  // 64 B
 	maxClassBits = 21 // 2 MiB
 )
 
