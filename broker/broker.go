@@ -66,6 +66,8 @@ type Broker struct {
 	packetsLost     uint64
 	wg              sync.WaitGroup // accept loop, sweeper and connections
 
+	closeCaches func() // once
+
 	reads *buf.Account // memory of unfinished requests
 
 	drops         sync.Mutex // an account is closed and added to the total in one step
@@ -106,7 +108,7 @@ func New(cfg Config) (*Broker, error) {
 		cfg:      cfg,
 		log:      cfg.Logger,
 		hub:      fanout.NewHub(fanout.Options{MaxBytes: cfg.RetainedBytes, StallTimeout: cfg.StallTimeout}),
-		caches:   cache.New(cache.Options{MaxBytes: cfg.CacheMaxBytes, Now: cfg.Now}),
+		caches:   cache.New(cache.Options{MaxBytes: cfg.CacheMaxBytes, MaxScopeBytes: cfg.CacheMaxBytes * int64(cfg.CacheScopeShare) / 100}),
 		verifier: auth.NewVerifier(cfg.Keys, cfg.Now),
 		listener: listener,
 		conns:    make(map[*conn]struct{}),
@@ -116,6 +118,7 @@ func New(cfg Config) (*Broker, error) {
 	}
 	b.sweepCtx, b.stopSweep = context.WithCancel(context.Background())
 	b.acceptCtx, b.stopAccept = context.WithCancel(context.Background())
+	b.closeCaches = sync.OnceFunc(b.caches.Close)
 	b.metrics, b.registry = newMetrics(b)
 	return b, nil
 }
@@ -285,5 +288,6 @@ func (b *Broker) closeAll() {
 	b.stopSweep()
 	b.wg.Wait()
 	b.hub.Close()
+	b.closeCaches()
 	_ = b.listener.Close()
 }

@@ -55,12 +55,12 @@ func (ctl *control) cacheGet(m *codec.Message) outcome {
 		return ctl.cacheNotFound(m)
 	}
 	value, hit := scope.Get(m.Key)
+	var b []byte
 	if hit {
-		ctl.c.b.metrics.cacheHits.Add(1)
-	} else {
-		ctl.c.b.metrics.cacheMisses.Add(1)
+		defer value.Release()
+		b = value.Bytes()
 	}
-	ctl.reply(codec.AppendCacheValue(ctl.w.Buffer(), m.Tenant, m.Namespace, m.Cache, m.Key, value, hit, m.RequestID, m.HasRequestID))
+	ctl.reply(codec.AppendCacheValue(ctl.w.Buffer(), m.Tenant, m.Namespace, m.Cache, m.Key, b, hit, m.RequestID, m.HasRequestID))
 	return ctl.idDecides(m)
 }
 

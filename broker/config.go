@@ -64,7 +64,8 @@ type Config struct {
 	ReplyTimeout  time.Duration `env:"FELIX_STREAM_OPEN_TIMEOUT_MS" unit:"ms" min:"1ms" max:"10m" doc:"time that opening an event stream may take for lack of stream credit"`
 	ShutdownDrain time.Duration `env:"FELIX_SHUTDOWN_DRAIN_TIMEOUT_MS" unit:"ms" min:"1ms" max:"1h" doc:"time that a shutdown may take"`
 
-	CacheMaxBytes int64 `env:"FELIX_CACHE_MAX_BYTES" unit:"bytes" min:"1048576" doc:"bytes that all cache entries together may hold"`
+	CacheMaxBytes   int64 `env:"FELIX_CACHE_MAX_BYTES" unit:"bytes" min:"1048576" doc:"bytes that all cache entries together may hold"`
+	CacheScopeShare int   `env:"FELIX_CACHE_SCOPE_SHARE" unit:"percent" min:"1" max:"100" doc:"part of these that the entries of one cache may hold"`
 
 	// TLS is the server's certificate configuration. ALPN and version settings are overridden: felix-wire runs over
 	// TLS 1.3 and offers no protocol (session.md, section 2.1). It must be set; see [NewDev] for a self-signed one.
@@ -116,6 +117,7 @@ func DefaultConfig() Config {
 		ReplyTimeout:            5 * time.Second,
 		ShutdownDrain:           25 * time.Second,
 		CacheMaxBytes:           256 << 20,
+		CacheScopeShare:         100,
 	}
 }
 
@@ -150,6 +152,7 @@ func (c *Config) ensureDefaults() {
 	setDefault(&c.ReplyTimeout, d.ReplyTimeout)
 	setDefault(&c.ShutdownDrain, d.ShutdownDrain)
 	setDefault(&c.CacheMaxBytes, d.CacheMaxBytes)
+	setDefault(&c.CacheScopeShare, d.CacheScopeShare)
 	setDefault(&c.Logger, slog.New(slog.DiscardHandler))
 	if c.Now == nil {
 		c.Now = time.Now
@@ -196,6 +199,8 @@ func (c *Config) validate() error {
 		{"FrameTimeout", int64(c.FrameTimeout)},
 		{"ConnReadBytes", c.ConnReadBytes},
 		{"ReadBytes", c.ReadBytes},
+		{"CacheMaxBytes", c.CacheMaxBytes},
+		{"CacheScopeShare", int64(c.CacheScopeShare)},
 		{"FailedStreams", int64(c.FailedStreams)},
 	} {
 		if f.n < 0 {

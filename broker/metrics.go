@@ -4,6 +4,8 @@ import (
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/felix-mq/felix/cache"
 )
 
 // metrics are the broker's counters. Hot paths add to plain atomics; the registry reads them when it is asked.
@@ -23,7 +25,7 @@ type metrics struct {
 	subscriptions, subscriptionsEnded, stalledEnded atomic.Uint64
 	deliveredEvents, deliveredBytes                 atomic.Uint64
 
-	cachePuts, cacheHits, cacheMisses atomic.Uint64
+	cachePuts atomic.Uint64
 
 	malformed *prometheus.CounterVec
 }
@@ -90,8 +92,7 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 	counter("felix_dropped_events_total", "Events lost by subscriptions whose queue was full.", b.dropped)
 
 	counter("felix_cache_puts_total", "Cache entries written.", m.cachePuts.Load)
-	counter("felix_cache_hits_total", "Cache reads that found a value.", m.cacheHits.Load)
-	counter("felix_cache_misses_total", "Cache reads that found none.", m.cacheMisses.Load)
+	r.MustRegister(cacheCollector{b.caches})
 
 	gauge("felix_streams", "Streams that exist.", func() float64 { return float64(b.hub.Stats().Topics) })
 	gauge("felix_retained_bytes", "Bytes held in queues, replay and writes under way.", func() float64 { return float64(b.hub.Stats().RetainedBytes) })
@@ -99,4 +100,46 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 	gauge("felix_udp_receive_buffer_bytes", "UDP receive buffer granted by the kernel.", func() float64 { return float64(b.listener.Socket().RecvBufferGranted) })
 	gauge("felix_udp_send_buffer_bytes", "UDP send buffer granted by the kernel.", func() float64 { return float64(b.listener.Socket().SendBufferGranted) })
 	return m, r
+}
+
+// cacheCollector exposes the counters of each cache.
+type cacheCollector struct{ store *cache.Store }
+
+var cacheLabels = []string{"tenant", "namespace", "cache"}
+
+var (
+	cacheHits    = prometheus.NewDesc("felix_cache_hits_total", "Cache reads that found a value.", cacheLabels, nil)
+	cacheMisses  = prometheus.NewDesc("felix_cache_misses_total", "Cache reads that found none.", cacheLabels, nil)
+	cacheEvicted = prometheus.NewDesc("felix_cache_evictions_total", "Cache entries evicted for lack of room, or refused by the admission policy.", cacheLabels, nil)
+	cacheExpired = prometheus.NewDesc("felix_cache_expired_total", "Cache entries whose lifetime has ended.", cacheLabels, nil)
+	cacheEntries = prometheus.NewDesc("felix_cache_entries", "Cache entries.", cacheLabels, nil)
+	cacheBytes   = prometheus.NewDesc("felix_cache_bytes", "Bytes charged for keys, buffers and overhead of cache entries.", cacheLabels, nil)
+)
+
+// Describe implements [prometheus.Collector].
+func (cacheCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{cacheHits, cacheMisses, cacheEvicted, cacheExpired, cacheEntries, cacheBytes} {
+		ch <- d
+	}
+}
+
+// Collect implements [prometheus.Collector].
+func (c cacheCollector) Collect(ch chan<- prometheus.Metric) {
+	c.store.All(func(scope cache.Scope, cc *cache.Cache) {
+		st := cc.Stats()
+		for _, m := range []struct {
+			desc  *prometheus.Desc
+			kind  prometheus.ValueType
+			value float64
+		}{
+			{cacheHits, prometheus.CounterValue, float64(st.Hits)},
+			{cacheMisses, prometheus.CounterValue, float64(st.Misses)},
+			{cacheEvicted, prometheus.CounterValue, float64(st.Evicted)},
+			{cacheExpired, prometheus.CounterValue, float64(st.Expired)},
+			{cacheEntries, prometheus.GaugeValue, float64(st.Entries)},
+			{cacheBytes, prometheus.GaugeValue, float64(st.Bytes)},
+		} {
+			ch <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value, scope.Tenant, scope.Namespace, scope.Cache)
+		}
+	})
 }

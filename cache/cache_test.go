@@ -7,50 +7,100 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
+	"github.com/felix-mq/felix/internal/buf"
+	"github.com/felix-mq/felix/internal/clock"
 	"github.com/felix-mq/felix/internal/race"
 )
 
-type manualClock struct {
-	mu  sync.Mutex
-	now time.Time
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func (c *manualClock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
+var primary = Scope{"t1", "default", "primary"}
 
-func (c *manualClock) advance(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-}
-
-func newTest(t *testing.T, maxBytes int64) (*Store, *Cache, *manualClock) {
+// newTest returns a store with one cache, which the test has emptied without a buffer left at its end.
+func newTest(t *testing.T, o Options) (*Store, *Cache, *clock.Manual) {
 	t.Helper()
-	clock := &manualClock{now: time.Unix(1_700_000_000, 0)}
-	s := New(Options{MaxBytes: maxBytes, Now: clock.Now})
-	return s, s.Add(Scope{"t1", "default", "primary"}), clock
+	live := buf.Live()
+	manual := clock.NewManual(time.Unix(1_700_000_000, 0))
+	o.Clock = manual
+	s := New(o)
+	t.Cleanup(func() {
+		s.policy.settle()
+		checkIndex(t, s)
+		for scope := range s.caches {
+			s.Remove(scope)
+		}
+		if used := s.Bytes(); used != 0 {
+			t.Errorf("%d bytes charged to nothing", used)
+		}
+		s.Close()
+		if n := buf.Live() - live; n != 0 {
+			t.Errorf("%d buffers are still held", n)
+		}
+	})
+	return s, s.Add(primary), manual
+}
+
+// checkIndex compares what is charged with what is there, in the index, in ristretto and in the wheel.
+func checkIndex(t *testing.T, s *Store) {
+	t.Helper()
+	var used int64
+	scopes := map[*Cache]int64{}
+	for i := range s.shards {
+		sh := &s.shards[i]
+		sh.mu.Lock()
+		for hash, e := range sh.entries {
+			used += e.cost
+			scopes[e.cache] += e.cost
+			if got, ok := s.policy.r.Get(hash); !ok || got != e {
+				t.Errorf("ristretto does not know the entry %q", e.key)
+			}
+		}
+		sh.mu.Unlock()
+	}
+	costs := s.policy.r.MaxCost() - s.policy.r.RemainingCost()
+	if used != s.Bytes() || used != costs {
+		t.Errorf("entries cost %d bytes; the store is charged %d, and ristretto %d", used, s.Bytes(), costs)
+	}
+	s.All(func(scope Scope, c *Cache) {
+		if st := c.Stats(); st.Bytes != scopes[c] {
+			t.Errorf("entries of %v cost %d bytes, it is charged %d", scope, scopes[c], st.Bytes)
+		}
+	})
+	want := timed(s)
+	s.wheel.mu.Lock()
+	defer s.wheel.mu.Unlock()
+	if s.wheel.n != want {
+		t.Errorf("%d entries in the wheel, want %d", s.wheel.n, want)
+	}
+}
+
+func get(c *Cache, key string) (string, bool) {
+	v, ok := c.Get([]byte(key))
+	if !ok {
+		return "", false
+	}
+	defer v.Release()
+	return string(v.Bytes()), true
 }
 
 func wantValue(t *testing.T, c *Cache, key, want string) {
 	t.Helper()
-	got, ok := c.Get([]byte(key))
-	if !ok || got == nil || string(got) != want {
+	if got, ok := get(c, key); !ok || got != want {
 		t.Errorf("get %q: %q, %v; want %q", key, got, ok, want)
 	}
 }
 
 func wantMiss(t *testing.T, c *Cache, key string) {
 	t.Helper()
-	if got, ok := c.Get([]byte(key)); ok {
+	if got, ok := get(c, key); ok {
 		t.Errorf("get %q: %q, want a miss", key, got)
 	}
 }
 
 func TestPutGet(t *testing.T) {
-	s, c, _ := newTest(t, 0)
+	s, c, _ := newTest(t, Options{})
 	wantMiss(t, c, "k")
 	value := []byte("one")
 	c.Put([]byte("k"), value, NoExpiry)
@@ -58,10 +108,16 @@ func TestPutGet(t *testing.T) {
 	wantValue(t, c, "k", "one")
 	c.Put([]byte("k"), []byte("two"), NoExpiry)
 	wantValue(t, c, "k", "two")
+	c.Put([]byte("k"), bytes.Repeat([]byte("x"), 1000), NoExpiry) // of another cost
+	wantValue(t, c, "k", string(bytes.Repeat([]byte("x"), 1000)))
 	c.Put([]byte("empty"), nil, NoExpiry)
 	wantValue(t, c, "empty", "")
 	c.Put([]byte{0, 255}, []byte{1, 0, 2}, NoExpiry)
 	wantValue(t, c, "\x00\xff", "\x01\x00\x02")
+	c.Put([]byte("large"), make([]byte, buf.MaxPooled+1), NoExpiry)
+	if got, _ := get(c, "large"); len(got) != buf.MaxPooled+1 {
+		t.Errorf("%d bytes of a large value", len(got))
+	}
 
 	other := s.Add(Scope{"t1", "default", "other"})
 	wantMiss(t, other, "k")
@@ -73,80 +129,315 @@ func TestPutGet(t *testing.T) {
 	}
 }
 
+// A value that a reader holds outlives its entry.
+func TestValueOutlivesEntry(t *testing.T) {
+	_, c, _ := newTest(t, Options{})
+	c.Put([]byte("k"), []byte("one"), NoExpiry)
+	v, _ := c.Get([]byte("k"))
+	c.Put([]byte("k"), []byte("two"), NoExpiry)
+	c.Delete([]byte("k"))
+	c.Put([]byte("other"), []byte("xxx"), NoExpiry) // would take the buffer
+	if string(v.Bytes()) != "one" {
+		t.Errorf("the value is %q now", v.Bytes())
+	}
+	v.Release()
+}
+
 func TestTTL(t *testing.T) {
-	s, c, clock := newTest(t, 0)
+	s, c, clock := newTest(t, Options{})
 	c.Put([]byte("short"), []byte("v"), 100*time.Millisecond)
 	c.Put([]byte("never"), []byte("v"), NoExpiry)
 	c.Put([]byte("longest"), []byte("v"), 1<<63-1)
 	c.Put([]byte("over"), []byte("v"), NoExpiry)
 	c.Put([]byte("over"), []byte("v"), 0)
 	wantMiss(t, c, "over")
-	clock.advance(100*time.Millisecond - 1)
+	c.Put([]byte("over"), []byte("v"), 0)
+	wantMiss(t, c, "over")
+	clock.Advance(100*time.Millisecond - 1)
 	wantValue(t, c, "short", "v")
-	clock.advance(1)
+	clock.Advance(1)
 	wantMiss(t, c, "short")
 	wantValue(t, c, "never", "v")
 	wantValue(t, c, "longest", "v")
-	if c.Len() != 2 {
-		t.Errorf("%d entries left, want 2", c.Len())
-	}
 	c.Put([]byte("never"), []byte("v"), time.Second)
-	clock.advance(time.Second)
+	clock.Advance(time.Second - 1)
+	wantValue(t, c, "never", "v")
+	c.Put([]byte("never"), []byte("w"), time.Second) // a lifetime begins anew
+	clock.Advance(time.Second - 1)
+	wantValue(t, c, "never", "w")
+	clock.Advance(1)
 	wantMiss(t, c, "never")
-	s.Remove(Scope{"t1", "default", "primary"})
-	if used := s.Stats().Bytes; used != 0 {
-		t.Errorf("%d bytes charged to nothing", used)
-	}
-	c.Put([]byte("late"), []byte("v"), NoExpiry)
-	if used := s.Stats().Bytes; used != 0 {
+	s.Remove(primary)
+	c.Put([]byte("late"), []byte("v"), time.Hour)
+	wantMiss(t, c, "late")
+	if used := s.Bytes(); used != 0 {
 		t.Errorf("a removed cache still grows: %d bytes", used)
 	}
 }
 
-func TestByteBound(t *testing.T) {
-	const bound = 64 << 10
-	s, c, clock := newTest(t, bound)
-	other := s.Add(Scope{"t1", "default", "other"})
-	other.Put([]byte("kept"), []byte("v"), NoExpiry)
-	value := bytes.Repeat([]byte("x"), 1000)
-	for i := range 1000 {
-		c.Put(fmt.Appendf(nil, "key-%d", i), value, NoExpiry)
-		if used := s.Stats().Bytes; used > bound {
-			t.Fatalf("%d bytes after put %d, bound %d", used, i, bound)
-		}
-		wantValue(t, c, fmt.Sprintf("key-%d", i), string(value))
+func TestDelete(t *testing.T) {
+	_, c, clock := newTest(t, Options{})
+	if _, found := c.Delete([]byte("k")); found {
+		t.Error("deleted what was not there")
 	}
-	wantValue(t, other, "kept", "v")
-	if s.Stats().Evicted == 0 {
-		t.Error("nothing was counted as evicted")
+	put := c.Put([]byte("k"), []byte("v"), NoExpiry)
+	deleted, found := c.Delete([]byte("k"))
+	if !found || deleted <= put {
+		t.Errorf("deleted as version %d, %v; put as %d", deleted, found, put)
 	}
-	// A value that takes the whole bound displaces the other scopes too.
-	c.Put([]byte("huge"), make([]byte, bound), NoExpiry)
-	wantMiss(t, other, "kept")
-	if c.Len() != 1 {
-		t.Errorf("%d entries beside one that fills the bound", c.Len())
+	wantMiss(t, c, "k")
+	c.Put([]byte("k"), []byte("v"), time.Nanosecond)
+	clock.Advance(1)
+	if _, found := c.Delete([]byte("k")); found {
+		t.Error("deleted what had expired")
 	}
-	clock.advance(time.Hour)
 }
 
+func TestPutIf(t *testing.T) {
+	_, c, clock := newTest(t, Options{})
+	key := []byte("k")
+	first, ok := c.PutIf(key, []byte("one"), NoExpiry, 0)
+	if !ok {
+		t.Fatal("not stored although absent")
+	}
+	if present, ok := c.PutIf(key, []byte("two"), NoExpiry, 0); ok || present != first {
+		t.Errorf("put-if-absent over an entry: version %d, %v; want %d", present, ok, first)
+	}
+	second, ok := c.PutIf(key, []byte("two"), time.Second, first)
+	if !ok || second <= first {
+		t.Errorf("compare-and-set: version %d, %v", second, ok)
+	}
+	if present, ok := c.PutIf(key, []byte("three"), 0, first); ok || present != second {
+		t.Errorf("compare-and-set with an old version: version %d, %v; want %d", present, ok, second)
+	}
+	wantValue(t, c, "k", "two")
+	if v, _ := c.Get(key); v.Version() != second {
+		t.Errorf("get says version %d, want %d", v.Version(), second)
+	} else {
+		v.Release()
+	}
+	clock.Advance(time.Second)
+	if present, ok := c.PutIf(key, []byte("three"), NoExpiry, second); ok || present != 0 {
+		t.Errorf("compare-and-set with an expired version: version %d, %v", present, ok)
+	}
+	if _, ok := c.PutIf(key, []byte("three"), NoExpiry, 0); !ok {
+		t.Error("not stored although expired")
+	}
+}
+
+// Puts are readable at once while the bound holds, whatever ristretto makes of them; the newest may be refused later,
+// which counts as an eviction.
+func TestByteBound(t *testing.T) {
+	const bound = 64 << 10
+	s, c, _ := newTest(t, Options{MaxBytes: bound})
+	value := bytes.Repeat([]byte("x"), 1000)
+	for i := range 1000 {
+		key := fmt.Sprintf("key-%d", i)
+		for range i % 3 { // some are wanted more than others
+			get(c, key)
+		}
+		c.Put([]byte(key), value, NoExpiry)
+		if used := s.Bytes(); used > bound {
+			t.Fatalf("%d bytes after put %d, bound %d", used, i, bound)
+		}
+	}
+	s.policy.settle()
+	st := c.Stats()
+	if st.Evicted+uint64(st.Entries) != 1000 || st.Entries < 30 {
+		t.Errorf("%d evicted, %d left of 1000", st.Evicted, st.Entries)
+	}
+	// What is larger than the bound is refused, and displaces nothing.
+	c.Put([]byte("huge"), make([]byte, bound), NoExpiry)
+	s.policy.settle()
+	wantMiss(t, c, "huge")
+	if now := c.Stats(); now.Entries != st.Entries || now.Evicted != st.Evicted+1 {
+		t.Errorf("%+v after a value that is too large, %+v before", now, st)
+	}
+}
+
+// An overwrite that grows makes room, which ristretto's own update does not.
+func TestOverwritesThatGrow(t *testing.T) {
+	const bound = 64 << 10
+	s, c, _ := newTest(t, Options{MaxBytes: bound})
+	for size := 1; size <= 8<<10; size *= 2 {
+		for i := range 50 {
+			c.Put(fmt.Appendf(nil, "key-%d", i), make([]byte, size), NoExpiry)
+			s.policy.settle()
+			if used := s.Bytes(); used > bound {
+				t.Fatalf("%d bytes with values of %d, bound %d", used, size, bound)
+			}
+		}
+	}
+	if c.Stats().Evicted == 0 {
+		t.Error("nothing was evicted")
+	}
+}
+
+func TestScopeShare(t *testing.T) {
+	const share = 32 << 10
+	s, c, _ := newTest(t, Options{MaxBytes: 1 << 20, MaxScopeBytes: share})
+	other := s.Add(Scope{"t1", "default", "other"})
+	other.Put([]byte("kept"), []byte("v"), NoExpiry)
+	c.Put([]byte("used"), []byte("v"), NoExpiry)
+	value := string(bytes.Repeat([]byte("x"), 512))
+	for i := range 500 {
+		key := fmt.Sprintf("key-%d", i)
+		c.Put([]byte(key), []byte(value), NoExpiry)
+		if i%50 == 0 {
+			wantValue(t, c, key, value)
+		}
+		if st := c.Stats(); st.Bytes > share {
+			t.Fatalf("%d bytes in the scope, share %d", st.Bytes, share)
+		}
+		wantValue(t, c, "used", "v") // so it gets a second chance at each turn
+	}
+	wantValue(t, other, "kept", "v")
+	before := c.Stats()
+	c.Put([]byte("huge"), make([]byte, share), NoExpiry)
+	if st := c.Stats(); st.Evicted != before.Evicted+1 || st.Entries != before.Entries {
+		t.Errorf("%+v after a value larger than the share, %+v before", st, before)
+	}
+	if st := c.Stats(); st.Evicted < 400 {
+		t.Errorf("%d evicted", st.Evicted)
+	}
+}
+
+// Keys of different tenants with one hash never see each other's values: the later one displaces the other.
+func TestHashCollisions(t *testing.T) {
+	s, c, _ := newTest(t, Options{})
+	s.hash = func([]byte) uint64 { return 7 }
+	other := s.Add(Scope{"t2", "default", "primary"})
+	other.salt = c.salt
+	c.Put([]byte("k"), []byte("of t1"), NoExpiry)
+	wantMiss(t, other, "k")
+	wantMiss(t, c, "another")
+	if _, found := other.Delete([]byte("k")); found {
+		t.Error("deleted another tenant's entry")
+	}
+	if _, ok := other.PutIf([]byte("k"), []byte("of t2"), NoExpiry, 0); !ok {
+		t.Error("put-if-absent sees another tenant's entry")
+	}
+	wantValue(t, other, "k", "of t2")
+	wantMiss(t, c, "k")
+	if st := c.Stats(); st.Evicted != 1 || st.Entries != 0 {
+		t.Errorf("%+v, want one eviction", st)
+	}
+}
+
+// More writes of new keys than ristretto's buffer holds, from more goroutines than there are processors: none is dropped
+// silently. checkIndex at the end compares the accounts.
+func TestNoWriteIsDropped(t *testing.T) {
+	s, c, _ := newTest(t, Options{MaxBytes: 256 << 20})
+	var wg sync.WaitGroup
+	const writers, each = 8, 8000
+	for g := range writers {
+		wg.Go(func() {
+			for i := range each {
+				c.Put(fmt.Appendf(nil, "%d-%d", g, i), nil, NoExpiry)
+			}
+		})
+	}
+	wg.Wait()
+	s.policy.settle()
+	if st := c.Stats(); st.Entries != writers*each || st.Evicted != 0 {
+		t.Errorf("%+v, want %d entries", st, writers*each)
+	}
+}
+
+// TestConcurrent mixes everything on few keys, with values that name their key, and lets checkIndex judge.
 func TestConcurrent(t *testing.T) {
-	s, c, _ := newTest(t, 32<<10)
+	s, c, clock := newTest(t, Options{MaxBytes: 16 << 10, MaxScopeBytes: 12 << 10})
 	var wg sync.WaitGroup
 	for g := range 4 {
 		wg.Go(func() {
-			for i := range 2000 {
-				key := fmt.Appendf(nil, "k%d", i%50)
-				c.Put(key, fmt.Appendf(nil, "%s-%d", key, g), time.Duration(i%3))
-				if v, ok := c.Get(key); ok && !bytes.HasPrefix(v, append(key, '-')) {
-					t.Errorf("key %s holds %s", key, v)
+			for i := range 3000 {
+				n := (i*7 + g*13) % 40
+				key := fmt.Appendf(nil, "k%d", n)
+				switch i % 5 {
+				case 0:
+					c.Delete(key)
+				case 1:
+					c.PutIf(key, fmt.Appendf(nil, "%s-%d", key, g), time.Millisecond, 0)
+				default:
+					value := bytes.Repeat(append(key, '-'), 1+(i%3)*40)
+					c.Put(key, value, time.Duration(i%3-1)*time.Millisecond)
+				}
+				if v, ok := c.Get(key); ok {
+					if !bytes.HasPrefix(v.Bytes(), append(key, '-')) {
+						t.Errorf("key %s holds %s", key, v.Bytes())
+					}
+					v.Release()
+				}
+				if i%64 == 0 {
+					clock.Advance(time.Millisecond)
 				}
 			}
 		})
 	}
 	wg.Wait()
-	s.Remove(Scope{"t1", "default", "primary"})
-	if used := s.Stats().Bytes; used != 0 {
-		t.Errorf("%d bytes charged to nothing", used)
+	clock.Advance(time.Hour)
+	waitFor(t, func() bool { return timed(s) == 0 })
+}
+
+// timed returns the number of entries that have a lifetime.
+func timed(s *Store) int {
+	n := 0
+	for i := range s.shards {
+		sh := &s.shards[i]
+		sh.mu.Lock()
+		for _, e := range sh.entries {
+			if e.expires != 0 {
+				n++
+			}
+		}
+		sh.mu.Unlock()
+	}
+	return n
+}
+
+// waitFor waits until a condition holds that another goroutine brings about.
+func waitFor(t *testing.T, cond func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !cond(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it never came to that")
+		}
+	}
+}
+
+func TestWatch(t *testing.T) {
+	s, c, clock := newTest(t, Options{MaxBytes: 8 << 10})
+	var mu sync.Mutex
+	var events []string
+	last := map[string]uint64{}
+	watch := func(e Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		events = append(events, fmt.Sprintf("%d %s", e.Kind, e.Key))
+		if e.Version <= last[string(e.Key)] {
+			t.Errorf("version %d of %s after %d", e.Version, e.Key, last[string(e.Key)])
+		}
+		last[string(e.Key)] = e.Version
+	}
+	stop := c.Watch(watch)
+	c.Put([]byte("a"), []byte("v"), NoExpiry)
+	c.Put([]byte("a"), []byte("w"), NoExpiry)
+	c.Put([]byte("a"), make([]byte, 500), NoExpiry)
+	c.Delete([]byte("a"))
+	c.Delete([]byte("a"))
+	c.Put([]byte("b"), []byte("v"), time.Second)
+	c.PutIf([]byte("b"), []byte("w"), time.Second, 0)
+	clock.Advance(2 * time.Second)
+	waitFor(t, func() bool { return c.Stats().Expired == 1 })
+	c.Put([]byte("huge"), make([]byte, 16<<10), NoExpiry)
+	s.policy.settle()
+	stop()
+	c.Put([]byte("a"), []byte("v"), NoExpiry)
+	mu.Lock()
+	defer mu.Unlock()
+	want := []string{"1 a", "1 a", "1 a", "2 a", "1 b", "3 b", "1 huge", "4 huge"}
+	if fmt.Sprint(events) != fmt.Sprint(want) {
+		t.Errorf("events %q, want %q", events, want)
 	}
 }
 
@@ -154,35 +445,69 @@ func TestAllocGet(t *testing.T) {
 	if race.Enabled {
 		t.Skip("allocation counts mean nothing under the race detector")
 	}
-	s, c, _ := newTest(t, 0)
+	s, c, _ := newTest(t, Options{})
 	key, tenant, ns, name := []byte("key"), []byte("t1"), []byte("default"), []byte("primary")
 	c.Put(key, []byte("value"), time.Hour)
 	if n := testing.AllocsPerRun(1000, func() {
-		if _, ok := s.Lookup(tenant, ns, name).Get(key); !ok {
+		v, ok := s.Lookup(tenant, ns, name).Get(key)
+		if !ok {
 			t.Fatal("miss")
 		}
+		v.Release()
 	}); n != 0 {
 		t.Errorf("%v allocations on a hit", n)
 	}
-}
-
-func BenchmarkGet(b *testing.B) {
-	s := New(Options{})
-	c := s.Add(Scope{"t1", "default", "primary"})
-	key := []byte("some-key")
-	c.Put(key, make([]byte, 1024), time.Hour)
-	b.ReportAllocs()
-	for b.Loop() {
-		c.Get(key)
+	if n := testing.AllocsPerRun(1000, func() { c.Put(key, []byte("other"), time.Hour) }); n != 0 {
+		t.Errorf("%v allocations on an overwrite of the same size", n)
 	}
 }
 
-func BenchmarkPut(b *testing.B) {
+func benchmarkStore(b *testing.B) (*Cache, []byte) {
+	b.Helper()
 	s := New(Options{})
-	c := s.Add(Scope{"t1", "default", "primary"})
-	key, value := []byte("some-key"), make([]byte, 1024)
+	b.Cleanup(s.Close)
 	b.ReportAllocs()
+	return s.Add(primary), []byte("some-key")
+}
+
+func BenchmarkGet(b *testing.B) {
+	c, key := benchmarkStore(b)
+	c.Put(key, make([]byte, 1024), time.Hour)
 	for b.Loop() {
+		v, _ := c.Get(key)
+		v.Release()
+	}
+}
+
+func BenchmarkGetParallel(b *testing.B) {
+	c, _ := benchmarkStore(b)
+	keys := make([][]byte, 1024)
+	for i := range keys {
+		keys[i] = fmt.Appendf(nil, "key-%d", i)
+		c.Put(keys[i], make([]byte, 1024), time.Hour)
+	}
+	b.RunParallel(func(pb *testing.PB) {
+		for i := 0; pb.Next(); i++ {
+			if v, ok := c.Get(keys[i%len(keys)]); ok {
+				v.Release()
+			}
+		}
+	})
+}
+
+func BenchmarkPut(b *testing.B) {
+	c, key := benchmarkStore(b)
+	value := make([]byte, 1024)
+	for b.Loop() {
+		c.Put(key, value, time.Hour)
+	}
+}
+
+func BenchmarkPutNew(b *testing.B) {
+	c, key := benchmarkStore(b)
+	value := make([]byte, 1024)
+	for i := 0; b.Loop(); i++ {
+		key = fmt.Appendf(key[:0], "key-%d", i)
 		c.Put(key, value, time.Hour)
 	}
 }
