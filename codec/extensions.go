@@ -16,6 +16,7 @@ type extension struct {
 var registry = []extension{
 	{"gaps", ExtGaps},
 	{"s2", ExtS2},
+	{"cache", ExtCache},
 }
 
 // The extensions.
@@ -24,6 +25,8 @@ const (
 	ExtGaps Extensions = 1 << iota
 	// ExtS2 carries batches that were compressed once, by their publisher.
 	ExtS2
+	// ExtCache has binary cache requests, with more operations than JSON has, and watches.
+	ExtCache
 )
 
 // KnownExtensions returns all extensions of the registry: what a complete implementation offers.
@@ -84,11 +87,15 @@ const (
 	ExtensionPublishS2      ExtensionType = 3 // a [CompressedPublish], of ExtS2; client to broker
 	ExtensionPublishAckedS2 ExtensionType = 4 // the same with a request id and an ack mode in front
 	ExtensionEventS2        ExtensionType = 5 // a [CompressedEvents], of ExtS2; broker to client
+
+	ExtensionCacheRequest ExtensionType = 6 // a [CacheRequest], of ExtCache; client to broker
+	ExtensionCacheReply   ExtensionType = 7 // a [CacheReply], of ExtCache; broker to client
+	ExtensionCacheEvents  ExtensionType = 8 // some [CacheEvent], of ExtCache; broker to client, on the event stream of a watch
 )
 
 // FromClient reports whether clients send frames of this type; those of all other known types come from brokers.
 func (t ExtensionType) FromClient() bool {
-	return t == ExtensionPublishS2 || t == ExtensionPublishAckedS2
+	return t == ExtensionPublishS2 || t == ExtensionPublishAckedS2 || t == ExtensionCacheRequest
 }
 
 // CheckNegotiated is [Flags.Check] for a stream on which the given extensions were negotiated: with any, the extension

@@ -320,3 +320,48 @@ func logInput(t *testing.T, what string, payload []byte) {
 	t.Helper()
 	t.Logf("%s %q", what, payload)
 }
+
+// FuzzCacheFrames parses bodies of the extension cache and encodes what came out again.
+func FuzzCacheFrames(f *testing.F) {
+	seeds(f, func(flags codec.Flags, frame []byte) {
+		if flags == codec.LayoutExtension && len(frame) > codec.HeaderLen+1 {
+			f.Add(frame[codec.HeaderLen+1:])
+		}
+	})
+	const head = codec.HeaderLen + 1
+	f.Fuzz(func(t *testing.T, body []byte) {
+		if r, _, err := codec.ParseCacheRequest(body); err == nil {
+			keys := []string{string(r.Key)}
+			switch r.Op {
+			case codec.CacheGet:
+				keys = nil
+				for key, ok := r.Keys.Next(); ok; key, ok = r.Keys.Next() {
+					keys = append(keys, string(key))
+				}
+			case codec.CacheWatch:
+				keys = nil
+			default:
+			}
+			again := codec.AppendCacheRequest(nil, &r, string(r.Namespace), string(r.Cache), keys...)[head:]
+			if !strings.HasPrefix(string(body), string(again)) {
+				t.Errorf("request %x became %x", body, again)
+			}
+		}
+		if r, err := codec.ParseCacheReply(body); err == nil && r.Status == codec.CacheValues {
+			total := 0
+			for _, value, ok := r.Values.Next(); ok; _, value, ok = r.Values.Next() {
+				total += codec.CacheValueHead + len(value)
+			}
+			if total > len(body) {
+				t.Errorf("%d bytes of values in %d", total, len(body))
+			}
+		}
+		for rest := body; len(rest) > 0; {
+			_, next, err := codec.ParseCacheEvent(rest)
+			if err != nil {
+				break
+			}
+			rest = next
+		}
+	})
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/felix-mq/felix/codec"
@@ -252,8 +253,126 @@ func decodeExtension(payload []byte) (string, map[string]any, error) {
 		values := map[string]any{"base_offset": e.BaseOffset}
 		addCompressed(values, e.Compressed)
 		return "extension_events_s2", values, err
+	case codec.ExtensionCacheRequest:
+		return decodeCacheRequest(body)
+	case codec.ExtensionCacheReply:
+		return decodeCacheReply(body)
+	case codec.ExtensionCacheEvents:
+		keys, versions, kinds := []string{}, []string{}, []int{}
+		for len(body) > 0 {
+			var e codec.CacheEvent
+			if e, body, err = codec.ParseCacheEvent(body); err != nil {
+				return "", nil, err
+			}
+			keys, versions, kinds = append(keys, string(e.Key)), append(versions, fmt.Sprint(e.Version)), append(kinds, int(e.Kind))
+		}
+		return "extension_cache_events", map[string]any{"keys": keys, "versions": versions, "event_kinds": kinds}, nil
 	}
 	return "", nil, fmt.Errorf("unknown extension type %d", typ)
+}
+
+var cacheKinds = map[codec.CacheOp]string{
+	codec.CacheGet: "extension_cache_get", codec.CachePut: "extension_cache_put", codec.CacheDelete: "extension_cache_delete",
+	codec.CachePutIf: "extension_cache_put_if", codec.CacheWatch: "extension_cache_watch",
+}
+
+func decodeCacheRequest(body []byte) (string, map[string]any, error) {
+	r, _, err := codec.ParseCacheRequest(body)
+	values := map[string]any{"request_id": r.RequestID, "namespace": string(r.Namespace), "cache": string(r.Cache)}
+	switch r.Op {
+	case codec.CacheGet:
+		keys := []string{}
+		for key, ok := r.Keys.Next(); ok; key, ok = r.Keys.Next() {
+			keys = append(keys, string(key))
+		}
+		values["keys"] = keys
+	case codec.CachePutIf:
+		values["expected"] = r.Expected
+		fallthrough
+	case codec.CachePut:
+		values["ttl_ms"], values["value"] = r.TTL, string(r.Value)
+		fallthrough
+	case codec.CacheDelete:
+		values["key"] = string(r.Key)
+	case codec.CacheWatch:
+	}
+	return cacheKinds[r.Op], values, err
+}
+
+func decodeCacheReply(body []byte) (string, map[string]any, error) {
+	r, err := codec.ParseCacheReply(body)
+	values := map[string]any{"request_id": r.RequestID, "reply_status": uint64(r.Status)}
+	switch r.Status {
+	case codec.CacheRefused:
+		values["message"] = string(r.Text)
+	case codec.CacheValues:
+		versions, list := []string{}, []string{}
+		for version, value, ok := r.Values.Next(); ok; version, value, ok = r.Values.Next() {
+			versions, list = append(versions, fmt.Sprint(version)), append(list, string(value))
+		}
+		values["versions"], values["values"] = versions, list
+	case codec.CacheDone, codec.CacheNot:
+		values["version"] = r.Version
+	}
+	return "extension_cache_reply", values, err
+}
+
+// encodeCache appends a frame of the extension cache.
+func encodeCache(dst []byte, kind string, f testvectors.Fields) []byte {
+	id, _ := optional(f.RequestID)
+	keys := []string{string(f.Key)}
+	if f.Keys != nil {
+		keys = texts(f.Keys)
+	}
+	version := func(i int) uint64 {
+		n, _ := strconv.ParseUint(f.Versions[i], 10, 64)
+		return n
+	}
+	switch kind {
+	case "extension_cache_events":
+		var events []byte
+		for i, key := range keys {
+			events = codec.AppendCacheEvent(events, codec.CacheEvent{Kind: codec.CacheEventKind(f.EventKinds[i]), Version: version(i), Key: []byte(key)})
+		}
+		return append(codec.AppendCacheEvents(dst, len(events)), events...)
+	case "extension_cache_reply":
+		switch codec.CacheStatus(*f.ReplyStatus) {
+		case codec.CacheRefused:
+			return codec.AppendCacheRefused(dst, id, string(f.Message))
+		case codec.CacheValues:
+			list := f.Values.Expand()
+			dst = codec.AppendCacheValues(dst, id, len(list), len(slices.Concat(list...)))
+			for i, v := range list {
+				dst = append(codec.AppendCacheValueHead(dst, version(i), len(v)), v...)
+			}
+			return dst
+		case codec.CacheDone, codec.CacheNot:
+		}
+		return codec.AppendCacheReply(dst, id, codec.CacheStatus(*f.ReplyStatus), *f.Version)
+	}
+	r := codec.CacheRequest{RequestID: id}
+	r.TTL, _ = optional(f.TTL)
+	r.Expected, _ = optional(f.Expected)
+	if f.Value != nil {
+		r.Value = f.Value.Expand()
+	}
+	for op, name := range cacheKinds {
+		if name == kind {
+			r.Op = op
+		}
+	}
+	if r.Op == codec.CacheWatch {
+		keys = nil
+	}
+	return codec.AppendCacheRequest(dst, &r, string(f.Namespace), string(f.Cache), keys...)
+}
+
+func texts(items testvectors.Items) []string {
+	out := []string{}
+	for _, item := range items.Expand() {
+		out = append(out, string(item))
+	}
+	return out
 }
 
 func addCompressed(values map[string]any, c codec.Compressed) {
@@ -478,6 +597,9 @@ func encode(t *testing.T, dst []byte, kind string, flags uint16, f testvectors.F
 		publish := codec.AppendCompressedPublish(nil, 0, codec.AckNone, "t", "n", "s", *f.Count, *f.RawLength, len(block))
 		publish = append(publish, block...)
 		return append(dst, codec.RewriteCompressed(publish, len(publish)-len(block)-8, *f.BaseOffset)...)
+	case "extension_cache_get", "extension_cache_put", "extension_cache_delete", "extension_cache_put_if", "extension_cache_watch",
+		"extension_cache_reply", "extension_cache_events":
+		return encodeCache(dst, kind, f)
 	case "extension_gap":
 		return codec.AppendGap(dst, codec.Gap{Reason: codec.GapReason(*f.GapReason), Lost: *f.Lost, Next: *f.Next})
 	case "binary_event_batch", "binary_shared_event_batch":
@@ -585,6 +707,7 @@ func valuesOf(f testvectors.Fields, kind string) map[string]any {
 		"request_id": f.RequestID, "subscription_id": f.SubscriptionID, "offset": f.Offset, "base_offset": f.BaseOffset,
 		"ttl_ms": f.TTL, "requested": f.Requested, "available": f.Available,
 		"epoch": f.Epoch, "lost": f.Lost, "next": f.Next,
+		"version": f.Version, "expected": f.Expected,
 	} {
 		if p != nil {
 			values[name] = *p
@@ -600,6 +723,24 @@ func valuesOf(f testvectors.Fields, kind string) map[string]any {
 	}
 	if f.Count != nil {
 		values["count"], values["raw_length"], values["block"] = uint64(*f.Count), uint64(*f.RawLength), string(f.Block.Expand())
+	}
+	if f.Keys != nil {
+		values["keys"] = texts(f.Keys)
+	}
+	if f.Versions != nil {
+		values["versions"] = f.Versions
+	}
+	if f.Values != nil {
+		values["values"] = texts(f.Values)
+	}
+	if f.EventKinds != nil {
+		values["event_kinds"] = f.EventKinds
+	}
+	if f.ReplyStatus != nil {
+		values["reply_status"] = uint64(*f.ReplyStatus)
+		if f.Message != "" {
+			add("message")
+		}
 	}
 	if f.GapReason != nil {
 		values["gap_reason"] = uint64(*f.GapReason)
@@ -626,6 +767,12 @@ func valuesOf(f testvectors.Fields, kind string) map[string]any {
 		add("tenant_id", "namespace", "stream")
 	case "cache_put", "cache_value":
 		add("tenant_id", "namespace", "cache", "key", "value")
+	case "extension_cache_get", "extension_cache_watch":
+		add("namespace", "cache")
+	case "extension_cache_delete":
+		add("namespace", "cache", "key")
+	case "extension_cache_put", "extension_cache_put_if":
+		add("namespace", "cache", "key", "value")
 	case "cache_get":
 		add("tenant_id", "namespace", "cache", "key")
 	case "error", "publish_error":

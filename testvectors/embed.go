@@ -45,7 +45,8 @@ type Vector struct {
 	Direction string `json:"direction"`
 	// Kind is the type of a JSON message, such as "publish", or binary_publish_batch, binary_acked_publish_batch,
 	// binary_publish_ack, binary_event_batch or binary_shared_event_batch, or extension_position, extension_gap,
-	// extension_publish_s2, extension_acked_publish_s2 or extension_events_s2.
+	// extension_publish_s2, extension_acked_publish_s2, extension_events_s2, extension_cache_get, extension_cache_put,
+	// extension_cache_delete, extension_cache_put_if, extension_cache_watch, extension_cache_reply or extension_cache_events.
 	Kind string `json:"kind"`
 	// Flags are the flags in the header of the frame.
 	Flags uint16 `json:"flags"`
@@ -115,6 +116,14 @@ type Fields struct {
 	Count     *int  `json:"count"`
 	RawLength *int  `json:"raw_length"`
 	Block     Bytes `json:"block"`
+	// Of the cache's frames; Versions are numbers in decimal.
+	Keys        Items    `json:"keys"`
+	Values      Items    `json:"values"`
+	Version     *uint64  `json:"version,string"`
+	Versions    []string `json:"versions"`
+	Expected    *uint64  `json:"expected,string"`
+	ReplyStatus *uint8   `json:"reply_status"`
+	EventKinds  []int    `json:"event_kinds"`
 }
 
 // Start is a start position: Keyword is "latest" or "earliest", or it is empty and Offset counts.

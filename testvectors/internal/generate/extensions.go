@@ -62,6 +62,7 @@ func extensions() []vector {
 		gap("reason_255", "A reason that nobody knows is no error.", 255, 3, 9),
 	}
 	vectors = append(vectors, compressed()...)
+	vectors = append(vectors, cacheFrames()...)
 	long := gap("trailing", "Bytes behind what the type defines are ignored.", 1, 5, 47)
 	long.Canonical, long.CanonicalFrame = false, long.Frame
 	long.Frame = frame(flagsExtension, cat(u8(2), u8(1), be64(5), be64(47), hx("ff")))
@@ -100,6 +101,59 @@ func compressed() []vector {
 	all := []vector{vector3, vector4, vector5}
 	for i := range all {
 		all[i].Negotiated = []string{"s2"}
+	}
+	return all
+}
+
+// cacheFrames are the frames of the extension cache.
+func cacheFrames() []vector {
+	ns, cache, key := text("default"), text("primary"), text("demo-key")
+	where := fields{{"namespace", ns}, {"cache", cache}}
+	request := func(kind, title, note string, op int, body blob, f fields) vector {
+		v := extensionFrame("extension_cache_"+kind, title, note, 6,
+			cat(be64(7), u8(op), name(ns), name(cache), body), append(append(fields{{"request_id", u64(7)}}, where...), f...))
+		v.Direction = clientToBroker
+		return v
+	}
+	reply := func(title, note string, status int, body blob, f fields) vector {
+		return extensionFrame("extension_cache_reply", title, note, 7, cat(be64(7), u8(status), body),
+			append(fields{{"request_id", u64(7)}, {"reply_status", status}}, f...))
+	}
+	value := raw("cached")
+	valueOf := func(version uint64, b blob) blob { return cat(be64(version), u32(b.len()), b) }
+	all := []vector{
+		request("get", "one_key", "", 1, cat(u16(1), name(key)), fields{{"keys", []blob{key.asHex()}}}),
+		request("get", "three_keys", "Keys are bytes that have to be UTF-8; one may be empty.", 1,
+			cat(u16(3), name(key), name(nil), name(text("ü"))), fields{{"keys", []blob{key.asHex(), hx(""), text("ü").asHex()}}}),
+		request("get", "no_keys", "", 1, u16(0), fields{{"keys", []blob{}}}),
+		request("put", "ttl", "", 2, cat(be64(1000), name(key), value), fields{{"key", key}, {"ttl_ms", u64(1000)}, {"value", value}}),
+		request("put", "forever", "An empty value.", 2, cat(be64(maxU64), name(key)), fields{{"key", key}, {"ttl_ms", u64(maxU64)}, {"value", hx("")}}),
+		request("delete", "plain", "", 3, name(key), fields{{"key", key}}),
+		request("put_if", "absent", "", 4, cat(be64(0), be64(0), name(key), value),
+			fields{{"key", key}, {"ttl_ms", u64(0)}, {"expected", u64(0)}, {"value", value}}),
+		request("put_if", "version", "", 4, cat(be64(1000), be64(42), name(key), value),
+			fields{{"key", key}, {"ttl_ms", u64(1000)}, {"expected", u64(42)}, {"value", value}}),
+		request("watch", "plain", "", 5, nil, nil),
+		reply("done", "", 0, be64(42), fields{{"version", u64(42)}}),
+		reply("refused", "", 1, name(text("forbidden")), fields{{"message", text("forbidden")}}),
+		reply("not", "", 2, be64(0), fields{{"version", u64(0)}}),
+		reply("values", "A value, a miss, an empty value, and one that was left out.", 3,
+			cat(u16(4), valueOf(42, value), valueOf(0, nil), valueOf(43, nil), valueOf(maxU64, nil)),
+			fields{
+				{"versions", []any{u64(42), u64(0), u64(43), u64(maxU64)}},
+				{"values", []blob{value, hx(""), hx(""), hx("")}},
+			}),
+		extensionFrame("extension_cache_events", "all_kinds", "Set, deleted, expired, evicted, lost.", 8, cat(
+			u8(1), be64(42), name(key), u8(2), be64(43), name(key), u8(3), be64(44), name(key), u8(4), be64(45), name(key),
+			u8(0), be64(0), name(nil)),
+			fields{
+				{"event_kinds", []any{1, 2, 3, 4, 0}},
+				{"versions", []any{u64(42), u64(43), u64(44), u64(45), u64(0)}},
+				{"keys", []blob{key.asHex(), key.asHex(), key.asHex(), key.asHex(), hx("")}},
+			}),
+	}
+	for i := range all {
+		all[i].Negotiated = []string{"cache"}
 	}
 	return all
 }
