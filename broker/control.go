@@ -56,6 +56,9 @@ type control struct {
 
 	charged   int  // bytes of them in the connection's account
 	overdrawn bool // there was no room for one
+
+	cache cacheScope
+	found []foundValue // by a get, until it is answered
 }
 
 // serveControl reads requests and answers them, in order, until the stream ends.
@@ -199,14 +202,15 @@ func (ctl *control) handle(f quicx.Frame) outcome {
 
 // extension carries an extension frame out. One that was not negotiated is an unknown flag (docs/wire-extensions.md).
 func (ctl *control) extension(f quicx.Frame) outcome {
-	if typ, _, err := codec.ParseExtension(f.Payload()); err == nil && ctl.ext&codec.ExtS2 != 0 {
-		switch typ {
-		case codec.ExtensionPublishS2:
-			return ctl.binaryPublish(f, extensionAt, true)
-		case codec.ExtensionPublishAckedS2:
-			return ctl.ackedPublish(f, extensionAt, true)
-		default:
-		}
+	typ, _, err := codec.ParseExtension(f.Payload())
+	switch {
+	case err != nil:
+	case typ == codec.ExtensionPublishS2 && ctl.ext&codec.ExtS2 != 0:
+		return ctl.binaryPublish(f, extensionAt, true)
+	case typ == codec.ExtensionPublishAckedS2 && ctl.ext&codec.ExtS2 != 0:
+		return ctl.ackedPublish(f, extensionAt, true)
+	case typ == codec.ExtensionCacheRequest && ctl.ext&codec.ExtCache != 0:
+		return ctl.cacheFrame(f)
 	}
 	return ctl.refuse(codec.UnsupportedFlags)
 }

@@ -29,36 +29,89 @@ func (c *Client) Cache(namespace, cache string) *Cache {
 // it returns nil, every client reads the new value. Unless an error is a [BrokerError], or one of those that say that
 // nothing was sent, the value may still be stored, even after a later Put.
 func (h *Cache) Put(ctx context.Context, key string, value []byte, ttl time.Duration) error {
-	ms := uint64(0)
-	if ttl > 0 {
-		ms = uint64((ttl-1)/time.Millisecond) + 1
+	at, err := h.place(ctx, "put", key)
+	if err != nil {
+		return err
 	}
-	_, _, err := h.do(ctx, "put", key, codec.MsgCacheOK, func(b []byte, id uint64) []byte {
-		return codec.AppendCachePut(b, h.c.o.tenant, h.namespace, h.name, key, value, id, true, ms, ttl >= 0)
+	if at.binary() {
+		_, err := h.request(ctx, at, codec.CacheRequest{Op: codec.CachePut, TTL: binaryTTL(ttl), Value: value}, key)
+		return err
+	}
+	_, _, err = h.do(ctx, at, codec.MsgCacheOK, func(b []byte, id uint64) []byte {
+		return codec.AppendCachePut(b, h.c.o.tenant, h.namespace, h.name, key, value, id, true, milliseconds(ttl), ttl >= 0)
 	})
 	return err
 }
 
+func milliseconds(ttl time.Duration) uint64 {
+	if ttl <= 0 {
+		return 0
+	}
+	return uint64((ttl-1)/time.Millisecond) + 1
+}
+
+func binaryTTL(ttl time.Duration) uint64 {
+	if ttl < 0 {
+		return codec.CacheForever
+	}
+	return milliseconds(ttl)
+}
+
 // Get returns the value stored under key, which is the caller's, or [ErrMiss]. An empty value is not a miss.
 func (h *Cache) Get(ctx context.Context, key string) ([]byte, error) {
-	return found(h.do(ctx, "get", key, codec.MsgCacheValue, h.getRequest(key)))
+	at, err := h.place(ctx, "get", key)
+	if err != nil {
+		return nil, err
+	}
+	if at.binary() {
+		r := h.getBinary(ctx, at, key)
+		return r[0].Value, r[0].Err
+	}
+	return found(h.do(ctx, at, codec.MsgCacheValue, h.getRequest(key)))
 }
 
 // CacheResult is what one key of [Cache.GetMany] came to.
 type CacheResult struct {
-	Value []byte // the caller's; empty and not nil for an empty value
-	Err   error  // ErrMiss if there is no value
+	Value   []byte // the caller's; empty and not nil for an empty value
+	Version uint64 // of the value, for [Cache.PutIf]; 0 from a broker without the extension cache
+	Err     error  // ErrMiss if there is no value
 }
 
-// GetMany returns what is stored under each key, in the order of the keys. The requests are sent without waiting for one
-// another's replies, so that they take about the time of one.
+// maxKeys is how many keys fit into one request.
+const maxKeys = 1<<16 - 1
+
+// GetMany returns what is stored under each key, in the order of the keys. A broker with the extension cache is asked in
+// one request, and the values share memory: to keep one of many, copy it. To others the requests are sent without waiting for
+// one another's replies. In both cases it takes about the time of one.
 func (h *Cache) GetMany(ctx context.Context, keys ...string) []CacheResult {
+	if len(keys) == 0 {
+		return nil
+	}
+	if len(keys) > maxKeys {
+		return append(h.GetMany(ctx, keys[:maxKeys]...), h.GetMany(ctx, keys[maxKeys:]...)...)
+	}
+	at, err := h.place(ctx, "get", keys...)
+	if err != nil {
+		results := make([]CacheResult, len(keys))
+		for i := range results {
+			results[i].Err = err
+		}
+		return results
+	}
+	if at.binary() {
+		return h.getBinary(ctx, at, keys...)
+	}
 	ctx, cancel := h.c.bound(ctx)
 	defer cancel()
 	results := make([]CacheResult, len(keys))
 	calls := make([]*call, len(keys))
 	for i, key := range keys {
-		calls[i], results[i].Err = h.begin(ctx, "get", key, codec.MsgCacheValue, h.getRequest(key))
+		if i > 0 {
+			at, results[i].Err = h.place(ctx, "get", key)
+		}
+		if results[i].Err == nil {
+			calls[i], results[i].Err = h.begin(ctx, at, codec.MsgCacheValue, h.getRequest(key))
+		}
 	}
 	for i, c := range calls {
 		if c != nil {
@@ -66,6 +119,99 @@ func (h *Cache) GetMany(ctx context.Context, keys ...string) []CacheResult {
 		}
 	}
 	return results
+}
+
+// getBinary asks for all keys in one request, and by itself for each value that did not fit beside the others.
+func (h *Cache) getBinary(ctx context.Context, at place, keys ...string) []CacheResult {
+	results := make([]CacheResult, len(keys))
+	a, err := h.request(ctx, at, codec.CacheRequest{Op: codec.CacheGet}, keys...)
+	if err == nil && a.values.Len() != len(keys) {
+		err = fmt.Errorf("%w: %d values for %d keys", ErrProtocol, a.values.Len(), len(keys))
+	}
+	for i := range results {
+		if results[i].Err = err; err != nil {
+			continue
+		}
+		switch version, value, _ := a.values.Next(); version {
+		case 0:
+			results[i].Err = ErrMiss
+		case codec.CacheLeftOut:
+			if len(keys) == 1 {
+				results[i].Err = fmt.Errorf("%w: a value left out of its own reply", ErrProtocol)
+			} else if at, results[i].Err = h.place(ctx, "get", keys[i]); results[i].Err == nil {
+				results[i] = h.getBinary(ctx, at, keys[i])[0]
+			}
+		default:
+			results[i].Value, results[i].Version = value, version
+		}
+	}
+	return results
+}
+
+// PutIf is [Cache.Put] if the key's present version is the expected one; 0 means that there is no entry. It returns the
+// version of the new entry, or the present one and [ErrVersion]. Versions of a key only grow. It fails with
+// [ErrUnsupported] with a broker that has not the extension cache.
+func (h *Cache) PutIf(ctx context.Context, key string, value []byte, ttl time.Duration, expected uint64) (version uint64, err error) {
+	at, err := h.extended(ctx, "put_if", key)
+	if err != nil {
+		return 0, err
+	}
+	a, err := h.request(ctx, at, codec.CacheRequest{Op: codec.CachePutIf, TTL: binaryTTL(ttl), Expected: expected, Value: value}, key)
+	if err == nil && a.status == codec.CacheNot {
+		err = ErrVersion
+	}
+	return a.version, err
+}
+
+// Delete removes the entry and reports whether there was one. It fails with [ErrUnsupported] with a broker that has not the
+// extension cache.
+func (h *Cache) Delete(ctx context.Context, key string) (found bool, err error) {
+	at, err := h.extended(ctx, "delete", key)
+	if err != nil {
+		return false, err
+	}
+	a, err := h.request(ctx, at, codec.CacheRequest{Op: codec.CacheDelete}, key)
+	return err == nil && a.status == codec.CacheDone, err
+}
+
+// place is where a request goes, and who wants to know its outcome.
+type place struct {
+	r    *requests
+	hook func(error) // may be nil
+}
+
+func (p place) binary() bool { return p.r.ctl.ext&codec.ExtCache != 0 }
+
+func (p place) tell(err error) {
+	if p.hook != nil {
+		p.hook(err)
+	}
+}
+
+// place returns the next stream for cache requests.
+func (h *Cache) place(ctx context.Context, operation string, keys ...string) (place, error) {
+	if err := checkNames(h.namespace, h.name); err != nil {
+		return place{}, err
+	}
+	if err := checkNames(keys...); err != nil {
+		return place{}, err
+	}
+	p := place{hook: h.c.hooks.cache(ctx, h.namespace, h.name, operation)}
+	var err error
+	if p.r, err = h.c.cachers[int(h.c.nextCacher.Add(1)-1)%len(h.c.cachers)].get(ctx); err != nil {
+		p.tell(err)
+	}
+	return p, err
+}
+
+// extended is place for operations that JSON has not.
+func (h *Cache) extended(ctx context.Context, operation, key string) (place, error) {
+	p, err := h.place(ctx, operation, key)
+	if err == nil && !p.binary() {
+		err = ErrUnsupported
+		p.tell(err)
+	}
+	return p, err
 }
 
 // found makes a miss an error.
@@ -82,11 +228,11 @@ func (h *Cache) getRequest(key string) func(b []byte, id uint64) []byte {
 	}
 }
 
-// do sends one request and waits for its reply.
-func (h *Cache) do(ctx context.Context, operation, key string, want codec.MessageType, request func(b []byte, id uint64) []byte) (value []byte, hit bool, err error) {
+// do sends one request in JSON and waits for its reply.
+func (h *Cache) do(ctx context.Context, at place, want codec.MessageType, request func(b []byte, id uint64) []byte) (value []byte, hit bool, err error) {
 	ctx, cancel := h.c.bound(ctx)
 	defer cancel()
-	c, err := h.begin(ctx, operation, key, want, request)
+	c, err := h.begin(ctx, at, want, request)
 	if err != nil {
 		return nil, false, err
 	}
@@ -95,19 +241,11 @@ func (h *Cache) do(ctx context.Context, operation, key string, want codec.Messag
 
 // begin sends one request. Registering and writing are one step under the stream's turn, because replies without an id are
 // matched by order.
-func (h *Cache) begin(ctx context.Context, operation, key string, want codec.MessageType, request func(b []byte, id uint64) []byte) (*call, error) {
-	if err := checkNames(h.namespace, h.name, key); err != nil {
-		return nil, err
-	}
+func (h *Cache) begin(ctx context.Context, at place, want codec.MessageType, request func(b []byte, id uint64) []byte) (*call, error) {
 	// Not pooled: the reader may meet it after its caller gave up.
-	c := &call{done: make(chan struct{}, 1), want: want, hook: h.c.hooks.cache(ctx, h.namespace, h.name, operation)}
-	slot := h.c.cachers[int(h.c.nextCacher.Add(1)-1)%len(h.c.cachers)]
-	r, err := slot.get(ctx)
-	if err == nil {
-		err = h.send(ctx, r, c, request)
-	}
-	if err != nil {
-		c.tell(err)
+	c := &call{done: make(chan struct{}, 1), want: want, place: at}
+	if err := h.send(ctx, at.r, c, request); err != nil {
+		at.tell(err)
 		return nil, err
 	}
 	return c, nil
@@ -121,15 +259,8 @@ func (c *call) wait(ctx context.Context) (value []byte, hit bool, err error) {
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	}
-	c.tell(err)
+	c.place.tell(err)
 	return value, hit, err
-}
-
-// tell tells the hook, if there is one, the outcome.
-func (c *call) tell(err error) {
-	if c.hook != nil {
-		c.hook(err)
-	}
 }
 
 func (h *Cache) send(ctx context.Context, r *requests, c *call, request func(b []byte, id uint64) []byte) error {

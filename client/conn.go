@@ -144,7 +144,7 @@ func (k *conn) openControl(ctx context.Context, pipelined func([]byte) []byte) (
 		_ = s.Recv().SetReadDeadline(past)
 		_ = s.Send().SetWriteDeadline(past)
 	})
-	out := codec.AppendAuth(nil, k.c.o.tenant, token, clientFlags, true, codec.KnownExtensions())
+	out := codec.AppendAuth(nil, k.c.o.tenant, token, clientFlags, true, k.c.o.ext)
 	if pipelined != nil {
 		out = pipelined(out)
 	}
@@ -172,7 +172,7 @@ func (ctl *control) authReply() error {
 	switch ctl.msg.Type {
 	case codec.MsgAuthOK:
 		ctl.flags = ctl.msg.ServerFlags
-		ctl.ext = ctl.msg.Ext & codec.KnownExtensions()
+		ctl.ext = ctl.msg.Ext & ctl.k.c.o.ext
 	case codec.MsgOK:
 		ctl.flags = codec.OriginalV1Flags
 	case codec.MsgError:

@@ -17,6 +17,8 @@ var (
 	ErrAuth = errors.New("client: authentication failed")
 	// ErrMiss means that a cache has no such entry.
 	ErrMiss = errors.New("client: cache miss")
+	// ErrVersion means that a cache entry has another version than the one a put was to replace.
+	ErrVersion = errors.New("client: cache entry has another version")
 	// ErrEnded means that the broker ended the subscription: its stream was removed, or the broker is going down.
 	ErrEnded = errors.New("client: subscription ended")
 	// ErrProtocol means that the broker sent something that felix-wire does not allow at that place.

@@ -31,6 +31,7 @@ type options struct {
 	maxUnmatched   int
 	requestTimeout time.Duration
 	compress       bool
+	ext            codec.Extensions
 	roundRobin     bool
 	inFlight       int
 	inFlightBytes  int
@@ -58,6 +59,7 @@ func defaultOptions() options {
 		maxFrame:       codec.DefaultMaxFrame,
 		maxUnmatched:   4096,
 		requestTimeout: 10 * time.Second,
+		ext:            codec.KnownExtensions(),
 		inFlight:       1024,
 		inFlightBytes:  4 << 20,
 		whileDownBytes: 16 << 20,
@@ -240,3 +242,10 @@ func WithCacheWindows(stream, conn uint64) Option {
 func WithSocketBuffers(send, receive int) Option {
 	return func(o *options) { o.quic.SendBuffer, o.quic.RecvBuffer = send, receive }
 }
+
+// WithoutExtensions offers the broker no extension of the protocol, as a client of felix-wire alone would.
+func WithoutExtensions() Option { return func(o *options) { o.ext = 0 } }
+
+// WithSpin sets the time for which the client polls its sockets for more before it sleeps, while traffic keeps coming: lower
+// latency at the cost of a processor that is busy waiting. 0, the default, is never.
+func WithSpin(d time.Duration) Option { return func(o *options) { o.quic.Spin = d } }

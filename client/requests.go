@@ -22,6 +22,7 @@ type requests struct {
 	done    chan struct{} // closed when the stream takes no more requests
 
 	compressor compressor
+	gather     gather
 	unacked    atomic.Pointer[Publisher] // who sent without an acknowledgement last, since one covered it
 
 	watchdog *time.Timer   // ends a write that has no deadline of its own; whoever holds writing starts and stops it
@@ -45,8 +46,9 @@ type call struct {
 	timer    *time.Timer // of a publish without a deadline
 	value    []byte      // cache_get: a copy
 	hit      bool
-	owner    *pending    // of an asynchronous publish
-	hook     func(error) // of a cache request; may be nil
+	binary   cacheReply // of a binary cache request
+	owner    *pending   // of an asynchronous publish
+	place    place      // of a cache request in JSON
 }
 
 // finish tells whoever waits that the call is over.
@@ -74,7 +76,7 @@ var callPool = sync.Pool{New: func() any {
 
 func getCall() *call {
 	c, _ := callPool.Get().(*call)
-	c.err, c.answered = nil, false
+	c.err, c.answered, c.binary = nil, false, cacheReply{}
 	return c
 }
 
@@ -306,6 +308,8 @@ func (r *requests) read() {
 			err = r.ack(f.Bytes[codec.HeaderLen:])
 		case codec.LayoutJSON:
 			err = r.reply(f.Bytes[codec.HeaderLen:])
+		case codec.LayoutExtension:
+			err = r.cacheReply(f.Bytes[codec.HeaderLen:])
 		default:
 			err = fmt.Errorf("%w: reply with flags %#04x", ErrProtocol, uint16(f.Header.Flags))
 		}

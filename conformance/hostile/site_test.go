@@ -104,6 +104,10 @@ func (s *site) account() (account, error) {
 		switch f.GetName() {
 		case "felix_connections", "felix_control_streams", "felix_publish_streams", "felix_subscriptions":
 			a[f.GetName()] = int64(f.GetMetric()[0].GetGauge().GetValue())
+		case "felix_cache_entries": // each holds its value in a chunk, and is no peer's
+			for _, m := range f.GetMetric() {
+				a["chunks"] -= int64(m.GetGauge().GetValue())
+			}
 		}
 	}
 	return a, nil

@@ -1,0 +1,158 @@
+package broker
+
+import (
+	"bytes"
+	"time"
+
+	"github.com/felix-mq/felix/auth"
+	"github.com/felix-mq/felix/cache"
+	"github.com/felix-mq/felix/codec"
+	"github.com/felix-mq/felix/quicx"
+)
+
+// directValue is the size in bytes from which a value is written from where it lies. Below, a write of its own costs
+// more than copying it behind the replies that wait already.
+const directValue = 16 << 10
+
+// cacheScope remembers the cache that a stream used last, so that a repeat costs a comparison.
+type cacheScope struct {
+	namespace, name []byte
+	cache           *cache.Cache
+	read, write     bool
+}
+
+// cacheFrame carries a binary cache request out (docs/wire-extensions.md, cache).
+func (ctl *control) cacheFrame(f quicx.Frame) outcome {
+	r, hasID, err := codec.ParseCacheRequest(f.Bytes[extensionAt:])
+	if err != nil {
+		ctl.c.b.countMalformed(err)
+		if !hasID {
+			return ctl.refuse(codec.Undecodable)
+		}
+		return ctl.refuseCache(r.RequestID, codec.Undecodable.Text)
+	}
+	if ctl.identity == nil {
+		return ctl.refuse(codec.AuthRequired)
+	}
+	s := ctl.findCache(r.Namespace, r.Cache)
+	allowed := s.write
+	if r.Op == codec.CacheGet || r.Op == codec.CacheWatch {
+		allowed = s.read
+	}
+	if !allowed {
+		return ctl.refuseCache(r.RequestID, codec.Forbidden.Text)
+	}
+	if s.cache == nil {
+		text := codec.AppendCacheScopeNotFound(nil, []byte(ctl.identity.Tenant), r.Namespace, r.Cache)
+		return ctl.refuseCache(r.RequestID, string(text))
+	}
+	switch r.Op {
+	case codec.CacheGet:
+		return ctl.cacheGetKeys(s.cache, &r)
+	case codec.CacheDelete:
+		version, found := s.cache.Delete(r.Key)
+		ctl.cacheDone(r.RequestID, version, found)
+	case codec.CachePut:
+		ctl.c.b.metrics.cachePuts.Add(1)
+		ctl.cacheDone(r.RequestID, s.cache.Put(r.Key, r.Value, frameTTL(r.TTL)), true)
+	case codec.CachePutIf:
+		ctl.c.b.metrics.cachePuts.Add(1)
+		version, stored := s.cache.PutIf(r.Key, r.Value, frameTTL(r.TTL), r.Expected)
+		ctl.cacheDone(r.RequestID, version, stored)
+	case codec.CacheWatch: // not carried out yet
+		return ctl.refuseCache(r.RequestID, codec.UnexpectedMessage.Text)
+	}
+	return keep
+}
+
+func frameTTL(ms uint64) time.Duration {
+	if ms == codec.CacheForever {
+		return cache.NoExpiry
+	}
+	return ttl(ms)
+}
+
+func (ctl *control) cacheDone(id, version uint64, done bool) {
+	status := codec.CacheDone
+	if !done {
+		status = codec.CacheNot
+	}
+	ctl.reply(codec.AppendCacheReply(ctl.w.Buffer(), id, status, version))
+}
+
+// refuseCache answers a request with a text. The stream goes on: replies have ids.
+func (ctl *control) refuseCache(id uint64, text string) outcome {
+	ctl.c.b.metrics.requestErrors.Add(1)
+	ctl.reply(codec.AppendCacheRefused(ctl.w.Buffer(), id, text))
+	return keep
+}
+
+// findCache returns the cache of these names, with what the stream may do to it.
+func (ctl *control) findCache(namespace, name []byte) *cacheScope {
+	s := &ctl.cache
+	if s.cache != nil && bytes.Equal(s.namespace, namespace) && bytes.Equal(s.name, name) {
+		return s
+	}
+	tenant := []byte(ctl.identity.Tenant)
+	s.namespace, s.name = append(s.namespace[:0], namespace...), append(s.name[:0], name...)
+	s.cache = ctl.c.b.caches.Lookup(tenant, namespace, name)
+	s.read = ctl.identity.Allowed(auth.ActionCacheRead, auth.KindCache, tenant, namespace, name)
+	s.write = ctl.identity.Allowed(auth.ActionCacheWrite, auth.KindCache, tenant, namespace, name)
+	return s
+}
+
+// cacheGetKeys answers with the values of all keys. Those that would make the frame too large are left out, but never the
+// only one: a put frame is never shorter than the reply with its value.
+func (ctl *control) cacheGetKeys(c *cache.Cache, r *codec.CacheRequest) outcome {
+	limit := ctl.c.b.cfg.MaxFrameBytes - codec.CacheValuesHead - r.Keys.Len()*codec.CacheValueHead
+	ctl.found = ctl.found[:0]
+	total := 0
+	for key, ok := r.Keys.Next(); ok; key, ok = r.Keys.Next() {
+		v, hit := c.Get(key)
+		e := foundValue{value: v, hit: hit}
+		if hit {
+			if n := len(v.Bytes()); total+n <= limit || r.Keys.Len() == 0 && len(ctl.found) == 0 {
+				total += n
+			} else {
+				v.Release()
+				e = foundValue{leftOut: true}
+			}
+		}
+		ctl.found = append(ctl.found, e)
+	}
+	ctl.reply(codec.AppendCacheValues(ctl.w.Buffer(), r.RequestID, len(ctl.found), total))
+	for i := range ctl.found {
+		switch e := &ctl.found[i]; {
+		case e.hit:
+			ctl.replyValue(e.value)
+			e.value.Release()
+		case e.leftOut:
+			ctl.reply(codec.AppendCacheValueHead(ctl.w.Buffer(), codec.CacheLeftOut, 0))
+		default:
+			ctl.reply(codec.AppendCacheValueHead(ctl.w.Buffer(), 0, 0))
+		}
+		ctl.found[i] = foundValue{}
+	}
+	return keep
+}
+
+type foundValue struct {
+	value        cache.Value
+	hit, leftOut bool
+}
+
+func (ctl *control) replyValue(v cache.Value) {
+	b := v.Bytes()
+	out := codec.AppendCacheValueHead(ctl.w.Buffer(), v.Version(), len(b))
+	if len(b) < directValue {
+		ctl.reply(append(out, b...))
+		return
+	}
+	ctl.reply(out)
+	ctl.writing.Store(true)
+	_ = ctl.w.WriteBatch([][]byte{b}) // a failure shows again at the next flush
+	ctl.writing.Store(false)
+	ctl.c.account.Release(ctl.charged)
+	ctl.charged = 0
+	ctl.c.moved.Add(1)
+}

@@ -1,0 +1,172 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/felix-mq/felix/codec"
+)
+
+// cacheReply is a reply to a binary cache request. Its bytes are the call's own.
+type cacheReply struct {
+	status  codec.CacheStatus
+	version uint64
+	values  codec.CacheValueList
+}
+
+// gather joins the requests of many callers into few writes: while one of them writes, the others leave theirs behind, and
+// it takes them along.
+type gather struct {
+	mu      sync.Mutex
+	frames  []byte // not written yet
+	spare   []byte
+	writing bool // somebody writes, and looks here again before it stops
+}
+
+// gatherMax is the size in bytes of a request that is still gathered, and of all that may wait. What is larger takes its
+// turn alone, and waits for room.
+const gatherMax = 64 << 10
+
+// post sends a binary cache request without blocking, unless it is large or much waits already.
+func (r *requests) post(ctx context.Context, size int, limit time.Duration, appendTo func([]byte) []byte) error {
+	g := &r.gather
+	g.mu.Lock()
+	if len(g.frames)+size > gatherMax {
+		g.mu.Unlock()
+		if err := r.writing.acquire(ctx); err != nil {
+			return err
+		}
+		defer r.writing.release()
+		return r.write(ctx, appendTo(make([]byte, 0, size)), limit)
+	}
+	g.frames = appendTo(g.frames)
+	if g.writing {
+		g.mu.Unlock()
+		return nil
+	}
+	g.writing = true
+	g.mu.Unlock()
+	if !r.flush() {
+		if err := r.k.start(r.flushBlocking); err != nil {
+			r.fail(err)
+		}
+	}
+	return nil
+}
+
+// flush writes what is gathered as long as that does not block. It reports whether nothing is left for flushBlocking.
+func (r *requests) flush() bool {
+	select {
+	case r.writing <- struct{}{}:
+		defer r.writing.release()
+	default:
+		return false
+	}
+	return r.writeGathered(r.ctl.s.Send().TryWrite)
+}
+
+// flushBlocking writes what is gathered, whatever it takes.
+func (r *requests) flushBlocking() {
+	if r.writing.acquire(r.k.c.ctx) != nil {
+		return // the client is being closed
+	}
+	defer r.writing.release()
+	r.writeGathered(func(b []byte) error { return r.write(context.Background(), b, 0) })
+}
+
+// writeGathered writes until nothing is gathered any more, or a write fails. The caller holds r.writing. Behind a part of
+// a frame nothing may follow, so a stream that takes no more requests is left alone: the calls end when it does.
+func (r *requests) writeGathered(write func([]byte) error) bool {
+	g := &r.gather
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for len(g.frames) > 0 && !r.broken() {
+		frames := g.frames
+		g.frames, g.spare = g.spare[:0], nil
+		g.mu.Unlock()
+		err := write(frames)
+		g.mu.Lock()
+		if err != nil { // back, in front
+			frames = append(frames, g.frames...)
+			g.frames, g.spare = frames, g.frames
+			return false
+		}
+		g.spare = frames
+	}
+	g.writing = len(g.frames) > 0
+	return true
+}
+
+// request sends a binary cache request and waits for its reply.
+func (h *Cache) request(ctx context.Context, at place, q codec.CacheRequest, keys ...string) (cacheReply, error) {
+	a, err := h.roundTrip(ctx, at.r, q, keys)
+	at.tell(err)
+	return a, err
+}
+
+func (h *Cache) roundTrip(ctx context.Context, r *requests, q codec.CacheRequest, keys []string) (cacheReply, error) {
+	size := codec.HeaderLen + 64 + len(h.namespace) + len(h.name) + len(q.Value)
+	for _, k := range keys {
+		size += 2 + len(k)
+	}
+	if size > h.c.o.maxFrame {
+		return cacheReply{}, fmt.Errorf("%w: cache request of %d bytes, limit %d", ErrFrameTooLarge, size, h.c.o.maxFrame)
+	}
+	c := getCall()
+	defer callPool.Put(c)
+	if err := r.expectAck(c); err != nil {
+		return cacheReply{}, err
+	}
+	q.RequestID = c.id
+	var limit time.Duration
+	if _, ok := ctx.Deadline(); !ok {
+		limit = h.c.o.requestTimeout
+		c.timer.Reset(limit)
+		defer c.timer.Stop()
+	}
+	err := r.post(ctx, size, limit, func(b []byte) []byte {
+		return codec.AppendCacheRequest(b, &q, h.namespace, h.name, keys...)
+	})
+	if err == nil {
+		select {
+		case <-c.done:
+			return c.binary, c.err
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		case <-c.timer.C:
+			err = ErrTimeout
+		}
+	}
+	if !r.forget(c) {
+		return c.binary, c.err
+	}
+	return cacheReply{}, err
+}
+
+// cacheReply ends the request that a binary reply names.
+func (r *requests) cacheReply(payload []byte) error {
+	typ, body, err := codec.ParseExtension(payload)
+	if err != nil || typ != codec.ExtensionCacheReply || r.ctl.ext&codec.ExtCache == 0 {
+		return fmt.Errorf("%w: extension frame in answer to a request", ErrProtocol)
+	}
+	a, err := codec.ParseCacheReply(body)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrProtocol, err)
+	}
+	r.mu.Lock()
+	c := r.acks[a.RequestID]
+	delete(r.acks, a.RequestID)
+	r.mu.Unlock()
+	if c == nil {
+		return nil // its caller gave up
+	}
+	c.answered = true
+	c.binary = cacheReply{status: a.Status, version: a.Version, values: a.Values.Clone()}
+	if a.Status == codec.CacheRefused {
+		c.err = &BrokerError{string(a.Text)}
+	}
+	c.done <- struct{}{}
+	return nil
+}
