@@ -4,6 +4,8 @@
 // It is a module of its own, because foreign clients come in here that users of Felix shall not inherit. make bench-floor runs it;
 // docs/benchmarks.md says how to read the table.
 //
+// With the argument cache it prints Felix's cache beside Redis over TLS 1.3 and memcached instead (caches.go).
+//
 // A run has two fresh processes: a worker, which is publisher and subscriptions, and the system under test. Both are other
 // instances of this program. Runs alternate: one of each system for a shape, then the next shape, and all of that again
 // for each round. Begin at run; rows.go says what is measured, and nats.go, felix.go and package floor how.
@@ -35,6 +37,9 @@ func main() {
 	floor.Serve()
 	drive.Child(natsName, serveNATS)
 	drive.Child(workerName, serveWorker)
+	if len(os.Args) > 1 && os.Args[1] == "cache" {
+		os.Exit(runCaches(os.Args[2:], os.Stdout, os.Stderr))
+	}
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 

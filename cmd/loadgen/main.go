@@ -1,5 +1,5 @@
 // Command loadgen measures a Felix broker: publish→deliver latency and throughput, with every event accounted for.
-// See `loadgen --help`.
+// `loadgen cache` measures its cache. See `loadgen --help` and `loadgen cache --help`.
 package main
 
 import (
@@ -46,6 +46,9 @@ type options struct {
 }
 
 func run(args []string, stdout, stderr io.Writer) int {
+	if len(args) > 0 && args[0] == "cache" {
+		return runCache(args[1:], stdout, stderr)
+	}
 	var cfg loadgen.Config
 	var o options
 	flags := newFlags(&cfg, &o, stderr)

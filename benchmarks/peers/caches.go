@@ -1,0 +1,335 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/bradfitz/gomemcache/memcache"
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/rueidis"
+
+	"github.com/felix-mq/felix/loadgen"
+	"github.com/felix-mq/felix/quicx"
+)
+
+// cacheShape is one load, for all caches the same.
+type cacheShape struct {
+	callers, keys int
+}
+
+var cacheShapes = []cacheShape{{1, 1}, {32, 1}, {32, 16}}
+
+func (s cacheShape) String() string {
+	switch {
+	case s.keys > 1:
+		return fmt.Sprintf("%d callers × %d keys", s.callers, s.keys)
+	case s.callers == 1:
+		return "1 caller"
+	}
+	return fmt.Sprintf("%d callers", s.callers)
+}
+
+// cacheSystem is a cache with a client.
+type cacheSystem struct {
+	name string
+	run  func(context.Context, loadgen.CacheConfig) (*loadgen.CacheResult, error)
+}
+
+// runCaches measures all caches in turn, for each shape and size of values, and prints one table.
+func runCaches(args []string, stdout, stderr io.Writer) int {
+	flags := flag.NewFlagSet("peers cache", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	rounds := flags.Int("rounds", 3, "`runs` of each cache in each shape")
+	duration := flags.Duration("duration", 3*time.Second, "measured time of a run")
+	ratio := flags.Float64("get-ratio", 0.9, "part of the calls that are gets")
+	spin := flags.Duration("spin", 100*time.Microsecond, "polling of Felix's client at one caller")
+	if err := flags.Parse(args); err != nil {
+		return 2
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	systems, closeAll, missing := cacheSystems(ctx, *spin)
+	defer closeAll()
+	for _, m := range missing {
+		fmt.Fprintf(stdout, "Not measured: %s.\n\n", m)
+	}
+	fmt.Fprintln(stdout, "| Load | Value | Cache | keys/s | p50 µs | p99 µs | p999 µs |\n|---|--:|---|--:|--:|--:|--:|")
+	failed := false
+	for _, value := range []int{256, 4096} {
+		for _, shape := range cacheShapes {
+			results := make([][]*loadgen.CacheResult, len(systems))
+			for range *rounds {
+				for i, system := range systems {
+					cfg := loadgen.DefaultCacheConfig()
+					cfg.GetRatio, cfg.Value, cfg.Duration = *ratio, value, *duration
+					cfg.Concurrency, cfg.Pipeline, cfg.Processes = shape.callers, shape.keys, 2
+					r, err := system.run(ctx, cfg)
+					if err != nil {
+						fmt.Fprintf(stderr, "%v, %d B: %s: %v\n", shape, value, system.name, err)
+						failed = true
+						continue
+					}
+					results[i] = append(results[i], r)
+				}
+			}
+			for i, system := range systems {
+				median := func(of func(*loadgen.CacheResult) float64) float64 {
+					all := make([]float64, 0, len(results[i]))
+					for _, r := range results[i] {
+						all = append(all, of(r))
+					}
+					slices.Sort(all)
+					if len(all) == 0 {
+						return 0
+					}
+					return all[len(all)/2]
+				}
+				fmt.Fprintf(stdout, "| %v | %d B | %s | %.0f | %.0f | %.0f | %.0f |\n", shape, value, system.name,
+					median(func(r *loadgen.CacheResult) float64 { return r.All.Rate }),
+					median(func(r *loadgen.CacheResult) float64 { return r.All.Latency.P50 }),
+					median(func(r *loadgen.CacheResult) float64 { return r.All.Latency.P99 }),
+					median(func(r *loadgen.CacheResult) float64 { return r.All.Latency.P999 }))
+			}
+		}
+	}
+	if failed || ctx.Err() != nil {
+		return 1
+	}
+	return 0
+}
+
+// cacheSystems starts the foreign servers that this machine has, and says which it has not.
+func cacheSystems(ctx context.Context, spin time.Duration) (systems []cacheSystem, closeAll func(), missing []string) {
+	systems = []cacheSystem{
+		{"felix", func(ctx context.Context, cfg loadgen.CacheConfig) (*loadgen.CacheResult, error) {
+			if cfg.Concurrency == 1 {
+				cfg.Spin = spin
+			}
+			return loadgen.RunCache(ctx, cfg)
+		}},
+		{"felix, JSON", func(ctx context.Context, cfg loadgen.CacheConfig) (*loadgen.CacheResult, error) {
+			cfg.JSON = true
+			return loadgen.RunCache(ctx, cfg)
+		}},
+	}
+	var closers []func()
+	closeAll = func() {
+		for _, c := range closers {
+			c()
+		}
+	}
+	on := func(store loadgen.CacheStore) func(context.Context, loadgen.CacheConfig) (*loadgen.CacheResult, error) {
+		return func(ctx context.Context, cfg loadgen.CacheConfig) (*loadgen.CacheResult, error) {
+			return loadgen.RunCacheOn(ctx, cfg, store)
+		}
+	}
+	stores, stop, err := startRedis(ctx)
+	closers = append(closers, stop)
+	if err != nil {
+		missing = append(missing, "Redis over TLS 1.3: "+err.Error())
+	}
+	for _, name := range []string{"redis, go-redis", "redis, rueidis"} {
+		if s := stores[name]; s != nil {
+			systems = append(systems, cacheSystem{name, on(s)})
+		}
+	}
+	mc, stop, err := startMemcached(ctx)
+	closers = append(closers, stop)
+	if err != nil {
+		missing = append(missing, "memcached: "+err.Error())
+	} else {
+		systems = append(systems, cacheSystem{"memcached, no TLS", on(mc)})
+	}
+	return systems, closeAll, missing
+}
+
+// startServer starts a server program that listens on a port of loopback, and waits until it does.
+func startServer(ctx context.Context, program string, args func(port string) []string) (addr string, stop func(), err error) {
+	stop = func() {}
+	path, err := exec.LookPath(program)
+	if err != nil {
+		return "", stop, fmt.Errorf("%s is not installed", program)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", stop, err
+	}
+	addr = l.Addr().String()
+	_ = l.Close()
+	_, port, _ := net.SplitHostPort(addr)
+	cmd := exec.CommandContext(ctx, path, args(port)...)
+	if err = cmd.Start(); err != nil {
+		return "", stop, err
+	}
+	stop = func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}
+	for range 200 {
+		if c, dialErr := net.Dial("tcp", addr); dialErr == nil {
+			return addr, stop, c.Close()
+		}
+		time.Sleep(25 * time.Millisecond)
+	}
+	return "", stop, fmt.Errorf("%s does not listen", program)
+}
+
+// startRedis starts redis-server with TLS 1.3 alone, without persistence, and connects both clients.
+func startRedis(ctx context.Context) (stores map[string]loadgen.CacheStore, stop func(), err error) {
+	cert, _, err := quicx.DevCertificate()
+	if err != nil {
+		return nil, func() {}, err
+	}
+	dir, err := os.MkdirTemp("", "felix-peers-")
+	if err != nil {
+		return nil, func() {}, err
+	}
+	closers := []func(){func() { _ = os.RemoveAll(dir) }}
+	stop = func() {
+		for _, c := range slices.Backward(closers) {
+			c()
+		}
+	}
+	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
+	if err != nil {
+		return nil, stop, err
+	}
+	certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	certPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]})
+	err = errors.Join(os.WriteFile(certFile, certPEM, 0o600),
+		os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}), 0o600))
+	if err != nil {
+		return nil, stop, err
+	}
+	addr, kill, err := startServer(ctx, "redis-server", func(port string) []string {
+		return []string{
+			"--port", "0", "--tls-port", port, "--bind", "127.0.0.1", "--tls-cert-file", certFile, "--tls-key-file", keyFile,
+			"--tls-ca-cert-file", certFile, "--tls-auth-clients", "no", "--tls-protocols", "TLSv1.3", "--save", "", "--appendonly", "no",
+			"--dir", dir, "--logfile", filepath.Join(dir, "log"),
+		}
+	})
+	closers = append(closers, kill)
+	if err != nil {
+		return nil, stop, err
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(certPEM)
+	conf := &tls.Config{RootCAs: roots, ServerName: "localhost", MinVersion: tls.VersionTLS13}
+	g := redis.NewClient(&redis.Options{Addr: addr, TLSConfig: conf, PoolSize: 32})
+	closers = append(closers, func() { _ = g.Close() })
+	if err := g.Ping(ctx).Err(); err != nil {
+		return nil, stop, err
+	}
+	r, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{addr}, TLSConfig: conf, DisableCache: true})
+	if err != nil {
+		return nil, stop, err
+	}
+	closers = append(closers, r.Close)
+	return map[string]loadgen.CacheStore{"redis, go-redis": goRedis{g}, "redis, rueidis": rueidisStore{r}}, stop, nil
+}
+
+type goRedis struct{ c *redis.Client }
+
+func (g goRedis) Put(ctx context.Context, key string, value []byte, ttl time.Duration) error {
+	return g.c.Set(ctx, key, value, max(ttl, 0)).Err()
+}
+
+func (g goRedis) Get(ctx context.Context, keys []string) (hits int, err error) {
+	if len(keys) == 1 {
+		return found(g.c.Get(ctx, keys[0]).Bytes())
+	}
+	pipe := g.c.Pipeline()
+	replies := make([]*redis.StringCmd, len(keys))
+	for i, k := range keys {
+		replies[i] = pipe.Get(ctx, k)
+	}
+	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+		return 0, err
+	}
+	for _, r := range replies {
+		n, err := found(r.Bytes())
+		if err != nil {
+			return 0, err
+		}
+		hits += n
+	}
+	return hits, nil
+}
+
+func found(_ []byte, err error) (int, error) {
+	if errors.Is(err, redis.Nil) {
+		return 0, nil
+	}
+	return 1, err
+}
+
+type rueidisStore struct{ c rueidis.Client }
+
+func (r rueidisStore) Put(ctx context.Context, key string, value []byte, ttl time.Duration) error {
+	set := r.c.B().Set().Key(key).Value(rueidis.BinaryString(value))
+	if ttl > 0 {
+		return r.c.Do(ctx, set.Px(ttl).Build()).Error()
+	}
+	return r.c.Do(ctx, set.Build()).Error()
+}
+
+func (r rueidisStore) Get(ctx context.Context, keys []string) (hits int, err error) {
+	cmds := make(rueidis.Commands, len(keys))
+	for i, k := range keys {
+		cmds[i] = r.c.B().Get().Key(k).Build()
+	}
+	for _, reply := range r.c.DoMulti(ctx, cmds...) {
+		if _, err := reply.AsBytes(); err == nil {
+			hits++
+		} else if !rueidis.IsRedisNil(err) {
+			return 0, err
+		}
+	}
+	return hits, nil
+}
+
+// startMemcached starts memcached, in the clear: Debian's has TLS, and the client has none.
+func startMemcached(ctx context.Context) (loadgen.CacheStore, func(), error) {
+	addr, stop, err := startServer(ctx, "memcached", func(port string) []string {
+		return []string{"-l", "127.0.0.1", "-p", port, "-U", "0", "-m", "256", "-u", "nobody", "-t", strconv.Itoa(2)}
+	})
+	if err != nil {
+		return nil, stop, err
+	}
+	c := memcache.New(addr)
+	c.MaxIdleConns = 32
+	return memcached{c}, func() { _ = c.Close(); stop() }, nil
+}
+
+type memcached struct{ c *memcache.Client }
+
+func (m memcached) Put(_ context.Context, key string, value []byte, ttl time.Duration) error {
+	return m.c.Set(&memcache.Item{Key: key, Value: value, Expiration: int32(max(ttl, 0).Seconds())})
+}
+
+func (m memcached) Get(_ context.Context, keys []string) (int, error) {
+	if len(keys) > 1 {
+		items, err := m.c.GetMulti(keys)
+		return len(items), err
+	}
+	_, err := m.c.Get(keys[0])
+	if errors.Is(err, memcache.ErrCacheMiss) {
+		return 0, nil
+	}
+	return 1, err
+}
