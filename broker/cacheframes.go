@@ -133,8 +133,14 @@ func (ctl *control) cacheGetKeys(c *cache.Cache, r *codec.CacheRequest) outcome 
 		}
 		ctl.found[i] = foundValue{}
 	}
+	if cap(ctl.found) > keptKeys {
+		ctl.found = nil
+	}
 	return keep
 }
+
+// keptKeys is how long a list of values a stream keeps for its next request: one may ask for 65 535 keys.
+const keptKeys = 1024
 
 type foundValue struct {
 	value        cache.Value
