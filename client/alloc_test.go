@@ -104,6 +104,8 @@ func TestAllocPublish(t *testing.T) {
 	c := p.connect()
 	pub := c.Publisher("default", "demo")
 	raw := dialRaw(p)
+	told := make(chan error, 1)
+	tell := func(err error) { told <- err }
 	for _, tc := range []struct {
 		name     string
 		payloads [][]byte
@@ -121,6 +123,21 @@ func TestAllocPublish(t *testing.T) {
 			{
 				"PublishBatch",
 				func() error { return pub.PublishBatch(context.Background(), tc.payloads) },
+				func() error { return raw.roundTrip(acked) },
+			},
+			{
+				"PublishBatchAsync",
+				func() error {
+					return pub.PublishBatchAsync(context.Background(), tc.payloads).Wait(context.Background())
+				},
+				func() error { return raw.roundTrip(acked) },
+			},
+			{
+				"PublishFunc",
+				func() error {
+					pub.PublishFunc(context.Background(), tc.payloads, tell)
+					return <-told
+				},
 				func() error { return raw.roundTrip(acked) },
 			},
 			{

@@ -16,8 +16,19 @@ type Future struct {
 	mu      sync.Mutex // guards all below
 	settled bool
 	err     error
-	done    chan struct{} // made when somebody waits
+	done    chan struct{} // made when somebody asks for it
+	waiter  chan struct{} // of the first that waits; from wakePool
 }
+
+// wakePool holds channels of capacity 1, so that waiting for a future allocates nothing.
+var wakePool = sync.Pool{New: func() any { return make(chan struct{}, 1) }}
+
+// outcome is told what an asynchronous publish came to, once.
+type outcome interface{ settle(err error) }
+
+type outcomeFunc func(error)
+
+func (f outcomeFunc) settle(err error) { f(err) }
 
 func (f *Future) settle(err error) {
 	f.mu.Lock()
@@ -25,6 +36,9 @@ func (f *Future) settle(err error) {
 	f.settled, f.err = true, err
 	if f.done != nil {
 		close(f.done)
+	}
+	if f.waiter != nil {
+		f.waiter <- struct{}{}
 	}
 }
 
@@ -45,9 +59,31 @@ func (f *Future) Done() <-chan struct{} {
 // the publish goes on.
 func (f *Future) Wait(ctx context.Context) error {
 	f.mu.Lock()
+	var wake chan struct{}
+	first := !f.settled && f.waiter == nil
+	if first {
+		wake, _ = wakePool.Get().(chan struct{})
+		f.waiter = wake
+	}
 	settled := f.settled
 	f.mu.Unlock()
-	if !settled {
+	switch {
+	case settled:
+	case first:
+		select {
+		case <-wake:
+		case <-ctx.Done():
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			if f.settled {
+				<-wake
+			}
+			f.waiter = nil
+			wakePool.Put(wake)
+			return context.Cause(ctx)
+		}
+		wakePool.Put(wake)
+	default:
 		select {
 		case <-f.Done():
 		case <-ctx.Done():
@@ -68,26 +104,30 @@ func (p *Publisher) PublishAsync(ctx context.Context, payload []byte) *Future {
 // as long as [WithRequestTimeout] says. The payloads are the caller's again when it returns.
 func (p *Publisher) PublishBatchAsync(ctx context.Context, payloads [][]byte) *Future {
 	f := new(Future)
-	p.PublishFunc(ctx, payloads, f.settle)
+	p.beginAsync(ctx, payloads, f)
 	return f
 }
 
 // PublishFunc is [Publisher.PublishBatchAsync] with a callback. done is called exactly once with the outcome, perhaps
 // before PublishFunc returns, on a goroutine that other outcomes wait for: it must not block.
 func (p *Publisher) PublishFunc(ctx context.Context, payloads [][]byte, done func(error)) {
-	span, err := p.c.publishes.begin()
-	if err != nil {
-		done(err)
-		return
-	}
-	p.publishFunc(ctx, payloads, span, done)
+	p.beginAsync(ctx, payloads, outcomeFunc(done))
 }
 
-// publishFunc is PublishFunc for a publish that has been counted: it ends span.
-func (p *Publisher) publishFunc(ctx context.Context, payloads [][]byte, span *span, done func(error)) {
+func (p *Publisher) beginAsync(ctx context.Context, payloads [][]byte, done outcome) {
+	span, err := p.c.publishes.begin()
+	if err != nil {
+		done.settle(err)
+		return
+	}
+	p.publishAsync(ctx, payloads, span, done)
+}
+
+// publishAsync is beginAsync for a publish that has been counted: it ends span.
+func (p *Publisher) publishAsync(ctx context.Context, payloads [][]byte, span *span, done outcome) {
 	n, err := p.check(payloads)
 	if err != nil {
-		done(err)
+		done.settle(err)
 		span.end()
 		return
 	}
@@ -127,7 +167,7 @@ type pending struct {
 	slot   *slot
 	span   *span
 	bytes  int64 // charged to the client's window, with a place in the slot's; 0 if neither is
-	done   func(error)
+	done   outcome
 	hook   func(error)
 	r      *requests
 	expire *time.Timer // of the acknowledgement
@@ -236,6 +276,6 @@ func (q *pending) settle(err error) {
 	if hook != nil {
 		hook(err)
 	}
-	done(err)
+	done.settle(err)
 	span.end()
 }

@@ -269,20 +269,22 @@ func TestBatcher(t *testing.T) {
 	}
 }
 
-// TestBatcherGathers lets many goroutines add, without lingering, while the broker ends streams at random. Each event has
-// one outcome; those that were acknowledged are delivered, in the order of their goroutine.
+// TestBatcherGathers lets many goroutines add, without lingering, while the broker ends streams at random, and again when
+// it has stopped doing so: what they add then has to be acknowledged. Each event has one outcome; those that were
+// acknowledged are delivered, in the order of their goroutine.
 func TestBatcherGathers(t *testing.T) {
-	const adders, events = 8, 120 // what a scripted broker keeps
+	const adders, rounds, events = 8, 5, 12 // twice that in each round; a scripted broker keeps 1024
 	p := newPeer(t)
 	broker := script.NewNormal()
 	p.serve(broker)
 	c := p.connect(quick())
+	pub := c.Publisher("default", "demo")
 	sub, err := c.Subscribe(p.ctx, "default", "demo", client.FromEarliest())
 	p.must(err)
 	defer sub.Close()
 	var mu sync.Mutex
 	acked, outcomes, batches := make(map[string]bool), 0, 0
-	b := c.Publisher("default", "demo").Batcher(client.BatcherOptions{MaxEvents: 64, Done: func(payloads [][]byte, err error) {
+	b := pub.Batcher(client.BatcherOptions{MaxEvents: 64, Done: func(payloads [][]byte, err error) {
 		mu.Lock()
 		defer mu.Unlock()
 		batches++
@@ -296,24 +298,39 @@ func TestBatcherGathers(t *testing.T) {
 		}
 	}})
 	rng := newRand(t)
-	var work sync.WaitGroup
-	for i := range adders {
-		work.Go(func() {
-			for k := range events {
-				p.must(b.Add(p.ctx, fmt.Appendf(nil, "%d %06d", i, k)))
-			}
-		})
+	add := func(round, from int, meanwhile func()) {
+		var work sync.WaitGroup
+		for i := range adders {
+			work.Go(func() {
+				for k := from; k < from+events; k++ {
+					p.must(b.Add(p.ctx, fmt.Appendf(nil, "%d %06d", i, round*2*events+k)))
+				}
+			})
+		}
+		meanwhile()
+		work.Wait()
+		p.must(b.Flush(p.ctx))
 	}
-	for range 5 {
-		broker.Kill(rng)
+	for round := range rounds {
+		add(round, 0, func() { broker.Kill(rng) })
+		for pub.Publish(p.ctx, []byte("again")) != nil { // once it is acknowledged, its stream is not one that was killed
+			p.must(p.ctx.Err())
+		}
+		mu.Lock()
+		before := len(acked)
+		mu.Unlock()
+		add(round, events, func() {})
+		mu.Lock()
+		if n := len(acked) - before; n != adders*events {
+			t.Errorf("round %d: %d of %d events acknowledged by a broker that lives", round, n, adders*events)
+		}
+		mu.Unlock()
 	}
-	work.Wait()
-	p.must(b.Flush(p.ctx))
-	p.must(c.Publisher("default", "demo").Publish(p.ctx, []byte("end")))
+	p.must(pub.Publish(p.ctx, []byte("end")))
 	mu.Lock()
 	defer mu.Unlock()
-	if outcomes != adders*events {
-		t.Errorf("%d outcomes of %d events", outcomes, adders*events)
+	if outcomes != 2*adders*rounds*events {
+		t.Errorf("%d outcomes of %d events", outcomes, 2*adders*rounds*events)
 	}
 	t.Logf("%d batches, %d of %d events acknowledged", batches, len(acked), outcomes)
 	last := make(map[string]string)
@@ -322,6 +339,9 @@ func TestBatcherGathers(t *testing.T) {
 		e := string(ev.Payload)
 		if e == "end" {
 			break
+		}
+		if e == "again" {
+			continue
 		}
 		who, _, _ := strings.Cut(e, " ")
 		if last[who] >= e {

@@ -123,7 +123,7 @@ func (s *slot) publishQueued(ctx context.Context, timeout <-chan time.Time, q *q
 	result := make(chan error, 1)
 	q.pending = getPending()
 	q.pending.p, q.pending.slot, q.pending.span = q.p, s, span
-	q.pending.done = func(err error) { result <- err }
+	q.pending.done = outcomeFunc(func(err error) { result <- err })
 	if err := s.enqueue(q); err != nil {
 		q.pending.settle(err)
 		return <-result

@@ -46,8 +46,7 @@ type eventBatch struct {
 	b        *Batcher
 	flat     []byte
 	payloads [][]byte
-	span     *span       // from the first event to the outcome
-	done     func(error) // the method value, made once
+	span     *span // from the first event to the outcome
 }
 
 // Batcher returns a batcher for the publisher's stream. Close it, or the client, when it is no longer needed.
@@ -145,9 +144,7 @@ func (b *Batcher) takeFree() *eventBatch {
 		b.free = b.free[:n-1]
 		return f
 	}
-	f := &eventBatch{b: b}
-	f.done = f.settled
-	return f
+	return &eventBatch{b: b}
 }
 
 // send publishes batches until none is left. It is the goroutine of b.sending.
@@ -173,7 +170,7 @@ func (b *Batcher) send() {
 		b.mu.Unlock()
 		f.cut()
 		// Close ends its waits; a context that could end would cost a registration for each write.
-		b.p.publishFunc(context.Background(), f.payloads, f.span, f.done)
+		b.p.publishAsync(context.Background(), f.payloads, f.span, f)
 	}
 }
 
@@ -204,8 +201,8 @@ const (
 	keepBatches = 8
 )
 
-// settled tells the outcome of the batch.
-func (f *eventBatch) settled(err error) {
+// settle tells the outcome of the batch.
+func (f *eventBatch) settle(err error) {
 	b := f.b
 	if b.o.Done != nil {
 		b.o.Done(f.payloads, err)

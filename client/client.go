@@ -198,11 +198,16 @@ func (c *Client) attend(k *conn) {
 		return
 	}
 	// A broker that does not know one of its connections any more has been restarted after the last reply on it, and
-	// knows none of those that were made before that reply either. A connection that has nothing to send would find out
-	// by its idle timeout alone.
-	for other := range c.conns {
-		if other.since < k.heard.Load() {
-			other.close()
+	// knows none of those that were made before that reply either, nor any that was made before a reply on one of those.
+	// A connection that has nothing to send would find out by its idle timeout alone.
+	restarted := k.heard.Load() // or later
+	for found := true; found; {
+		found = false
+		for other := range c.conns {
+			if other.since < restarted && other.alive() {
+				restarted, found = max(restarted, other.heard.Load()), true
+				other.close()
+			}
 		}
 	}
 }

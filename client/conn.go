@@ -200,6 +200,7 @@ func (ctl *control) read() error {
 		}
 		return ctl.k.streamError("reading a reply", err)
 	}
+	ctl.k.heard.Store(ctl.k.c.now())
 	if f.Header.Flags != codec.LayoutJSON {
 		return fmt.Errorf("%w: reply with flags %#04x", ErrProtocol, uint16(f.Header.Flags))
 	}

@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/client"
 	"github.com/felix-mq/felix/client/felixtest"
 )
@@ -144,6 +145,30 @@ func TestRestart(t *testing.T) {
 	}
 	if string(ev.Payload) == "after" {
 		want(t, s, "last")
+	}
+}
+
+// TestRestartUnheard restarts the broker of a subscription that is as quiet as all connections but one, and whose
+// connection is younger than the last reply on that one: what it is told by has to be a third connection, which is older
+// than that reply and had one after the subscription was made.
+func TestRestartUnheard(t *testing.T) {
+	b := felixtest.Start(t, func(cfg *broker.Config) { cfg.IdleTimeout, cfg.KeepAlive = 20*time.Minute, 10*time.Minute })
+	c := b.Connect(t, append(impatient(), client.WithIdleTimeout(20*time.Minute, 10*time.Minute))...)
+	cache, pub := c.Cache(felixtest.Namespace, felixtest.Cache), c.Publisher(felixtest.Namespace, felixtest.Stream)
+	if err := cache.Put(testContext(t), "k", nil, client.NoExpiry); err != nil {
+		t.Fatal(err)
+	}
+	s := subscribe(t, c)
+	if err := pub.Publish(testContext(t), []byte("before")); err != nil {
+		t.Fatal(err)
+	}
+	want(t, s, "before")
+	b.Restart(t)
+	if _, err := cache.Get(testContext(t), "k"); !errors.Is(err, client.ErrDisconnected) && !errors.Is(err, client.ErrMiss) {
+		t.Fatal(err)
+	}
+	if batch, err := s.NextBatch(testContext(t)); err != nil || batch.Gap == nil || batch.Gap.Reason != client.GapEpoch {
+		t.Errorf("gap %v, %v", batch.Gap, err)
 	}
 }
 
