@@ -113,9 +113,12 @@ bench-floor: bin/bench-peers ## Print Felix beside a bare relay and NATS with TL
 bench-peers: bin/bench-peers ## The same without the relay (about 9 minutes)
 	bin/bench-peers -commit "$$(git describe --always --dirty 2>/dev/null)" -against nats $(FLOORFLAGS)
 
+# Arguments of the table below: make bench-cache CACHEFLAGS='-rounds 1'
+CACHEFLAGS ?=
+
 .PHONY: bench-cache
 bench-cache: bin/bench-peers ## Print the cache beside Redis over TLS 1.3 and memcached, those of them that are installed (about six minutes)
-	bin/bench-peers cache
+	bin/bench-peers cache $(CACHEFLAGS)
 
 # Foreign clients come in here, so it is a module of its own. Go knows when there is nothing to build.
 .PHONY: bin/bench-peers

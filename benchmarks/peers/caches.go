@@ -52,15 +52,26 @@ type cacheSystem struct {
 
 // runCaches measures all caches in turn, for each shape and size of values, and prints one table.
 func runCaches(args []string, stdout, stderr io.Writer) int {
+	cfg := loadgen.DefaultCacheConfig()
 	flags := flag.NewFlagSet("peers cache", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	rounds := flags.Int("rounds", 3, "`runs` of each cache in each shape")
-	duration := flags.Duration("duration", 3*time.Second, "measured time of a run")
-	ratio := flags.Float64("get-ratio", 0.9, "part of the calls that are gets")
+	flags.DurationVar(&cfg.Duration, "duration", 3*time.Second, "measured time of a run")
+	flags.DurationVar(&cfg.Warmup, "warmup", cfg.Warmup, "time before that")
+	flags.Float64Var(&cfg.GetRatio, "get-ratio", cfg.GetRatio, "part of the calls that are gets")
 	spin := flags.Duration("spin", 100*time.Microsecond, "polling of Felix's client at one caller")
-	if err := flags.Parse(args); err != nil {
+	err := flags.Parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		return 0
+	}
+	if err == nil && (*rounds < 1 || flags.NArg() > 0) {
+		err = errors.New("want positive -rounds, and no arguments")
+	}
+	if err = errors.Join(err, cfg.Validate()); err != nil {
+		fmt.Fprintln(stderr, "peers:", err)
 		return 2
 	}
+	cfg.Processes = 2
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	systems, closeAll, missing := cacheSystems(ctx, *spin)
@@ -75,9 +86,7 @@ func runCaches(args []string, stdout, stderr io.Writer) int {
 			results := make([][]*loadgen.CacheResult, len(systems))
 			for range *rounds {
 				for i, system := range systems {
-					cfg := loadgen.DefaultCacheConfig()
-					cfg.GetRatio, cfg.Value, cfg.Duration = *ratio, value, *duration
-					cfg.Concurrency, cfg.Pipeline, cfg.Processes = shape.callers, shape.keys, 2
+					cfg.Value, cfg.Concurrency, cfg.Pipeline = value, shape.callers, shape.keys
 					r, err := system.run(ctx, cfg)
 					if err != nil {
 						fmt.Fprintf(stderr, "%v, %d B: %s: %v\n", shape, value, system.name, err)
