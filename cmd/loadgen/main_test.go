@@ -206,6 +206,12 @@ func TestAddr(t *testing.T) {
 			}
 		})
 	}
+	for cache, want := range map[string]int{"primary": exitOK, "nosuch": exitFailed} {
+		cmd := command(t, append(briefCache, "--addr", dev.Addr().String(), "--tenant=acme", "--token", dev.Token, "--ca", ca, "--cache", cache)...)
+		if code, stdout, stderr := execute(t, cmd); code != want || (code == exitOK) != strings.Contains(stdout, "all: n=") {
+			t.Errorf("cache %s: exit code %d, want %d\n%s\n%s", cache, code, want, stdout, stderr)
+		}
+	}
 }
 
 // A signal ends the run and the broker's process with it, whenever it comes: Wait returns when both have let go of the
