@@ -169,6 +169,9 @@ func describeReply(f quicx.Frame) (string, error) {
 		}
 		return fmt.Sprintf("ack %d: %.100s", a.RequestID, a.Message), checkText(string(a.Message))
 	}
+	if f.Header.Flags == codec.LayoutExtension {
+		return describeCacheReply(payload)
+	}
 	if f.Header.Flags != codec.LayoutJSON {
 		return "", fmt.Errorf("reply with flags %#04x", uint16(f.Header.Flags))
 	}
@@ -195,6 +198,23 @@ func describeReply(f quicx.Frame) (string, error) {
 	default:
 		return "", fmt.Errorf("%v in answer to a request", m.Type)
 	}
+}
+
+// describeCacheReply is describeReply for the extension cache, the only one with replies (docs/wire-extensions.md).
+func describeCacheReply(payload []byte) (string, error) {
+	kind, body, err := codec.ParseExtension(payload)
+	if err != nil || kind != codec.ExtensionCacheReply {
+		return "", fmt.Errorf("extension frame of type %d in answer to a request: %w", kind, err)
+	}
+	r, err := codec.ParseCacheReply(body)
+	if err != nil {
+		return "", fmt.Errorf("malformed reply %.200q: %w", payload, err)
+	}
+	text := fmt.Sprintf("cache %d: status %d", r.RequestID, r.Status)
+	if r.Status != codec.CacheRefused || len(r.Text) == 0 { // no text: the request could not be read
+		return text, nil
+	}
+	return fmt.Sprintf("%s: %.100s", text, r.Text), checkText(string(r.Text))
 }
 
 // documented are the texts of session.md, section 9, that a broker of this kind uses. They are written out here so that
