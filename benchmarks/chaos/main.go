@@ -342,7 +342,7 @@ func (h liveHook) OnSubscription(_, _ string, state client.SubscriptionState, _ 
 
 // canceled makes calls to a broker that is stopped, and cancels them.
 func canceled(ctx context.Context, b *brokerproc.Process, out io.Writer) error {
-	const rounds = 50
+	const rounds = 30 // of each call, so that all are over before the broker counts as dead
 	c, err := b.Connect(ctx)
 	if err != nil {
 		return err
@@ -358,17 +358,39 @@ func canceled(ctx context.Context, b *brokerproc.Process, out io.Writer) error {
 	}
 	defer func() { _ = syscall.Kill(b.PID, syscall.SIGCONT) }()
 	pub, cache := c.Publisher(b.Namespace, stream), c.Cache(b.Namespace, "primary")
+	for answered := true; answered; { // it takes a moment to stop
+		ctx, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+		answered = pub.Publish(ctx, nil) == nil
+		cancel()
+	}
 	fmt.Fprintln(out, "calls to a broker that does not answer return after their context is canceled")
 	for _, call := range []struct {
 		name string
 		do   func(context.Context) error
 	}{
 		{"Publish", func(ctx context.Context) error { return pub.Publish(ctx, nil) }},
+		{"PublishBatch", func(ctx context.Context) error { return pub.PublishBatch(ctx, [][]byte{nil, nil}) }},
 		{"PublishAsync", func(ctx context.Context) error { return pub.PublishAsync(ctx, nil).Wait(ctx) }},
+		{"Batcher", func(ctx context.Context) error {
+			batcher := pub.Batcher(client.BatcherOptions{})
+			return errors.Join(batcher.Add(ctx, nil), batcher.Close(ctx))
+		}},
 		{"Flush", c.Flush},
 		{"Subscribe", func(ctx context.Context) error { _, err := c.Subscribe(ctx, b.Namespace, stream); return err }},
 		{"Next", func(ctx context.Context) error { _, err := sub.Next(ctx); return err }},
+		{"NextBatch", func(ctx context.Context) error { _, err := sub.NextBatch(ctx); return err }},
+		{"Events", func(ctx context.Context) error {
+			for _, err := range sub.Events(ctx) {
+				return err
+			}
+			return nil
+		}},
+		{"Each", func(ctx context.Context) error { return sub.Each(ctx, func(client.Event) error { return nil }) }},
 		{"Get", func(ctx context.Context) error { _, err := cache.Get(ctx, "k"); return err }},
+		{"GetMany", func(ctx context.Context) error { return cache.GetMany(ctx, "k", "l")[0].Err }},
+		{"Put", func(ctx context.Context) error { return cache.Put(ctx, "k", nil, client.NoExpiry) }},
+		{"PutIf", func(ctx context.Context) error { _, err := cache.PutIf(ctx, "k", nil, client.NoExpiry, 0); return err }},
+		{"Delete", func(ctx context.Context) error { _, err := cache.Delete(ctx, "k"); return err }},
 	} {
 		took := make([]time.Duration, rounds)
 		for i := range took {
