@@ -112,6 +112,9 @@ func Connect(ctx context.Context, addr string, opts ...Option) (*Client, error) 
 		_ = c.Close()
 		return nil, fmt.Errorf("client: connecting to %s: %w", addr, err)
 	}
+	if o.statsEvery > 0 {
+		c.start(c.logStats)
+	}
 	return c, nil
 }
 

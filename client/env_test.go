@@ -3,7 +3,11 @@ package client_test
 import (
 	"bytes"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/felix-mq/felix/client"
@@ -41,4 +45,52 @@ func TestFromEnv(t *testing.T) {
 	if _, err = client.Connect(p.ctx, p.Addr(), client.WithTLS(p.ClientTLS()), client.FromEnv()); err == nil || !strings.Contains(err.Error(), "FELIX_PUB_SHARDING") {
 		t.Errorf("got %v", err)
 	}
+}
+
+// TestFromEnvFile reads the file that a variable names, which variables win over.
+func TestFromEnvFile(t *testing.T) {
+	p := newPeer(t)
+	p.serve(script.NewNormal())
+	file := filepath.Join(t.TempDir(), "client.yaml")
+	write := func(text string) { p.must(os.WriteFile(file, []byte(text), 0o600)) }
+	write("auth_tenant_id: t1\nauth_token: token\npublish_conn_pool: 0\nevent_send_window: 1\nmax_frame_bytes: 1\n")
+	t.Setenv("FELIX_CLIENT_CONFIG", file)
+	t.Setenv("FELIX_MAX_FRAME_BYTES", "65536")
+	t.Setenv("FELIX_CONN_STATS_MS", "1")
+	var log lockedBuffer
+	c, err := client.Connect(p.ctx, p.Addr(), client.WithTLS(p.ClientTLS()),
+		client.WithLogger(slog.New(slog.NewTextHandler(&log, nil))), client.FromEnv())
+	p.must(err)
+	p.must(c.Publisher("default", "demo").Publish(p.ctx, make([]byte, 100)))
+	for !strings.Contains(log.String(), "felix: connections") {
+		p.must(p.ctx.Err())
+		runtime.Gosched()
+	}
+	p.must(c.Close())
+	if !strings.Contains(log.String(), "FELIX_EVENT_SEND_WINDOW") {
+		t.Errorf("logged %s", log.String())
+	}
+	for _, text := range []string{"publish_con_pool: 2\n", "publish_conn_pool: many\n", "["} {
+		write(text)
+		if _, err := client.Connect(p.ctx, p.Addr(), client.WithTLS(p.ClientTLS()), client.FromEnv()); err == nil || !strings.Contains(err.Error(), "FELIX_CLIENT_CONFIG") {
+			t.Errorf("%q: got %v", text, err)
+		}
+	}
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }

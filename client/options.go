@@ -30,6 +30,7 @@ type options struct {
 	maxFrame       int
 	maxUnmatched   int
 	requestTimeout time.Duration
+	statsEvery     time.Duration // 0 for never
 	compress       bool
 	ext            codec.Extensions
 	roundRobin     bool
