@@ -227,7 +227,13 @@ func (s *Subscription) nextBatch(ctx context.Context) error {
 		if n := s.batch.items.Len(); n > 0 || frame.Header.Flags == codec.LayoutExtension && s.gap != nil {
 			s.backoff.attempts = 0
 			if n > 0 {
-				s.exact = frame.Header.Flags == codec.LayoutSharedOffsets
+				switch frame.Header.Flags {
+				case codec.LayoutSharedOffsets:
+					s.exact = true
+				case codec.LayoutShared:
+					s.exact = false
+				default: // replay, which has offsets on any stream
+				}
 				s.c.hooks.delivered(s, n, len(s.batch.items.Raw()))
 			}
 			return nil
