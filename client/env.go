@@ -111,6 +111,10 @@ func (o *options) loggers() (all []*slog.Logger) {
 
 // logStats logs what QUIC counts over the live connections, until the client is closed.
 func (c *Client) logStats() {
+	loggers := c.o.loggers()
+	if len(loggers) == 0 {
+		return
+	}
 	ticker := time.NewTicker(c.o.statsEvery)
 	defer ticker.Stop()
 	for {
@@ -119,8 +123,9 @@ func (c *Client) logStats() {
 			return
 		case <-ticker.C:
 		}
-		for _, log := range c.o.loggers() {
-			log.Info("felix: connections", "stats", c.Stats())
+		stats := c.Stats()
+		for _, log := range loggers {
+			log.Info("felix: connections", "stats", stats)
 		}
 	}
 }
