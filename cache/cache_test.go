@@ -405,6 +405,26 @@ func waitFor(t *testing.T, cond func() bool) {
 	}
 }
 
+// TestSetAgain sets a key anew at about the time that ristretto admits the entry before, whose deletion is still in the buffer.
+func TestSetAgain(t *testing.T) {
+	p := newPolicy(1<<20, func(e *entry) { t.Errorf("an entry of cost %d is refused", e.cost) })
+	defer p.close()
+	first, second := &entry{hash: 1, cost: 10}, &entry{hash: 1, cost: 20}
+	for i := range 50_000 {
+		p.set(first)
+		p.del(1)
+		for end := time.Now().Add(time.Duration(i%20) * 100); time.Now().Before(end); {
+		}
+		p.set(second)
+		p.settle()
+		if e, ok := p.r.Get(1); !ok || e != second {
+			t.Fatalf("round %d: ristretto holds %v, %v", i, e, ok)
+		}
+		p.del(1)
+		p.settle()
+	}
+}
+
 func TestWatch(t *testing.T) {
 	s, c, clock := newTest(t, Options{MaxBytes: 8 << 10})
 	var mu sync.Mutex

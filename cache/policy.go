@@ -15,6 +15,8 @@ import (
 //   - A second write of a new key, before the first was admitted, comes out of ristretto as refused, and an update that costs
 //     more makes no room. Here every entry is set once and deleted once, in this order, under the lock of its shard;
 //     an overwrite of the same cost stays within the entry, and one of another cost is a new entry.
+//   - A key that is set, deleted and set again becomes an update, if the first is admitted just before the second, and then the
+//     deletion takes the update with it. Here no set is ever an update.
 //   - Whether a write is admitted shows later, on a goroutine of ristretto's. Until then the entry is readable; then
 //     refused is called, as for an eviction, and removes it.
 //   - It counts neither keys nor overhead: costs are ours.
@@ -54,6 +56,7 @@ func newPolicy(maxBytes int64, refused func(*entry)) *policy {
 		BufferItems:        64,
 		IgnoreInternalCost: true,
 		KeyToHash:          func(hash uint64) (uint64, uint64) { return hash, 0 },
+		ShouldUpdate:       func(_, _ *entry) bool { return false }, // see above
 		OnEvict:            drop,
 		OnReject:           drop,
 	})

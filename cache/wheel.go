@@ -152,15 +152,11 @@ func (w *wheel) run() {
 	}
 }
 
-// runTicks turns the wheel until it is empty. It reports false when it is to stop.
+// runTicks turns the wheel until it is empty, first at once: time may have passed since it was woken. It reports false when
+// it is to stop.
 func (w *wheel) runTicks(ticks <-chan time.Time) bool {
 	var due []*entry
 	for {
-		select {
-		case <-ticks:
-		case <-w.stop:
-			return false
-		}
 		var empty bool
 		due, empty = w.turn(due[:0])
 		for i, e := range due {
@@ -169,6 +165,11 @@ func (w *wheel) runTicks(ticks <-chan time.Time) bool {
 		}
 		if empty {
 			return true
+		}
+		select {
+		case <-ticks:
+		case <-w.stop:
+			return false
 		}
 	}
 }
