@@ -190,7 +190,10 @@ func (p *Publisher) await(ctx context.Context, r *requests, c *call) error {
 
 // again reports whether a publish that failed on a stream before it was sent is to be tried on another one.
 func (s *slot) again(ctx context.Context, r *requests, err error) bool {
-	return s.home.policy != WhileDownFail && ctx.Err() == nil && r.broken() && errors.Is(err, ErrDisconnected)
+	if ctx.Err() != nil || !r.broken() {
+		return false
+	}
+	return errors.Is(err, errHalfFrame) || (s.home.policy != WhileDownFail && errors.Is(err, ErrDisconnected))
 }
 
 // write sends a batch. It fails only if the broker cannot have read it. Without an acknowledgement mode is AckNone.

@@ -259,7 +259,7 @@ func TestPublishBlocked(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			p := newPeer(t)
-			c, conn, _ := p.dialogue(codec.KnownFlags)
+			c, conn, _ := p.dialogue(codec.KnownFlags, client.WithWhileDown(client.WhileDownFail))
 			ctx, cancel := context.WithCancelCause(p.ctx)
 			defer cancel(nil)
 			pub := c.Publisher("default", "demo")
@@ -271,14 +271,24 @@ func TestPublishBlocked(t *testing.T) {
 				t.Errorf("a publish behind a blocked one: %v", err)
 			}
 			stop()
+			closed := errors.Is(tc.want, client.ErrClosed)
+			patient := func() error { return nil }
+			if !closed {
+				patient = do(p, func() error { return pub.Publish(p.ctx, []byte("patient")) })
+			}
 			tc.end(c, cancel)
 			if err := wait(); !errors.Is(err, tc.want) || errors.Is(err, client.ErrInDoubt) {
 				t.Errorf("got %v, want %v without doubt", err, tc.want)
 			}
-			if errors.Is(tc.want, client.ErrClosed) {
+			if closed {
 				return
 			}
-			p.publishAgain(pub, conn)
+			// One that had the time takes another stream: its frame would have completed the half one.
+			next, err := conn.AcceptControl()
+			p.must(err)
+			p.must(next.Auth(codec.KnownFlags))
+			p.must(next.Ack(expect(p, next, codec.MsgPublishBatch), ""))
+			p.must(patient())
 		})
 	}
 	t.Run("Publish, request timeout", func(t *testing.T) {

@@ -222,10 +222,17 @@ func (r *requests) forget(c *call) bool {
 // tryWriteMax is the size up to which a frame is first offered to QUIC without blocking.
 const tryWriteMax = 1024
 
+// errHalfFrame is why a stream takes no more requests on which a write was canceled halfway. Those that were about to use it
+// have done nothing wrong, and nor has the broker: they take another stream.
+var errHalfFrame = fmt.Errorf("%w: request stream broken by a canceled write", ErrDisconnected)
+
 // write sends one frame, and takes at most limit for it unless that is 0. It fails without an effect when the context or
-// the limit ends before anything was written; a frame of which a part was written breaks the stream. In both cases the
-// broker cannot have read the request. The caller holds r.writing.
+// the limit ends before anything was written, or when the stream takes no more requests; a frame of which a part was
+// written breaks the stream. In all cases the broker cannot have read the request. The caller holds r.writing.
 func (r *requests) write(ctx context.Context, frame []byte, limit time.Duration) error {
+	if r.broken() { // maybe behind half a frame, which this one would complete
+		return r.reason()
+	}
 	out := r.ctl.s.Send()
 	if ctx.Done() == nil && limit == 0 {
 		n, err := out.Write(frame)
@@ -268,7 +275,7 @@ func (r *requests) write(ctx context.Context, frame []byte, limit time.Duration)
 		return r.writeError(n, frame, err)
 	}
 	// The stream cannot carry anything behind half a frame, but what was sent before is still answered.
-	r.retire(fmt.Errorf("%w: request stream broken by a canceled write", ErrDisconnected))
+	r.retire(errHalfFrame)
 	return cause
 }
 
@@ -287,9 +294,14 @@ func (r *requests) writeError(n int, frame []byte, err error) error {
 	if n == len(frame) {
 		return nil
 	}
+	return r.reason() // the reader may know better why
+}
+
+// reason returns why the stream takes no more requests.
+func (r *requests) reason() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.err // the reader may know better why
+	return r.err
 }
 
 // read matches replies with requests until the stream ends. It is the only goroutine that reads the stream, and the
