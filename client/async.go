@@ -150,7 +150,7 @@ func (p *Publisher) publishAsync(ctx context.Context, payloads [][]byte, span *s
 			if err = q.send(ctx, r, codec.AckPerBatch, payloads, n, 0); err == nil {
 				return
 			}
-			if q.slot.again(ctx, r, err) {
+			if err = q.slot.again(ctx, r, err); err == nil {
 				continue
 			}
 		}

@@ -103,7 +103,7 @@ func (p *Publisher) SendBatch(ctx context.Context, payloads [][]byte) (err error
 			r.unacked.Store(p)
 			return nil
 		}
-		if !s.again(ctx, r, err) {
+		if err = s.again(ctx, r, err); err != nil {
 			return err
 		}
 	}
@@ -166,7 +166,7 @@ func (p *Publisher) exchange(ctx context.Context, s *slot, payloads [][]byte, mo
 			}
 			r.forget(c) // the broker cannot have read it, so there is no doubt
 		}
-		if !s.again(ctx, r, err) {
+		if err = s.again(ctx, r, err); err != nil {
 			return err
 		}
 	}
@@ -188,12 +188,18 @@ func (p *Publisher) await(ctx context.Context, r *requests, c *call) error {
 	return c.outcome()
 }
 
-// again reports whether a publish that failed on a stream before it was sent is to be tried on another one.
-func (s *slot) again(ctx context.Context, r *requests, err error) bool {
-	if ctx.Err() != nil || !r.broken() {
-		return false
+// again returns nil if a publish that failed on a stream before it was sent is to be tried on another one, and otherwise
+// what it fails with.
+func (s *slot) again(ctx context.Context, r *requests, err error) error {
+	switch {
+	case !r.broken():
+		return err
+	case errors.Is(err, errHalfFrame): // another caller's doing: nothing that this one would want to know
+		return context.Cause(ctx)
+	case s.home.policy != WhileDownFail && ctx.Err() == nil && errors.Is(err, ErrDisconnected):
+		return nil
 	}
-	return errors.Is(err, errHalfFrame) || (s.home.policy != WhileDownFail && errors.Is(err, ErrDisconnected))
+	return err
 }
 
 // write sends a batch. It fails only if the broker cannot have read it. Without an acknowledgement mode is AckNone.
