@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 
@@ -17,7 +18,9 @@ type cacheReply struct {
 }
 
 // gather joins the requests of many callers into few writes: while one of them writes, the others leave theirs behind, and
-// it takes them along.
+// it takes them along. Before it writes it lets those go first that are about to run. Replies come several to a packet and
+// wake their callers together; without that, each of these would send a packet of its own, since the transport runs as soon as
+// the first one waits. A packet costs more than all else that a small request does (docs/performance.md).
 type gather struct {
 	mu      sync.Mutex
 	frames  []byte // not written yet
@@ -29,8 +32,9 @@ type gather struct {
 // turn alone, and waits for room.
 const gatherMax = 64 << 10
 
-// post sends a binary cache request without blocking, unless it is large or much waits already.
-func (r *requests) post(ctx context.Context, size int, limit time.Duration, appendTo func([]byte) []byte) error {
+// post sends a binary cache request without blocking, unless it is large or much waits already. One that asks for a packet or
+// more does not wait for others to join it.
+func (r *requests) post(ctx context.Context, size int, limit time.Duration, bulk bool, appendTo func([]byte) []byte) error {
 	g := &r.gather
 	g.mu.Lock()
 	if len(g.frames)+size > gatherMax {
@@ -48,6 +52,9 @@ func (r *requests) post(ctx context.Context, size int, limit time.Duration, appe
 	}
 	g.writing = true
 	g.mu.Unlock()
+	if !bulk {
+		runtime.Gosched()
+	}
 	if !r.flush() {
 		if err := r.k.start(r.flushBlocking); err != nil {
 			r.fail(err)
@@ -126,7 +133,7 @@ func (h *Cache) roundTrip(ctx context.Context, r *requests, q codec.CacheRequest
 		c.timer.Reset(limit)
 		defer c.timer.Stop()
 	}
-	err := r.post(ctx, size, limit, func(b []byte) []byte {
+	err := r.post(ctx, size, limit, len(keys) > 1, func(b []byte) []byte {
 		return codec.AppendCacheRequest(b, &q, h.namespace, h.name, keys...)
 	})
 	if err == nil {

@@ -97,7 +97,11 @@ func startBroker(ctx context.Context, cfg Config) (*startedBroker, error) {
 	case cfg.Processes == 2:
 		return spawn(ctx, policy)
 	}
-	dev, info, err := newDev(policy, cfg.Tune)
+	bc, err := brokerConfig(policy, cfg.Tune)
+	if err != nil {
+		return nil, err
+	}
+	dev, info, err := newDev(bc)
 	if err != nil {
 		return nil, err
 	}
@@ -113,16 +117,21 @@ func startBroker(ctx context.Context, cfg Config) (*startedBroker, error) {
 	}, nil
 }
 
-// newDev makes a development broker on loopback and says what others need to know of it.
-func newDev(policy ring.Overflow, tune func(*broker.Config) error) (*broker.Dev, ready, error) {
+// brokerConfig returns the settings of a broker that is started for a run.
+func brokerConfig(policy ring.Overflow, tune func(*broker.Config) error) (broker.Config, error) {
 	cfg := broker.DefaultConfig()
 	cfg.QueuePolicy = policy
 	if tune != nil {
 		if err := tune(&cfg); err != nil {
-			return nil, ready{}, fmt.Errorf("loadgen: settings of the broker: %w", err)
+			return cfg, fmt.Errorf("loadgen: settings of the broker: %w", err)
 		}
 	}
 	cfg.Bind = "127.0.0.1:0"
+	return cfg, nil
+}
+
+// newDev makes a development broker on loopback and says what others need to know of it.
+func newDev(cfg broker.Config) (*broker.Dev, ready, error) {
 	dev, err := broker.NewDev(cfg, broker.DevOptions{Streams: []string{stream}})
 	if err != nil {
 		return nil, ready{}, fmt.Errorf("loadgen: starting a broker: %w", err)
@@ -212,7 +221,12 @@ func serveBroker(policyName string, tune func(*broker.Config) error, stdin io.Re
 	if err := policy.UnmarshalText([]byte(policyName)); err != nil {
 		return fmt.Errorf("loadgen: %w", err)
 	}
-	dev, info, err := newDev(policy, tune)
+	cfg, err := brokerConfig(policy, tune)
+	if err != nil {
+		return err
+	}
+	cfg.TuneRuntime() // as cmd/broker does
+	dev, info, err := newDev(cfg)
 	if err != nil {
 		return err
 	}

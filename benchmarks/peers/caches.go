@@ -14,6 +14,8 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"syscall"
@@ -59,19 +61,26 @@ func runCaches(args []string, stdout, stderr io.Writer) int {
 	flags.DurationVar(&cfg.Duration, "duration", 3*time.Second, "measured time of a run")
 	flags.DurationVar(&cfg.Warmup, "warmup", cfg.Warmup, "time before that")
 	flags.Float64Var(&cfg.GetRatio, "get-ratio", cfg.GetRatio, "part of the calls that are gets")
+	procs := flags.Int("procs", 1, "GOMAXPROCS of the load, whichever client it has, and of Felix's broker; Redis executes commands on one thread anyway")
 	spin := flags.Duration("spin", 100*time.Microsecond, "polling of Felix's client at one caller")
 	err := flags.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
 		return 0
 	}
-	if err == nil && (*rounds < 1 || flags.NArg() > 0) {
-		err = errors.New("want positive -rounds, and no arguments")
+	if err == nil && (*rounds < 1 || *procs < 1 || flags.NArg() > 0) {
+		err = errors.New("want positive -rounds and -procs, and no arguments")
 	}
 	if err = errors.Join(err, cfg.Validate()); err != nil {
 		fmt.Fprintln(stderr, "peers:", err)
 		return 2
 	}
 	cfg.Processes = 2
+	debug.SetGCPercent(400) // of the load, whichever client it has
+	runtime.GOMAXPROCS(*procs)
+	if err := os.Setenv("GOMAXPROCS", strconv.Itoa(*procs)); err != nil { // of the broker
+		fmt.Fprintln(stderr, "peers:", err)
+		return 1
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	systems, closeAll, missing := cacheSystems(ctx, *spin)
