@@ -15,48 +15,48 @@ import (
 )
 
 // Config is everything a broker can be told. [DefaultConfig] fills in the defaults; zero values of the fields that
-// have one mean the default too, except for IngressWait. The tags describe the environment variable that cmd/broker reads into the field, its
-// unit and its bounds, so that there is one list of settings.
+// have one mean the default too, except for IngressWait. The tags describe the setting of cmd/broker that is read into the
+// field, its unit and its bounds (internal/settings), so that there is one list of settings.
 type Config struct {
-	Bind string `env:"FELIX_QUIC_BIND" doc:"UDP address that the broker listens on"`
+	Bind string `env:"FELIX_QUIC_BIND" is:"address" doc:"UDP address that the broker listens on"`
 
 	MaxFrameBytes           int `env:"FELIX_MAX_FRAME_BYTES" unit:"bytes" min:"1024" max:"1073741824" doc:"largest frame payload accepted"`
 	MaxStreamsPerConn       int `env:"FELIX_MAX_STREAMS_PER_CONN" min:"4" max:"1048576" doc:"streams of each direction that one connection may have open"`
 	MaxSubscriptionsPerConn int `env:"FELIX_MAX_SUBSCRIPTIONS_PER_CONN" min:"1" max:"1048576" doc:"active subscriptions that one connection may have"`
 
-	QueuePolicy   ring.Overflow `env:"FELIX_SUB_QUEUE_POLICY" doc:"what happens when a subscription's queue is full: block, drop_new or drop_old"`
-	QueueCapacity int           `env:"FELIX_SUBSCRIBER_QUEUE_CAPACITY" unit:"batches" min:"1" max:"1048576" doc:"batches that a subscription's queue holds"`
+	QueuePolicy   ring.Overflow `yaml:"subscriber_queue_policy" env:"FELIX_SUB_QUEUE_POLICY" words:"block,drop_new,drop_old" doc:"what happens when a subscription's queue is full: the publisher waits, the new batch is dropped, or the oldest are"`
+	QueueCapacity int           `env:"FELIX_SUBSCRIBER_QUEUE_CAPACITY,FELIX_SUB_QUEUE_CAPACITY" unit:"batches" min:"1" max:"1048576" doc:"batches that a subscription's queue holds"`
 	QueueBytes    int           `env:"FELIX_SUBSCRIBER_QUEUE_BYTES" unit:"bytes" min:"1024" max:"2147483647" doc:"bytes that a subscription's queue holds; an empty queue takes any one batch"`
 	ReplayBytes   int           `env:"FELIX_REPLAY_BYTES" unit:"bytes" min:"-1" max:"2147483647" doc:"bytes of past events kept for each stream, -1 for none"`
-	RetainedBytes int64         `env:"FELIX_RETAINED_BYTES" unit:"bytes" min:"1048576" doc:"bytes that all queues and all replay together may hold"`
+	RetainedBytes int64         `env:"FELIX_RETAINED_BYTES" unit:"bytes" min:"1048576" max:"1125899906842624" doc:"bytes that all queues and all replay together may hold"`
 
 	IngressWait  bool          `env:"FELIX_PUB_INGRESS_WAIT" doc:"an unacknowledged publish waits when there is no room (back-pressure); otherwise it is dropped"`
-	PublishWait  time.Duration `env:"FELIX_PUBLISH_QUEUE_WAIT_MS" unit:"ms" min:"1ms" max:"10m" doc:"time that an acknowledged publish waits for room before it is refused"`
+	PublishWait  time.Duration `yaml:"publish_queue_wait_timeout_ms" env:"FELIX_PUBLISH_QUEUE_WAIT_MS" unit:"ms" min:"1ms" max:"10m" doc:"time that an acknowledged publish waits for room before it is refused"`
 	StallTimeout time.Duration `env:"FELIX_SUB_STALL_TIMEOUT_MS" unit:"ms" min:"100ms" max:"1h" doc:"time after which a subscription that takes nothing while a publisher waits for it is ended"`
 
 	EventMaxItems int `env:"FELIX_EVENT_BATCH_MAX_EVENTS" unit:"events" min:"0" max:"1048576" doc:"events in one delivered frame; larger batches are split. 0 forwards batches as they came, but to peers without extensions in frames of 256"`
-	EventMaxBytes int `env:"FELIX_EVENT_BATCH_MAX_BYTES" unit:"bytes" min:"0" doc:"bytes of events in one delivered frame; 0 forwards batches as they came"`
-	MaxWriteBytes int `env:"FELIX_SUB_MAX_BYTES_PER_WRITE" unit:"bytes" min:"1024" max:"16777216" doc:"bytes that a subscription's writer gathers into one write"`
+	EventMaxBytes int `env:"FELIX_EVENT_BATCH_MAX_BYTES" unit:"bytes" min:"0" max:"1073741824" doc:"bytes of events in one delivered frame; 0 forwards batches as they came"`
+	MaxWriteBytes int `yaml:"subscriber_max_bytes_per_write" env:"FELIX_SUB_MAX_BYTES_PER_WRITE" unit:"bytes" min:"1024" max:"16777216" doc:"bytes that a subscription's writer gathers into one write"`
 
 	InlineBytes int `env:"FELIX_SUB_INLINE_BYTES" unit:"bytes" min:"0" max:"65536" doc:"largest frame that a publisher writes to an idle subscription itself, without waking a writer; 0 for none"`
 
-	StreamWindow uint64        `env:"FELIX_CACHE_STREAM_RECV_WINDOW" unit:"bytes" min:"16384" doc:"receive window of each stream of the listener"`
-	ConnWindow   uint64        `env:"FELIX_CACHE_CONN_RECV_WINDOW" unit:"bytes" doc:"receive window of each connection; raised to what eight publish streams need"`
+	StreamWindow uint64        `env:"FELIX_CACHE_STREAM_RECV_WINDOW" unit:"bytes" min:"16384" max:"1073741824" doc:"receive window of each stream of the listener"`
+	ConnWindow   uint64        `env:"FELIX_CACHE_CONN_RECV_WINDOW" unit:"bytes" min:"0" max:"17179869184" doc:"receive window of each connection; raised to what eight publish streams need"`
 	Sockets      int           `env:"FELIX_QUIC_SOCKETS" min:"0" max:"64" doc:"sockets that share the port, each with a reader of its own; 0 is one for up to five processors and more beyond"`
 	Spin         time.Duration `env:"FELIX_QUIC_SPIN" min:"0s" max:"10ms" doc:"time, such as 100us, that the socket is polled for more before its reader sleeps, while traffic keeps coming; 0 never"`
-	SendBuffer   int           `env:"FELIX_UDP_SEND_BUFFER" unit:"bytes" min:"65536" doc:"UDP send buffer asked of the kernel"`
-	RecvBuffer   int           `env:"FELIX_UDP_RECV_BUFFER" unit:"bytes" min:"65536" doc:"UDP receive buffer asked of the kernel"`
+	SendBuffer   int           `env:"FELIX_UDP_SEND_BUFFER" unit:"bytes" min:"65536" max:"1073741824" doc:"UDP send buffer asked of the kernel"`
+	RecvBuffer   int           `env:"FELIX_UDP_RECV_BUFFER" unit:"bytes" min:"65536" max:"1073741824" doc:"UDP receive buffer asked of the kernel"`
 
-	MaxConns                int           `env:"FELIX_MAX_CONNECTIONS" min:"1" doc:"connections that may be open at a time"`
-	MaxUnauthenticatedConns int           `env:"FELIX_MAX_UNAUTHENTICATED_CONNECTIONS" min:"1" doc:"of these, connections on which no stream has authenticated; the oldest is closed for a new one"`
+	MaxConns                int           `env:"FELIX_MAX_CONNECTIONS" min:"1" max:"16777216" doc:"connections that may be open at a time"`
+	MaxUnauthenticatedConns int           `env:"FELIX_MAX_UNAUTHENTICATED_CONNECTIONS" min:"1" max:"16777216" doc:"of these, connections on which no stream has authenticated; the oldest is closed for a new one"`
 	AuthTimeout             time.Duration `env:"FELIX_AUTH_TIMEOUT_MS" unit:"ms" min:"10ms" max:"1h" doc:"time that a stream, and a connection that has opened one, has to authenticate"`
 	AuthMaxBytes            int           `env:"FELIX_AUTH_MAX_BYTES" unit:"bytes" min:"1024" max:"16777216" doc:"bytes that a stream may send before it has authenticated"`
 	FrameTimeout            time.Duration `env:"FELIX_FRAME_TIMEOUT_MS" unit:"ms" min:"10ms" max:"1h" doc:"time that the rest of a frame may take once it has begun, and a second more for each 64 KiB"`
-	ConnReadBytes           int64         `env:"FELIX_CONN_READ_BYTES" unit:"bytes" min:"1048576" doc:"memory for unfinished requests and unread replies of one connection"`
-	ReadBytes               int64         `env:"FELIX_READ_BYTES" unit:"bytes" min:"1048576" doc:"memory for unfinished requests above 64 KiB of all connections"`
-	FailedStreams           int           `env:"FELIX_FAILED_STREAMS_PER_SECOND" min:"1" doc:"streams per second of one connection that may end without having authenticated, beyond a burst of 2048"`
-	RetryAbove              int           `env:"FELIX_RETRY_ABOVE" min:"-1" doc:"connection attempts per second above which each has to prove its address; 0 is 50 for each processor, -1 never"`
-	HandshakesPerPrefix     int           `env:"FELIX_HANDSHAKES_PER_PREFIX" min:"-1" doc:"connection attempts per second accepted from one network (/24, /56), with a burst of two seconds; -1 any number"`
+	ConnReadBytes           int64         `env:"FELIX_CONN_READ_BYTES" unit:"bytes" min:"1048576" max:"1125899906842624" doc:"memory for unfinished requests and unread replies of one connection"`
+	ReadBytes               int64         `env:"FELIX_READ_BYTES" unit:"bytes" min:"1048576" max:"1125899906842624" doc:"memory for unfinished requests above 64 KiB of all connections"`
+	FailedStreams           int           `env:"FELIX_FAILED_STREAMS_PER_SECOND" min:"1" max:"1000000" doc:"streams per second of one connection that may end without having authenticated, beyond a burst of 2048"`
+	RetryAbove              int           `env:"FELIX_RETRY_ABOVE" min:"-1" max:"1000000" doc:"connection attempts per second above which each has to prove its address; 0 is 50 for each processor, -1 never"`
+	HandshakesPerPrefix     int           `env:"FELIX_HANDSHAKES_PER_PREFIX" min:"-1" max:"1000000" doc:"connection attempts per second accepted from one network (/24, /56), with a burst of two seconds; -1 any number"`
 	IgnoreExpiry            bool          `env:"FELIX_IGNORE_TOKEN_EXPIRY" doc:"streams and subscriptions outlive the token that opened them"`
 
 	IdleTimeout   time.Duration `env:"FELIX_IDLE_TIMEOUT_MS" unit:"ms" min:"1s" max:"1h" doc:"time after which a silent connection is closed"`
@@ -64,7 +64,7 @@ type Config struct {
 	ReplyTimeout  time.Duration `env:"FELIX_STREAM_OPEN_TIMEOUT_MS" unit:"ms" min:"1ms" max:"10m" doc:"time that opening an event stream may take for lack of stream credit"`
 	ShutdownDrain time.Duration `env:"FELIX_SHUTDOWN_DRAIN_TIMEOUT_MS" unit:"ms" min:"1ms" max:"1h" doc:"time that a shutdown may take"`
 
-	CacheMaxBytes   int64 `env:"FELIX_CACHE_MAX_BYTES" unit:"bytes" min:"1048576" doc:"bytes that all cache entries together may hold"`
+	CacheMaxBytes   int64 `env:"FELIX_CACHE_MAX_BYTES" unit:"bytes" min:"1048576" max:"1125899906842624" doc:"bytes that all cache entries together may hold"`
 	CacheScopeShare int   `env:"FELIX_CACHE_SCOPE_SHARE" unit:"percent" min:"1" max:"100" doc:"part of these that the entries of one cache may hold"`
 
 	// TLS is the server's certificate configuration. ALPN and version settings are overridden: felix-wire runs over
@@ -175,8 +175,14 @@ func (c *Config) validate() error {
 	if c.Keys == nil {
 		errs = append(errs, errors.New("broker: Config.Keys is not set"))
 	}
+	return errors.Join(append(errs, c.Validate())...)
+}
+
+// Validate reports every problem of the settings at once. [New] calls it too; beyond it New needs TLS and Keys.
+func (c *Config) Validate() error {
+	var errs []error
 	if c.KeepAlive > c.IdleTimeout/2 {
-		errs = append(errs, fmt.Errorf("broker: keep-alive %v is more than half of the idle timeout %v", c.KeepAlive, c.IdleTimeout))
+		errs = append(errs, fmt.Errorf("broker: keep_alive_ms: %v is more than half of the idle timeout (idle_timeout_ms), %v", c.KeepAlive, c.IdleTimeout))
 	}
 	for _, f := range []struct {
 		name string

@@ -14,19 +14,53 @@ import (
 	"github.com/felix-mq/felix/quicx"
 )
 
-// DevOptions name what a development broker begins with. Zero values mean the defaults in brackets.
+// DevOptions name what a development broker begins with. Zero values mean those of [DefaultDevOptions].
 type DevOptions struct {
-	Tenant    string        `env:"FELIX_DEV_TENANT" doc:"tenant of development mode"`                              // [t1]
-	Namespace string        `env:"FELIX_DEV_NAMESPACE" doc:"namespace of development mode"`                        // [default]
-	Streams   []string      `env:"FELIX_DEV_STREAMS" doc:"streams of development mode, separated by commas"`       // [demo]
-	Cache     string        `env:"FELIX_DEV_CACHE" doc:"cache of development mode"`                                // [primary]
-	TokenLife time.Duration `env:"FELIX_DEV_TOKEN_LIFETIME" unit:"ms" doc:"lifetime of the development token"`     // [24 h]
-	Hosts     []string      `env:"FELIX_DEV_HOSTS" doc:"names and addresses in the certificate, beside localhost"` // [none]
+	Tenant    string        `env:"FELIX_DEV_TENANT" doc:"tenant of development mode"`
+	Namespace string        `env:"FELIX_DEV_NAMESPACE" doc:"namespace of development mode"`
+	Streams   []string      `env:"FELIX_DEV_STREAMS" doc:"streams of development mode"`
+	Cache     string        `env:"FELIX_DEV_CACHE" doc:"cache of development mode"`
+	TokenLife time.Duration `env:"FELIX_DEV_TOKEN_LIFETIME" min:"1s" max:"87600h" doc:"lifetime of the development token"`
+	Hosts     []string      `env:"FELIX_DEV_HOSTS" doc:"names and addresses in the certificate of development mode, beside localhost"`
 
 	// Key signs the tokens; nil makes one afresh. Its kid is [DevKeyID].
 	Key ed25519.PrivateKey
 	// Certificate is what the broker shows its clients; nil makes one afresh, for localhost and Hosts. It must be self-signed.
 	Certificate *tls.Certificate
+}
+
+// DefaultDevOptions returns the names that a development broker begins with if it is told no others.
+func DefaultDevOptions() DevOptions {
+	return DevOptions{Tenant: "t1", Namespace: "default", Streams: []string{"demo"}, Cache: "primary", TokenLife: 24 * time.Hour}
+}
+
+func (o *DevOptions) ensureDefaults() {
+	d := DefaultDevOptions()
+	setDefault(&o.Tenant, d.Tenant)
+	setDefault(&o.Namespace, d.Namespace)
+	setDefault(&o.Cache, d.Cache)
+	setDefault(&o.TokenLife, d.TokenLife)
+	if len(o.Streams) == 0 {
+		o.Streams = d.Streams
+	}
+}
+
+// Validate reports every name that is none, by the key of its setting.
+func (o DevOptions) Validate() error {
+	o.ensureDefaults()
+	var errs []error
+	check := func(key string, valid func(string) error, name string) {
+		if err := valid(name); err != nil {
+			errs = append(errs, fmt.Errorf("broker: %s: %w", key, err))
+		}
+	}
+	check("dev_tenant", auth.ValidTenant, o.Tenant)
+	check("dev_namespace", auth.ValidName, o.Namespace)
+	check("dev_cache", auth.ValidName, o.Cache)
+	for _, s := range o.Streams {
+		check("dev_streams", auth.ValidName, s)
+	}
+	return errors.Join(errs...)
 }
 
 // DevKeyID is the kid of the key that signs development tokens.
@@ -50,15 +84,9 @@ type Dev struct {
 // NewDev makes a broker as [New] does, with a certificate, a tenant, a namespace, streams, a cache and a token of its
 // own. TLS and Keys in cfg are overwritten. Its certificate lives in memory only.
 func NewDev(cfg Config, o DevOptions) (*Dev, error) {
-	setDefault(&o.Tenant, "t1")
-	setDefault(&o.Namespace, "default")
-	setDefault(&o.Cache, "primary")
-	setDefault(&o.TokenLife, 24*time.Hour)
-	if len(o.Streams) == 0 {
-		o.Streams = []string{"demo"}
-	}
-	if err := auth.ValidTenant(o.Tenant); err != nil {
-		return nil, fmt.Errorf("broker: development mode: %w", err)
+	o.ensureDefaults()
+	if err := o.Validate(); err != nil {
+		return nil, err
 	}
 	if o.Key == nil {
 		_, key, err := ed25519.GenerateKey(rand.Reader)

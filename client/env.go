@@ -1,32 +1,27 @@
 package client
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
-	"go.yaml.in/yaml/v3"
-
-	"github.com/felix-mq/felix/internal/envconfig"
+	"github.com/felix-mq/felix/internal/settings"
 )
 
 // environment is what [FromEnv] reads. Zero means that a variable is not set, or set to 0 (configuration.md, section 4).
 type environment struct {
 	Tenant string `yaml:"auth_tenant_id" env:"FELIX_AUTH_TENANT" doc:"tenant to authenticate for"`
-	Token  string `yaml:"auth_token" env:"FELIX_AUTH_TOKEN" doc:"Felix token to authenticate with"`
+	Token  string `yaml:"auth_token" env:"FELIX_AUTH_TOKEN" secret:"yes" doc:"Felix token to authenticate with"`
 
 	PublishConns   int    `yaml:"publish_conn_pool" env:"FELIX_PUB_CONN_POOL" min:"0" doc:"connections that publish"`
 	PublishStreams int    `yaml:"publish_streams_per_conn" env:"FELIX_PUB_STREAMS_PER_CONN" min:"0" doc:"streams on each of them"`
-	Sharding       string `yaml:"publish_sharding" env:"FELIX_PUB_SHARDING" doc:"which stream a publish uses: hash_stream keeps each topic in order, rr does not"`
+	Sharding       string `yaml:"publish_sharding" env:"FELIX_PUB_SHARDING" words:"hash_stream,rr" doc:"which stream a publish uses: hash_stream keeps each topic in order, rr does not"`
 	QueueDepth     int    `yaml:"publish_queue_depth" env:"FELIX_PUBLISH_QUEUE_DEPTH" min:"0" doc:"asynchronous publishes in flight on each stream"`
 	InFlightBytes  int    `yaml:"publish_inflight_bytes" env:"FELIX_PUBLISH_INFLIGHT_BYTES" unit:"bytes" min:"0" doc:"bytes of asynchronous publishes in flight"`
 
-	EventConns        int    `yaml:"event_conn_pool" env:"FELIX_EVENT_CONN_POOL" min:"0" doc:"connections that carry subscriptions"`
-	SubConns          int    `yaml:"-" env:"FELIX_SUB_CONNS" min:"0" doc:"the same, if FELIX_EVENT_CONN_POOL is not set"`
+	EventConns        int    `yaml:"event_conn_pool" env:"FELIX_EVENT_CONN_POOL,FELIX_SUB_CONNS" min:"0" doc:"connections that carry subscriptions"`
 	EventConnWindow   uint64 `yaml:"event_conn_recv_window" env:"FELIX_EVENT_CONN_RECV_WINDOW" unit:"bytes" doc:"receive window of each of them"`
 	EventStreamWindow uint64 `yaml:"event_stream_recv_window" env:"FELIX_EVENT_STREAM_RECV_WINDOW" unit:"bytes" doc:"receive window of each subscription"`
 	MaxPending        int    `yaml:"event_router_max_pending" env:"FELIX_EVENT_ROUTER_MAX_PENDING" min:"0" doc:"event streams of a connection that no subscription has asked for yet"`
@@ -38,38 +33,17 @@ type environment struct {
 
 	MaxFrame int `yaml:"max_frame_bytes" env:"FELIX_MAX_FRAME_BYTES" unit:"bytes" min:"0" doc:"largest frame payload that is accepted or sent"`
 
-	StatsEvery time.Duration `yaml:"-" env:"FELIX_CONN_STATS_MS" unit:"ms" min:"0s" doc:"period at which QUIC's counters are logged"`
-
-	Others map[string]any `yaml:",inline"` // keys of the file that are none of these
+	StatsEvery time.Duration `env:"FELIX_CONN_STATS_MS" unit:"ms" min:"0s" doc:"period at which QUIC's counters are logged"`
 }
 
-// withoutEffect are variables of the reference's client that this one has no use for. Frames are written as they are, QUIC
-// bounds what is sent by the receiver's windows, and subscriptions have no queue on this side. In the file their names are
-// in lower case and without the prefix.
-var withoutEffect = []string{
-	"FELIX_PUBLISH_CHUNK_BYTES", "FELIX_EVENT_SEND_WINDOW", "FELIX_CACHE_SEND_WINDOW", "FELIX_CLIENT_SUB_QUEUE_CAPACITY",
-	"FELIX_CLIENT_SUB_QUEUE_POLICY", "FELIX_BENCH_EMBED_TS",
-}
-
-// readFile reads the YAML file that FELIX_CLIENT_CONFIG names, if it names one.
-func (e *environment) readFile() error {
-	name := os.Getenv("FELIX_CLIENT_CONFIG")
-	if name == "" {
-		return nil
-	}
-	text, err := os.ReadFile(name)
-	if err == nil {
-		err = yaml.Unmarshal(text, e)
-	}
-	if err != nil {
-		return fmt.Errorf("client: FELIX_CLIENT_CONFIG: %w", err)
-	}
-	for key := range e.Others {
-		if !slices.Contains(withoutEffect, "FELIX_"+strings.ToUpper(key)) {
-			return fmt.Errorf("client: FELIX_CLIENT_CONFIG: %s: unknown key %q", name, key)
-		}
-	}
-	return nil
+// withoutEffect are settings of the reference's client that this one has no use for.
+var withoutEffect = []settings.WithoutEffect{
+	{Key: "publish_chunk_bytes", Variable: "FELIX_PUBLISH_CHUNK_BYTES", Why: "frames are written as they are"},
+	{Key: "event_send_window", Variable: "FELIX_EVENT_SEND_WINDOW", Why: "the receiver's window bounds what is sent"},
+	{Key: "cache_send_window", Variable: "FELIX_CACHE_SEND_WINDOW", Why: "the receiver's window bounds what is sent"},
+	{Key: "client_sub_queue_capacity", Variable: "FELIX_CLIENT_SUB_QUEUE_CAPACITY", Why: "subscriptions have no queue on this side"},
+	{Key: "client_sub_queue_policy", Variable: "FELIX_CLIENT_SUB_QUEUE_POLICY", Why: "subscriptions have no queue on this side"},
+	{Key: "bench_embed_ts", Variable: "FELIX_BENCH_EMBED_TS", Why: "payloads are the caller's"},
 }
 
 // FromEnv takes settings from the environment: the FELIX_* variables of the reference's client (configuration.md, section
@@ -80,21 +54,17 @@ func (e *environment) readFile() error {
 func FromEnv() Option {
 	return func(o *options) {
 		var e environment
-		if err := e.readFile(); err != nil {
-			o.problems = append(o.problems, err)
-			return
-		}
-		if err := envconfig.Load(&e); err != nil {
-			o.problems = append(o.problems, fmt.Errorf("client: environment: %w", err))
+		loaded, err := settings.Load(settings.Sources{
+			File: os.Getenv("FELIX_CLIENT_CONFIG"), Environ: os.Environ(), WithoutEffect: withoutEffect,
+		}, &e)
+		if err != nil {
+			o.problems = append(o.problems, fmt.Errorf("client: settings: %w", err))
 			return
 		}
 		e.apply(o)
-		for _, name := range withoutEffect {
-			_, inFile := e.Others[strings.ToLower(strings.TrimPrefix(name, "FELIX_"))]
-			if inFile || os.Getenv(name) != "" {
-				for _, log := range o.loggers() {
-					log.Warn("felix: the variable has no effect", "name", name)
-				}
+		for _, n := range loaded.Ignored {
+			for _, log := range o.loggers() {
+				log.Warn("felix: the setting has no effect", "name", n.Name, "where", n.Where, "why", n.Why)
 			}
 		}
 	}
@@ -138,9 +108,6 @@ func (e *environment) apply(o *options) {
 		WithToken(o.tenant, token)(o)
 	}
 	o.statsEvery = e.StatsEvery
-	if e.EventConns == 0 {
-		e.EventConns = e.SubConns
-	}
 	for _, s := range []struct {
 		setting *int
 		value   int
@@ -172,11 +139,7 @@ func (e *environment) apply(o *options) {
 			*s.setting = s.value
 		}
 	}
-	switch e.Sharding {
-	case "", "hash_stream":
-	case "rr":
+	if e.Sharding == "rr" {
 		o.roundRobin = true
-	default:
-		o.problems = append(o.problems, errors.New("client: environment: FELIX_PUB_SHARDING: "+e.Sharding+" is neither hash_stream nor rr"))
 	}
 }

@@ -67,12 +67,16 @@ func TestFromEnvFile(t *testing.T) {
 		runtime.Gosched()
 	}
 	p.must(c.Close())
-	if !strings.Contains(log.String(), "FELIX_EVENT_SEND_WINDOW") {
+	if !strings.Contains(log.String(), "event_send_window") {
 		t.Errorf("logged %s", log.String())
 	}
-	for _, text := range []string{"publish_con_pool: 2\n", "publish_conn_pool: many\n", "["} {
+	for text, want := range map[string]string{
+		"\npublish_con_pool: 2\n":   file + ":2: publish_con_pool: unknown key; the nearest is publish_conn_pool",
+		"publish_conn_pool: many\n": file + ":1: publish_conn_pool: \"many\"",
+		"[":                         file,
+	} {
 		write(text)
-		if _, err := client.Connect(p.ctx, p.Addr(), client.WithTLS(p.ClientTLS()), client.FromEnv()); err == nil || !strings.Contains(err.Error(), "FELIX_CLIENT_CONFIG") {
+		if _, err := client.Connect(p.ctx, p.Addr(), client.WithTLS(p.ClientTLS()), client.FromEnv()); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: got %v", text, err)
 		}
 	}

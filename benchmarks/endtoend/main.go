@@ -18,12 +18,12 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/felix-mq/felix/broker"
-	"github.com/felix-mq/felix/internal/envconfig"
+	"github.com/felix-mq/felix/internal/settings"
 	"github.com/felix-mq/felix/loadgen"
 )
 
 func main() {
-	loadgen.ServeBroker(func(cfg *broker.Config) error { return envconfig.Load(cfg) })
+	loadgen.ServeBroker(func(cfg *broker.Config) error { return settings.Environment(cfg) })
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
@@ -42,7 +42,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "endtoend: want a positive --duration and no arguments")
 		return 2
 	}
-	if err := envconfig.Load(new(broker.DefaultConfig())); err != nil {
+	if err := settings.Environment(new(broker.DefaultConfig())); err != nil {
 		fmt.Fprintln(stderr, "endtoend: environment:", err)
 		return 2
 	}

@@ -25,7 +25,7 @@ import (
 
 	"github.com/felix-mq/felix/benchmarks/floor/drive"
 	"github.com/felix-mq/felix/broker"
-	"github.com/felix-mq/felix/internal/envconfig"
+	"github.com/felix-mq/felix/internal/settings"
 	"github.com/felix-mq/felix/loadgen"
 	"github.com/felix-mq/felix/quicx"
 )
@@ -52,8 +52,8 @@ type account struct {
 // serve accepts connections, and serves each with handle, which returns when the connection has ended, until the parent
 // wants the end.
 func serve(announce func(any) error, handle func(*quicx.Conn)) (any, error) {
-	settings := broker.DefaultConfig()
-	if err := envconfig.Load(&settings); err != nil {
+	cfg := broker.DefaultConfig()
+	if err := settings.Environment(&cfg); err != nil {
 		return nil, err
 	}
 	cert, _, err := quicx.DevCertificate()
@@ -61,11 +61,11 @@ func serve(announce func(any) error, handle func(*quicx.Conn)) (any, error) {
 		return nil, err
 	}
 	ln, err := quicx.Listen("127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}}, quicx.Config{
-		StreamWindow: settings.StreamWindow,
-		ConnWindow:   settings.ConnWindow,
-		SendBuffer:   settings.SendBuffer,
-		RecvBuffer:   settings.RecvBuffer,
-		Spin:         settings.Spin,
+		StreamWindow: cfg.StreamWindow,
+		ConnWindow:   cfg.ConnWindow,
+		SendBuffer:   cfg.SendBuffer,
+		RecvBuffer:   cfg.RecvBuffer,
+		Spin:         cfg.Spin,
 	})
 	if err != nil {
 		return nil, err

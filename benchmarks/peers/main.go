@@ -28,12 +28,12 @@ import (
 	"github.com/felix-mq/felix/benchmarks/floor"
 	"github.com/felix-mq/felix/benchmarks/floor/drive"
 	"github.com/felix-mq/felix/broker"
-	"github.com/felix-mq/felix/internal/envconfig"
+	"github.com/felix-mq/felix/internal/settings"
 	"github.com/felix-mq/felix/loadgen"
 )
 
 func main() {
-	loadgen.ServeBroker(func(cfg *broker.Config) error { return envconfig.Load(cfg) })
+	loadgen.ServeBroker(func(cfg *broker.Config) error { return settings.Environment(cfg) })
 	floor.Serve()
 	drive.Child(natsName, serveNATS)
 	drive.Child(workerName, serveWorker)

@@ -28,7 +28,7 @@ import (
 	"github.com/felix-mq/felix/benchmarks/internal/brokerproc"
 	felix "github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/client"
-	"github.com/felix-mq/felix/internal/envconfig"
+	"github.com/felix-mq/felix/internal/settings"
 	"github.com/felix-mq/felix/loadgen"
 )
 
@@ -173,7 +173,7 @@ func (b *bench) compare(without, with row) {
 func (b *bench) sameTopic(ctx context.Context) (err error) {
 	const fanout, batch = 10, 64
 	limits := felix.DefaultConfig()
-	if err := envconfig.Load(&limits); err != nil { // which the broker's process reads too
+	if err := settings.Environment(&limits); err != nil { // which the broker's process reads too
 		return err
 	}
 	broker, err := brokerproc.Start("FELIX_DEV_STREAMS=demo", unlimitedHandshakes)

@@ -1,60 +1,59 @@
 package main
 
-import (
-	"log/slog"
-	"slices"
-	"strings"
+import "github.com/felix-mq/felix/internal/settings"
 
-	"github.com/felix-mq/felix/internal/envconfig"
-)
-
-// withoutEffect are variables of the reference implementation that are accepted and mean nothing here, with the reason
+// withoutEffect are settings of the reference implementation that are accepted and mean nothing here, with the reason
 // (docs/from-the-reference.md).
-var withoutEffect = map[string]string{
-	"FELIX_ACK_ON_COMMIT":                      "an acknowledgement always means that the publish was carried out",
-	"FELIX_ACK_WAIT_TIMEOUT_MS":                "no acknowledgement waits for a commit",
-	"FELIX_BROKER_PUB_WORKERS_PER_CONN":        "there is no queue between a publisher and its topic",
-	"FELIX_BROKER_PUB_QUEUE_DEPTH":             "there is no queue between a publisher and its topic",
-	"FELIX_BROKER_PUBLISH_INFLIGHT_BYTES":      "there is no queue between a publisher and its topic; see FELIX_RETAINED_BYTES",
-	"FELIX_BROKER_PUBLISH_CONN_INFLIGHT_BYTES": "there is no queue between a publisher and its topic; see FELIX_CONN_READ_BYTES",
-	"FELIX_CORE_SHARDS":                        "publishes run on the goroutine of their stream; see GOMAXPROCS",
-	"FELIX_CONTROL_STREAM_DRAIN_TIMEOUT_MS":    "everything is answered before a stream ends",
-	"FELIX_CACHE_SEND_WINDOW":                  "the receiver's window and congestion control bound what is sent",
-	"FELIX_DISABLE_TIMINGS":                    "timings are compiled in by the build tag telemetry",
-	"FELIX_FANOUT_BATCH":                       "see FELIX_EVENT_BATCH_MAX_EVENTS",
-	"FELIX_EVENT_BATCH_MAX_DELAY_US":           "nothing waits for a timer: batches come from load",
-	"FELIX_SUB_EGRESS_LANES":                   "each subscription has a writer of its own",
-	"FELIX_SUB_WRITER_LANES":                   "each subscription has a writer of its own",
-	"FELIX_SUB_QUEUE_BOUND":                    "each subscription has one queue; see FELIX_SUBSCRIBER_QUEUE_CAPACITY",
-	"FELIX_SUB_LANE_QUEUE_DEPTH":               "each subscription has one queue; see FELIX_SUBSCRIBER_QUEUE_CAPACITY",
-	"FELIX_SUB_QUEUE_MODE":                     "each subscription has one queue; see FELIX_SUB_QUEUE_POLICY",
-	"FELIX_SUB_LANE_QUEUE_POLICY":              "each subscription has one queue; see FELIX_SUB_QUEUE_POLICY",
-	"FELIX_MAX_SUB_WRITER_LANES":               "each subscription has a writer of its own",
-	"FELIX_SUB_LANE_SHARD":                     "each subscription has a writer of its own",
-	"FELIX_SUB_SINGLE_WRITER_PER_CONN":         "each subscription has a writer of its own",
-	"FELIX_SUB_FLUSH_MAX_ITEMS":                "see FELIX_SUB_MAX_BYTES_PER_WRITE",
-	"FELIX_SUB_FLUSH_MAX_DELAY_US":             "nothing waits for a timer",
-	"FELIX_SUB_STREAMS_PER_CONN":               "each subscription has a stream of its own",
-	"FELIX_SUB_STREAM_MODE":                    "each subscription has a stream of its own",
-	"FELIX_BROKER_CONFIG":                      "there is no configuration file yet",
-	"FELIX_CONTROLPLANE_URL":                   "there is no control plane yet",
-	"FELIX_CONTROLPLANE_SYNC_INTERVAL_MS":      "there is no control plane yet",
-	"FELIX_CONN_STATS_MS":                      "see the metrics",
-}
-
-// warnVariables says which FELIX_* variables of environ ("NAME=value") mean nothing to this program, so that a misspelt
-// one is not taken for a setting. structs are those that the environment was read into.
-func warnVariables(log *slog.Logger, environ []string, structs ...any) {
-	known := envconfig.Describe(structs...)
-	for _, assignment := range environ {
-		name, _, _ := strings.Cut(assignment, "=")
-		if !strings.HasPrefix(name, "FELIX_") || slices.ContainsFunc(known, func(v envconfig.Var) bool { return v.Name == name }) {
-			continue
-		}
-		if why, ok := withoutEffect[name]; ok {
-			log.Warn("variable has no effect", "name", name, "why", why)
-			continue
-		}
-		log.Warn("unknown variable", "name", name)
-	}
+var withoutEffect = []settings.WithoutEffect{
+	{Key: "ack_on_commit", Variable: "FELIX_ACK_ON_COMMIT", Why: "an acknowledgement always means that the publish was carried out"},
+	{Key: "ack_wait_timeout_ms", Variable: "FELIX_ACK_WAIT_TIMEOUT_MS", Why: "no acknowledgement waits for a commit"},
+	{Key: "pub_workers_per_conn", Variable: "FELIX_BROKER_PUB_WORKERS_PER_CONN", Why: "there is no queue between a publisher and its topic"},
+	{Key: "pub_queue_depth", Variable: "FELIX_BROKER_PUB_QUEUE_DEPTH", Why: "there is no queue between a publisher and its topic"},
+	{Key: "pub_inflight_bytes", Variable: "FELIX_BROKER_PUBLISH_INFLIGHT_BYTES", Why: "there is no queue between a publisher and its topic; see retained_bytes"},
+	{Key: "pub_conn_inflight_bytes", Variable: "FELIX_BROKER_PUBLISH_CONN_INFLIGHT_BYTES", Why: "there is no queue between a publisher and its topic; see conn_read_bytes"},
+	{Key: "core_shards", Variable: "FELIX_CORE_SHARDS", Why: "publishes run on the goroutine of their stream; see GOMAXPROCS"},
+	{Key: "control_stream_drain_timeout_ms", Variable: "FELIX_CONTROL_STREAM_DRAIN_TIMEOUT_MS", Why: "everything is answered before a stream ends"},
+	{Key: "cache_send_window", Variable: "FELIX_CACHE_SEND_WINDOW", Why: "the receiver's window and congestion control bound what is sent"},
+	{Key: "disable_timings", Variable: "FELIX_DISABLE_TIMINGS", Why: "timings are compiled in by the build tag telemetry"},
+	{Key: "fanout_batch_size", Variable: "FELIX_FANOUT_BATCH", Why: "see event_batch_max_events"},
+	{Key: "event_batch_max_delay_us", Variable: "FELIX_EVENT_BATCH_MAX_DELAY_US", Why: "nothing waits for a timer: batches come from load"},
+	{Key: "subscriber_writer_lanes", Variable: "FELIX_SUB_EGRESS_LANES", Why: "each subscription has a writer of its own"},
+	{Key: "subscriber_writer_lanes", Variable: "FELIX_SUB_WRITER_LANES", Why: "each subscription has a writer of its own"},
+	{Key: "subscriber_lane_queue_depth", Variable: "FELIX_SUB_QUEUE_BOUND", Why: "each subscription has one queue; see subscriber_queue_capacity"},
+	{Key: "subscriber_lane_queue_depth", Variable: "FELIX_SUB_LANE_QUEUE_DEPTH", Why: "each subscription has one queue; see subscriber_queue_capacity"},
+	{Key: "subscriber_lane_queue_policy", Variable: "FELIX_SUB_QUEUE_MODE", Why: "each subscription has one queue; see subscriber_queue_policy"},
+	{Key: "subscriber_lane_queue_policy", Variable: "FELIX_SUB_LANE_QUEUE_POLICY", Why: "each subscription has one queue; see subscriber_queue_policy"},
+	{Key: "max_subscriber_writer_lanes", Variable: "FELIX_MAX_SUB_WRITER_LANES", Why: "each subscription has a writer of its own"},
+	{Key: "subscriber_lane_shard", Variable: "FELIX_SUB_LANE_SHARD", Why: "each subscription has a writer of its own"},
+	{Key: "subscriber_single_writer_per_conn", Variable: "FELIX_SUB_SINGLE_WRITER_PER_CONN", Why: "each subscription has a writer of its own"},
+	{Key: "subscriber_flush_max_items", Variable: "FELIX_SUB_FLUSH_MAX_ITEMS", Why: "see subscriber_max_bytes_per_write"},
+	{Key: "subscriber_flush_max_delay_us", Variable: "FELIX_SUB_FLUSH_MAX_DELAY_US", Why: "nothing waits for a timer"},
+	{Key: "sub_streams_per_conn", Variable: "FELIX_SUB_STREAMS_PER_CONN", Why: "each subscription has a stream of its own"},
+	{Key: "sub_stream_mode", Variable: "FELIX_SUB_STREAM_MODE", Why: "each subscription has a stream of its own"},
+	{Key: "controlplane_url", Variable: "FELIX_CONTROLPLANE_URL", Why: "there is no control plane yet"},
+	{Key: "controlplane_sync_interval_ms", Variable: "FELIX_CONTROLPLANE_SYNC_INTERVAL_MS", Why: "there is no control plane yet"},
+	{Variable: "FELIX_CONN_STATS_MS", Why: "see the metrics"},
+	{Variable: "FELIX_INITIAL_MTU", Why: "QUIC finds the packet size itself"},
+	{Variable: "FELIX_MTU_UPPER_BOUND", Why: "QUIC finds the packet size itself"},
+	{Variable: "FELIX_MAX_UDP_PAYLOAD", Why: "QUIC finds the packet size itself"},
+	{Variable: "FELIX_INITIAL_CWND", Why: "congestion control is the QUIC library's"},
+	{Variable: "FELIX_MTU_BLACK_HOLE_COOLDOWN_MS", Why: "QUIC finds the packet size itself"},
+	{Variable: "FELIX_ACK_FREQ_DISABLE", Why: "the QUIC library has no such extension"},
+	{Variable: "FELIX_ACK_ELICITING_THRESHOLD", Why: "the QUIC library has no such extension"},
+	{Variable: "FELIX_IO_RUNTIME_THREADS", Why: "see GOMAXPROCS and quic_sockets"},
+	{Variable: "FELIX_PUMP_COLOCATE", Why: "there is one kind of goroutine"},
+	{Variable: "FELIX_DURABLE_STORAGE_DIR", Why: "there is no durable storage yet: what is published lives in memory"},
+	{Variable: "FELIX_DURABLE_FSYNC_MODE", Why: "there is no durable storage yet: what is published lives in memory"},
+	{Variable: "FELIX_DURABLE_FSYNC_INTERVAL_MS", Why: "there is no durable storage yet: what is published lives in memory"},
+	{Variable: "FELIX_DURABLE_SEGMENT_BYTES", Why: "there is no durable storage yet: what is published lives in memory"},
+	{Variable: "FELIX_DURABLE_INDEX_SPACING_BYTES", Why: "there is no durable storage yet: what is published lives in memory"},
+	{Variable: "FELIX_DURABLE_MAX_RECORDS_PER_READ", Why: "there is no durable storage yet: what is published lives in memory"},
+	{Variable: "FELIX_DURABLE_PREALLOCATE", Why: "there is no durable storage yet: what is published lives in memory"},
+	{Variable: "FELIX_DURABLE_VERIFY_ALL_ON_OPEN", Why: "there is no durable storage yet: what is published lives in memory"},
+	{Variable: "FELIX_DURABLE_REPAIR_CHECKSUM_TAIL", Why: "there is no durable storage yet: what is published lives in memory"},
+	{Variable: "FELIX_DURABLE_ROLLOVER_THRESHOLD_PERCENT", Why: "there is no durable storage yet: what is published lives in memory"},
+	{Variable: "FELIX_DURABLE_MAX_OVERSHOOT_PERCENT", Why: "there is no durable storage yet: what is published lives in memory"},
+	{Variable: "FELIX_DURABLE_RETENTION_BYTES", Why: "there is no durable storage yet: what is published lives in memory"},
+	{Variable: "FELIX_DURABLE_RETENTION_SECONDS", Why: "there is no durable storage yet: what is published lives in memory"},
+	{Variable: "FELIX_DURABLE_RETENTION_INTERVAL_SECONDS", Why: "there is no durable storage yet: what is published lives in memory"},
 }

@@ -15,7 +15,7 @@ import (
 
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/conformance"
-	"github.com/felix-mq/felix/internal/envconfig"
+	"github.com/felix-mq/felix/internal/settings"
 )
 
 // Exit codes.
@@ -138,7 +138,7 @@ func embed(target *conformance.Target, opts *conformance.Options) (end func() er
 		return nil, err
 	}
 	cfg := broker.DefaultConfig()
-	if err := envconfig.Load(&cfg); err != nil {
+	if err := settings.Environment(&cfg); err != nil {
 		return nil, fmt.Errorf("conformance: environment:\n%w", err)
 	}
 	cfg.Bind = "127.0.0.1:0"

@@ -18,7 +18,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/felix-mq/felix/broker"
-	"github.com/felix-mq/felix/internal/envconfig"
+	"github.com/felix-mq/felix/internal/settings"
 	"github.com/felix-mq/felix/loadgen"
 )
 
@@ -35,7 +35,7 @@ func main() {
 }
 
 // tune reads the FELIX_* variables that cmd/broker reads.
-func tune(cfg *broker.Config) error { return envconfig.Load(cfg) }
+func tune(cfg *broker.Config) error { return settings.Environment(cfg) }
 
 // options are the flags that do not go into a [loadgen.Config] as they are.
 type options struct {

@@ -22,8 +22,8 @@ import (
 
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/client"
-	"github.com/felix-mq/felix/internal/envconfig"
 	"github.com/felix-mq/felix/internal/selfproc"
+	"github.com/felix-mq/felix/internal/settings"
 	"github.com/felix-mq/felix/loadgen"
 	"github.com/felix-mq/felix/quicx"
 )
@@ -94,7 +94,7 @@ func Serve() {
 func serve(in io.Reader, out io.Writer) error {
 	cfg := broker.DefaultConfig()
 	var o broker.DevOptions
-	if err := envconfig.Load(&cfg, &o); err != nil {
+	if err := settings.Environment(&cfg, &o); err != nil {
 		return fmt.Errorf("brokerproc: environment: %w", err)
 	}
 	cfg.TuneRuntime()

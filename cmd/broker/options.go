@@ -1,0 +1,106 @@
+package main
+
+import (
+	"errors"
+	"net"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/felix-mq/felix/broker"
+	"github.com/felix-mq/felix/internal/settings"
+)
+
+// defaultFile is read if no other is named and it is there (configuration.md, section 1).
+const defaultFile = "/usr/local/felix/config.yml"
+
+// fileVariable names the file of settings.
+const fileVariable = "FELIX_BROKER_CONFIG"
+
+// process is what concerns this program beside the broker in it.
+type process struct {
+	Profile     string `env:"FELIX_PROFILE" words:"latency,balanced,throughput" doc:"set of values for everything that nothing else says; see Profiles"`
+	Dev         bool   `env:"FELIX_DEV" doc:"development mode: makes a tenant, streams, a cache, a certificate and a token, and prints what clients need as one line of JSON"`
+	DevKeyFile  string `env:"FELIX_DEV_KEY_FILE" doc:"PEM file of the key that signs the tokens of development mode, made if it is not there; empty makes a new key at each start"`
+	MetricsBind string `yaml:"metrics_bind" env:"FELIX_BROKER_METRICS_BIND" is:"address" doc:"TCP address for /metrics, /live and /ready; empty for none"`
+}
+
+// options are all settings of this program.
+type options struct {
+	process
+	broker broker.Config
+	dev    broker.DevOptions
+}
+
+func defaultOptions() *options {
+	return &options{
+		process: process{Profile: "balanced", MetricsBind: "127.0.0.1:8080"},
+		broker:  broker.DefaultConfig(),
+		dev:     broker.DefaultDevOptions(),
+	}
+}
+
+// structs are where settings are read into.
+func (o *options) structs() []any { return []any{&o.process, &o.broker, &o.dev} }
+
+// load reads all sources. file is that of the command line, or empty.
+func (o *options) load(file string, environ, assignments []string) (*settings.Loaded, error) {
+	if file == "" {
+		file = os.Getenv(fileVariable)
+	}
+	if file == "" {
+		if _, err := os.Stat(defaultFile); err == nil {
+			file = defaultFile
+		}
+	}
+	return settings.Load(settings.Sources{
+		Profiles:      profiles,
+		File:          file,
+		Environ:       slices.DeleteFunc(environ, func(v string) bool { return strings.HasPrefix(v, fileVariable+"=") }),
+		Assignments:   assignments,
+		WithoutEffect: withoutEffect,
+	}, o.structs()...)
+}
+
+// check looks at what no single value shows: how settings go together, files and addresses. It reports every problem at
+// once.
+func (o *options) check(loaded *settings.Loaded) error {
+	var errs []error
+	problem := func(key string, err error) {
+		if err != nil {
+			errs = append(errs, loaded.Problem(key, err))
+		}
+	}
+	_, err := net.ResolveUDPAddr("udp", o.broker.Bind)
+	problem("quic_bind", err)
+	if o.MetricsBind != "" {
+		_, err := net.ResolveTCPAddr("tcp", o.MetricsBind)
+		problem("metrics_bind", err)
+	}
+	errs = append(errs, o.broker.Validate())
+	switch {
+	case o.Dev:
+		errs = append(errs, o.dev.Validate())
+		if _, err := os.Stat(o.DevKeyFile); err == nil { // otherwise it is made
+			_, err = devKey(o.DevKeyFile)
+			problem("dev_key_file", err)
+		}
+	default:
+		problem("dev", errors.New("nothing says which tenants, streams and keys exist: only development mode does so far; use --dev"))
+	}
+	return errors.Join(errs...)
+}
+
+// profiles are what the setting of this name chooses; docs/configuration.md says why.
+var profiles = map[string]map[string]string{
+	"balanced": {},
+	"latency": {
+		"quic_spin":              "1ms",
+		"subscriber_queue_bytes": "1048576",
+	},
+	"throughput": {
+		"subscriber_max_bytes_per_write": "262144",
+		"subscriber_queue_bytes":         "16777216",
+		"cache_stream_recv_window":       "1048576",
+	},
+}

@@ -1,0 +1,104 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/pflag"
+
+	"github.com/felix-mq/felix/internal/settings"
+)
+
+//go:generate sh -c "go run . --reference > ../../docs/configuration.md"
+
+// usage is what --help prints.
+func usage(w io.Writer, flags *pflag.FlagSet, o *options) {
+	fmt.Fprintf(w, `Usage: broker [--config FILE] [--dev] [--set KEY=VALUE ...]
+
+Runs a Felix broker until SIGTERM or SIGINT, which drain it; a second signal ends it at once.
+
+Flags:
+%s
+Settings, by their key in --set and in files, and their variable (default in brackets; times without a unit are milliseconds).
+The command line wins over the environment, that over the file, and that over the profile:
+`, flags.FlagUsages())
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, s := range settings.Describe(o.structs()...) {
+		fmt.Fprintf(tw, "  %s\t%s\t%s [%s]\n", s.Key, s.Variables[0], s.Doc, s.Default)
+	}
+	_ = tw.Flush()
+	fmt.Fprintln(w, "\nGOGC and GOMEMLIMIT are Go's; without them they are 400 and 5/4 of the retained, unfinished and cached bytes together.")
+}
+
+// writeReference writes docs/configuration.md.
+func writeReference(w io.Writer, o *options) {
+	fmt.Fprint(w, referenceHead)
+	for i, title := range []string{"The process", "The broker", "Development mode"} {
+		fmt.Fprintf(w, "\n### %s\n\n| Key | Variable | Values | Default | Meaning |\n|---|---|---|---|---|\n", title)
+		for _, s := range settings.Describe(o.structs()[i]) {
+			doc := s.Doc
+			if s.Reload != "" {
+				doc += ". Its " + s.Reload + " is reloaded while the broker runs"
+			}
+			fmt.Fprintf(w, "| `%s` | %s | %s | %s | %s |\n", s.Key, code(s.Variables...), s.Values(), code(s.Default), doc)
+		}
+	}
+	fmt.Fprint(w, "\n## Profiles\n\n"+profilesHead)
+	for _, name := range slices.Sorted(maps.Keys(profiles)) {
+		for _, key := range slices.Sorted(maps.Keys(profiles[name])) {
+			fmt.Fprintf(w, "| %s | `%s` | %s |\n", name, key, profiles[name][key])
+		}
+	}
+	fmt.Fprint(w, "\n## Settings of the reference that have no effect\n\nThey are accepted, with a warning.\n\n| Key | Variable | Why |\n|---|---|---|\n")
+	for _, s := range withoutEffect {
+		fmt.Fprintf(w, "| %s | `%s` | %s |\n", code(s.Key), s.Variable, s.Why)
+	}
+}
+
+// code marks words as code, and leaves nothing of nothing.
+func code(words ...string) string {
+	words = slices.DeleteFunc(slices.Clone(words), func(s string) bool { return s == "" })
+	if len(words) == 0 {
+		return ""
+	}
+	return "`" + strings.Join(words, "`, `") + "`"
+}
+
+const referenceHead = `# Configuration of the broker
+
+<!-- Generated from the tags of its settings by go generate ./cmd/broker. Do not edit. -->
+
+Each setting has one key. It can be given in four places, of which the first wins:
+
+1. on the command line, ` + "`broker --set key=value`" + `; there is one list of settings for all places, so that a flag of its own for each would say
+   nothing that ` + "`--help`" + ` does not say already. ` + "`--profile` and `--dev`" + ` are short for the two that are set most.
+2. in the environment, by the variable. A variable that is set and empty counts only for texts.
+3. in the YAML file that ` + "`--config` or `FELIX_BROKER_CONFIG`" + ` names, or else in ` + "`" + defaultFile + "`" + ` if it is there: one mapping of keys
+   to values. Aliases and further documents are refused.
+4. in a profile, which the setting ` + "`profile`" + ` chooses.
+
+Times without a unit are milliseconds; ` + "`2s` and `100us`" + ` are durations too. Lists are separated by commas, or are lists in YAML.
+
+Every value that is given is checked, those that another one wins over too. All problems are reported at once, each with its place
+and, for a word that is like a known one, the nearest: ` + "`config.yml:3: quic_bnid: unknown key; the nearest is quic_bind`" + `. The
+broker does not start then, and exits with 2. An unknown key in the file or on the command line is a problem. An unknown variable is
+a warning: an environment is shared with clients and other programs, and Kubernetes sets ` + "`FELIX_SERVICE_HOST`" + ` and the like of its own
+accord for a service called felix.
+
+` + "`broker --validate-config`" + ` checks all this, how settings go together, and the addresses and files that they name, and exits with 0 or 1; nothing is bound, made or
+changed. ` + "`broker --dump-config`" + ` prints every setting as a file that can be used again, with the origin of each as a comment and secrets left out.
+
+` + "`GOGC` and `GOMEMLIMIT`" + ` are Go's; without them they are 400 and 5/4 of the retained, unfinished and cached bytes together.
+
+## Settings
+`
+
+const profilesHead = `` + "`balanced`" + ` is the defaults. What the others set:
+
+| Profile | Key | Value |
+|---|---|---|
+`
