@@ -1,0 +1,55 @@
+package filewatch
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestWaitSeesReplacedFilesAndSwappedLinks(t *testing.T) {
+	dir := t.TempDir()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.Mkdir(filepath.Join(dir, "..1"), 0o700))
+	must(os.Mkdir(filepath.Join(dir, "..2"), 0o700))
+	must(os.Symlink("..1", filepath.Join(dir, "..data")))
+	name := filepath.Join(dir, "file")
+	must(os.Symlink("..data/file", name))
+	w := New(time.Hour, name)
+	defer w.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+
+	must(os.Symlink("..2", filepath.Join(dir, "..data_tmp")))
+	must(os.Rename(filepath.Join(dir, "..data_tmp"), filepath.Join(dir, "..data")))
+	must(w.Wait(ctx))
+	must(os.WriteFile(filepath.Join(dir, "new"), []byte("x"), 0o600))
+	must(os.Rename(filepath.Join(dir, "new"), name))
+	must(w.Wait(ctx))
+
+	cancel()
+	if err := w.Wait(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestWaitPolls(t *testing.T) {
+	w := New(time.Millisecond, filepath.Join(t.TempDir(), "none", "file"))
+	defer w.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := w.Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
