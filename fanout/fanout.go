@@ -54,6 +54,13 @@ type Policy struct {
 	ReplayBytes int
 }
 
+func (p Policy) replayBytes() int {
+	if p.ReplayBytes == 0 {
+		return DefaultReplayBytes
+	}
+	return max(p.ReplayBytes, 0)
+}
+
 // DefaultReplayBytes is the bound of a topic's replay memory when its policy names none.
 const DefaultReplayBytes = 1 << 20
 
@@ -130,7 +137,8 @@ func NewHub(o Options) *Hub {
 	return h
 }
 
-// Register makes a topic, or returns the one of that name that is there already, whose policy stays as it is.
+// Register makes a topic, or returns the one of that name that is there already, whose policy stays as it is
+// ([Topic.SetPolicy] changes it).
 func (h *Hub) Register(k Key, p Policy) *Topic {
 	h.mu.Lock()
 	defer h.mu.Unlock()

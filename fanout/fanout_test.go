@@ -465,3 +465,48 @@ func TestFrameMisusePanics(t *testing.T) {
 		})
 	}
 }
+
+// TestSetPolicy changes a topic under its subscriptions: replay follows at once, rings are as they were made.
+func TestSetPolicy(t *testing.T) {
+	h := testHub(t, Options{})
+	topic := h.Register(testKey, Policy{Overflow: ring.DropNew, QueueItems: 1})
+	subscribe := func() *Subscription {
+		s, err := topic.Subscribe(From{}, SubscriptionOptions{Wake: func() {}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(s.Close)
+		return s
+	}
+	before := subscribe()
+	publish(t, topic, 1)
+	topic.SetPolicy(Policy{Overflow: ring.DropOld, QueueItems: 2, ReplayBytes: -1})
+	if st := topic.Stats(); st.ReplayBytes != 0 {
+		t.Errorf("%d bytes of replay are left", st.ReplayBytes)
+	}
+	after := subscribe()
+	for range 3 {
+		publish(t, topic, 1)
+	}
+	for _, c := range []struct {
+		name string
+		s    *Subscription
+		want []uint64
+	}{{"before", before, []uint64{0}}, {"after", after, []uint64{2, 3}}} {
+		frames, _ := take(c.s, 1<<20)
+		var got []uint64
+		for _, f := range frames {
+			if f.count > 0 { // otherwise it is a gap alone
+				got = append(got, f.first)
+			}
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("made %s the change: got %v, want %v", c.name, got, c.want)
+		}
+	}
+	topic.SetPolicy(Policy{})
+	publish(t, topic, 1)
+	if st := topic.Stats(); st.ReplayBytes == 0 {
+		t.Error("no replay under the default policy")
+	}
+}

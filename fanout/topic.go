@@ -21,14 +21,14 @@ import (
 type Topic struct {
 	hub   *Hub
 	key   Key
-	pol   Policy
 	epoch uint64
 
 	subs atomic.Pointer[[]*Subscription]
 	gone chan struct{} // closed with the topic
 
 	mu       sync.Mutex // the turn; guards all below
-	next     uint64     // sequence number of the next event
+	pol      Policy
+	next     uint64 // sequence number of the next event
 	active   []*Subscription
 	blocking int  // subscriptions whose ring blocks
 	waiters  line // publishers that wait for their turn or for room
@@ -39,13 +39,19 @@ type Topic struct {
 }
 
 func newTopic(h *Hub, k Key, p Policy) *Topic {
-	if p.ReplayBytes == 0 {
-		p.ReplayBytes = DefaultReplayBytes
-	}
 	t := &Topic{hub: h, key: k, pol: p, epoch: h.epochs.Add(1), gone: make(chan struct{})}
-	t.replay = replay{maxBytes: max(p.ReplayBytes, 0), budget: h.budget, topics: &h.replaying}
+	t.replay = replay{maxBytes: p.replayBytes(), budget: h.budget, topics: &h.replaying}
 	t.subs.Store(new([]*Subscription))
 	return t
+}
+
+// SetPolicy changes the topic's policy. Replay follows at once; a subscription keeps the ring that it was made with.
+func (t *Topic) SetPolicy(p Policy) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.pol = p
+	t.replay.maxBytes = p.replayBytes()
+	t.replay.trim(t.replay.maxBytes)
 }
 
 // Key returns the topic's names.
@@ -268,12 +274,12 @@ func (t *Topic) Subscribe(from From, o SubscriptionOptions) (*Subscription, erro
 	if o.Wake == nil {
 		return nil, errors.New("fanout: subscription without a Wake function")
 	}
-	s := newSubscription(t, o)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
 		return nil, ErrClosed
 	}
+	s := newSubscription(t, o)
 	start, oldest := t.next, t.replay.oldest(t.next)
 	expected := start // the event that the subscriber knows to be the next
 	switch {
