@@ -90,7 +90,7 @@ func (ctl *control) refuseCache(id uint64, text string) outcome {
 // findCache returns the cache of these names, with what the stream may do to it.
 func (ctl *control) findCache(namespace, name []byte) *cacheScope {
 	s := &ctl.cache
-	if s.cache != nil && bytes.Equal(s.namespace, namespace) && bytes.Equal(s.name, name) {
+	if s.cache != nil && !s.cache.Removed() && bytes.Equal(s.namespace, namespace) && bytes.Equal(s.name, name) {
 		return s
 	}
 	tenant := []byte(ctl.identity.Tenant)

@@ -138,7 +138,7 @@ func (s *Store) Remove(scope Scope) bool {
 		return false
 	}
 	c.mu.Lock()
-	c.removed = true
+	c.removed.Store(true)
 	c.mu.Unlock()
 	for e := c.victim(0); e != nil; e = c.victim(0) {
 		s.removeIf(e, Deleted, nil)
@@ -173,8 +173,9 @@ type Cache struct {
 	hits, misses, evicted, expired atomic.Uint64
 	watchers                       atomic.Pointer[[]*watcher] // copied on write, under mu
 
+	removed atomic.Bool // set under mu
+
 	mu      sync.Mutex // guards all below
-	removed bool
 	bytes   int64
 	entries int
 	hand    entry // of the clock, between the newest entry (next) and the oldest (prev)
@@ -430,7 +431,7 @@ func (s *Store) refused(e *entry) {
 func (c *Cache) link(e *entry) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.removed {
+	if c.removed.Load() {
 		return false
 	}
 	c.insert(e)
@@ -477,7 +478,7 @@ func (c *Cache) victim(spare uint64) *entry {
 	defer c.mu.Unlock()
 	for range 2 * c.entries {
 		e := c.hand.prev
-		if c.removed || (!e.used.Swap(false) && e.hash != spare) {
+		if c.removed.Load() || (!e.used.Swap(false) && e.hash != spare) {
 			return e
 		}
 		e.prev.next, e.next.prev = e.next, e.prev
@@ -485,6 +486,10 @@ func (c *Cache) victim(spare uint64) *entry {
 	}
 	return nil
 }
+
+// Removed reports whether the scope has been removed. Who holds on to a Cache looks before each use: what is put into a
+// removed one is gone at once.
+func (c *Cache) Removed() bool { return c.removed.Load() }
 
 // Stats is a scope's state and what has happened in it.
 type Stats struct {
