@@ -33,6 +33,7 @@ import (
 
 	"github.com/felix-mq/felix/auth"
 	"github.com/felix-mq/felix/cache"
+	"github.com/felix-mq/felix/catalog"
 	"github.com/felix-mq/felix/codec"
 	"github.com/felix-mq/felix/fanout"
 	"github.com/felix-mq/felix/internal/buf"
@@ -51,6 +52,7 @@ type Broker struct {
 	log      *slog.Logger
 	hub      *fanout.Hub
 	caches   *cache.Store
+	tenants  *tenantKeys // of the catalog, if there is one
 	verifier *auth.Verifier
 	listener *quicx.Listener
 	metrics  *metrics
@@ -86,6 +88,17 @@ func New(cfg Config) (*Broker, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
+	keys := cfg.Keys
+	var tenants *tenantKeys // those of the catalog
+	var snapshot *catalog.Catalog
+	if cfg.Catalog != nil {
+		var err error
+		if snapshot, err = cfg.Catalog.Snapshot(context.Background()); err != nil {
+			return nil, fmt.Errorf("broker: %w", err)
+		}
+		tenants = &tenantKeys{keys: make(auth.StaticKeys)}
+		keys = tenants
+	}
 	listener, err := quicx.Listen(cfg.Bind, cfg.TLS, quicx.Config{
 		StreamWindow: cfg.StreamWindow,
 		ConnWindow:   cfg.ConnWindow,
@@ -109,7 +122,8 @@ func New(cfg Config) (*Broker, error) {
 		log:      cfg.Logger,
 		hub:      fanout.NewHub(fanout.Options{MaxBytes: cfg.RetainedBytes, StallTimeout: cfg.StallTimeout}),
 		caches:   cache.New(cache.Options{MaxBytes: cfg.CacheMaxBytes, MaxScopeBytes: cfg.CacheMaxBytes * int64(cfg.CacheScopeShare) / 100}),
-		verifier: auth.NewVerifier(cfg.Keys, cfg.Now),
+		tenants:  tenants,
+		verifier: auth.NewVerifier(keys, cfg.Now),
 		listener: listener,
 		conns:    make(map[*conn]struct{}),
 		reads:    buf.NewAccount(cfg.ReadBytes, nil),
@@ -120,6 +134,9 @@ func New(cfg Config) (*Broker, error) {
 	b.acceptCtx, b.stopAccept = context.WithCancel(context.Background())
 	b.closeCaches = sync.OnceFunc(b.caches.Close)
 	b.metrics, b.registry = newMetrics(b)
+	if cfg.Catalog != nil {
+		b.update(catalog.Diff(nil, snapshot), nil)
+	}
 	return b, nil
 }
 
@@ -140,12 +157,7 @@ func (b *Broker) AddStream(tenant, namespace, stream string) error {
 			return fmt.Errorf("broker: adding stream: %w", err)
 		}
 	}
-	b.hub.Register(fanout.Key{Tenant: tenant, Namespace: namespace, Stream: stream}, fanout.Policy{
-		Overflow:    b.cfg.QueuePolicy,
-		QueueBytes:  b.cfg.QueueBytes,
-		QueueItems:  b.cfg.QueueCapacity,
-		ReplayBytes: b.cfg.ReplayBytes,
-	})
+	b.hub.Register(fanout.Key{Tenant: tenant, Namespace: namespace, Stream: stream}, b.policy(catalog.Stream{}))
 	return nil
 }
 
@@ -166,6 +178,11 @@ func (b *Broker) AddCache(tenant, namespace, name string) error {
 	return nil
 }
 
+// RemoveCache removes a cache and its entries. It reports whether the cache existed.
+func (b *Broker) RemoveCache(tenant, namespace, name string) bool {
+	return b.caches.Remove(cache.Scope{Tenant: tenant, Namespace: namespace, Cache: name})
+}
+
 // Serve accepts and serves connections until the context ends or [Broker.Shutdown] is called. It returns nil or
 // [ErrShutdown] then, after everything it started has ended; ending the context closes all connections at once.
 func (b *Broker) Serve(ctx context.Context) error {
@@ -176,6 +193,9 @@ func (b *Broker) Serve(ctx context.Context) error {
 	}
 	b.wg.Add(1)
 	b.wg.Go(func() { b.sweeper(b.sweepCtx) })
+	if b.cfg.Catalog != nil {
+		b.wg.Go(func() { b.cfg.Catalog.Follow(b.acceptCtx, b.update) })
+	}
 	b.mu.Unlock()
 	stop := context.AfterFunc(ctx, b.stopAccept)
 	defer stop()

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/felix-mq/felix/auth"
+	"github.com/felix-mq/felix/catalog"
 	"github.com/felix-mq/felix/codec"
 	"github.com/felix-mq/felix/fanout"
 	"github.com/felix-mq/felix/quicx"
@@ -27,7 +28,7 @@ type Config struct {
 	QueuePolicy   ring.Overflow `yaml:"subscriber_queue_policy" env:"FELIX_SUB_QUEUE_POLICY" words:"block,drop_new,drop_old" doc:"what happens when a subscription's queue is full: the publisher waits, the new batch is dropped, or the oldest are"`
 	QueueCapacity int           `env:"FELIX_SUBSCRIBER_QUEUE_CAPACITY,FELIX_SUB_QUEUE_CAPACITY" unit:"batches" min:"1" max:"1048576" doc:"batches that a subscription's queue holds"`
 	QueueBytes    int           `env:"FELIX_SUBSCRIBER_QUEUE_BYTES" unit:"bytes" min:"1024" max:"2147483647" doc:"bytes that a subscription's queue holds; an empty queue takes any one batch"`
-	ReplayBytes   int           `env:"FELIX_REPLAY_BYTES" unit:"bytes" min:"-1" max:"2147483647" doc:"bytes of past events kept for each stream, -1 for none"`
+	ReplayBytes   int           `env:"FELIX_REPLAY_BYTES" unit:"bytes" min:"-1" max:"2147483647" doc:"bytes of past events kept for each stream; 0 is the default, -1 none"`
 	RetainedBytes int64         `env:"FELIX_RETAINED_BYTES" unit:"bytes" min:"1048576" max:"1125899906842624" doc:"bytes that all queues and all replay together may hold"`
 
 	IngressWait  bool          `env:"FELIX_PUB_INGRESS_WAIT" doc:"an unacknowledged publish waits when there is no room (back-pressure); otherwise it is dropped"`
@@ -70,7 +71,11 @@ type Config struct {
 	// TLS is the server's certificate configuration. ALPN and version settings are overridden: felix-wire runs over
 	// TLS 1.3 and offers no protocol (session.md, section 2.1). It must be set; see [NewDev] for a self-signed one.
 	TLS *tls.Config
-	// Keys says which keys sign each tenant's tokens. It must be set.
+	// Catalog is where the broker has its tenants, with the keys that sign their tokens, its streams and its caches from. New
+	// takes a snapshot of it, and Serve follows its changes. Without it they come from Keys, [Broker.AddStream] and
+	// [Broker.AddCache].
+	Catalog catalog.Source
+	// Keys says which keys sign each tenant's tokens. It must be set if Catalog is not.
 	Keys auth.KeySource
 	// StatelessResetKey is a secret that a broker has in common with those that it replaces at the same address: peers of
 	// its predecessor hear at their next packet that their connections are gone (RFC 9000, section 10.3). Nil means that
@@ -172,13 +177,13 @@ func (c *Config) validate() error {
 	if c.TLS == nil || (len(c.TLS.Certificates) == 0 && c.TLS.GetCertificate == nil && c.TLS.GetConfigForClient == nil) {
 		errs = append(errs, errors.New("broker: Config.TLS has no certificate"))
 	}
-	if c.Keys == nil {
-		errs = append(errs, errors.New("broker: Config.Keys is not set"))
+	if (c.Keys == nil) == (c.Catalog == nil) {
+		errs = append(errs, errors.New("broker: either Config.Keys or Config.Catalog has to be set"))
 	}
 	return errors.Join(append(errs, c.Validate())...)
 }
 
-// Validate reports every problem of the settings at once. [New] calls it too; beyond it New needs TLS and Keys.
+// Validate reports every problem of the settings at once. [New] calls it too; beyond it New needs TLS and Keys or Catalog.
 func (c *Config) Validate() error {
 	var errs []error
 	if c.KeepAlive > c.IdleTimeout/2 {

@@ -27,6 +27,9 @@ type metrics struct {
 
 	cachePuts atomic.Uint64
 
+	catalogChanges, catalogErrors atomic.Uint64
+	catalogStale                  atomic.Bool
+
 	malformed *prometheus.CounterVec
 }
 
@@ -94,6 +97,16 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 	counter("felix_cache_puts_total", "Cache entries written.", m.cachePuts.Load)
 	r.MustRegister(cacheCollector{b.caches})
 
+	if b.cfg.Catalog != nil {
+		counter("felix_catalog_changes_total", "Tenants, streams and caches added, changed or removed by the catalog.", m.catalogChanges.Load)
+		counter("felix_catalog_errors_total", "Catalogs that could not be read; the one before stayed.", m.catalogErrors.Load)
+		gauge("felix_catalog_last_reload_successful", "Whether the catalog could be read when it last changed.", func() float64 {
+			if m.catalogStale.Load() {
+				return 0
+			}
+			return 1
+		})
+	}
 	gauge("felix_streams", "Streams that exist.", func() float64 { return float64(b.hub.Stats().Topics) })
 	gauge("felix_retained_bytes", "Bytes held in queues, replay and writes under way.", func() float64 { return float64(b.hub.Stats().RetainedBytes) })
 	counter("felix_reclaims_total", "Times the bound on retained bytes was reached.", func() uint64 { return b.hub.Stats().Reclaims })

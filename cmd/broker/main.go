@@ -32,6 +32,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	file := flags.String("config", "", "YAML `FILE` of settings, like FELIX_BROKER_CONFIG; without either "+defaultFile+", if it is there")
 	assignments := flags.StringArray("set", nil, "a setting, as `KEY=VALUE`; may be repeated")
 	profile := flags.String("profile", "", "`NAME` of the profile: latency, balanced or throughput, like --set profile=NAME")
+	catalog := flags.String("catalog", "", "YAML `FILE` of what the broker serves, like --set catalog=FILE")
 	dev := flags.Bool("dev", false, "development mode, like --set dev=true")
 	validate := flags.Bool("validate-config", false, "check all settings, files and addresses, and exit with 0 or 1")
 	dump := flags.Bool("dump-config", false, "print all settings as a YAML file, with the origin of each, and exit")
@@ -51,7 +52,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		writeReference(stdout, o)
 		return exitOK
 	}
-	for flag, value := range map[string]string{"profile": *profile, "dev": fmt.Sprint(*dev)} {
+	for flag, value := range map[string]string{"profile": *profile, "catalog": *catalog, "dev": fmt.Sprint(*dev)} {
 		if flags.Changed(flag) {
 			*assignments = append(*assignments, flag+"="+value)
 		}

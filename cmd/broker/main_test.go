@@ -87,6 +87,45 @@ func TestServeAndDrain(t *testing.T) {
 	}
 }
 
+// TestServeCatalog serves what a file says, which is told from a valid one by the names in it.
+func TestServeCatalog(t *testing.T) {
+	dir := t.TempDir()
+	cert, key := certificateFiles(t, dir)
+	args := []string{
+		"--catalog", write(t, "catalog.yml", validCatalog(t)), "--set=quic_bind=127.0.0.1:0", "--set=metrics_bind=127.0.0.1:0",
+		"--set=tls_cert_file=" + cert, "--set=tls_key_file=" + key,
+	}
+	stdout, stderr := newOutput(), newOutput()
+	code := make(chan int, 1)
+	go func() { code <- run(args, stdout, stderr) }()
+	for !strings.Contains(stderr.String(), "msg=metrics") {
+		select {
+		case <-stderr.lines:
+		case c := <-code:
+			t.Fatalf("ended with %d: %s", c, stderr)
+		case <-time.After(20 * time.Second):
+			t.Fatalf("does not listen: %s", stderr)
+		}
+	}
+	_, after, _ := strings.Cut(stderr.String(), "msg=metrics addr=")
+	addr, _, _ := strings.Cut(after, "\n")
+	body := get(t, "http://"+addr+"/metrics")
+	for _, want := range []string{"felix_streams 1\n", "felix_catalog_last_reload_successful 1\n", `felix_cache_entries{cache="sessions",namespace="default",tenant="acme"} 0`} {
+		if !strings.Contains(body, want) {
+			t.Errorf("%q is not in the metrics", want)
+		}
+	}
+	if stdout.String() != "" {
+		t.Errorf("printed %s", stdout)
+	}
+	if err := syscall.Kill(syscall.Getpid(), syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if c := <-code; c != exitOK {
+		t.Errorf("ended with %d: %s", c, stderr)
+	}
+}
+
 func get(t *testing.T, url string) string {
 	t.Helper()
 	client := http.Client{Timeout: 20 * time.Second}
@@ -114,7 +153,7 @@ func TestUsage(t *testing.T) {
 		{"help", []string{"--help"}, nil, exitOK, []string{"FELIX_QUIC_BIND", "FELIX_RETRY_ABOVE", "--dev", "publish_queue_wait_timeout_ms"}},
 		{"unknown flag", []string{"--fast"}, nil, exitUsage, []string{"--fast"}},
 		{"argument", []string{"start"}, nil, exitUsage, []string{`"start"`}},
-		{"not development", nil, nil, exitError, []string{"--dev"}},
+		{"not development", nil, nil, exitError, []string{"catalog", "--dev"}},
 		{
 			"bad values",
 			[]string{"--dev"},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"errors"
 	"net"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/felix-mq/felix/broker"
+	"github.com/felix-mq/felix/catalog"
 	"github.com/felix-mq/felix/internal/settings"
 )
 
@@ -20,8 +22,11 @@ const fileVariable = "FELIX_BROKER_CONFIG"
 // process is what concerns this program beside the broker in it.
 type process struct {
 	Profile     string `env:"FELIX_PROFILE" words:"latency,balanced,throughput" doc:"set of values for everything that nothing else says; see Profiles"`
+	Catalog     string `env:"FELIX_CATALOG" reload:"content" doc:"YAML file of the tenants, streams, caches and keys that the broker serves; see [catalog.md](catalog.md)"`
 	Dev         bool   `env:"FELIX_DEV" doc:"development mode: makes a tenant, streams, a cache, a certificate and a token, and prints what clients need as one line of JSON"`
 	DevKeyFile  string `env:"FELIX_DEV_KEY_FILE" doc:"PEM file of the key that signs the tokens of development mode, made if it is not there; empty makes a new key at each start"`
+	TLSCertFile string `env:"FELIX_TLS_CERT_FILE" doc:"PEM file of the certificate, and of those that lead to its authority; development mode makes its own"`
+	TLSKeyFile  string `env:"FELIX_TLS_KEY_FILE" doc:"PEM file of the certificate's private key"`
 	MetricsBind string `yaml:"metrics_bind" env:"FELIX_BROKER_METRICS_BIND" is:"address" doc:"TCP address for /metrics, /live and /ready; empty for none"`
 }
 
@@ -79,16 +84,31 @@ func (o *options) check(loaded *settings.Loaded) error {
 	}
 	errs = append(errs, o.broker.Validate())
 	switch {
+	case o.Dev && o.Catalog != "":
+		problem("catalog", errors.New("development mode makes its own catalog; leave one of them out"))
 	case o.Dev:
 		errs = append(errs, o.dev.Validate())
 		if _, err := os.Stat(o.DevKeyFile); err == nil { // otherwise it is made
 			_, err = devKey(o.DevKeyFile)
 			problem("dev_key_file", err)
 		}
+	case o.Catalog != "":
+		_, err := catalog.Load(o.Catalog)
+		problem("catalog", err)
+		o.broker.TLS, err = o.certificate()
+		problem("tls_cert_file", err)
 	default:
-		problem("dev", errors.New("nothing says which tenants, streams and keys exist: only development mode does so far; use --dev"))
+		problem("catalog", errors.New("nothing says which tenants, streams and keys exist: set catalog to a file, or use --dev"))
 	}
 	return errors.Join(errs...)
+}
+
+func (o *options) certificate() (*tls.Config, error) {
+	if o.TLSCertFile == "" {
+		return nil, errors.New("beside a catalog the broker needs a certificate: set tls_cert_file and tls_key_file")
+	}
+	cert, err := tls.LoadX509KeyPair(o.TLSCertFile, o.TLSKeyFile)
+	return &tls.Config{Certificates: []tls.Certificate{cert}}, err
 }
 
 // profiles are what the setting of this name chooses; docs/configuration.md says why.

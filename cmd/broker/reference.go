@@ -17,7 +17,7 @@ import (
 
 // usage is what --help prints.
 func usage(w io.Writer, flags *pflag.FlagSet, o *options) {
-	fmt.Fprintf(w, `Usage: broker [--config FILE] [--dev] [--set KEY=VALUE ...]
+	fmt.Fprintf(w, `Usage: broker [--config FILE] [--catalog FILE | --dev] [--set KEY=VALUE ...]
 
 Runs a Felix broker until SIGTERM or SIGINT, which drain it; a second signal ends it at once.
 
@@ -75,7 +75,7 @@ const referenceHead = `# Configuration of the broker
 Each setting has one key. It can be given in four places, of which the first wins:
 
 1. on the command line, ` + "`broker --set key=value`" + `; there is one list of settings for all places, so that a flag of its own for each would say
-   nothing that ` + "`--help`" + ` does not say already. ` + "`--profile` and `--dev`" + ` are short for the two that are set most.
+   nothing that ` + "`--help`" + ` does not say already. ` + "`--profile`, `--catalog` and `--dev`" + ` are short for the three that are set most.
 2. in the environment, by the variable. A variable that is set and empty counts only for texts.
 3. in the YAML file that ` + "`--config` or `FELIX_BROKER_CONFIG`" + ` names, or else in ` + "`" + defaultFile + "`" + ` if it is there: one mapping of keys
    to values. Aliases and further documents are refused.

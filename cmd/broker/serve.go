@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/felix-mq/felix/broker"
+	"github.com/felix-mq/felix/catalog"
 )
 
 // ready is the line that development mode prints when clients can connect.
@@ -28,6 +29,11 @@ type ready struct {
 
 // newBroker makes the broker, and in development mode the line that says how to use it.
 func newBroker(o *options) (*broker.Broker, *ready, error) {
+	if o.Catalog != "" {
+		o.broker.Catalog = catalog.NewFile(o.Catalog)
+		b, err := broker.New(o.broker)
+		return b, nil, err
+	}
 	if o.DevKeyFile != "" {
 		key, err := devKey(o.DevKeyFile)
 		if err != nil {

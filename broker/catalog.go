@@ -1,0 +1,95 @@
+package broker
+
+import (
+	"cmp"
+	"context"
+	"sync"
+
+	"github.com/felix-mq/felix/auth"
+	"github.com/felix-mq/felix/cache"
+	"github.com/felix-mq/felix/catalog"
+	"github.com/felix-mq/felix/fanout"
+)
+
+// tenantKeys are the keys of the catalog's tenants: an [auth.KeySource] that changes.
+type tenantKeys struct {
+	mu   sync.RWMutex
+	keys auth.StaticKeys
+}
+
+// Keys implements [auth.KeySource].
+func (t *tenantKeys) Keys(ctx context.Context, tenant string) (auth.KeySet, error) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.keys.Keys(ctx, tenant)
+}
+
+func (t *tenantKeys) put(tenant string, keys auth.KeySet) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.keys[tenant] = keys
+}
+
+func (t *tenantKeys) remove(tenant string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.keys, tenant)
+}
+
+// update carries out what the catalog's source has to say. What is in none of the changes is not touched. The
+// subscriptions of a removed stream end cleanly once what was queued is written (session.md, section 7.9), and publishes
+// to it and requests to a removed cache are answered as if it had never been. Streams of connections that have authenticated for a tenant whose keys
+// change or go stay open until their tokens expire.
+func (b *Broker) update(changes []catalog.Change, err error) {
+	b.metrics.catalogStale.Store(err != nil)
+	if err != nil {
+		b.metrics.catalogErrors.Add(1)
+		b.log.Error("catalog not valid, the one before stays", "error", err)
+		return
+	}
+	for i := range changes {
+		b.apply(&changes[i])
+	}
+	b.metrics.catalogChanges.Add(uint64(len(changes)))
+	b.log.Info("catalog read", "changes", len(changes))
+}
+
+func (b *Broker) apply(c *catalog.Change) {
+	switch c.Kind {
+	case catalog.KindTenant:
+		if c.Removed {
+			b.tenants.remove(c.Tenant)
+		} else {
+			b.tenants.put(c.Tenant, c.Keys)
+		}
+	case catalog.KindStream:
+		key := fanout.Key{Tenant: c.Tenant, Namespace: c.Namespace, Stream: c.Name}
+		if c.Removed {
+			b.hub.Remove(key)
+		} else {
+			policy := b.policy(c.Stream)
+			b.hub.Register(key, policy).SetPolicy(policy)
+		}
+	case catalog.KindCache:
+		scope := cache.Scope{Tenant: c.Tenant, Namespace: c.Namespace, Cache: c.Name}
+		if c.Removed {
+			b.caches.Remove(scope)
+		} else {
+			b.caches.Add(scope)
+		}
+	}
+}
+
+// policy is what the catalog says of a stream, and what the broker's settings say where it says nothing.
+func (b *Broker) policy(s catalog.Stream) fanout.Policy {
+	p := fanout.Policy{
+		Overflow:    b.cfg.QueuePolicy,
+		QueueBytes:  cmp.Or(s.QueueBytes, b.cfg.QueueBytes),
+		QueueItems:  cmp.Or(s.QueueBatches, b.cfg.QueueCapacity),
+		ReplayBytes: cmp.Or(s.ReplayBytes, b.cfg.ReplayBytes),
+	}
+	if s.Overflow != nil {
+		p.Overflow = *s.Overflow
+	}
+	return p
+}

@@ -1,0 +1,77 @@
+package catalog
+
+import (
+	"encoding/base64"
+	"os"
+	"path/filepath"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Marshal returns a catalog as a file that [Load] reads.
+func Marshal(c *Catalog) ([]byte, error) {
+	type key struct {
+		Type   string `yaml:"kty"`
+		Curve  string `yaml:"crv"`
+		ID     string `yaml:"kid"`
+		Public string `yaml:"x"`
+	}
+	type stream struct {
+		Overflow     string `yaml:"overflow,omitempty"`
+		QueueBatches int    `yaml:"queue_batches,omitempty"`
+		QueueBytes   int    `yaml:"queue_bytes,omitempty"`
+		ReplayBytes  int    `yaml:"replay_bytes,omitempty"`
+	}
+	type namespace struct {
+		Streams map[string]stream `yaml:"streams,omitempty"`
+		Caches  map[string]Cache  `yaml:"caches,omitempty"`
+	}
+	type tenant struct {
+		JWKS       map[string][]key     `yaml:"jwks"`
+		Namespaces map[string]namespace `yaml:"namespaces"`
+	}
+	tenants := make(map[string]tenant)
+	for name, t := range c.Tenants {
+		out := tenant{JWKS: make(map[string][]key), Namespaces: make(map[string]namespace)}
+		for _, k := range t.Keys {
+			out.JWKS["keys"] = append(out.JWKS["keys"], key{"OKP", "Ed25519", k.ID, base64.RawURLEncoding.EncodeToString(k.Public)})
+		}
+		for name, n := range t.Namespaces {
+			streams := make(map[string]stream)
+			for name, s := range n.Streams {
+				o := stream{QueueBatches: s.QueueBatches, QueueBytes: s.QueueBytes, ReplayBytes: s.ReplayBytes}
+				if s.Overflow != nil {
+					o.Overflow = s.Overflow.String()
+				}
+				streams[name] = o
+			}
+			out.Namespaces[name] = namespace{streams, n.Caches}
+		}
+		tenants[name] = out
+	}
+	return yaml.Marshal(map[string]any{"tenants": tenants})
+}
+
+// Write replaces a file by a catalog, in one step: whoever follows it sees the old one or the new one.
+func Write(name string, c *Catalog) error {
+	text, err := Marshal(c)
+	if err != nil {
+		return err
+	}
+	tmp, err := os.CreateTemp(filepath.Dir(name), ".catalog-*")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(tmp.Name()) }() // after an error
+	_, err = tmp.Write(text)
+	if e := tmp.Close(); err == nil {
+		err = e
+	}
+	if err == nil {
+		err = os.Chmod(tmp.Name(), 0o644) // it holds no secrets
+	}
+	if err == nil {
+		err = os.Rename(tmp.Name(), name)
+	}
+	return err
+}
