@@ -510,3 +510,50 @@ func TestSetPolicy(t *testing.T) {
 		t.Error("no replay under the default policy")
 	}
 }
+
+// TestSetPolicyUnderLoad changes the policy while events are published and subscriptions come and go. What is delivered
+// is in order, and nothing is left behind.
+func TestSetPolicyUnderLoad(t *testing.T) {
+	h := testHub(t, Options{})
+	topic := h.Register(testKey, Policy{})
+	policies := []Policy{
+		{}, {Overflow: ring.DropOld, QueueItems: 3, ReplayBytes: -1}, {Overflow: ring.DropNew, QueueItems: 1, ReplayBytes: 300}, {ReplayBytes: 1 << 12},
+	}
+	const rounds = 500
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			for range rounds {
+				publish(t, topic, 1)
+			}
+		})
+	}
+	wg.Go(func() {
+		for i := range rounds {
+			topic.SetPolicy(policies[i%len(policies)])
+		}
+	})
+	for range 2 {
+		wg.Go(func() {
+			for range rounds / 10 {
+				s, err := topic.Subscribe(From{Earliest: true}, SubscriptionOptions{Wake: func() {}})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				next := s.Start()
+				for range 10 {
+					frames, _ := take(s, 1<<20)
+					for _, f := range frames {
+						if f.first < next {
+							t.Errorf("event %d comes behind %d", f.first, next)
+						}
+						next = f.first + uint64(f.count)
+					}
+				}
+				s.Close()
+			}
+		})
+	}
+	wg.Wait()
+}

@@ -115,12 +115,14 @@ func (o *options) certificate() (*tls.Config, error) {
 var profiles = map[string]map[string]string{
 	"balanced": {},
 	"latency": {
-		"quic_spin":              "1ms",
-		"subscriber_queue_bytes": "1048576",
+		"subscriber_queue_bytes":    "1048576",
+		"subscriber_queue_capacity": "128",
+		"cache_stream_recv_window":  "131072",
 	},
 	"throughput": {
 		"subscriber_max_bytes_per_write": "262144",
 		"subscriber_queue_bytes":         "16777216",
+		"subscriber_queue_capacity":      "2048",
 		"cache_stream_recv_window":       "1048576",
 	},
 }
