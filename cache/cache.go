@@ -143,6 +143,7 @@ func (s *Store) Remove(scope Scope) bool {
 	for e := c.victim(0); e != nil; e = c.victim(0) {
 		s.removeIf(e, Deleted, nil)
 	}
+	c.notify(Event{Kind: Removed})
 	return true
 }
 
@@ -383,7 +384,7 @@ func (s *Store) removeLocked(sh *shard, e *entry, why EventKind) (version uint64
 		c.evicted.Add(1)
 	case Expired:
 		c.expired.Add(1)
-	case Set, Deleted:
+	case Set, Deleted, Removed:
 	}
 	version = s.version.Add(1)
 	c.notify(Event{Kind: why, Key: e.key, Version: version})

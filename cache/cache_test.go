@@ -439,7 +439,7 @@ func TestWatch(t *testing.T) {
 		}
 		last[string(e.Key)] = e.Version
 	}
-	stop := c.Watch(watch)
+	stop, _ := c.Watch(watch)
 	c.Put([]byte("a"), []byte("v"), NoExpiry)
 	c.Put([]byte("a"), []byte("w"), NoExpiry)
 	c.Put([]byte("a"), make([]byte, 500), NoExpiry)
@@ -458,6 +458,46 @@ func TestWatch(t *testing.T) {
 	want := []string{"1 a", "1 a", "1 a", "2 a", "1 b", "3 b", "1 huge", "4 huge"}
 	if fmt.Sprint(events) != fmt.Sprint(want) {
 		t.Errorf("events %q, want %q", events, want)
+	}
+}
+
+// Who watches a scope hears of its end behind the end of its entries, whoever else ends them meanwhile.
+func TestWatchRemoved(t *testing.T) {
+	s, c, _ := newTest(t, Options{})
+	var mu sync.Mutex
+	left := map[string]bool{}
+	removed := false
+	c.Watch(func(e Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		switch e.Kind {
+		case Removed:
+			removed = true
+		case Set:
+			left[string(e.Key)] = true
+		case Deleted, Expired, Evicted:
+			delete(left, string(e.Key))
+		}
+	})
+	var wg sync.WaitGroup
+	for g := range 4 {
+		wg.Go(func() {
+			for i := range 500 {
+				c.Put(fmt.Appendf(nil, "%d-%d", g, i%50), []byte("v"), NoExpiry)
+			}
+		})
+	}
+	if c.Removed() || !s.Remove(primary) || !c.Removed() {
+		t.Error("the scope does not say whether it was removed")
+	}
+	wg.Wait()
+	mu.Lock()
+	defer mu.Unlock()
+	if !removed || len(left) > 0 {
+		t.Errorf("removed: %v, with %d entries", removed, len(left))
+	}
+	if _, ok := c.Watch(func(Event) {}); ok {
+		t.Error("a removed scope can be watched")
 	}
 }
 

@@ -116,7 +116,7 @@ func record(seed uint64, cas func(c *Cache, key, value []byte, ttl time.Duration
 		defer mu.Unlock()
 		history = append(history, porcupine.Operation{ClientId: client, Call: from, Return: to, Input: in, Output: out})
 	}
-	stop := c.Watch(func(e Event) {
+	stop, _ := c.Watch(func(e Event) {
 		op := map[EventKind]string{Expired: "expired", Evicted: "evicted"}[e.Kind]
 		if op == "" {
 			return
