@@ -270,7 +270,7 @@ func AppendCacheValueHead(dst []byte, version uint64, n int) []byte {
 	return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(dst, version), uint32(n))
 }
 
-// CacheEventKind is what has happened to a key that is watched.
+// CacheEventKind is what has happened to a key that is watched, or to the watch.
 type CacheEventKind uint8
 
 // The kinds. Receivers treat one that they do not know like CacheLost.
@@ -280,17 +280,21 @@ const (
 	CacheDeleted CacheEventKind = 2
 	CacheExpired CacheEventKind = 3
 	CacheEvicted CacheEventKind = 4
+	CacheEnded   CacheEventKind = 5 // the watch; Key is a text that says why
 )
 
 // CacheEvent is a change of a key that is watched.
 type CacheEvent struct {
 	Kind    CacheEventKind
-	Version uint64 // of the value that was set, or of the removal
+	Version uint64 // of the value that was set, or of the removal; else 0
 	Key     []byte
 }
 
-// CacheEventLen is the length of an event in a frame, its key apart.
-const CacheEventLen = 1 + 8 + 2
+// Lengths of an event in a frame, its key apart, and of all in front of the first one, header included.
+const (
+	CacheEventLen   = 1 + 8 + 2
+	CacheEventsHead = HeaderLen + 1
+)
 
 // ParseCacheEvent takes the first event off the body of an [ExtensionCacheEvents]; an empty rest is the end. It fails
 // with [ErrIncomplete] or [ErrNotUTF8].
