@@ -102,6 +102,14 @@ var contextCalls = map[string]func(t *canceledCall, ctx context.Context) error{
 	"Subscription.Each": func(t *canceledCall, ctx context.Context) error {
 		return t.sub.Each(ctx, func(client.Event) error { return nil })
 	},
+	"Cache.Watch": func(t *canceledCall, ctx context.Context) error {
+		for _, err := range t.cache.Watch(ctx) {
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	},
 	"Cache.Get": func(t *canceledCall, ctx context.Context) error { _, err := t.cache.Get(ctx, "k"); return err },
 	"Cache.Put": func(t *canceledCall, ctx context.Context) error {
 		return t.cache.Put(ctx, "k", nil, client.NoExpiry)

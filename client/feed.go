@@ -9,8 +9,8 @@ import (
 	"github.com/felix-mq/felix/codec"
 )
 
-// feed is one event stream of a subscription: what a subscribe exchange on one connection yields. It is read by the
-// subscription that owns it, and replaced by another when it is lost.
+// feed is one event stream of a subscription or of a watch: what an exchange on one connection yields. It is read by its
+// owner alone, and replaced by another when it is lost.
 type feed struct {
 	k     *conn
 	id    uint64
@@ -39,6 +39,14 @@ func (c *Client) openFeed(ctx context.Context, namespace, stream string, start o
 	if n := len(start.request(nil, c.o.tenant, namespace, stream)) - codec.HeaderLen; n > c.o.maxFrame {
 		return nil, fmt.Errorf("%w: subscribe of %d bytes, limit %d", ErrFrameTooLarge, n, c.o.maxFrame)
 	}
+	return c.obtainFeed(ctx, func(ctx context.Context, k *conn) (*feed, error) {
+		return k.openFeed(ctx, namespace, stream, start)
+	})
+}
+
+// obtainFeed has open carry out the exchange on a connection that has a place for one more event stream. A context
+// without a deadline is bounded by the request timeout.
+func (c *Client) obtainFeed(ctx context.Context, open func(context.Context, *conn) (*feed, error)) (*feed, error) {
 	bounded, cancel := c.bound(ctx)
 	defer cancel()
 	k, err := c.eventConn(bounded)
@@ -58,7 +66,7 @@ func (c *Client) openFeed(ctx context.Context, namespace, stream string, start o
 	exchange := func() {
 		ctx, cancel := context.WithTimeoutCause(c.ctx, timeout, ErrTimeout)
 		defer cancel()
-		f, err := k.openFeed(ctx, namespace, stream, start)
+		f, err := open(ctx, k)
 		if err != nil {
 			k.unreserve()
 		}

@@ -1,0 +1,192 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+
+	"github.com/felix-mq/felix/codec"
+)
+
+// CacheEventKind is what has happened in a cache that is watched.
+type CacheEventKind uint8
+
+// The kinds.
+const (
+	// CacheReset means that anything may have changed: changes of any keys are missing in front of it.
+	CacheReset   CacheEventKind = CacheEventKind(codec.CacheLost)
+	CacheSet     CacheEventKind = CacheEventKind(codec.CacheSet)
+	CacheDeleted CacheEventKind = CacheEventKind(codec.CacheDeleted)
+	CacheExpired CacheEventKind = CacheEventKind(codec.CacheExpired)
+	CacheEvicted CacheEventKind = CacheEventKind(codec.CacheEvicted) // for lack of room
+)
+
+func (k CacheEventKind) String() string {
+	switch k {
+	case CacheReset:
+		return "reset"
+	case CacheSet:
+		return "set"
+	case CacheDeleted:
+		return "deleted"
+	case CacheExpired:
+		return "expired"
+	case CacheEvicted:
+		return "evicted"
+	}
+	return "unknown"
+}
+
+// CacheEvent is one change.
+type CacheEvent struct {
+	Kind    CacheEventKind
+	Key     []byte // a view that lives until the loop asks for the next event; nil for CacheReset
+	Version uint64 // of the value that was set, or of the removal, which is greater; 0 for CacheReset
+}
+
+// Watch yields the changes of the cache, those of a key in order, until the loop is left or the context ends. Values are
+// not told: get those that you want.
+//
+// The first event is a [CacheReset] as soon as the broker watches: every change from then on is told. Another follows
+// whenever changes were missed. That is so when the connection was lost and is back, as Watch sees to with pauses between
+// attempts ([WithBackoff]), and when the loop was too slow: the broker keeps a bounded number of changes for it.
+//
+// The last thing that Watch yields, unless the loop is left, is the error that ended it: that of the context, [ErrClosed],
+// a refusal that the broker has repeated several times in a row, or [ErrUnsupported] if it has not the extension cache.
+func (h *Cache) Watch(ctx context.Context) iter.Seq2[CacheEvent, error] {
+	return func(yield func(CacheEvent, error) bool) {
+		err := checkNames(h.namespace, h.name)
+		pauses, refusals := h.c.o.backoff, 0
+		for err == nil {
+			var f *feed
+			told := h.c.hooks.cache(ctx, h.namespace, h.name, "watch")
+			f, err = h.openWatch(ctx)
+			if told != nil {
+				told(err)
+			}
+			if err == nil {
+				pauses.attempts, refusals = 0, 0
+				var left bool
+				if left, err = f.watch(ctx, yield); left {
+					return
+				}
+			}
+			if _, ok := errors.AsType[*BrokerError](err); ok && refusals+1 < maxRefusals {
+				refusals++
+			} else if !Retryable(err) {
+				break
+			}
+			err = sleep(ctx, pauses.next())
+		}
+		yield(CacheEvent{}, fmt.Errorf("client: watching cache %.80q/%.80q: %w", h.namespace, h.name, err))
+	}
+}
+
+func (h *Cache) openWatch(ctx context.Context) (*feed, error) {
+	q := codec.CacheRequest{RequestID: 1, Op: codec.CacheWatch}
+	request := codec.AppendCacheRequest(nil, &q, h.namespace, h.name)
+	if n := len(request) - codec.HeaderLen; n > h.c.o.maxFrame {
+		return nil, fmt.Errorf("%w: watch of %d bytes, limit %d", ErrFrameTooLarge, n, h.c.o.maxFrame)
+	}
+	return h.c.obtainFeed(ctx, func(ctx context.Context, k *conn) (*feed, error) {
+		ctl, err := k.openControl(ctx, nil)
+		if err != nil {
+			return nil, err
+		}
+		defer ctl.abandon()
+		stop := context.AfterFunc(ctx, func() {
+			_ = ctl.s.Recv().SetReadDeadline(past)
+			_ = ctl.s.Send().SetWriteDeadline(past)
+		})
+		defer stop()
+		if ctl.ext&codec.ExtCache == 0 {
+			return nil, ErrUnsupported
+		}
+		id, err := ctl.watch(request)
+		if err == nil {
+			var e *eventStream
+			if e, err = k.awaitEvents(ctx, id); err == nil {
+				return &feed{k: k, id: id, e: e, ext: ctl.ext}, nil
+			}
+		}
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return nil, err
+	})
+}
+
+// watch sends the request, finishes the stream and reads the reply.
+func (ctl *control) watch(request []byte) (id uint64, err error) {
+	if err := ctl.write(request); err != nil {
+		return 0, err
+	}
+	_ = ctl.s.Send().Close()
+	f, err := ctl.fr.Next()
+	if err != nil {
+		if errors.Is(err, io.EOF) {
+			return 0, fmt.Errorf("%w: the broker ended the stream without a reply", ErrDisconnected) // session.md, section 3.3
+		}
+		return 0, ctl.k.streamError("reading a reply", err)
+	}
+	typ, body, err := codec.ParseExtension(f.Payload())
+	if err != nil || f.Header.Flags != codec.LayoutExtension || typ != codec.ExtensionCacheReply {
+		return 0, fmt.Errorf("%w: frame with flags %#04x in answer to a watch", ErrProtocol, uint16(f.Header.Flags))
+	}
+	r, err := codec.ParseCacheReply(body)
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("%w: %w", ErrProtocol, err)
+	case r.Status == codec.CacheDone:
+		return r.Version, nil
+	case r.Status == codec.CacheRefused:
+		return 0, &BrokerError{string(r.Text)}
+	}
+	return 0, fmt.Errorf("%w: status %d in answer to a watch", ErrProtocol, r.Status)
+}
+
+// watch yields what comes on the feed of a watch until the loop is left, or fails with the reason why nothing more comes.
+func (f *feed) watch(ctx context.Context, yield func(CacheEvent, error) bool) (left bool, err error) {
+	defer f.close()
+	stop := context.AfterFunc(ctx, func() { _ = f.e.r.SetReadDeadline(past) })
+	defer stop()
+	if !yield(CacheEvent{Kind: CacheReset}, nil) {
+		return true, nil
+	}
+	for {
+		frame, err := f.e.fr.Next()
+		switch {
+		case ctx.Err() != nil:
+			return false, context.Cause(ctx)
+		case errors.Is(err, io.EOF):
+			return false, ErrEnded
+		case err != nil:
+			return false, f.k.streamError("reading changes", err)
+		}
+		typ, rest, err := codec.ParseExtension(frame.Payload())
+		if err != nil || frame.Header.Flags != codec.LayoutExtension || typ != codec.ExtensionCacheEvents {
+			return false, fmt.Errorf("%w: frame with flags %#04x on the stream of a watch", ErrProtocol, uint16(frame.Header.Flags))
+		}
+		for len(rest) > 0 {
+			var e codec.CacheEvent
+			if e, rest, err = codec.ParseCacheEvent(rest); err != nil {
+				return false, fmt.Errorf("%w: %w", ErrProtocol, err)
+			}
+			change := CacheEvent{Kind: CacheEventKind(e.Kind), Key: e.Key, Version: e.Version}
+			switch e.Kind {
+			case codec.CacheEnded:
+				return false, fmt.Errorf("%w: %w", ErrEnded, &BrokerError{string(e.Key)})
+			case codec.CacheSet, codec.CacheDeleted, codec.CacheExpired, codec.CacheEvicted:
+			case codec.CacheLost:
+				fallthrough
+			default:
+				change = CacheEvent{Kind: CacheReset}
+			}
+			if !yield(change, nil) {
+				return true, nil
+			}
+		}
+	}
+}
