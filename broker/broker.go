@@ -178,7 +178,7 @@ func (b *Broker) AddCache(tenant, namespace, name string) error {
 	return nil
 }
 
-// RemoveCache removes a cache and its entries. It reports whether the cache existed.
+// RemoveCache removes a cache and its entries. Its watches end, and are told so. It reports whether the cache existed.
 func (b *Broker) RemoveCache(tenant, namespace, name string) bool {
 	return b.caches.Remove(cache.Scope{Tenant: tenant, Namespace: namespace, Cache: name})
 }

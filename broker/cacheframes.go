@@ -43,8 +43,7 @@ func (ctl *control) cacheFrame(f quicx.Frame) outcome {
 		return ctl.refuseCache(r.RequestID, codec.Forbidden.Text)
 	}
 	if s.cache == nil {
-		text := codec.AppendCacheScopeNotFound(nil, []byte(ctl.identity.Tenant), r.Namespace, r.Cache)
-		return ctl.refuseCache(r.RequestID, string(text))
+		return ctl.cacheUnknown(&r)
 	}
 	switch r.Op {
 	case codec.CacheGet:
@@ -59,10 +58,14 @@ func (ctl *control) cacheFrame(f quicx.Frame) outcome {
 		ctl.c.b.metrics.cachePuts.Add(1)
 		version, stored := s.cache.PutIf(r.Key, r.Value, frameTTL(r.TTL), r.Expected)
 		ctl.cacheDone(r.RequestID, version, stored)
-	case codec.CacheWatch: // not carried out yet
-		return ctl.refuseCache(r.RequestID, codec.UnexpectedMessage.Text)
+	case codec.CacheWatch:
+		return ctl.cacheWatch(s.cache, &r)
 	}
 	return keep
+}
+
+func (ctl *control) cacheUnknown(r *codec.CacheRequest) outcome {
+	return ctl.refuseCache(r.RequestID, string(codec.AppendCacheScopeNotFound(nil, []byte(ctl.identity.Tenant), r.Namespace, r.Cache)))
 }
 
 func frameTTL(ms uint64) time.Duration {

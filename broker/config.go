@@ -67,6 +67,7 @@ type Config struct {
 
 	CacheMaxBytes   int64 `env:"FELIX_CACHE_MAX_BYTES" unit:"bytes" min:"1048576" max:"1125899906842624" doc:"bytes that all cache entries together may hold"`
 	CacheScopeShare int   `env:"FELIX_CACHE_SCOPE_SHARE" unit:"percent" min:"1" max:"100" doc:"part of these that the entries of one cache may hold"`
+	CacheWatchBytes int   `env:"FELIX_CACHE_WATCH_BYTES" unit:"bytes" min:"1024" max:"2097152" doc:"bytes of changes that wait for one watcher of a cache; one that does not keep up is told that it missed some"`
 
 	// TLS is the server's certificate configuration. ALPN and version settings are overridden: felix-wire runs over
 	// TLS 1.3 and offers no protocol (session.md, section 2.1). It must be set; see [NewDev] for a self-signed one.
@@ -123,6 +124,7 @@ func DefaultConfig() Config {
 		ShutdownDrain:           25 * time.Second,
 		CacheMaxBytes:           256 << 20,
 		CacheScopeShare:         100,
+		CacheWatchBytes:         256 << 10,
 	}
 }
 
@@ -158,6 +160,7 @@ func (c *Config) ensureDefaults() {
 	setDefault(&c.ShutdownDrain, d.ShutdownDrain)
 	setDefault(&c.CacheMaxBytes, d.CacheMaxBytes)
 	setDefault(&c.CacheScopeShare, d.CacheScopeShare)
+	setDefault(&c.CacheWatchBytes, d.CacheWatchBytes)
 	setDefault(&c.Logger, slog.New(slog.DiscardHandler))
 	if c.Now == nil {
 		c.Now = time.Now
@@ -212,6 +215,7 @@ func (c *Config) Validate() error {
 		{"ReadBytes", c.ReadBytes},
 		{"CacheMaxBytes", c.CacheMaxBytes},
 		{"CacheScopeShare", int64(c.CacheScopeShare)},
+		{"CacheWatchBytes", int64(c.CacheWatchBytes)},
 		{"FailedStreams", int64(c.FailedStreams)},
 	} {
 		if f.n < 0 {

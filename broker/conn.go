@@ -45,6 +45,7 @@ type conn struct {
 
 	mu         sync.Mutex // guards all below
 	subs       map[uint64]*subscription
+	watches    map[uint64]*cacheWatch
 	readers    map[*stream]*watch // to be interrupted by a drain and by the sweeper
 	openedSeen time.Time          // when the sweeper first saw it opened
 	draining   bool
@@ -54,6 +55,7 @@ func newConn(b *Broker, qc *quicx.Conn) *conn {
 	return &conn{
 		b: b, qc: qc, ctx: qc.Context(),
 		subs:    make(map[uint64]*subscription),
+		watches: make(map[uint64]*cacheWatch),
 		readers: make(map[*stream]*watch),
 		failed:  newFailedStreams(b.cfg.FailedStreams),
 		account: buf.NewAccount(maxUnauthenticatedReads*int64(b.cfg.AuthMaxBytes), b.reads),
@@ -138,6 +140,7 @@ func (c *conn) drain(ctx context.Context) {
 		_ = s.r.SetReadDeadline(longPast) // reads fail at once
 	}
 	c.mu.Unlock()
+	c.endWatches(shutdownReason)
 	if awaitQuiet(ctx, c.ctx, c.b.cfg.ShutdownDrain/drainStallPart, c.quiet, c.moved.Load) {
 		_ = c.qc.Close(0, shutdownReason)
 	}
@@ -174,7 +177,7 @@ func awaitQuiet(ctx, life context.Context, stall time.Duration, quiet func() boo
 func (c *conn) quiet() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.readers) > 0 {
+	if len(c.readers)+len(c.watches) > 0 {
 		return false
 	}
 	for _, s := range c.subs {

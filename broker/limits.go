@@ -7,6 +7,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/felix-mq/felix/auth"
+	"github.com/felix-mq/felix/codec"
 	"github.com/felix-mq/felix/fanout"
 )
 
@@ -207,6 +208,13 @@ func (c *conn) sweepStreams(now, wall time.Time) (expired []*subscription) {
 		if s.events != nil && s.expires != 0 && wall.Unix() > s.expires {
 			s.expires = 0
 			expired = append(expired, s)
+		}
+	}
+	for _, w := range c.watches {
+		if w.expires != 0 && wall.Unix() > w.expires {
+			w.expires = 0
+			c.b.limited(limitTokenExpired)
+			w.finishWith(codec.AuthFailed.Text)
 		}
 	}
 	return expired

@@ -25,7 +25,9 @@ type metrics struct {
 	subscriptions, subscriptionsEnded, stalledEnded atomic.Uint64
 	deliveredEvents, deliveredBytes                 atomic.Uint64
 
-	cachePuts atomic.Uint64
+	cachePuts              atomic.Uint64
+	watches, watchesEnded  atomic.Uint64
+	watchEvents, watchLost atomic.Uint64 // changes
 
 	catalogChanges, catalogErrors atomic.Uint64
 	catalogStale                  atomic.Bool
@@ -95,6 +97,10 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 	counter("felix_dropped_events_total", "Events lost by subscriptions whose queue was full.", b.dropped)
 
 	counter("felix_cache_puts_total", "Cache entries written.", m.cachePuts.Load)
+	counter("felix_cache_watches_total", "Watches of caches made.", m.watches.Load)
+	gauge("felix_cache_watches", "Watches of caches active.", open(&m.watches, &m.watchesEnded))
+	counter("felix_cache_watch_events_total", "Changes of caches written to watchers.", m.watchEvents.Load)
+	counter("felix_cache_watch_lost_events_total", "Changes of caches that watchers did not read in time, and were told that they missed.", m.watchLost.Load)
 	r.MustRegister(cacheCollector{b.caches})
 
 	if b.cfg.Catalog != nil {

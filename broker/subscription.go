@@ -123,19 +123,31 @@ func (ctl *control) newSubscription(m *codec.Message) (*subscription, *codec.Ref
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.subs) >= c.b.cfg.MaxSubscriptionsPerConn {
+	if c.fullLocked() {
 		return nil, &codec.MaxSubscriptions
 	}
-	if m.HasSubscriptionID {
-		if c.subs[s.id] != nil {
-			return nil, &codec.DuplicateSubscription
-		}
-	} else {
-		for s.id = c.b.subscriptionIDs.Add(1); c.subs[s.id] != nil; s.id = c.b.subscriptionIDs.Add(1) {
-		}
+	if !m.HasSubscriptionID {
+		s.id = c.newIDLocked()
+	} else if c.takenLocked(s.id) {
+		return nil, &codec.DuplicateSubscription
 	}
 	c.subs[s.id] = s
 	return s, nil
+}
+
+func (c *conn) fullLocked() bool {
+	return len(c.subs)+len(c.watches) >= c.b.cfg.MaxSubscriptionsPerConn
+}
+
+func (c *conn) takenLocked(id uint64) bool { return c.subs[id] != nil || c.watches[id] != nil }
+
+// newIDLocked returns an id that no event stream of the connection has.
+func (c *conn) newIDLocked() uint64 {
+	for {
+		if id := c.b.subscriptionIDs.Add(1); !c.takenLocked(id) {
+			return id
+		}
+	}
 }
 
 func (c *conn) forget(s *subscription) {
@@ -144,27 +156,34 @@ func (c *conn) forget(s *subscription) {
 	delete(c.subs, s.id)
 }
 
-// open opens the event stream and writes the hello, which is always its first frame. The stream limit is the peer's
-// to grant, so it is waited for only so long (session.md, section 13, D12).
-func (s *subscription) open(epoch uint64) error {
-	ctx, cancel := context.WithTimeout(s.c.ctx, s.c.b.cfg.ReplyTimeout)
-	defer cancel()
-	out, err := s.c.qc.OpenUniStream(ctx)
-	if err != nil {
-		return err
-	}
-	s.out = out
-	s.w = quicx.NewFrameWriter(out, s.c.b.cfg.MaxWriteBytes)
+// open opens the event stream with what it always begins with.
+func (s *subscription) open(epoch uint64) (err error) {
 	hello := codec.AppendEventStreamHello(make([]byte, 0, 128), s.id)
 	if s.gaps {
 		hello = codec.AppendPosition(hello, codec.Position{Epoch: epoch, Offset: s.events.Start()})
 	}
-	_ = out.SetWriteDeadline(time.Now().Add(s.c.b.cfg.ReplyTimeout))
-	if _, err = out.Write(hello); err != nil {
-		out.Cancel(0)
+	if s.out, err = s.c.openEvents(hello); err != nil {
 		return err
 	}
-	return out.SetWriteDeadline(time.Time{})
+	s.w = quicx.NewFrameWriter(s.out, s.c.b.cfg.MaxWriteBytes)
+	return nil
+}
+
+// openEvents opens an event stream and writes the hello, which is always its first frame. The stream limit is the peer's
+// to grant, so it is waited for only so long (session.md, section 13, D12).
+func (c *conn) openEvents(hello []byte) (*quicx.SendStream, error) {
+	ctx, cancel := context.WithTimeout(c.ctx, c.b.cfg.ReplyTimeout)
+	defer cancel()
+	out, err := c.qc.OpenUniStream(ctx)
+	if err != nil {
+		return nil, err
+	}
+	_ = out.SetWriteDeadline(time.Now().Add(c.b.cfg.ReplyTimeout))
+	if _, err = out.Write(hello); err != nil {
+		out.Cancel(0)
+		return nil, err
+	}
+	return out, out.SetWriteDeadline(time.Time{})
 }
 
 // start lets the writer run, and watches for a peer that stops reading: that is how a subscription ends (session.md,

@@ -17,6 +17,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -209,6 +210,17 @@ func (b *Broker) AddCache(tb testing.TB, name string) {
 		tb.Fatal(err)
 	}
 	b.caches = append(b.caches, name)
+}
+
+// RemoveCache removes a cache, and what watches it is told so.
+func (b *Broker) RemoveCache(tb testing.TB, name string) {
+	tb.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.b.RemoveCache(Tenant, Namespace, name) {
+		tb.Fatalf("felixtest: there is no cache %q", name)
+	}
+	b.caches = slices.DeleteFunc(b.caches, func(c string) bool { return c == name })
 }
 
 // Kick closes all connections. Clients may come back at once, and find everything as it was.

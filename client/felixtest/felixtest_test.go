@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -169,6 +170,82 @@ func TestRestartUnheard(t *testing.T) {
 	}
 	if batch, err := s.NextBatch(testContext(t)); err != nil || batch.Gap == nil || batch.Gap.Reason != client.GapEpoch {
 		t.Errorf("gap %v, %v", batch.Gap, err)
+	}
+}
+
+// TestWatch watches a cache through all that may happen to a broker: each loss of the connection is a reset, and what is
+// put behind a reset is told.
+func TestWatch(t *testing.T) {
+	b := felixtest.Start(t)
+	b.AddCache(t, "sessions")
+	c := b.Connect(t, impatient()...)
+	cache := c.Cache(felixtest.Namespace, "sessions")
+	next, stop := iter.Pull2(cache.Watch(testContext(t)))
+	defer stop()
+	reset := func() {
+		t.Helper()
+		if e, err, _ := next(); err != nil || e.Kind != client.CacheReset {
+			t.Fatalf("%v of %q, %v, want a reset", e.Kind, e.Key, err)
+		}
+	}
+	put := func(key string) {
+		t.Helper()
+		err := cache.Put(testContext(t), key, nil, client.NoExpiry)
+		for client.Retryable(err) {
+			err = cache.Put(testContext(t), key, nil, client.NoExpiry)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(key string) {
+		t.Helper()
+		if e, err, _ := next(); err != nil || e.Kind != client.CacheSet || string(e.Key) != key {
+			t.Fatalf("%v of %q, %v, want a set of %s", e.Kind, e.Key, err, key)
+		}
+	}
+	reset()
+	put("a")
+	want("a")
+	for _, lose := range []func(){b.Kick, func() { b.Restart(t) }} {
+		lose()
+		reset()
+		put("b")
+		want("b")
+	}
+	b.Pause()
+	paused := make(chan struct{})
+	go func() { put("c"); close(paused) }()
+	b.Resume()
+	<-paused
+	want("c")
+	b.RemoveCache(t, "sessions")
+	for {
+		e, err, _ := next()
+		if err != nil {
+			if _, ok := errors.AsType[*client.BrokerError](err); !ok {
+				t.Errorf("the cache was removed: %v", err)
+			}
+			break
+		}
+		if e.Kind != client.CacheDeleted {
+			t.Errorf("%v of %q while the cache is removed", e.Kind, e.Key)
+		}
+	}
+}
+
+// TestWatchForbidden watches without the permission to read.
+func TestWatchForbidden(t *testing.T) {
+	b := felixtest.Start(t)
+	token, err := b.Token(time.Hour, "cache.write:*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := b.Connect(t, append(impatient(), client.WithToken(felixtest.Tenant, token))...)
+	for _, err := range c.Cache(felixtest.Namespace, felixtest.Cache).Watch(testContext(t)) {
+		if refusal, ok := errors.AsType[*client.BrokerError](err); !ok || refusal.Message != "forbidden" {
+			t.Errorf("got %v", err)
+		}
 	}
 }
 
