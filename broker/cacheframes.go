@@ -109,13 +109,16 @@ func (ctl *control) findCache(namespace, name []byte) *cacheScope {
 func (ctl *control) cacheGetKeys(c *cache.Cache, r *codec.CacheRequest) outcome {
 	limit := ctl.c.b.cfg.MaxFrameBytes - codec.CacheValuesHead - r.Keys.Len()*codec.CacheValueHead
 	ctl.found = ctl.found[:0]
-	total := 0
+	total, held := 0, 0
 	for key, ok := r.Keys.Next(); ok; key, ok = r.Keys.Next() {
 		v, hit := c.Get(key)
 		e := foundValue{value: v, hit: hit}
 		if hit {
 			if n := len(v.Bytes()); total+n <= limit || r.Keys.Len() == 0 && len(ctl.found) == 0 {
 				total += n
+				if n >= directValue {
+					held += n // evicted or not, it stays until the peer has read it
+				}
 			} else {
 				v.Release()
 				e = foundValue{leftOut: true}
@@ -123,6 +126,16 @@ func (ctl *control) cacheGetKeys(c *cache.Cache, r *codec.CacheRequest) outcome 
 		}
 		ctl.found = append(ctl.found, e)
 	}
+	if !ctl.c.account.Charge(held) {
+		ctl.overdrawn = true
+		for _, e := range ctl.found {
+			if e.hit {
+				e.value.Release()
+			}
+		}
+		return keep
+	}
+	defer ctl.c.account.Release(held)
 	ctl.reply(codec.AppendCacheValues(ctl.w.Buffer(), r.RequestID, len(ctl.found), total))
 	for i := range ctl.found {
 		switch e := &ctl.found[i]; {
@@ -162,6 +175,6 @@ func (ctl *control) replyValue(v cache.Value) {
 	_ = ctl.w.WriteBatch([][]byte{b}) // a failure shows again at the next flush
 	ctl.writing.Store(false)
 	ctl.c.account.Release(ctl.charged)
-	ctl.charged = 0
+	ctl.charged, ctl.inFlight = 0, 0
 	ctl.c.moved.Add(1)
 }

@@ -11,6 +11,8 @@ import (
 
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/client"
+	"github.com/felix-mq/felix/codec"
+	"github.com/felix-mq/felix/quicx"
 )
 
 // cacheClient starts a broker and connects a client, with an extension or without.
@@ -146,4 +148,96 @@ func TestCacheWithoutExtensions(t *testing.T) {
 			t.Errorf("%v, want ErrUnsupported", err)
 		}
 	}
+}
+
+// get asks for the value of a key by hand.
+func (c *control) get(id uint64, key string) {
+	c.t.Helper()
+	c.send(codec.AppendCacheRequest(nil, &codec.CacheRequest{RequestID: id, Op: codec.CacheGet}, "default", "primary", key))
+}
+
+// wantValue reads the next reply, which has to be to that request.
+func (c *control) wantValue(id uint64, n int) {
+	c.t.Helper()
+	f, err := c.fr.Next()
+	must(c.t, err)
+	_, body, err := codec.ParseExtension(f.Payload())
+	must(c.t, err)
+	r, err := codec.ParseCacheReply(body)
+	must(c.t, err)
+	if _, value, ok := r.Values.Next(); !ok || r.RequestID != id || len(value) != n {
+		c.t.Fatalf("%d bytes for request %d, want %d for %d", len(value), r.RequestID, n, id)
+	}
+}
+
+// A stream whose replies are not read is not read either, and holds no more than it may; the streams beside it go on.
+func TestInFlightBound(t *testing.T) {
+	const large, small = 4 << 20, 1000
+	for _, tc := range []struct {
+		name    string
+		change  func(*broker.Config)
+		key     string
+		size    int
+		carried float64 // out, at most, before the stream stands still
+	}{
+		{"requests", func(cfg *broker.Config) { cfg.InFlightRequests = 10 }, "small", small, 10},
+		{"bytes", func(cfg *broker.Config) { cfg.InFlightBytes = 20_000 }, "small", small, 20},
+		{"a large value", nil, "large", large, 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			d := start(t, tc.change)
+			cache := connect(t, d).Cache("default", "primary")
+			must(t, cache.Put(testContext(t), "small", make([]byte, small), client.NoExpiry))
+			must(t, cache.Put(testContext(t), "large", make([]byte, large), client.NoExpiry))
+			const window = 4 << 10
+			c, err := quicx.Dial(testContext(t), d.Addr().String(), d.ClientTLS(), quicx.Config{StreamWindow: window, StreamsHint: 2})
+			must(t, err)
+			t.Cleanup(func() { c.Close(0, "") })
+			p := &peer{t, c, d}
+			stuck, other := p.open(p.auth()), p.open(p.auth())
+			stuck.wantMessage(codec.MsgAuthOK, "")
+			other.wantMessage(codec.MsgAuthOK, "")
+			const requests = 200
+			for i := range uint64(requests) {
+				stuck.get(i, tc.key)
+			}
+			if tc.size == small {
+				for ctx := testContext(t); metric(t, d, "felix_in_flight_waits_total") == 0; {
+					must(t, ctx.Err())
+				}
+			}
+			const probes = 50 // more than enough for the broker to read on, if it did
+			for i := range uint64(probes) {
+				other.get(i, "small")
+				other.wantValue(i, small)
+			}
+			carried := metric(t, d, "felix_cache_hits_total") - probes
+			if most := tc.carried + window/float64(tc.size) + 1; carried < 1 || carried > most {
+				t.Errorf("%v requests were carried out without anybody reading replies, want at most %v", carried, most)
+			}
+			for i := range uint64(requests) {
+				if i == 5 && tc.size == large {
+					return
+				}
+				stuck.wantValue(i, tc.size)
+			}
+		})
+	}
+}
+
+// Values that nobody reads are charged to the connection, as they stay when they are evicted.
+func TestUnreadValuesAreCharged(t *testing.T) {
+	d := start(t, func(cfg *broker.Config) { cfg.ConnReadBytes = 4 << 20 })
+	cache := connect(t, d).Cache("default", "primary")
+	must(t, cache.Put(testContext(t), "large", make([]byte, 1<<20), client.NoExpiry))
+	c, err := quicx.Dial(testContext(t), d.Addr().String(), d.ClientTLS(), quicx.Config{StreamWindow: 1024, StreamsHint: 1})
+	must(t, err)
+	t.Cleanup(func() { c.Close(0, "") })
+	p := &peer{t, c, d}
+	for i := range uint64(8) {
+		p.open(p.auth()).get(i, "large")
+	}
+	wantLimit(t, d, "conn_memory", 8-4)
+	c.Close(0, "")
+	awaitMetric(t, d, "felix_read_bytes", 0)
 }

@@ -25,6 +25,9 @@ type Config struct {
 	MaxStreamsPerConn       int `env:"FELIX_MAX_STREAMS_PER_CONN" min:"4" max:"1048576" doc:"streams of each direction that one connection may have open"`
 	MaxSubscriptionsPerConn int `env:"FELIX_MAX_SUBSCRIPTIONS_PER_CONN" min:"1" max:"1048576" doc:"active subscriptions that one connection may have"`
 
+	InFlightRequests int `env:"FELIX_STREAM_IN_FLIGHT_REQUESTS" min:"1" max:"1048576" doc:"requests of one control stream that may be carried out and not answered yet; above that it is not read until their replies are written"`
+	InFlightBytes    int `env:"FELIX_STREAM_IN_FLIGHT_BYTES" unit:"bytes" min:"1024" max:"16777216" doc:"bytes of replies at which a control stream is not read until they are written"`
+
 	QueuePolicy   ring.Overflow `yaml:"subscriber_queue_policy" env:"FELIX_SUB_QUEUE_POLICY" words:"block,drop_new,drop_old" doc:"what happens when a subscription's queue is full: the publisher waits, the new batch is dropped, or the oldest are"`
 	QueueCapacity int           `env:"FELIX_SUBSCRIBER_QUEUE_CAPACITY,FELIX_SUB_QUEUE_CAPACITY" unit:"batches" min:"1" max:"1048576" doc:"batches that a subscription's queue holds"`
 	QueueBytes    int           `env:"FELIX_SUBSCRIBER_QUEUE_BYTES" unit:"bytes" min:"1024" max:"2147483647" doc:"bytes that a subscription's queue holds; an empty queue takes any one batch"`
@@ -95,6 +98,8 @@ func DefaultConfig() Config {
 		MaxFrameBytes:           codec.DefaultMaxFrame,
 		MaxStreamsPerConn:       1024,
 		MaxSubscriptionsPerConn: 4096,
+		InFlightRequests:        1024,
+		InFlightBytes:           64 << 10,
 		QueuePolicy:             ring.DropNew,
 		QueueCapacity:           ring.DefaultMaxItems,
 		QueueBytes:              ring.DefaultMaxBytes,
@@ -135,6 +140,8 @@ func (c *Config) ensureDefaults() {
 	setDefault(&c.MaxFrameBytes, d.MaxFrameBytes)
 	setDefault(&c.MaxStreamsPerConn, d.MaxStreamsPerConn)
 	setDefault(&c.MaxSubscriptionsPerConn, d.MaxSubscriptionsPerConn)
+	setDefault(&c.InFlightRequests, d.InFlightRequests)
+	setDefault(&c.InFlightBytes, d.InFlightBytes)
 	setDefault(&c.QueueCapacity, d.QueueCapacity)
 	setDefault(&c.QueueBytes, d.QueueBytes)
 	setDefault(&c.ReplayBytes, d.ReplayBytes)
@@ -199,6 +206,8 @@ func (c *Config) Validate() error {
 		{"MaxFrameBytes", int64(c.MaxFrameBytes)},
 		{"MaxStreamsPerConn", int64(c.MaxStreamsPerConn)},
 		{"MaxSubscriptionsPerConn", int64(c.MaxSubscriptionsPerConn)},
+		{"InFlightRequests", int64(c.InFlightRequests)},
+		{"InFlightBytes", int64(c.InFlightBytes)},
 		{"QueueCapacity", int64(c.QueueCapacity)},
 		{"QueueBytes", int64(c.QueueBytes)},
 		{"RetainedBytes", c.RetainedBytes},

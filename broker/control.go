@@ -20,9 +20,6 @@ const (
 	errorEnd                // finish: the peer broke a rule
 )
 
-// maxReplyBuffer is how many bytes of replies are gathered while further requests are already there to be read.
-const maxReplyBuffer = 64 << 10
-
 // stream is what control and publish streams share: who they are, and where they published last.
 type stream struct {
 	c        *conn
@@ -54,6 +51,7 @@ type control struct {
 	s *quicx.Stream
 	w *quicx.FrameWriter // replies not yet written
 
+	inFlight  int  // requests that they answer
 	charged   int  // bytes of them in the connection's account
 	overdrawn bool // there was no room for one
 
@@ -84,10 +82,17 @@ func (s *stream) init(c *conn, r *quicx.RecvStream) {
 	s.fr.SetAccount(c.account)
 }
 
+// serve gathers replies while further requests are already there to be read, up to the bounds on what is in flight.
 func (ctl *control) serve() {
+	cfg := &ctl.c.b.cfg
 	for {
-		if n := ctl.w.Pending(); n >= maxReplyBuffer || (n > 0 && !ctl.fr.Ready()) {
-			if ctl.flush() != nil {
+		if n := ctl.w.Pending(); n > 0 {
+			full := n >= cfg.InFlightBytes || ctl.inFlight >= cfg.InFlightRequests
+			more := ctl.fr.Ready()
+			if full && more {
+				ctl.c.b.metrics.inFlightWaits.Add(1)
+			}
+			if (full || !more) && ctl.flush() != nil {
 				return // the peer does not want our replies: nothing behind them is carried out
 			}
 		}
@@ -101,8 +106,12 @@ func (ctl *control) serve() {
 			}
 			return
 		}
+		owed := ctl.w.Pending()
 		if ctl.handle(f) != keep {
 			return
+		}
+		if ctl.w.Pending() > owed {
+			ctl.inFlight++
 		}
 		if ctl.overdrawn {
 			ctl.c.b.limited(limitConnMemory)
@@ -117,7 +126,7 @@ func (ctl *control) flush() error {
 	err := ctl.w.Flush()
 	ctl.writing.Store(false)
 	ctl.c.account.Release(ctl.charged)
-	ctl.charged = 0
+	ctl.charged, ctl.inFlight = 0, 0
 	ctl.c.moved.Add(1)
 	return err
 }

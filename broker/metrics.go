@@ -28,6 +28,7 @@ type metrics struct {
 	cachePuts              atomic.Uint64
 	watches, watchesEnded  atomic.Uint64
 	watchEvents, watchLost atomic.Uint64 // changes
+	inFlightWaits          atomic.Uint64
 
 	catalogChanges, catalogErrors atomic.Uint64
 	catalogStale                  atomic.Bool
@@ -63,6 +64,7 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 	gauge("felix_publish_streams", "Uni-directional publish streams open.", open(&m.publishStreams, &m.publishStreamsClosed))
 	counter("felix_auth_failures_total", "Authentications refused.", m.authFailures.Load)
 	counter("felix_request_errors_total", "Requests answered with an error.", m.requestErrors.Load)
+	counter("felix_in_flight_waits_total", "Times a control stream was not read on before its replies were written, because it had as many unanswered requests as it may have.", m.inFlightWaits.Load)
 
 	counter("felix_published_batches_total", "Publishes carried out; a single event counts as a batch of one.", m.publishedBatches.Load)
 	counter("felix_published_events_total", "Events published.", m.publishedEvents.Load)
