@@ -56,6 +56,11 @@ type CacheEvent struct {
 // The last thing that Watch yields, unless the loop is left, is the error that ended it: that of the context, [ErrClosed],
 // a refusal that the broker has repeated several times in a row, or [ErrUnsupported] if it has not the extension cache.
 func (h *Cache) Watch(ctx context.Context) iter.Seq2[CacheEvent, error] {
+	return h.watch(ctx, func() {})
+}
+
+// watch is Watch for those who want to know at once when changes are not told any more.
+func (h *Cache) watch(ctx context.Context, lost func()) iter.Seq2[CacheEvent, error] {
 	return func(yield func(CacheEvent, error) bool) {
 		err := checkNames(h.namespace, h.name)
 		pauses, refusals := h.c.o.backoff, 0
@@ -72,6 +77,7 @@ func (h *Cache) Watch(ctx context.Context) iter.Seq2[CacheEvent, error] {
 				if left, err = f.watch(ctx, yield); left {
 					return
 				}
+				lost()
 			}
 			if _, ok := errors.AsType[*BrokerError](err); ok && refusals+1 < maxRefusals {
 				refusals++

@@ -25,6 +25,7 @@ type canceledCall struct {
 	pub    *client.Publisher
 	sub    *client.Subscription
 	cache  *client.Cache
+	near   *client.NearCache
 	silent string // the address
 }
 
@@ -110,7 +111,18 @@ var contextCalls = map[string]func(t *canceledCall, ctx context.Context) error{
 		}
 		return nil
 	},
-	"Cache.Get": func(t *canceledCall, ctx context.Context) error { _, err := t.cache.Get(ctx, "k"); return err },
+	"NearCache.Get": func(t *canceledCall, ctx context.Context) error { _, err := t.near.Get(ctx, "k"); return err },
+	"NearCache.AppendGet": func(t *canceledCall, ctx context.Context) error {
+		_, err := t.near.AppendGet(ctx, nil, "k")
+		return err
+	},
+	"NearCache.Put": func(t *canceledCall, ctx context.Context) error { return t.near.Put(ctx, "k", nil, client.NoExpiry) },
+	"NearCache.PutIf": func(t *canceledCall, ctx context.Context) error {
+		_, err := t.near.PutIf(ctx, "k", nil, client.NoExpiry, 0)
+		return err
+	},
+	"NearCache.Delete": func(t *canceledCall, ctx context.Context) error { _, err := t.near.Delete(ctx, "k"); return err },
+	"Cache.Get":        func(t *canceledCall, ctx context.Context) error { _, err := t.cache.Get(ctx, "k"); return err },
 	"Cache.Put": func(t *canceledCall, ctx context.Context) error {
 		return t.cache.Put(ctx, "k", nil, client.NoExpiry)
 	},
@@ -163,7 +175,10 @@ func testCanceledCall(t *testing.T, do func(*canceledCall, context.Context) erro
 		cancel(cause)
 	}
 	done := make(chan error, 1)
-	call := &canceledCall{p: p, c: c, pub: c.Publisher("default", "demo"), sub: sub, cache: cache, silent: relay.Addr()}
+	near, err := cache.Near(client.NearOptions{})
+	p.must(err)
+	defer near.Close()
+	call := &canceledCall{p: p, c: c, pub: c.Publisher("default", "demo"), sub: sub, cache: cache, near: near, silent: relay.Addr()}
 	go func() { done <- do(call, ctx) }()
 	if !before {
 		// It is waiting by then, or it is not: what is expected is the same.
