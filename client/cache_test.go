@@ -3,6 +3,7 @@ package client_test
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"github.com/felix-mq/felix/client"
 	"github.com/felix-mq/felix/codec"
 	"github.com/felix-mq/felix/conformance/script"
+	"github.com/felix-mq/felix/quicx"
 )
 
 // TestCache runs the calls against a broker that keeps what it is given.
@@ -212,4 +214,74 @@ func TestCacheViolations(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
+}
+
+// TestCacheBehindHalfAFrame leaves half a frame on a stream while another request waits behind it. It would be read as the
+// other half, so it is not written any more, and ends with its stream.
+func TestCacheBehindHalfAFrame(t *testing.T) {
+	p := newPeer(t)
+	cert, roots, err := quicx.DevCertificate("localhost", "127.0.0.1")
+	p.must(err)
+	l, err := quicx.Listen("127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}}, quicx.Config{})
+	p.must(err)
+	defer l.Close()
+	accept := func(conn *quicx.Conn) *quicx.Stream {
+		s, err := conn.AcceptStream(p.ctx)
+		p.must(err)
+		fr := quicx.NewFrameReader(s.Recv(), 0)
+		defer fr.Close()
+		_, err = fr.Next()
+		p.must(err)
+		_, err = s.Send().Write(codec.AppendAuthOK(nil, codec.KnownFlags, codec.KnownExtensions(), true))
+		p.must(err)
+		return s
+	}
+	connected := begin(p, func() (*client.Client, error) {
+		return client.Connect(p.ctx, l.Addr().String(), client.WithTLS(&tls.Config{RootCAs: roots, ServerName: "localhost"}),
+			client.WithToken("t1", "token"), client.WithCacheStreams(1))
+	})
+	conn, err := l.Accept(p.ctx)
+	p.must(err)
+	accept(conn)
+	c, err := connected()
+	p.must(err)
+	defer c.Close()
+	cache := c.Cache("default", "primary")
+	ctx, cancel := context.WithCancel(p.ctx)
+	defer cancel()
+	first := do(p, func() error { _, err := cache.Get(ctx, "first"); return err })
+	conn, err = l.Accept(p.ctx)
+	p.must(err)
+	s := accept(conn)
+	large := do(p, func() error { return cache.Put(ctx, "large", make([]byte, 4<<20), client.NoExpiry) })
+	var got bytes.Buffer
+	read := func(until func() bool) {
+		b := make([]byte, 16<<10)
+		for !until() {
+			n, err := s.Recv().Read(b)
+			got.Write(b[:n])
+			if err != nil {
+				return
+			}
+		}
+	}
+	read(func() bool { return bytes.Contains(got.Bytes(), []byte("large")) })
+	behind := do(p, func() error { _, err := cache.Get(p.ctx, "behind"); return err })
+	time.Sleep(10 * time.Millisecond) // it waits by then, or it is not tried: what is expected is the same
+	cancel()
+	for _, wait := range []func() error{first, large} {
+		if err := wait(); !errors.Is(err, context.Canceled) {
+			t.Errorf("canceled: %v", err)
+		}
+	}
+	_ = s.Recv().SetReadDeadline(time.Now().Add(100 * time.Millisecond)) // for what must not come
+	read(func() bool { return false })
+	if bytes.Contains(got.Bytes(), []byte("behind")) {
+		t.Error("a request was written behind half a frame")
+	}
+	p.must(s.Send().Close())
+	if err := behind(); !errors.Is(err, client.ErrDisconnected) {
+		t.Errorf("the request behind: %v", err)
+	}
+	c.Close()
 }
