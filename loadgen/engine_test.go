@@ -65,7 +65,7 @@ func newEngine(cfg Config) (*run, *publisher, *pipe) {
 	}
 	out := &pipe{r: r}
 	return r, &publisher{
-		r: r, out: out, window: w, items: newItems(cfg.Kind, cfg.Batch, cfg.Payload, cfg.Seed),
+		r: r, out: out, window: w, items: NewItems(cfg.Kind, cfg.Batch, cfg.Payload, cfg.Seed),
 		alarm:       func(ctx context.Context) alarm { return timerAlarm{ctx} },
 		punctuality: punctuality{lag: newLatencies()},
 	}, out
@@ -307,7 +307,7 @@ func TestAllocSubscriber(t *testing.T) {
 	s := r.subs[0]
 	s.window = nil
 	s.frameDone(0) // the warm-up is over
-	items := newItems(Zero, 64, 32, 0)
+	items := NewItems(Zero, 64, 32, 0)
 	var seq uint64
 	if n := testing.AllocsPerRun(100, func() {
 		for _, item := range items {

@@ -58,8 +58,9 @@ func stamp(item []byte) (seq uint64, at int64) {
 	return binary.BigEndian.Uint64(item), int64(binary.BigEndian.Uint64(item[8:]))
 }
 
-// newItems makes the items of one batch, all different. Every batch of a run sends the same ones under new stamps.
-func newItems(kind PayloadKind, batch, payload int, seed uint64) [][]byte {
+// NewItems makes the items of one batch of a run, each of payload bytes, all different; equal arguments make equal items. Every
+// batch of the run sends them under new stamps. The caller owns them.
+func NewItems(kind PayloadKind, batch, payload int, seed uint64) [][]byte {
 	rng := rand.New(rand.NewPCG(seed, 0x5EED))
 	all := make([]byte, batch*payload)
 	items := make([][]byte, batch)

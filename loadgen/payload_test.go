@@ -37,7 +37,7 @@ func TestPayloadKindNames(t *testing.T) {
 func TestItems(t *testing.T) {
 	for kind, ratio := range map[PayloadKind][2]float64{Random: {0.99, 1.1}, JSON: {0.1, 0.5}, Zero: {0, 0.02}} {
 		t.Run(kind.String(), func(t *testing.T) {
-			items := newItems(kind, 64, 1024, 1)
+			items := NewItems(kind, 64, 1024, 1)
 			var plain bytes.Buffer
 			for _, item := range items {
 				if len(item) != 1024 || cap(item) != 1024 {
@@ -59,11 +59,11 @@ func TestItems(t *testing.T) {
 			if got := float64(packed.Len()) / float64(plain.Len()); got < ratio[0] || got > ratio[1] {
 				t.Errorf("compresses to %.3f of its size, want %v", got, ratio)
 			}
-			again := newItems(kind, 64, 1024, 1)
+			again := NewItems(kind, 64, 1024, 1)
 			if !bytes.Equal(items[63], again[63]) {
 				t.Error("the same seed makes other items")
 			}
-			if other := newItems(kind, 64, 1024, 2); kind != Zero && bytes.Equal(items[63], other[63]) {
+			if other := NewItems(kind, 64, 1024, 2); kind != Zero && bytes.Equal(items[63], other[63]) {
 				t.Error("another seed makes the same items")
 			}
 		})
@@ -73,7 +73,7 @@ func TestItems(t *testing.T) {
 func TestJSONItemsAreDocuments(t *testing.T) {
 	const shortest = 96 // room for the members that every document has
 	for size := range 2048 {
-		doc := newItems(JSON, 1, StampLen+size, uint64(size))[0][StampLen:]
+		doc := NewItems(JSON, 1, StampLen+size, uint64(size))[0][StampLen:]
 		if size >= shortest && !json.Valid(doc) {
 			t.Fatalf("%d bytes are not JSON: %s", size, doc)
 		}

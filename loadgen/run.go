@@ -97,7 +97,7 @@ func load(ctx context.Context, cfg Config, b *startedBroker) (_ *Result, err err
 	w := newWindow(size, cfg.Batch, cfg.Fanout)
 	p := &publisher{
 		r: r, out: c.Publisher(b.target.Namespace, b.target.Stream), window: w, alarm: newAlarm,
-		items:       newItems(cfg.Kind, cfg.Batch, cfg.Payload, cfg.Seed),
+		items:       NewItems(cfg.Kind, cfg.Batch, cfg.Payload, cfg.Seed),
 		punctuality: punctuality{lag: newLatencies()},
 	}
 	for i := range cfg.Fanout {
