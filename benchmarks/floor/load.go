@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/felix-mq/felix/benchmarks/floor/drive"
@@ -165,7 +166,7 @@ func (c *client) publisher(ctx context.Context) (*publisher, error) {
 	if _, err := s.Send().Write(appendRole(nil, rolePublish)); err != nil {
 		return nil, fmt.Errorf("floor: publishing: %w", err)
 	}
-	body := drive.Payload(c.s.Batch * c.s.Payload)
+	body := slices.Concat(loadgen.NewItems(c.s.Kind, c.s.Batch, c.s.Payload, 0)...)
 	p := &publisher{out: s.Send(), batch: c.s.Batch, frame: codec.HeaderLen + len(body)}
 	p.join = max(1, quicx.DefaultMaxWrite/p.frame)
 	for range p.join {

@@ -1,11 +1,10 @@
 // Package drive loads a publish/subscribe system of any kind in the way in which package loadgen loads Felix, so that
 // their figures can stand side by side.
 //
-// It owns the load: one publisher whose batches are in flight until every subscription has received them, payloads that
-// cannot be compressed, a stamp of sequence number and time, one ledger and one histogram for each subscription. Every
-// event is accounted for: the first that is missing, doubled or out of order fails the run. It also owns child processes
-// that are other instances of this program ([Child], [Start]). How bytes get from the publisher to the subscriptions is
-// left to its callers.
+// It owns the load: one publisher whose batches are in flight until every subscription has received them, a stamp of
+// sequence number and time, one ledger and one histogram for each subscription. Every event is accounted for: the first
+// that is missing, doubled or out of order fails the run. It also owns child processes that are other instances of this
+// program ([Child], [Start]). How bytes get from the publisher to the subscriptions is left to its callers.
 //
 // Begin at [Load].
 package drive
@@ -15,15 +14,19 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"time"
+
+	"github.com/felix-mq/felix/loadgen"
 )
 
-// Shape says what a system is loaded with. All fields but Warmup and MaxDuration are required.
+// Shape says what a system is loaded with. All fields but Kind, Warmup and MaxDuration are required.
 type Shape struct {
 	Fanout  int `json:"fanout"`  // subscriptions, each of which receives every event
 	Conns   int `json:"conns"`   // connections that they are spread over; the publisher has one of its own
 	Payload int `json:"payload"` // bytes of an event, its stamp included
 	Batch   int `json:"batch"`   // events that are published at a time
 	Window  int `json:"window"`  // batches in flight; 1 is a closed loop
+
+	Kind loadgen.PayloadKind `json:"kind"` // of payloads; zero means random
 
 	Warmup      time.Duration `json:"warmup_ns"`       // at least one batch
 	Duration    time.Duration `json:"duration_ns"`     // of publishing, without the warm-up

@@ -94,6 +94,23 @@ func TestPublishCanceled(t *testing.T) {
 	}
 }
 
+// A run that was failed while its last event was on the way has failed, although all of them have arrived.
+func TestPublishFailed(t *testing.T) {
+	l := New(Shape{Fanout: 1, Conns: 1, Payload: 16, Batch: 1, Window: 1, Duration: 1, MaxDuration: time.Hour})
+	cause := errors.New("one came twice")
+	ctx, fail := context.WithCancelCause(t.Context())
+	send := deliver(t, l)
+	err := l.Publish(ctx, 1, func(first uint64, n int, at int64) error {
+		if first == volumeFactor { // the warm-up has one event, so this is the last
+			fail(cause)
+		}
+		return send(first, n, at)
+	})
+	if !errors.Is(err, cause) {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestStamp(t *testing.T) {
 	b := Payload(20)
 	PutStamp(b, 7, 9)

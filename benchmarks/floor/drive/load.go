@@ -1,6 +1,7 @@
 package drive
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -71,7 +72,7 @@ func (l *Load) Receiver(i int) *Receiver { return l.receivers[i] }
 
 // Publish carries out the warm-up and the measurement and returns when every subscription has received everything. send
 // has to send n batches, the first event of which has the number first, stamped with the time at; n is 1, or up to join
-// if the window has room for more at once. It returns the cause when ctx ends.
+// if the window has room for more at once. It returns the cause when ctx ends, which who receives can do to fail the run.
 func (l *Load) Publish(ctx context.Context, join int, send func(first uint64, n int, at int64) error) error {
 	s := l.shape
 	err := l.phase(ctx, join, send, func(elapsed time.Duration) bool { return elapsed >= s.Warmup })
@@ -84,6 +85,9 @@ func (l *Load) Publish(ctx context.Context, join int, send func(first uint64, n 
 	err = l.phase(ctx, join, send, func(elapsed time.Duration) bool {
 		return elapsed >= s.MaxDuration && elapsed >= s.Duration || elapsed >= s.Duration && s.enough(l.seq-from)
 	})
+	if err == nil && ctx.Err() != nil {
+		err = context.Cause(ctx) // a failure does not keep what is under way from arriving
+	}
 	if err == nil && !s.enough(l.seq-from) {
 		err = fmt.Errorf("drive: run too small: it moved %d events to each subscription, less than %d times the window", l.seq-from, volumeFactor)
 	}
@@ -154,7 +158,7 @@ func (l *Load) Result() *loadgen.Result {
 	s := l.shape
 	res := &loadgen.Result{
 		Config: loadgen.ConfigResult{
-			Fanout: s.Fanout, Payload: s.Payload, PayloadKind: loadgen.Random.String(), Batch: s.Batch, Window: s.Window, Conns: s.Conns,
+			Fanout: s.Fanout, Payload: s.Payload, PayloadKind: cmp.Or(s.Kind, loadgen.Random).String(), Batch: s.Batch, Window: s.Window, Conns: s.Conns,
 		},
 		Published: l.seq - l.from.Load(),
 	}
