@@ -103,22 +103,33 @@ bench: ## Run the micro benchmarks of each room, then the end-to-end table (abou
 	$(GO) run ./benchmarks/endtoend
 
 # Arguments of the tables below: make bench-floor FLOORFLAGS='-rounds 1 -only latency'
-FLOORFLAGS ?=
+FLOORFLAGS  ?=
+PEERFLAGS   ?=
+MATRIXFLAGS ?=
+CACHEFLAGS  ?=
+# Where tables, runs and plots are kept, each time in a directory of that day and commit; RESULTS= keeps nothing.
+RESULTS ?= benchmarks/results
+KEEP     = -commit "$$(git describe --always --dirty 2>/dev/null || echo unknown)" -results "$(RESULTS)"
 
 .PHONY: bench-floor
-bench-floor: bin/bench-peers ## Print Felix beside a bare relay and NATS with TLS, with the budget of each figure (about 13 minutes)
-	bin/bench-peers -commit "$$(git describe --always --dirty 2>/dev/null)" $(FLOORFLAGS)
+bench-floor: bin/bench-peers ## Print Felix beside a raw pipe, a bare relay and NATS with TLS, with the budget of each figure (about 16 minutes)
+	bin/bench-peers floor $(KEEP) $(FLOORFLAGS)
 
 .PHONY: bench-peers
-bench-peers: bin/bench-peers ## The same without the relay (about 9 minutes)
-	bin/bench-peers -commit "$$(git describe --always --dirty 2>/dev/null)" -against nats $(FLOORFLAGS)
+bench-peers: bin/bench-peers ## Print Felix beside NATS, Redis and Mosquitto, in the clear and with TLS, those of them that are installed (about 17 minutes)
+	bin/bench-peers peers $(KEEP) $(PEERFLAGS)
 
-# Arguments of the table below: make bench-cache CACHEFLAGS='-rounds 1'
-CACHEFLAGS ?=
+.PHONY: bench-matrix
+bench-matrix: bin/bench-peers ## Print Felix over payloads, fanouts and batches (about 12 minutes); FULL=1 measures every cell
+	bin/bench-peers matrix $(KEEP) $(if $(FULL),-full) $(MATRIXFLAGS)
 
 .PHONY: bench-cache
 bench-cache: bin/bench-peers ## Print the cache beside Redis over TLS 1.3 and memcached, those of them that are installed (about six minutes)
 	bin/bench-peers cache $(CACHEFLAGS)
+
+.PHONY: bench-docs
+bench-docs: bin/bench-peers ## Put the tables of a directory of results into the documents that show them: make bench-docs FROM=benchmarks/results/...
+	bin/bench-peers docs -from "$(FROM)" docs/performance.md
 
 # Foreign clients come in here, so it is a module of its own. Go knows when there is nothing to build.
 .PHONY: bin/bench-peers

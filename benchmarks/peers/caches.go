@@ -2,18 +2,12 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"os"
-	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -26,7 +20,6 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/felix-mq/felix/loadgen"
-	"github.com/felix-mq/felix/quicx"
 )
 
 // cacheShape is one load, for all caches the same.
@@ -156,7 +149,7 @@ func cacheSystems(ctx context.Context, spin time.Duration) (systems []cacheSyste
 			return loadgen.RunCacheOn(ctx, cfg, store)
 		}
 	}
-	stores, stop, err := startRedis(ctx)
+	stores, stop, err := startRedisCache(ctx)
 	closers = append(closers, stop)
 	if err != nil {
 		missing = append(missing, "Redis over TLS 1.3: "+err.Error())
@@ -176,84 +169,24 @@ func cacheSystems(ctx context.Context, spin time.Duration) (systems []cacheSyste
 	return systems, closeAll, missing
 }
 
-// startServer starts a server program that listens on a port of loopback, and waits until it does.
-func startServer(ctx context.Context, program string, args func(port string) []string) (addr string, stop func(), err error) {
-	stop = func() {}
-	path, err := exec.LookPath(program)
-	if err != nil {
-		return "", stop, fmt.Errorf("%s is not installed", program)
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", stop, err
-	}
-	addr = l.Addr().String()
-	_ = l.Close()
-	_, port, _ := net.SplitHostPort(addr)
-	cmd := exec.CommandContext(ctx, path, args(port)...)
-	if err = cmd.Start(); err != nil {
-		return "", stop, err
-	}
-	stop = func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	}
-	for range 200 {
-		if c, dialErr := net.Dial("tcp", addr); dialErr == nil {
-			return addr, stop, c.Close()
-		}
-		time.Sleep(25 * time.Millisecond)
-	}
-	return "", stop, fmt.Errorf("%s does not listen", program)
-}
-
-// startRedis starts redis-server with TLS 1.3 alone, without persistence, and connects both clients.
-func startRedis(ctx context.Context) (stores map[string]loadgen.CacheStore, stop func(), err error) {
-	cert, _, err := quicx.DevCertificate()
+// startRedisCache starts redis-server with TLS 1.3 alone, without persistence, and connects both clients.
+func startRedisCache(ctx context.Context) (stores map[string]loadgen.CacheStore, stop func(), err error) {
+	srv, err := startRedis(ctx, true)
 	if err != nil {
 		return nil, func() {}, err
 	}
-	dir, err := os.MkdirTemp("", "felix-peers-")
-	if err != nil {
-		return nil, func() {}, err
-	}
-	closers := []func(){func() { _ = os.RemoveAll(dir) }}
+	closers := []func(){func() { _ = srv.stop() }}
 	stop = func() {
 		for _, c := range slices.Backward(closers) {
 			c()
 		}
 	}
-	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
-	if err != nil {
-		return nil, stop, err
-	}
-	certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	certPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]})
-	err = errors.Join(os.WriteFile(certFile, certPEM, 0o600),
-		os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}), 0o600))
-	if err != nil {
-		return nil, stop, err
-	}
-	addr, kill, err := startServer(ctx, "redis-server", func(port string) []string {
-		return []string{
-			"--port", "0", "--tls-port", port, "--bind", "127.0.0.1", "--tls-cert-file", certFile, "--tls-key-file", keyFile,
-			"--tls-ca-cert-file", certFile, "--tls-auth-clients", "no", "--tls-protocols", "TLSv1.3", "--save", "", "--appendonly", "no",
-			"--dir", dir, "--logfile", filepath.Join(dir, "log"),
-		}
-	})
-	closers = append(closers, kill)
-	if err != nil {
-		return nil, stop, err
-	}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(certPEM)
-	conf := &tls.Config{RootCAs: roots, ServerName: "localhost", MinVersion: tls.VersionTLS13}
-	g := redis.NewClient(&redis.Options{Addr: addr, TLSConfig: conf, PoolSize: 32})
+	g := redis.NewClient(&redis.Options{Addr: srv.addr, TLSConfig: srv.tls, PoolSize: 32})
 	closers = append(closers, func() { _ = g.Close() })
 	if err := g.Ping(ctx).Err(); err != nil {
 		return nil, stop, err
 	}
-	r, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{addr}, TLSConfig: conf, DisableCache: true})
+	r, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{srv.addr}, TLSConfig: srv.tls, DisableCache: true})
 	if err != nil {
 		return nil, stop, err
 	}
@@ -323,15 +256,15 @@ func (r rueidisStore) Get(ctx context.Context, keys []string) (hits int, err err
 
 // startMemcached starts memcached, in the clear: Debian's has TLS, and the client has none.
 func startMemcached(ctx context.Context) (loadgen.CacheStore, func(), error) {
-	addr, stop, err := startServer(ctx, "memcached", func(port string) []string {
-		return []string{"-l", "127.0.0.1", "-p", port, "-U", "0", "-m", "256", "-u", "nobody", "-t", strconv.Itoa(2)}
+	srv, err := startServer(ctx, "memcached", func(f files) ([]string, error) {
+		return []string{"-l", "127.0.0.1", "-p", f.port, "-U", "0", "-m", "256", "-u", "nobody", "-t", strconv.Itoa(2)}, nil
 	})
 	if err != nil {
-		return nil, stop, err
+		return nil, func() {}, err
 	}
-	c := memcache.New(addr)
+	c := memcache.New(srv.addr)
 	c.MaxIdleConns = 32
-	return memcached{c}, func() { _ = c.Close(); stop() }, nil
+	return memcached{c}, func() { _ = c.Close(); _ = srv.stop() }, nil
 }
 
 type memcached struct{ c *memcache.Client }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"regexp"
 	"strings"
 	"testing"
@@ -76,7 +77,7 @@ func TestForeignCaches(t *testing.T) {
 		}
 	}
 	t.Run("redis", func(t *testing.T) {
-		stores, stop, err := startRedis(ctx)
+		stores, stop, err := startRedisCache(ctx)
 		defer stop()
 		skipMissing(t, err)
 		for name, store := range stores {
@@ -93,11 +94,11 @@ func TestForeignCaches(t *testing.T) {
 
 func skipMissing(t *testing.T, err error) {
 	t.Helper()
-	switch {
-	case err == nil:
-	case strings.Contains(err.Error(), "is not installed"):
+	var missing *missingError
+	if errors.As(err, &missing) {
 		t.Skip(err)
-	default:
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 }

@@ -1,19 +1,23 @@
-// Command peers prints Felix beside what it is measured by: a relay that does nothing but move bytes (package floor), and NATS
-// with TLS 1.3. All get the same load from the same kind of processes on this machine, and every event is accounted for.
+// Command peers prints Felix beside what it is measured by. All systems get the same load from the same kind of processes on
+// this machine, and every event is accounted for. Its first argument is the table:
 //
-// It is a module of its own, because foreign clients come in here that users of Felix shall not inherit. make bench-floor runs it;
-// docs/benchmarks.md says how to read the table.
+//   - floor: a relay that does nothing but move bytes (package floor), and NATS with TLS 1.3
+//   - peers: NATS, Redis and Mosquitto, in the clear and with TLS 1.3; one that is not installed is told
+//   - matrix: Felix alone, over payloads, fanouts and batches
+//   - cache: Felix's cache beside Redis over TLS 1.3 and memcached (caches.go)
+//   - docs: puts the tables of a directory of results into the documents that show them (docs.go)
 //
-// With the argument cache it prints Felix's cache beside Redis over TLS 1.3 and memcached instead (caches.go).
+// It is a module of its own, because foreign clients come in here that users of Felix shall not inherit. The Makefile runs
+// it; docs/benchmarks.md says how to read the tables.
 //
-// A run has two fresh processes: a worker, which is publisher and subscriptions, and the system under test. Both are other
-// instances of this program. Runs alternate: one of each system for a shape, then the next shape, and all of that again
-// for each round. Begin at run; rows.go says what is measured, and nats.go, felix.go and package floor how.
+// A run has two fresh processes: a worker, which is publisher and subscriptions, and the system under test. All but Redis
+// and Mosquitto are other instances of this program. Runs alternate: one of each system for a shape, then the next shape,
+// and all of that again for each round. Begin at run; floor.go, comparison.go and matrix.go say what is measured, peer.go
+// and package floor how.
 package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -21,6 +25,7 @@ import (
 	"os"
 	"os/signal"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -37,36 +42,66 @@ func main() {
 	floor.Serve()
 	drive.Child(natsName, serveNATS)
 	drive.Child(workerName, serveWorker)
-	if len(os.Args) > 1 && os.Args[1] == "cache" {
-		os.Exit(runCaches(os.Args[2:], os.Stdout, os.Stderr))
+	os.Exit(command(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+func command(args []string, stdout, stderr io.Writer) int {
+	var name string
+	if len(args) > 0 {
+		name = args[0]
+		args = args[1:]
 	}
-	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+	for i := range suites {
+		if suites[i].name == name {
+			return run(&suites[i], args, stdout, stderr)
+		}
+	}
+	switch name {
+	case "cache":
+		return runCaches(args, stdout, stderr)
+	case "docs":
+		return runDocs(args, stderr)
+	}
+	fmt.Fprintf(stderr, "peers: %q: want one of these as first argument:\n", name)
+	for i := range suites {
+		fmt.Fprintf(stderr, "  %-8s%s\n", suites[i].name, suites[i].about)
+	}
+	fmt.Fprint(stderr, "  cache   Felix's cache beside Redis over TLS 1.3 and memcached\n"+
+		"  docs    put the tables of a directory of results into documents\n")
+	return 2
 }
 
 type options struct {
+	command  string // what was asked for
 	rounds   int
 	duration time.Duration
 	warmup   time.Duration
-	only     *regexp.Regexp
-	against  []string
-	jsonFile string
-	commit   string
-	procs    int // of the system under test; 0 leaves it to the runtime
-	gogc     string
+	// maxDuration is what a run may take to move enough for a rate.
+	maxDuration time.Duration
+	only        *regexp.Regexp
+	against     []string
+	full        bool
+	results     string // directory; none writes to standard output alone
+	commit      string
+	procs       int // of the system under test; 0 leaves it to the runtime
+	gogc        string
 }
 
-func parse(args []string, stderr io.Writer) (*options, error) {
-	o := &options{}
-	flags := flag.NewFlagSet("peers", flag.ContinueOnError)
+func parse(s *suite, args []string, stderr io.Writer) (*options, error) {
+	o := s.defaults
+	o.command = strings.Join(append([]string{"bench-peers", s.name}, args...), " ")
+	flags := flag.NewFlagSet("peers "+s.name, flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	flags.IntVar(&o.rounds, "rounds", 5, "`runs` of each system in each shape")
-	flags.DurationVar(&o.duration, "duration", 4*time.Second, "measured time of a run")
-	flags.DurationVar(&o.warmup, "warmup", time.Second, "time before that")
+	flags.IntVar(&o.rounds, "rounds", o.rounds, "`runs` of each system in each shape")
+	flags.DurationVar(&o.duration, "duration", o.duration, "measured time of a run")
+	flags.DurationVar(&o.warmup, "warmup", o.warmup, "time before that")
+	flags.DurationVar(&o.maxDuration, "max-duration", o.maxDuration, "measured time until which a run may go on to move enough")
 	only := flags.String("only", "", "shapes whose name matches this `regexp`; -only list prints the names")
-	against := flags.String("against", relayName+","+natsName, "what Felix is measured by, `names` separated by commas")
-	flags.StringVar(&o.jsonFile, "json", "", "write every run to this `file`")
-	flags.StringVar(&o.commit, "commit", "", "the `commit` to print, where the build does not tell it")
-	flags.IntVar(&o.procs, "procs", 1, "GOMAXPROCS of the broker, relay and server processes; 0 leaves it to the runtime")
+	against := flags.String("against", s.against, "what Felix is measured by, `names` separated by commas")
+	flags.BoolVar(&o.full, "full", false, "with the shapes that take long, if the table has some")
+	flags.StringVar(&o.results, "results", "", "keep table, runs and plots in a directory of their own in this `directory`")
+	flags.StringVar(&o.commit, "commit", "unknown", "the `commit` to print")
+	flags.IntVar(&o.procs, "procs", 1, "GOMAXPROCS of the processes under test that are written in Go; 0 leaves it to the runtime")
 	flags.StringVar(&o.gogc, "gogc", "400", "GOGC of all processes")
 	if err := flags.Parse(args); err != nil {
 		return nil, err
@@ -75,20 +110,20 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	if o.only, err = regexp.Compile(*only); err != nil {
 		return nil, err
 	}
-	for name := range strings.SplitSeq(*against, ",") {
-		if name != relayName && name != natsName {
-			return nil, fmt.Errorf("-against %q: want %s or %s", name, relayName, natsName)
+	for name := range strings.FieldsFuncSeq(*against, func(c rune) bool { return c == ',' }) {
+		if p, _ := peerOf(name); p == nil && name != relayName {
+			return nil, fmt.Errorf("-against %q: want %s or a peer, as in %s", name, relayName, peersSuite.against)
 		}
 		o.against = append(o.against, name)
 	}
 	if o.rounds < 1 || o.duration <= 0 || o.warmup < 0 || o.procs < 0 || flags.NArg() > 0 {
 		return nil, errors.New("want positive -rounds and -duration, and no arguments")
 	}
-	return o, nil
+	return &o, nil
 }
 
-func run(args []string, stdout, stderr io.Writer) int {
-	o, err := parse(args, stderr)
+func run(s *suite, args []string, stdout, stderr io.Writer) int {
+	o, err := parse(s, args, stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
@@ -97,24 +132,22 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return 2
 	}
 	if o.only.String() == "list" {
-		for _, r := range rows() {
+		for _, r := range s.rows(o.full) {
 			fmt.Fprintln(stdout, r.name)
 		}
 		return 0
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	results, failed := measure(ctx, o, stderr)
-	if len(results) == 0 {
+	began := time.Now()
+	results, failed := measure(ctx, s, o, stderr)
+	if !slices.ContainsFunc(results, func(out outcome) bool { return out.Error == "" }) {
 		fmt.Fprintln(stderr, "peers: nothing was measured")
 		return 1
 	}
-	writeReport(stdout, o, results)
-	if o.jsonFile != "" {
-		if err := writeJSON(o.jsonFile, results); err != nil {
-			fmt.Fprintln(stderr, "peers:", err)
-			return 1
-		}
+	if err := keep(s, o, began, results, stdout); err != nil {
+		fmt.Fprintln(stderr, "peers:", err)
+		return 1
 	}
 	if failed || ctx.Err() != nil {
 		return 1
@@ -122,10 +155,19 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// measure carries out all runs. One that fails is told and left out.
-func measure(ctx context.Context, o *options, stderr io.Writer) (all []outcome, failed bool) {
+// measure carries out all runs. One that fails is told, and the others go on. A peer that is not installed is no failure.
+func measure(ctx context.Context, s *suite, o *options, stderr io.Writer) (all []outcome, failed bool) {
+	missing := map[string]error{}
+	for _, system := range o.against {
+		if p, _ := peerOf(system); p != nil {
+			if _, err := p.version(); err != nil {
+				missing[system] = err
+				fmt.Fprintf(stderr, "%s: %v\n", system, err)
+			}
+		}
+	}
 	for round := range o.rounds {
-		for _, r := range rows() {
+		for _, r := range s.rows(o.full) {
 			if !o.only.MatchString(r.name) {
 				continue
 			}
@@ -133,26 +175,22 @@ func measure(ctx context.Context, o *options, stderr io.Writer) (all []outcome, 
 				if ctx.Err() != nil {
 					return all, true
 				}
-				fmt.Fprintf(stderr, "round %d of %d: %s: %s ... ", round+1, o.rounds, r.name, system)
-				out, err := runWorker(ctx, o, job{System: system, Shape: r.shape(o), Procs: o.procs})
+				out, err := &outcome{}, missing[system]
+				if err == nil {
+					fmt.Fprintf(stderr, "round %d of %d: %s: %s ... ", round+1, o.rounds, r.name, system)
+					out, err = runWorker(ctx, o, job{System: system, Shape: r.shape(o), Procs: o.procs})
+					failed = failed || err != nil
+				}
 				if err != nil {
-					fmt.Fprintln(stderr, err)
-					failed = true
-					continue
+					out = &outcome{Error: err.Error()}
+				}
+				if missing[system] == nil {
+					fmt.Fprintln(stderr, out.summary())
 				}
 				out.Round, out.Row, out.System = round, r.name, system
-				fmt.Fprintln(stderr, out.summary())
 				all = append(all, *out)
 			}
 		}
 	}
 	return all, failed
-}
-
-func writeJSON(file string, results []outcome) error {
-	b, err := json.MarshalIndent(results, "", "\t")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(file, append(b, '\n'), 0o644)
 }

@@ -9,33 +9,49 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
+	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
 	"github.com/felix-mq/felix/benchmarks/floor/drive"
-	"github.com/felix-mq/felix/loadgen"
 	"github.com/felix-mq/felix/quicx"
 )
 
-// subject is where all events go.
-const subject = "bench"
+const natsName = "nats"
+
+var natsPeer = peer{
+	title: "NATS",
+	setup: "nats-server and nats.go as Go modules. Server with its defaults: no JetStream, no log. " +
+		"Client with a write buffer of 64 KiB, a callback for each subscription, and no limit on what is pending there (the window is one).",
+	version: func() (string, error) { return natsserver.VERSION, nil },
+	start:   startNATS,
+	connect: connectNATS,
+}
 
 type natsReady struct {
 	Addr    string `json:"addr"`
-	CertPEM []byte `json:"cert_pem"`
+	CertPEM []byte `json:"cert_pem"` // none in the clear
 }
 
-// serveNATS is the process of a NATS server: the defaults of nats-server, and TLS 1.3 with the same kind of certificate as
-// the others have.
-func serveNATS(_ context.Context, _ string, ready func(any) error) (any, error) {
+// Arguments of a NATS server's process.
+const (
+	natsSecure = "tls"
+	natsClear  = "plain"
+)
+
+// serveNATS is the process of a NATS server.
+func serveNATS(_ context.Context, arg string, ready func(any) error) (any, error) {
 	cert, _, err := quicx.DevCertificate()
 	if err != nil {
 		return nil, err
 	}
-	s, err := server.NewServer(&server.Options{
-		Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true,
-		TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13}, TLSTimeout: 10,
-	})
+	opts := &natsserver.Options{Host: "127.0.0.1", Port: natsserver.RANDOM_PORT, NoLog: true, NoSigs: true}
+	var certPEM []byte
+	if arg == natsSecure {
+		opts.TLSConfig = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13}
+		opts.TLSTimeout = 10
+		certPEM = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]})
+	}
+	s, err := natsserver.NewServer(opts)
 	if err != nil {
 		return nil, fmt.Errorf("nats: %w", err)
 	}
@@ -43,104 +59,74 @@ func serveNATS(_ context.Context, _ string, ready func(any) error) (any, error) 
 	if !s.ReadyForConnections(10 * time.Second) {
 		err = errors.New("nats: the server did not become ready")
 	} else {
-		err = ready(natsReady{
-			Addr:    s.Addr().String(),
-			CertPEM: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]}),
-		})
+		err = ready(natsReady{Addr: s.Addr().String(), CertPEM: certPEM})
 	}
 	s.Shutdown()
 	s.WaitForShutdown()
 	return nil, err
 }
 
-// runNATS loads a NATS server in a process of its own. Each subscription has a callback, and each message a payload of its
-// own, as users of NATS have them; the server and its clients join messages into writes as they see fit.
-func runNATS(ctx context.Context, s drive.Shape) (*loadgen.Result, error) {
+func startNATS(ctx context.Context, secure bool) (*server, error) {
+	arg := natsClear
+	if secure {
+		arg = natsSecure
+	}
 	var r natsReady
-	p, err := drive.Start(ctx, natsName, "", nil, &r)
+	p, err := drive.Start(ctx, natsName, arg, nil, &r)
 	if err != nil {
 		return nil, err
 	}
-	res, err := loadNATS(ctx, s, &r)
-	if err = errors.Join(err, p.Stop(new(any))); err != nil {
-		return nil, err
+	s := &server{addr: r.Addr, stop: func() error { return p.Stop(new(any)) }}
+	if secure {
+		roots := x509.NewCertPool()
+		if !roots.AppendCertsFromPEM(r.CertPEM) {
+			return nil, errors.Join(errors.New("nats: the server sent no certificate"), s.stop())
+		}
+		s.tls = clientTLS(roots)
 	}
-	res.Broker = loadgen.BrokerInfo{Kind: "process", Addr: r.Addr}
-	return res, nil
+	return s, nil
 }
 
-func loadNATS(ctx context.Context, s drive.Shape, r *natsReady) (*loadgen.Result, error) {
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(r.CertPEM) {
-		return nil, errors.New("nats: the server sent no certificate")
-	}
-	work, fail := context.WithCancelCause(ctx)
-	defer fail(nil)
-	connect := func() (*nats.Conn, error) {
-		closed := func(c *nats.Conn) {
+type natsSession struct{ c *nats.Conn }
+
+func connectNATS(_ context.Context, s *server, fail context.CancelCauseFunc) (session, error) {
+	opts := []nats.Option{
+		nats.NoReconnect(), nats.Timeout(10 * time.Second), nats.WriteBufferSize(64 << 10),
+		nats.ClosedHandler(func(c *nats.Conn) {
 			if err := c.LastError(); err != nil {
 				fail(fmt.Errorf("nats: connection: %w", err))
 			}
-		}
-		return nats.Connect("tls://"+r.Addr,
-			nats.Secure(&tls.Config{RootCAs: roots, ServerName: "localhost", MinVersion: tls.VersionTLS13}),
-			nats.NoReconnect(), nats.Timeout(10*time.Second), nats.WriteBufferSize(64<<10), nats.ClosedHandler(closed),
-			nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { fail(fmt.Errorf("nats: %w", err)) }))
+		}),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { fail(fmt.Errorf("nats: %w", err)) }),
 	}
-	pub, err := connect()
-	if err != nil {
-		return nil, fmt.Errorf("nats: %w", err)
+	if s.tls != nil {
+		opts = append(opts, nats.Secure(s.tls))
 	}
-	defer pub.Close()
-	if state, err := pub.TLSConnectionState(); err != nil || state.Version != tls.VersionTLS13 {
-		return nil, errors.Join(errors.New("nats: the connection is not one of TLS 1.3"), err)
-	}
-	l := drive.New(s)
-	var conns []*nats.Conn
-	for i := range s.Fanout {
-		if i < s.Conns {
-			c, err := connect()
-			if err != nil {
-				return nil, fmt.Errorf("nats: %w", err)
-			}
-			defer c.Close()
-			conns = append(conns, c)
-		}
-		if err := subscribeNATS(conns[i%len(conns)], l, l.Receiver(i), fail); err != nil {
-			return nil, fmt.Errorf("nats: subscribing: %w", err)
-		}
-	}
-	for _, c := range conns {
-		if err := c.FlushWithContext(work); err != nil { // the server has seen what was sent before
-			return nil, fmt.Errorf("nats: subscribing: %w", err)
-		}
-	}
-	body := drive.Payload(s.Batch * s.Payload)
-	err = l.Publish(work, 1, func(first uint64, _ int, at int64) error {
-		for i := range s.Batch {
-			payload := body[i*s.Payload : (i+1)*s.Payload]
-			drive.PutStamp(payload, first+uint64(i), at)
-			if err := pub.Publish(subject, payload); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	c, err := nats.Connect("nats://"+s.addr, opts...)
 	if err != nil {
 		return nil, err
 	}
-	return l.Result(), nil
+	return natsSession{c}, nil
 }
 
-func subscribeNATS(c *nats.Conn, l *drive.Load, to *drive.Receiver, fail context.CancelCauseFunc) error {
-	sub, err := c.Subscribe(subject, func(m *nats.Msg) {
-		first, at := drive.Stamp(m.Data)
-		if err := to.Receive(l.Now(), first, 1, at); err != nil {
-			fail(err)
-		}
-	})
+func (n natsSession) subscribe(ctx context.Context, receive func([]byte)) error {
+	sub, err := n.c.Subscribe(subject, func(m *nats.Msg) { receive(m.Data) })
 	if err != nil {
 		return err
 	}
-	return sub.SetPendingLimits(-1, -1) // the window bounds what is pending
+	if err := sub.SetPendingLimits(-1, -1); err != nil {
+		return err
+	}
+	return n.c.FlushWithContext(ctx) // the server has seen what was sent before
 }
+
+func (n natsSession) publish(_ context.Context, events [][]byte) error {
+	for _, event := range events {
+		if err := n.c.Publish(subject, event); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (n natsSession) close() { n.c.Close() }

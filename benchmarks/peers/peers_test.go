@@ -4,8 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
+	"image/png"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -26,66 +30,267 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-func TestNATS(t *testing.T) {
-	s := drive.Shape{Fanout: 5, Conns: 2, Payload: 64, Batch: 8, Window: 3, Duration: time.Millisecond, MaxDuration: time.Hour}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	res, err := runNATS(ctx, s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if res.Published == 0 || res.Delivered != 5*res.Published || res.Unaccounted != 0 || res.Latency.Samples != int64(res.Delivered) {
-		t.Errorf("got %+v", res)
+// Every peer that this machine has carries a run, in the clear and with TLS, and accounts for it.
+func TestPeers(t *testing.T) {
+	for system := range strings.SplitSeq(peersSuite.against, ",") {
+		t.Run(system, func(t *testing.T) {
+			p, secure := peerOf(system)
+			if _, err := p.version(); err != nil {
+				skipMissing(t, err)
+			}
+			s := drive.Shape{Fanout: 3, Conns: 3, Payload: 64, Batch: 8, Window: 3, Duration: time.Millisecond, MaxDuration: time.Hour}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			res, err := runPeer(ctx, s, p, secure)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if res.Published == 0 || res.Delivered != 3*res.Published || res.Unaccounted != 0 || res.Latency.Samples != int64(res.Delivered) {
+				t.Errorf("got %+v", res)
+			}
+		})
 	}
 }
 
-// The whole way, in two of the shapes.
+// Several subscriptions on one connection are possible with NATS alone; the others say so.
+func TestSharedConnections(t *testing.T) {
+	for system := range peers {
+		t.Run(system, func(t *testing.T) {
+			p, _ := peerOf(system)
+			if _, err := p.version(); err != nil {
+				skipMissing(t, err)
+			}
+			s := drive.Shape{Fanout: 5, Conns: 2, Payload: 64, Batch: 1, Window: 1, Duration: time.Millisecond, MaxDuration: time.Hour}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			_, err := runPeer(ctx, s, p, false)
+			if system == natsName && err != nil || system != natsName && !errors.Is(err, errOneSubscription) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+// lossy is a system in memory that spoils one event for one of its subscriptions.
+type lossy struct {
+	spoil     func(number uint64, event []byte) [][]byte // what arrives instead
+	receivers []func([]byte)
+}
+
+func (l *lossy) subscribe(_ context.Context, receive func([]byte)) error {
+	l.receivers = append(l.receivers, receive)
+	return nil
+}
+
+func (l *lossy) publish(_ context.Context, events [][]byte) error {
+	for _, event := range events {
+		for i, receive := range l.receivers {
+			arriving := [][]byte{event}
+			if number, _ := drive.Stamp(event); i == 1 {
+				arriving = l.spoil(number, event)
+			}
+			for _, event := range arriving {
+				receive(event)
+			}
+		}
+	}
+	return nil
+}
+
+func (l *lossy) close() {}
+
+// A run is worth nothing when one subscription of many does not get every event once and in order.
+func TestLossFailsTheRun(t *testing.T) {
+	const spoiled = 500 // a run has 768 events at least
+	at := func(do func([]byte) [][]byte) func(uint64, []byte) [][]byte {
+		return func(number uint64, event []byte) [][]byte {
+			if number == spoiled {
+				return do(event)
+			}
+			return [][]byte{event}
+		}
+	}
+	for name, tc := range map[string]struct {
+		spoil func(uint64, []byte) [][]byte
+		want  string // part of the error; none where there is none
+	}{
+		"nothing": {func(_ uint64, event []byte) [][]byte { return [][]byte{event} }, ""},
+		"lost":    {at(func([]byte) [][]byte { return nil }), "received event 501 where 500 was next"},
+		"doubled": {at(func(event []byte) [][]byte { return [][]byte{event, event} }), "received event 500 where 501 was next"},
+		"cut":     {at(func(event []byte) [][]byte { return [][]byte{event[:10]} }), "event of 10 bytes, sent were 64"},
+		// With nothing behind it to tell, it is missed.
+		"the end lost": {func(number uint64, event []byte) [][]byte {
+			if number >= spoiled {
+				return nil
+			}
+			return [][]byte{event}
+		}, "no end in time"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := &lossy{spoil: tc.spoil}
+			p := &peer{title: "Lossy", connect: func(context.Context, *server, context.CancelCauseFunc) (session, error) { return l, nil }}
+			s := drive.Shape{Fanout: 3, Conns: 3, Payload: 64, Batch: 8, Window: 3, Duration: time.Millisecond, MaxDuration: time.Hour}
+			ctx, cancel := context.WithTimeoutCause(t.Context(), time.Second, errors.New("no end in time"))
+			defer cancel()
+			res, err := loadPeer(ctx, s, p, &server{})
+			switch {
+			case tc.want == "" && err != nil:
+				t.Error(err)
+			case tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)):
+				t.Errorf("got %+v, %v, want an error with %q", res, err, tc.want)
+			}
+		})
+	}
+}
+
+// The whole way of each table, with few and short runs.
 func TestRun(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "runs.json")
-	var out, errs bytes.Buffer
-	args := []string{"-rounds", "1", "-duration", "20ms", "-warmup", "1ms", "-only", "latency.*fanout=1/|pipe", "-json", file}
-	if status := run(args, &out, &errs); status != 0 {
-		t.Fatalf("status %d\n%s", status, &errs)
+	for name, tc := range map[string]struct {
+		args  []string
+		runs  int
+		want  []string
+		plots []string
+	}{
+		"floor": {
+			[]string{"-only", "latency.*fanout=1/|throughput.*256/fanout=1/|pipe"}, 7,
+			[]string{"| latency/payload=1024/fanout=1/conns=1 ", "| p999 µs ", "| lost ", "| Felix / pipe ", "\nPipe, one stream", "\nMachine: "}, nil,
+		},
+		"peers": {
+			[]string{"-only", "latency.*fanout=1/|json", "-against", "nats-plain,redis"}, 6,
+			[]string{"| 1 KiB to 1 subscription ", "| NATS ", "| Redis TLS | redis-server is not installed", "\n- NATS ", "\n- Redis redis-server is not installed", "\nMachine: "},
+			[]string{"throughput", "latency"},
+		},
+		"matrix": {
+			[]string{"-only", "payload=16/fanout=1/"}, 2,
+			[]string{"| Payload | fanout 1 ", "| 0 B ", "\nPackets lost", "\nMachine: "}, []string{"heat"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("PATH", "") // without the foreign programs, so that it is the same everywhere
+			dir := t.TempDir()
+			var out, errs bytes.Buffer
+			args := []string{name, "-rounds", "1", "-duration", "20ms", "-warmup", "1ms", "-results", dir, "-commit", "abc"}
+			if status := command(append(args, tc.args...), &out, &errs); status != 0 {
+				t.Fatalf("status %d\n%s", status, &errs)
+			}
+			for _, want := range tc.want {
+				if !strings.Contains(out.String(), want) {
+					t.Errorf("no %q in\n%s", want, &out)
+				}
+			}
+			kept, err := filepath.Glob(filepath.Join(dir, "*-abc"))
+			if err != nil || len(kept) != 1 {
+				t.Fatalf("kept in %q, %v", kept, err)
+			}
+			if text, err := os.ReadFile(filepath.Join(kept[0], name+".md")); err != nil || !strings.HasPrefix(out.String(), string(text)) {
+				t.Errorf("kept another text than was printed, %v\n%s", err, text)
+			}
+			b, err := os.ReadFile(filepath.Join(kept[0], name+".json"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var rec record
+			if err := json.Unmarshal(b, &rec); err != nil {
+				t.Fatal(err)
+			}
+			if rec.Commit != "abc" || rec.Environment.CPUs == 0 || !strings.HasPrefix(rec.Command, "bench-peers "+name+" -rounds 1") {
+				t.Errorf("record %+v", rec)
+			}
+			if len(rec.Runs) != tc.runs {
+				t.Errorf("%d runs in the file, want %d", len(rec.Runs), tc.runs)
+			}
+			for _, r := range rec.Runs {
+				if r.Error == "" && r.System != pipeName && (r.Result.Delivered == 0 || r.Result.Unaccounted != 0) {
+					t.Errorf("%s: %+v", r.System, r.Result)
+				}
+			}
+			for _, plot := range tc.plots {
+				f, err := os.Open(filepath.Join(kept[0], name+"-"+plot+".png"))
+				if err != nil {
+					t.Error(err)
+					continue
+				}
+				if img, err := png.DecodeConfig(f); err != nil || img.Width != 1200 || img.Height < 200 {
+					t.Errorf("plot %s: %d × %d dots, %v", plot, img.Width, img.Height, err)
+				}
+				f.Close()
+			}
+		})
 	}
-	for _, want := range []string{"| latency/payload=1024/fanout=1/conns=1 ", "| p999 µs ", "| lost ", "\nPipe, one stream", "\nMachine: "} {
-		if !strings.Contains(out.String(), want) {
-			t.Errorf("no %q in\n%s", want, &out)
+}
+
+// Without -full only what can be moved soon is measured; with it the matrix is whole.
+func TestMatrixRows(t *testing.T) {
+	names := func(full bool) (all []string) {
+		for _, r := range matrixRows(full) {
+			all = append(all, r.name)
 		}
+		return all
 	}
-	b, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
+	full, trimmed := names(true), names(false)
+	if len(full) != 40 || len(slices.Compact(slices.Sorted(slices.Values(full)))) != 40 {
+		t.Errorf("%d rows: %v", len(full), full)
 	}
-	var runs []outcome
-	if err := json.Unmarshal(b, &runs); err != nil {
-		t.Fatal(err)
+	left := slices.DeleteFunc(slices.Clone(full), func(name string) bool { return slices.Contains(trimmed, name) })
+	want := []string{
+		"throughput/payload=1040/fanout=256/conns=8", "throughput/payload=4112/fanout=256/conns=8",
+		"throughput/payload=16400/fanout=64/conns=8", "throughput/payload=16400/fanout=256/conns=8",
 	}
-	if len(runs) != 4 {
-		t.Errorf("%d runs in the file, want 4", len(runs))
-	}
-	for _, r := range runs {
-		if r.System != pipeName && (r.Result.Delivered == 0 || r.Result.Unaccounted != 0) {
-			t.Errorf("%s: %+v", r.System, r.Result)
-		}
+	if !slices.Equal(left, want) {
+		t.Errorf("left out are %v, want %v", left, want)
 	}
 }
 
 func TestArguments(t *testing.T) {
-	for _, args := range [][]string{{"-rounds", "0"}, {"-duration", "0s"}, {"-only", "("}, {"-against", "mars"}, {"more"}} {
+	for _, args := range [][]string{
+		{}, {"mars"}, {"floor", "-rounds", "0"}, {"floor", "-duration", "0s"}, {"floor", "-only", "("}, {"peers", "-against", "mars"}, {"matrix", "more"},
+		{"docs"}, {"docs", "-from", "x"},
+	} {
 		var out, errs bytes.Buffer
-		if status := run(args, &out, &errs); status != 2 || errs.Len() == 0 {
+		if status := command(args, &out, &errs); status != 2 || errs.Len() == 0 {
 			t.Errorf("%v: status %d, said %q", args, status, &errs)
 		}
 	}
 }
 
-// A run that fails is told, and the others go on.
+// A run that fails is told and kept, its cell says why, and the others go on.
 func TestRunFails(t *testing.T) {
-	o := &options{gogc: "100"}
-	s := drive.Shape{Fanout: 1, Conns: 1, Payload: 1, Batch: 1, Window: 1, Duration: 1}
-	for _, system := range []string{felixName, relayName, "mars"} {
-		if _, err := runWorker(t.Context(), o, job{System: system, Shape: s}); err == nil {
-			t.Errorf("%s: a run with a payload of one byte succeeded", system)
+	s := &suite{rows: func(bool) []row {
+		return []row{rowOf(drive.Shape{Fanout: 1, Conns: 1, Payload: 1, Batch: 1, Window: 1}, p50)}
+	}}
+	o := &options{rounds: 1, duration: 1, gogc: "100", against: []string{relayName, natsName, natsName + plainSuffix}, only: regexp.MustCompile("")}
+	var errs bytes.Buffer
+	results, failed := measure(t.Context(), s, o, &errs)
+	if !failed || len(results) != 4 {
+		t.Fatalf("failed %t, %d results", failed, len(results))
+	}
+	for _, r := range results {
+		if !strings.Contains(r.Error, "payload of 1 bytes") || !strings.Contains(errs.String(), r.Error) {
+			t.Errorf("%s: error %q, told\n%s", r.System, r.Error, &errs)
+		}
+	}
+	r := s.rows(true)[0]
+	if line := r.compare(nil, o, results)[1]; line[2] != results[0].Error {
+		t.Errorf("line %q", line)
+	}
+}
+
+func TestFillIn(t *testing.T) {
+	dir := t.TempDir()
+	doc := filepath.Join(dir, "doc.md")
+	const before = "a\n<!-- results: peers.md -->\nold\n<!-- end of results -->\nb\n<!-- results: floor.md -->\nkept\n<!-- end of results -->\n"
+	const after = "a\n<!-- results: peers.md -->\n\nnew $1\n\n![peers-a.png](peers-a.png)\n\n<!-- end of results -->\nb\n<!-- results: floor.md -->\nkept\n<!-- end of results -->\n"
+	err := errors.Join(os.WriteFile(doc, []byte(before), 0o600), os.WriteFile(filepath.Join(dir, "peers.md"), []byte("new $1\n"), 0o600),
+		os.WriteFile(filepath.Join(dir, "peers-a.png"), nil, 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if status := command([]string{"docs", "-from", dir, doc}, os.Stdout, os.Stderr); status != 0 {
+			t.Fatalf("status %d", status)
+		}
+		if got, err := os.ReadFile(doc); err != nil || string(got) != after {
+			t.Fatalf("got %q, %v", got, err)
 		}
 	}
 }
@@ -108,12 +313,11 @@ func TestLimit(t *testing.T) {
 }
 
 func TestRatios(t *testing.T) {
-	mbps := func(o *outcome) float64 { return o.Result.DeliveredBytesPerSecond }
 	at := func(round int, v float64) outcome {
 		return outcome{Round: round, Result: &loadgen.Result{DeliveredBytesPerSecond: v}}
 	}
 	// The second run of the other system failed.
-	got := ratios([]outcome{at(0, 2), at(1, 9), at(2, 3)}, []outcome{at(0, 1), at(2, 2)}, mbps)
+	got := ratios([]outcome{at(0, 2), at(1, 9), at(2, 3)}, []outcome{at(0, 1), at(2, 2)}, throughput.of)
 	if len(got) != 2 || got[0] != 2 || got[1] != 1.5 || median(got) != 1.75 {
 		t.Errorf("got %v", got)
 	}

@@ -8,69 +8,46 @@ import (
 	"strings"
 )
 
-// titles of the systems in the table.
-var titles = map[string]string{felixName: "Felix", relayName: "Relay", natsName: "NATS TLS"}
-
-// writeReport writes the table and what has to be known to read it.
-func writeReport(out io.Writer, o *options, results []outcome) {
-	fmt.Fprintf(out, "Median of %d alternating runs, each with fresh processes, and the range in parentheses. Ratios are medians of\n"+
-		"the ratios of single rounds. Throughput: batches of 64, delivered to all subscriptions together. Latency: 1 KiB,\n"+
-		"one event at a time, publish to receipt. Payloads cannot be compressed; everything on loopback, nothing unaccounted.\n\n", o.rounds)
-	writeTable(out, o.against, results)
-	writePipe(out, results)
-	writeEnvironment(out, o, results)
+// title is a system's name for people.
+func title(system string) string {
+	switch system {
+	case felixName:
+		return "Felix"
+	case relayName:
+		return "Relay"
+	case pipeName:
+		return "Pipe"
+	}
+	p, secure := peerOf(system)
+	if secure {
+		return p.title + " TLS"
+	}
+	return p.title
 }
 
-func writeTable(out io.Writer, against []string, results []outcome) {
-	t := table{line(against, "Shape", "Figure",
-		func(system string) string { return titles[system] },
-		func(other string) (string, string) { return "Felix / " + titles[other], "wanted" })}
-	for _, r := range rows() {
-		runs := runsOf(results, r.name)
-		if len(runs) == 0 || r.name == pipeName {
-			continue
-		}
-		name := r.name // in the first line only
-		for _, m := range r.metrics {
-			t = append(t, line(against, name, m.name,
-				func(system string) string { return spread(values(runs[system], m.of)) },
-				func(other string) (string, string) {
-					return compare(ratios(runs[felixName], runs[other], m.of), m.limits[other])
-				}))
-			name = ""
-		}
-		t = append(t, line(against, "", "lost",
-			func(system string) string { return lost(runs[system], system) },
-			func(string) (string, string) { return "", "" }))
-	}
-	t.write(out)
-	fmt.Fprint(out, "\nlost: packets that QUIC declared lost + datagrams that the kernel dropped, or TCP segments sent again; all rounds\n"+
-		"together, connecting and warming up included (of Felix's client, the measured time alone), and for Felix of how many\n"+
-		"packets of its broker. The kernel's figures are those of the whole machine. Many of them measure recovery.\n")
-}
+const lostMeans = "lost: packets that QUIC declared lost + datagrams that the kernel dropped, or TCP segments sent again; all rounds\n" +
+	"together, connecting and warming up included (of Felix's client, the measured time alone), and for Felix of how many\n" +
+	"packets of its broker. The kernel's figures are those of the whole machine. Many of them measure recovery."
 
-// line puts the cells of a line together: a value for Felix and each of the others, and two cells for each comparison.
-func line(against []string, shape, figure string, value func(system string) string, compare func(other string) (ratio, wanted string)) []string {
-	cells := append(make([]string, 0, 3+3*len(against)), shape, figure, value(felixName))
-	for _, other := range against {
-		cells = append(cells, value(other))
-	}
-	for _, other := range against {
-		ratio, wanted := compare(other)
-		cells = append(cells, ratio, wanted)
-	}
-	return cells
-}
-
-// runsOf returns the runs of a row by system.
+// runsOf returns the runs of a row that did not fail, by system.
 func runsOf(results []outcome, row string) map[string][]outcome {
 	runs := map[string][]outcome{}
 	for _, r := range results {
-		if r.Row == row {
+		if r.Row == row && r.Error == "" {
 			runs[r.System] = append(runs[r.System], r)
 		}
 	}
 	return runs
+}
+
+// failure returns why runs of a system failed, if they did.
+func failure(results []outcome, row, system string) string {
+	for _, r := range results {
+		if r.Row == row && r.System == system && r.Error != "" {
+			return r.Error
+		}
+	}
+	return ""
 }
 
 func values(runs []outcome, of func(*outcome) float64) []float64 {
@@ -81,13 +58,17 @@ func values(runs []outcome, of func(*outcome) float64) []float64 {
 	return all
 }
 
-// ratios pairs the runs of the same round.
+// ratios compares the runs of the same round.
 func ratios(a, b []outcome, of func(*outcome) float64) []float64 {
+	return pairs(a, b, func(x, y *outcome) float64 { return of(x) / of(y) })
+}
+
+func pairs(a, b []outcome, ratio func(a, b *outcome) float64) []float64 {
 	var all []float64
 	for i := range a {
 		for j := range b {
 			if a[i].Round == b[j].Round {
-				all = append(all, of(&a[i])/of(&b[j]))
+				all = append(all, ratio(&a[i], &b[j]))
 			}
 		}
 	}
@@ -103,11 +84,13 @@ func median(values []float64) float64 {
 	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
 }
 
-func spread(values []float64) string {
+func spread(values []float64) string { return spreadAs("%.0f", values) }
+
+func spreadAs(form string, values []float64) string {
 	if len(values) == 0 {
 		return "failed"
 	}
-	return fmt.Sprintf("%.0f (%.0f–%.0f)", median(values), slices.Min(values), slices.Max(values))
+	return fmt.Sprintf(form+" ("+form+"–"+form+")", median(values), slices.Min(values), slices.Max(values))
 }
 
 // compare returns the cells of a comparison: the ratio, and what it should be, if anything.
@@ -116,7 +99,7 @@ func compare(ratios []float64, wanted limit) (ratio, verdict string) {
 		return "", ""
 	}
 	m := median(ratios)
-	ratio = fmt.Sprintf("%.2f (%.2f–%.2f)", m, slices.Min(ratios), slices.Max(ratios))
+	ratio = spreadAs("%.2f", ratios)
 	switch {
 	case wanted == limit{}:
 	case wanted.met(m):
@@ -135,7 +118,7 @@ func lost(runs []outcome, system string) string {
 		udp += r.UDPDropped
 		tcp += r.TCPRetransmitted
 	}
-	if system == natsName {
+	if p, _ := peerOf(system); p != nil {
 		return fmt.Sprint(tcp)
 	}
 	if packets > 0 && sent > 0 {
@@ -144,45 +127,10 @@ func lost(runs []outcome, system string) string {
 	return fmt.Sprintf("%d + %d", packets, udp)
 }
 
-func writePipe(out io.Writer, results []outcome) {
-	runs := runsOf(results, pipeName)[pipeName]
-	if len(runs) == 0 {
-		return
-	}
-	var lost uint64
-	for _, r := range runs {
-		lost += r.Pipe.PacketsLost
-	}
-	fmt.Fprintf(out, "\nPipe, one stream over one hop: %s MB/s, %d packets lost.\n",
-		spread(values(runs, func(o *outcome) float64 { return o.Pipe.BytesPerSecond / 1e6 })), lost)
-}
-
-// writeEnvironment says where the figures come from. loadgen tells it, so it is that of the first run of Felix.
-func writeEnvironment(out io.Writer, o *options, results []outcome) {
-	procs := "as the runtime chooses"
-	if o.procs > 0 {
-		procs = fmt.Sprint(o.procs)
-	}
-	fmt.Fprintf(out, "\nProcesses: publisher and subscriptions in one, the system under test in another with GOMAXPROCS %s; GOGC %s in all.\n"+
-		"Measured time %v a run after %v of warm-up.\n", procs, o.gogc, o.duration, o.warmup)
-	for _, r := range results {
-		if r.System != felixName {
-			continue
-		}
-		e, b := r.Result.Environment, r.Result.Broker
-		if e.Commit == "" {
-			e.Commit = o.commit
-		}
-		fmt.Fprintf(out, "Machine: %s.\nBroker's socket: buffers of %d KiB in and %d KiB out, GRO %t, GSO %t.\n",
-			e.String(), b.ReceiveBuffer>>10, b.SendBuffer>>10, b.GRO, b.GSO)
-		return
-	}
-}
-
 // table is lines of cells, the head first.
 type table [][]string
 
-// write aligns the columns, so that the table can be read as it is.
+// write aligns the columns, so that the table can be read as it is. Those behind the first two are numbers.
 func (t table) write(out io.Writer) {
 	widths := make([]int, len(t[0]))
 	for _, line := range t {

@@ -40,6 +40,8 @@ type outcome struct {
 
 func (o *outcome) summary() string {
 	switch {
+	case o.Error != "":
+		return o.Error
 	case o.Pipe != nil:
 		return fmt.Sprintf("%.0f MB/s", o.Pipe.BytesPerSecond/1e6)
 	case o.Result.Config.Window == 1:
@@ -105,12 +107,14 @@ func carryOut(ctx context.Context, j job) (out *outcome, err error) {
 		out.Result, err = runFelix(ctx, j.Shape)
 	case relayName:
 		out.Result, err = floor.RunRelay(ctx, j.Shape, nil)
-	case natsName:
-		out.Result, err = runNATS(ctx, j.Shape)
 	case pipeName:
 		out.Pipe, err = floor.RunPipe(ctx, j.Shape.Warmup, j.Shape.Duration, nil)
 	default:
-		err = fmt.Errorf("unknown system %q", j.System)
+		p, secure := peerOf(j.System)
+		if p == nil {
+			return nil, fmt.Errorf("unknown system %q", j.System)
+		}
+		out.Result, err = runPeer(ctx, j.Shape, p, secure)
 	}
 	return out, err
 }
@@ -119,7 +123,7 @@ func carryOut(ctx context.Context, j job) (out *outcome, err error) {
 func runFelix(ctx context.Context, s drive.Shape) (*loadgen.Result, error) {
 	return loadgen.Run(ctx, loadgen.Config{
 		Fanout: s.Fanout, Conns: s.Conns, Payload: s.Payload, Batch: s.Batch, Window: s.Window,
-		Warmup: max(s.Warmup, 1), Duration: s.Duration, MaxDuration: s.MaxDuration, Processes: 2,
+		Kind: s.Kind, Compress: s.Kind == loadgen.JSON, Warmup: max(s.Warmup, 1), Duration: s.Duration, MaxDuration: s.MaxDuration, Processes: 2,
 	})
 }
 

@@ -1,0 +1,121 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/felix-mq/felix/loadgen"
+)
+
+// record is what is kept of a table in JSON: every single run, and where it comes from.
+type record struct {
+	Command     string              `json:"command"`
+	Commit      string              `json:"commit"`
+	Began       time.Time           `json:"began"`
+	Seconds     float64             `json:"seconds"`
+	Environment loadgen.Environment `json:"environment"`
+	Variables   []string            `json:"variables"` // settings of Felix and of the Go runtime in the environment
+	Runs        []outcome           `json:"runs"`
+}
+
+// keep prints the report and, if asked to, keeps it with all runs and plots in a directory of that day and commit.
+func keep(s *suite, o *options, began time.Time, results []outcome, stdout io.Writer) error {
+	rec := record{
+		Command: o.command, Commit: o.commit, Began: began.UTC().Truncate(time.Second), Seconds: time.Since(began).Round(time.Second).Seconds(),
+		Environment: environmentOf(results), Variables: variables(), Runs: results,
+	}
+	var text bytes.Buffer
+	s.report(&text, o, results)
+	rec.write(&text, o)
+	_, err := stdout.Write(text.Bytes())
+	if err != nil || o.results == "" {
+		return err
+	}
+	dir := filepath.Join(o.results, rec.Began.Format(time.DateOnly)+"-"+o.commit)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	runs, err := json.MarshalIndent(rec, "", "\t")
+	if err != nil {
+		return err
+	}
+	errs := []error{
+		os.WriteFile(filepath.Join(dir, s.name+".md"), text.Bytes(), 0o644),
+		os.WriteFile(filepath.Join(dir, s.name+".json"), append(runs, '\n'), 0o644),
+	}
+	if s.plots != nil {
+		for name, p := range s.plots(o, results) {
+			p.caption = rec.lines(o)
+			errs = append(errs, p.save(filepath.Join(dir, s.name+"-"+name+".png")))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(stdout, "\nKept in %s.\n", dir)
+	return err
+}
+
+// environmentOf is what loadgen told of the first run of Felix.
+func environmentOf(results []outcome) loadgen.Environment {
+	for _, r := range results {
+		if r.System == felixName && r.Error == "" {
+			return r.Result.Environment
+		}
+	}
+	return loadgen.Environment{}
+}
+
+// variables are those that change what is measured.
+func variables() []string {
+	set := []string{}
+	for _, v := range os.Environ() {
+		name, _, _ := strings.Cut(v, "=")
+		if strings.HasPrefix(name, "FELIX_") || slices.Contains([]string{"GOGC", "GOMEMLIMIT", "GODEBUG", "GOMAXPROCS"}, name) {
+			set = append(set, v)
+		}
+	}
+	slices.Sort(set)
+	return set
+}
+
+// lines say where the figures come from.
+func (r *record) lines(o *options) []string {
+	procs := "as the runtime chooses"
+	if o.procs > 0 {
+		procs = fmt.Sprint(o.procs)
+	}
+	set := "none set"
+	if len(r.Variables) > 0 {
+		set = strings.Join(r.Variables, " ")
+	}
+	e := r.Environment
+	e.Commit = "" // of the tool: the same
+	return []string{
+		fmt.Sprintf("Commit %s, %s, %d rounds, %v a run after %v of warm-up. Command: %s", r.Commit, r.Began.Format("2006-01-02 15:04 UTC"), o.rounds, o.duration, o.warmup, r.Command),
+		fmt.Sprintf("Processes: publisher and subscriptions in one, the system under test in another with GOMAXPROCS %s; GOGC %s. Variables: %s.", procs, o.gogc, set),
+		"Machine: " + e.String() + ".",
+	}
+}
+
+func (r *record) write(out io.Writer, o *options) {
+	fmt.Fprintln(out)
+	for _, line := range r.lines(o) {
+		fmt.Fprintf(out, "%s\n", line)
+	}
+	for _, run := range r.Runs {
+		if run.System == felixName && run.Error == "" {
+			b := run.Result.Broker
+			fmt.Fprintf(out, "Broker's socket: buffers of %d KiB in and %d KiB out, GRO %t, GSO %t.\n", b.ReceiveBuffer>>10, b.SendBuffer>>10, b.GRO, b.GSO)
+			return
+		}
+	}
+}

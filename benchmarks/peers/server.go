@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/felix-mq/felix/quicx"
+)
+
+// missingError says that this machine does not have a server.
+type missingError struct{ program string }
+
+func (e *missingError) Error() string { return e.program + " is not installed" }
+
+// files is the directory of a foreign server, and where it is told to listen.
+type files struct {
+	dir, port string
+	cert, key string // files of PEM; the certificate signs itself
+}
+
+// startServer starts a server program with the arguments that args returns, and waits until it listens on a port of
+// loopback. It has a directory with a certificate, which goes with it. It ends with ctx or stop.
+func startServer(ctx context.Context, program string, args func(f files) ([]string, error)) (*server, error) {
+	path, err := exec.LookPath(program)
+	if err != nil {
+		return nil, &missingError{program}
+	}
+	dir, err := os.MkdirTemp("", "felix-peers-")
+	if err != nil {
+		return nil, err
+	}
+	s, err := serverIn(ctx, dir, path, args)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", program, err), os.RemoveAll(dir))
+	}
+	return s, nil
+}
+
+func serverIn(ctx context.Context, dir, path string, args func(f files) ([]string, error)) (*server, error) {
+	f := files{dir: dir, cert: filepath.Join(dir, "cert.pem"), key: filepath.Join(dir, "key.pem")}
+	roots, err := f.writeCertificate()
+	if err != nil {
+		return nil, err
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	addr := l.Addr().String()
+	if err := l.Close(); err != nil {
+		return nil, err
+	}
+	_, f.port, _ = net.SplitHostPort(addr)
+	argv, err := args(f)
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, path, argv...)
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	s := &server{addr: addr, tls: clientTLS(roots), stop: func() error {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // that it was killed is no news
+		return os.RemoveAll(dir)
+	}}
+	for range 200 {
+		if c, err := net.Dial("tcp", addr); err == nil {
+			return s, c.Close()
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return nil, errors.Join(errors.New("it does not listen"), s.stop())
+}
+
+func (f files) writeCertificate() (*x509.CertPool, error) {
+	cert, roots, err := quicx.DevCertificate()
+	if err != nil {
+		return nil, err
+	}
+	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
+	if err != nil {
+		return nil, err
+	}
+	return roots, errors.Join(
+		os.WriteFile(f.cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]}), 0o600),
+		os.WriteFile(f.key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}), 0o600))
+}
+
+// clientTLS accepts the certificate that is in roots, over nothing less than TLS 1.3.
+func clientTLS(roots *x509.CertPool) *tls.Config {
+	return &tls.Config{RootCAs: roots, ServerName: "localhost", MinVersion: tls.VersionTLS13}
+}
+
+// versionOf returns the word that follows a word in the output of a program, if it is installed.
+func versionOf(before string, program string, args ...string) (string, error) {
+	path, err := exec.LookPath(program)
+	if err != nil {
+		return "", &missingError{program}
+	}
+	out, _ := exec.Command(path, args...).Output() // mosquitto -h fails
+	words := strings.Fields(string(out))
+	for i, word := range words[:max(0, len(words)-1)] {
+		if word == before {
+			return words[i+1], nil
+		}
+		if v, ok := strings.CutPrefix(word, before+"="); ok {
+			return v, nil
+		}
+	}
+	return "", fmt.Errorf("%s does not tell its version", program)
+}
