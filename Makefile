@@ -41,6 +41,10 @@ test: ## Run all tests
 race: ## Run all tests under the race detector
 	$(GO) test -race $(TESTFLAGS) $(PKGS)
 
+.PHONY: test-peers
+test-peers: ## Test the comparisons with other systems, a module of their own, with those of the systems that are installed
+	$(GO) -C benchmarks/peers test $(TESTFLAGS) ./...
+
 .PHONY: test-telemetry
 test-telemetry: ## Build and test with stage timings and frame counters compiled in
 	$(GO) build -tags telemetry ./...

@@ -53,7 +53,7 @@ func writePeers(out io.Writer, o *options, results []outcome) {
 		}
 		if t != nil {
 			fmt.Fprintf(out, "\n%s\n\n", kind.head)
-			t.write(out)
+			t.write(out, 2)
 		}
 	}
 	fmt.Fprint(out, "\n", lostMeans, "\n")

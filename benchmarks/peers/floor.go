@@ -101,7 +101,7 @@ func writeFloor(out io.Writer, o *options, results []outcome) {
 			func(system string) string { return lost(runs[system], system) },
 			func(string) (string, string) { return "", "" }, ""))
 	}
-	t.write(out)
+	t.write(out, 2)
 	fmt.Fprint(out, "\n", lostMeans, "\n")
 	if len(pipes) > 0 {
 		var lost uint64

@@ -82,7 +82,7 @@ func writeMatrix(out io.Writer, o *options, results []outcome) {
 			}
 			t = append(t, line)
 		}
-		t.write(out)
+		t.write(out, 1)
 	}
 	figure := func(m metric, scale float64, form string) func([]outcome) string {
 		return func(runs []outcome) string {

@@ -130,8 +130,8 @@ func lost(runs []outcome, system string) string {
 // table is lines of cells, the head first.
 type table [][]string
 
-// write aligns the columns, so that the table can be read as it is. Those behind the first two are numbers.
-func (t table) write(out io.Writer) {
+// write aligns the columns, so that the table can be read as it is. Those behind the first labels columns are numbers.
+func (t table) write(out io.Writer, labels int) {
 	widths := make([]int, len(t[0]))
 	for _, line := range t {
 		for i, cell := range line {
@@ -147,7 +147,7 @@ func (t table) write(out io.Writer) {
 			continue
 		}
 		for i := range line {
-			if i < 2 {
+			if i < labels {
 				fmt.Fprint(out, "|", strings.Repeat("-", widths[i]+2))
 			} else {
 				fmt.Fprint(out, "|", strings.Repeat("-", widths[i]+1), ":")
