@@ -94,8 +94,7 @@ func TestForeignCaches(t *testing.T) {
 
 func skipMissing(t *testing.T, err error) {
 	t.Helper()
-	var missing *missingError
-	if errors.As(err, &missing) {
+	if _, missing := errors.AsType[*missingError](err); missing {
 		t.Skip(err)
 	}
 	if err != nil {

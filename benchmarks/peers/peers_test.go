@@ -152,17 +152,22 @@ func TestRun(t *testing.T) {
 		plots []string
 	}{
 		"floor": {
-			[]string{"-only", "latency.*fanout=1/|throughput.*256/fanout=1/|pipe"}, 7,
-			[]string{"| latency/payload=1024/fanout=1/conns=1 ", "| p999 µs ", "| lost ", "| Felix / pipe ", "\nPipe, one stream", "\nMachine: "}, nil,
+			[]string{"-only", "latency.*fanout=1/|throughput.*256/fanout=1/|pipe"},
+			7,
+			[]string{"| latency/payload=1024/fanout=1/conns=1 ", "| p999 µs ", "| lost ", "| Felix / pipe ", "\nPipe, one stream", "\nMachine: "},
+			nil,
 		},
 		"peers": {
-			[]string{"-only", "latency.*fanout=1/|json", "-against", "nats-plain,redis"}, 6,
+			[]string{"-only", "latency.*fanout=1/|json", "-against", "nats-plain,redis"},
+			6,
 			[]string{"| 1 KiB to 1 subscription ", "| NATS ", "| Redis TLS | redis-server is not installed", "\n- NATS ", "\n- Redis redis-server is not installed", "\nMachine: "},
 			[]string{"throughput", "latency"},
 		},
 		"matrix": {
-			[]string{"-only", "payload=16/fanout=1/"}, 2,
-			[]string{"| Payload | fanout 1 ", "| 0 B ", "\nPackets lost", "\nMachine: "}, []string{"heat"},
+			[]string{"-only", "payload=16/fanout=1/"},
+			2,
+			[]string{"| Payload | fanout 1 ", "| 0 B ", "\nPackets lost", "\nMachine: "},
+			[]string{"heat"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -243,8 +248,15 @@ func TestMatrixRows(t *testing.T) {
 
 func TestArguments(t *testing.T) {
 	for _, args := range [][]string{
-		{}, {"mars"}, {"floor", "-rounds", "0"}, {"floor", "-duration", "0s"}, {"floor", "-only", "("}, {"peers", "-against", "mars"}, {"matrix", "more"},
-		{"docs"}, {"docs", "-from", "x"},
+		{},
+		{"mars"},
+		{"floor", "-rounds", "0"},
+		{"floor", "-duration", "0s"},
+		{"floor", "-only", "("},
+		{"peers", "-against", "mars"},
+		{"matrix", "more"},
+		{"docs"},
+		{"docs", "-from", "x"},
 	} {
 		var out, errs bytes.Buffer
 		if status := command(args, &out, &errs); status != 2 || errs.Len() == 0 {

@@ -52,7 +52,7 @@ func (p picture) save(file string) error {
 	img := vgimg.NewWith(vgimg.UseWH(pictureWidth, height), vgimg.UseDPI(96))
 	c := draw.New(img)
 	c.SetColor(color.White)
-	c.Fill(c.Rectangle.Path())
+	c.Fill(c.Path())
 
 	style := plot.New().Title.TextStyle // for its font and handler
 	style.XAlign, style.YAlign = draw.XLeft, draw.YTop
@@ -83,7 +83,7 @@ func (p picture) save(file string) error {
 // wrap breaks a line at spaces.
 func wrap(line string, width int) []string {
 	var lines []string
-	for _, word := range strings.Fields(line) {
+	for word := range strings.FieldsSeq(line) {
 		if n := len(lines); n > 0 && len(lines[n-1])+1+len(word) <= width {
 			lines[n-1] += " " + word
 		} else {

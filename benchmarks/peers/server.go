@@ -78,7 +78,11 @@ func serverIn(ctx context.Context, dir, path string, args func(f files) ([]strin
 		if c, err := net.Dial("tcp", addr); err == nil {
 			return s, c.Close()
 		}
-		time.Sleep(10 * time.Millisecond)
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, errors.Join(context.Cause(ctx), s.stop())
+		}
 	}
 	return nil, errors.Join(errors.New("it does not listen"), s.stop())
 }
