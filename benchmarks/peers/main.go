@@ -84,6 +84,7 @@ type options struct {
 	results     string // directory; none writes to standard output alone
 	commit      string
 	procs       int // of the system under test; 0 leaves it to the runtime
+	loadProcs   int // of publisher and subscriptions, the same way
 	gogc        string
 }
 
@@ -102,6 +103,7 @@ func parse(s *suite, args []string, stderr io.Writer) (*options, error) {
 	flags.StringVar(&o.results, "results", "", "keep table, runs and plots in a directory of their own in this `directory`")
 	flags.StringVar(&o.commit, "commit", "unknown", "the `commit` to print")
 	flags.IntVar(&o.procs, "procs", 1, "GOMAXPROCS of the processes under test that are written in Go; 0 leaves it to the runtime")
+	flags.IntVar(&o.loadProcs, "load-procs", 1, "GOMAXPROCS of publisher and subscriptions; 0 leaves it to the runtime")
 	flags.StringVar(&o.gogc, "gogc", "400", "GOGC of all processes")
 	if err := flags.Parse(args); err != nil {
 		return nil, err
@@ -116,7 +118,7 @@ func parse(s *suite, args []string, stderr io.Writer) (*options, error) {
 		}
 		o.against = append(o.against, name)
 	}
-	if o.rounds < 1 || o.duration <= 0 || o.warmup < 0 || o.procs < 0 || flags.NArg() > 0 {
+	if o.rounds < 1 || o.duration <= 0 || o.warmup < 0 || o.procs < 0 || o.loadProcs < 0 || flags.NArg() > 0 {
 		return nil, errors.New("want positive -rounds and -duration, and no arguments")
 	}
 	return &o, nil

@@ -89,10 +89,6 @@ func variables() []string {
 
 // lines say where the figures come from.
 func (r *record) lines(o *options) []string {
-	procs := "as the runtime chooses"
-	if o.procs > 0 {
-		procs = fmt.Sprint(o.procs)
-	}
 	set := "none set"
 	if len(r.Variables) > 0 {
 		set = strings.Join(r.Variables, " ")
@@ -101,9 +97,17 @@ func (r *record) lines(o *options) []string {
 	e.Commit = "" // of the tool: the same
 	return []string{
 		fmt.Sprintf("Commit %s, %s, %d rounds, %v a run after %v of warm-up. Command: %s", r.Commit, r.Began.Format("2006-01-02 15:04 UTC"), o.rounds, o.duration, o.warmup, r.Command),
-		fmt.Sprintf("Processes: publisher and subscriptions in one, the system under test in another with GOMAXPROCS %s; GOGC %s. Variables: %s.", procs, o.gogc, set),
+		fmt.Sprintf("Processes: publisher and subscriptions in one with GOMAXPROCS %s, the system under test in another with GOMAXPROCS %s; GOGC %s. Variables: %s.",
+			procsText(o.loadProcs), procsText(o.procs), o.gogc, set),
 		"Machine: " + e.String() + ".",
 	}
+}
+
+func procsText(n int) string {
+	if n == 0 {
+		return "as the runtime chooses"
+	}
+	return fmt.Sprint(n)
 }
 
 func (r *record) write(out io.Writer, o *options) {

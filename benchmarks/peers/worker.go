@@ -56,6 +56,17 @@ const grace = 20 * time.Second
 
 func (j *job) timeout() time.Duration { return j.Shape.Warmup + j.Shape.MaxDuration + grace }
 
+// procsVar is the variable that the Go runtime reads.
+const procsVar = "GOMAXPROCS"
+
+// procsValue is empty, which the runtime takes for its own choice, for 0.
+func procsValue(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return strconv.Itoa(n)
+}
+
 // runWorker carries a run out in a fresh process. It is over when that process and what it started have gone.
 func runWorker(ctx context.Context, o *options, j job) (*outcome, error) {
 	arg, err := json.Marshal(j)
@@ -66,7 +77,7 @@ func runWorker(ctx context.Context, o *options, j job) (*outcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, j.timeout()+2*grace)
 	defer cancel()
 	var out outcome
-	p, err := drive.Start(ctx, workerName, string(arg), []string{"GOGC=" + o.gogc}, &out)
+	p, err := drive.Start(ctx, workerName, string(arg), []string{"GOGC=" + o.gogc, procsVar + "=" + procsValue(o.loadProcs)}, &out)
 	if err != nil {
 		return nil, err
 	}
@@ -84,11 +95,9 @@ func serveWorker(ctx context.Context, arg string, ready func(any) error) (any, e
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, j.timeout(), fmt.Errorf("no end after %v", j.timeout()))
 	defer cancel()
-	if j.Procs > 0 {
-		// For the processes that this one starts. Its own number was settled when it began.
-		if err := os.Setenv("GOMAXPROCS", strconv.Itoa(j.Procs)); err != nil {
-			return nil, err
-		}
+	// For the processes that this one starts. Its own number was settled when it began.
+	if err := os.Setenv(procsVar, procsValue(j.Procs)); err != nil {
+		return nil, err
 	}
 	before := readKernel()
 	out, err := carryOut(ctx, j)
