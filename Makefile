@@ -120,11 +120,11 @@ bench-floor: bin/bench-peers ## Print Felix beside a raw pipe, a bare relay and 
 	bin/bench-peers floor $(KEEP) $(FLOORFLAGS)
 
 .PHONY: bench-peers
-bench-peers: bin/bench-peers ## Print Felix beside NATS, Redis and Mosquitto, in the clear and with TLS, those of them that are installed (about 17 minutes)
+bench-peers: bin/bench-peers ## Print Felix beside NATS, Redis and Mosquitto, in the clear and with TLS, those of them that are installed (about 14 minutes)
 	bin/bench-peers peers $(KEEP) $(PEERFLAGS)
 
 .PHONY: bench-matrix
-bench-matrix: bin/bench-peers ## Print Felix over payloads, fanouts and batches (about 12 minutes); FULL=1 measures every cell
+bench-matrix: bin/bench-peers ## Print Felix over payloads, fanouts and batches (about 9 minutes); FULL=1 measures every cell
 	bin/bench-peers matrix $(KEEP) $(if $(FULL),-full) $(MATRIXFLAGS)
 
 .PHONY: bench-cache
