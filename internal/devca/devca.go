@@ -1,0 +1,155 @@
+// Package devca makes certificates for development and tests: a certificate authority with leaves of its own, or a
+// certificate that signs itself. Nobody else should trust them, and they do not live long. Begin at [New] and
+// [SelfSigned].
+//
+// Leaves are what every known peer accepts (session.md, section 2.1): X.509 v3, ECDSA P-256, each name as a DNS subject
+// alternative name, and not a certificate authority.
+package devca
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"slices"
+	"time"
+)
+
+// Lives of what is made here. They are short, because nobody should depend on such a certificate.
+const (
+	leafLife = 30 * 24 * time.Hour
+	caLife   = 365 * 24 * time.Hour
+)
+
+// CA is a certificate authority whose key lives in memory only. Its methods may be called from any goroutine.
+type CA struct {
+	key  *ecdsa.PrivateKey
+	cert *x509.Certificate
+}
+
+// New makes an authority, valid for a year.
+func New() (*CA, error) {
+	t, key, err := template("Felix development CA", caLife)
+	if err != nil {
+		return nil, err
+	}
+	t.IsCA, t.KeyUsage = true, x509.KeyUsageCertSign|x509.KeyUsageCRLSign
+	cert, err := sign(t, t, key, key)
+	if err != nil {
+		return nil, err
+	}
+	return &CA{key, cert.Leaf}, nil
+}
+
+// CertPEM returns the certificate that clients are told to trust.
+func (ca *CA) CertPEM() []byte { return CertPEM(ca.cert) }
+
+// Pool returns a pool that trusts the authority.
+func (ca *CA) Pool() *x509.CertPool { return pool(ca.cert) }
+
+// Issue makes a certificate for servers and clients, valid for 30 days, and its key. hosts are as for [SelfSigned].
+func (ca *CA) Issue(hosts ...string) (tls.Certificate, error) {
+	t, key, err := leaf(hosts)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	t.ExtKeyUsage = append(t.ExtKeyUsage, x509.ExtKeyUsageClientAuth)
+	return sign(t, ca.cert, key, ca.key)
+}
+
+// SelfSigned makes a certificate that signs itself, valid for 30 days, and a pool that trusts it. Hosts are names and IP
+// addresses; without a name among them it is also valid for localhost, and without any host for the loopback addresses as
+// well.
+func SelfSigned(hosts ...string) (tls.Certificate, *x509.CertPool, error) {
+	t, key, err := leaf(hosts)
+	if err != nil {
+		return tls.Certificate{}, nil, err
+	}
+	cert, err := sign(t, t, key, key)
+	if err != nil {
+		return tls.Certificate{}, nil, err
+	}
+	return cert, pool(cert.Leaf), nil
+}
+
+// CertPEM returns a certificate as a file holds it.
+func CertPEM(cert *x509.Certificate) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})
+}
+
+// KeyPEM returns the private key of a certificate as a file holds it (PKCS #8).
+func KeyPEM(cert tls.Certificate) ([]byte, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
+	if err != nil {
+		return nil, fmt.Errorf("devca: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+}
+
+func pool(cert *x509.Certificate) *x509.CertPool {
+	p := x509.NewCertPool()
+	p.AddCert(cert)
+	return p
+}
+
+func leaf(hosts []string) (*x509.Certificate, *ecdsa.PrivateKey, error) {
+	if len(hosts) == 0 {
+		hosts = []string{"localhost", "127.0.0.1", "::1"}
+	}
+	var names []string
+	var ips []net.IP
+	for _, h := range hosts {
+		if ip := net.ParseIP(h); ip != nil {
+			ips = append(ips, ip)
+		} else if !slices.Contains(names, h) {
+			names = append(names, h)
+		}
+	}
+	if len(names) == 0 {
+		names = []string{"localhost"}
+	}
+	t, key, err := template(names[0], leafLife)
+	if err != nil {
+		return nil, nil, err
+	}
+	t.DNSNames, t.IPAddresses = names, ips
+	t.KeyUsage, t.ExtKeyUsage = x509.KeyUsageDigitalSignature, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	return t, key, nil
+}
+
+func template(name string, life time.Duration) (*x509.Certificate, *ecdsa.PrivateKey, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, fmt.Errorf("devca: %w", err)
+	}
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
+	if err != nil {
+		return nil, nil, fmt.Errorf("devca: %w", err)
+	}
+	now := time.Now()
+	return &x509.Certificate{
+		SerialNumber:          serial,
+		Subject:               pkix.Name{CommonName: name},
+		NotBefore:             now.Add(-time.Hour), // for peers whose clock is slow
+		NotAfter:              now.Add(life),
+		BasicConstraintsValid: true, // and IsCA false, unless it is set
+	}, key, nil
+}
+
+func sign(t, parent *x509.Certificate, key, parentKey *ecdsa.PrivateKey) (tls.Certificate, error) {
+	der, err := x509.CreateCertificate(rand.Reader, t, parent, &key.PublicKey, parentKey)
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("devca: %w", err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("devca: %w", err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: cert}, nil
+}
