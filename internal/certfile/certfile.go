@@ -1,0 +1,251 @@
+// Package certfile keeps a server's certificate in step with its files: whoever renews them replaces them, and handshakes
+// from then on show the new certificate. Connections that exist notice nothing.
+//
+// The files are read every second and compared with what was read before, content by content. That finds a rename over
+// a file, the exchange of a directory behind a symbolic link (as Kubernetes updates a mounted Secret) and a write in
+// place alike, on every file system; notifications would miss some of these, and need the same poll behind them.
+//
+// A pair that does not load, as between the renames of its two files, changes nothing: the last good one stays, and the
+// gauge felix_tls_reload_failing and one line of log say so. Begin at [Load] and [Source.Watch]; [Development] is for those
+// who have no files.
+package certfile
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/felix-mq/felix/internal/devca"
+)
+
+// Files names the files of a server. All are PEM.
+type Files struct {
+	Cert     string `env:"FELIX_TLS_CERT_FILE" doc:"PEM file of the certificate and what leads to its authority, read again when it changes"`
+	Key      string `env:"FELIX_TLS_KEY_FILE" doc:"PEM file of the certificate's private key, read again when it changes"`
+	ClientCA string `env:"FELIX_TLS_CLIENT_CA_FILE" doc:"PEM file of the authorities whose certificates clients have to show, read again when it changes; empty asks for none"`
+}
+
+// Every is how often [Source.Watch] looks at the files.
+const Every = time.Second
+
+// maxFile bounds what is read: a chain is a few KiB.
+const maxFile = 1 << 20
+
+// Source is the certificate of a server, as its files have it. Its methods may be called from any goroutine. It is a
+// [prometheus.Collector].
+type Source struct {
+	files Files
+	log   *slog.Logger
+
+	current atomic.Pointer[pair]
+	failing atomic.Bool
+	reloads atomic.Uint64
+
+	tried [3][]byte // contents that were last looked at, nil if they could not be read; owned by Watch
+}
+
+// pair is what one reading of the files gave. It does not change.
+type pair struct {
+	cert tls.Certificate
+	conf *tls.Config // with client authorities, or nil
+}
+
+// Load reads the files. Both Cert and Key must be set. The error names the file that is wrong.
+func Load(files Files, log *slog.Logger) (*Source, error) {
+	if files.Cert == "" || files.Key == "" {
+		return nil, errors.New("certfile: a certificate and its key come together: set FELIX_TLS_CERT_FILE and FELIX_TLS_KEY_FILE")
+	}
+	s := &Source{files: files, log: log}
+	contents, err := s.read()
+	if err != nil {
+		return nil, err
+	}
+	p, err := s.parse(contents)
+	if err != nil {
+		return nil, err
+	}
+	s.tried = contents
+	s.current.Store(p)
+	return s, nil
+}
+
+// Development returns the configuration of a server that was given no files, with a certificate for localhost that an
+// authority of its own has issued, and that authority's certificate in PEM, for clients to trust. Both last as long as the
+// process. It is an error unless addr is on loopback: what others reach needs a certificate that they can know.
+func Development(addr string) (conf *tls.Config, caPEM []byte, err error) {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, nil, fmt.Errorf("certfile: %w", err)
+	}
+	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return nil, nil, fmt.Errorf("certfile: %s can be reached from elsewhere and there is no certificate: set FELIX_TLS_CERT_FILE and FELIX_TLS_KEY_FILE, "+
+			"or listen on 127.0.0.1 for a development certificate", addr)
+	}
+	ca, err := devca.New()
+	if err != nil {
+		return nil, nil, err
+	}
+	cert, err := ca.Issue()
+	if err != nil {
+		return nil, nil, err
+	}
+	return &tls.Config{Certificates: []tls.Certificate{cert}}, ca.CertPEM(), nil
+}
+
+// TLS returns a configuration that shows the certificate as it is at each handshake, and asks clients for theirs if there
+// is an authority for them. Sessions are not resumed then: a client shows its certificate each time, to the authorities of
+// that time.
+func (s *Source) TLS() *tls.Config {
+	conf := &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: s.certificate}
+	if s.files.ClientCA != "" {
+		conf.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return s.current.Load().conf, nil }
+	}
+	return conf
+}
+
+func (s *Source) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	return &s.current.Load().cert, nil
+}
+
+// Watch looks at the files from time to time until the context ends.
+func (s *Source) Watch(ctx context.Context, every time.Duration) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			s.reload()
+		}
+	}
+}
+
+// reload takes what the files hold now if it is new and good. What is bad is said once, until it is something else.
+func (s *Source) reload() {
+	contents, err := s.read()
+	if err == nil && equal(contents, s.tried) || err != nil && s.tried[0] == nil {
+		return // nothing new: as good, as bad or as unreadable as before
+	}
+	p, err := s.parseRead(contents, err)
+	if err != nil { // perhaps the files were exchanged between two reads
+		contents, err = s.read()
+		p, err = s.parseRead(contents, err)
+	}
+	s.tried = contents
+	if err != nil {
+		s.failing.Store(true)
+		s.log.Error("certificate not reloaded", "error", err, "kept_until", s.current.Load().cert.Leaf.NotAfter)
+		return
+	}
+	s.current.Store(p)
+	s.reloads.Add(1)
+	s.failing.Store(false)
+	s.log.Info("certificate reloaded", "file", s.files.Cert, "serial", p.cert.Leaf.SerialNumber.Text(16), "not_after", p.cert.Leaf.NotAfter)
+}
+
+// parseRead is parse for what read returned.
+func (s *Source) parseRead(contents [3][]byte, err error) (*pair, error) {
+	if err != nil {
+		return nil, err
+	}
+	return s.parse(contents)
+}
+
+func (s *Source) read() (contents [3][]byte, err error) {
+	for i, f := range []struct{ variable, name string }{
+		{"FELIX_TLS_CERT_FILE", s.files.Cert},
+		{"FELIX_TLS_KEY_FILE", s.files.Key},
+		{"FELIX_TLS_CLIENT_CA_FILE", s.files.ClientCA},
+	} {
+		if f.name == "" {
+			continue
+		}
+		if contents[i], err = readFile(f.name); err != nil {
+			return [3][]byte{}, fmt.Errorf("certfile: %s: %w", f.variable, err)
+		}
+	}
+	return contents, nil
+}
+
+// readFile never returns nil without an error.
+func readFile(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err == nil && len(b) > maxFile {
+		err = fmt.Errorf("%s is larger than %d bytes", name, maxFile)
+	}
+	return b, err
+}
+
+func equal(a, b [3][]byte) bool {
+	for i := range a {
+		if !bytes.Equal(a[i], b[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+// parse checks all that a handshake would fail of.
+func (s *Source) parse(contents [3][]byte) (*pair, error) {
+	cert, err := tls.X509KeyPair(contents[0], contents[1])
+	if err != nil {
+		return nil, fmt.Errorf("certfile: %s with %s: %w", s.files.Cert, s.files.Key, err)
+	}
+	now := time.Now()
+	if now.Before(cert.Leaf.NotBefore) || now.After(cert.Leaf.NotAfter) {
+		return nil, fmt.Errorf("certfile: %s is valid from %v to %v", s.files.Cert, cert.Leaf.NotBefore, cert.Leaf.NotAfter)
+	}
+	p := &pair{cert: cert}
+	if s.files.ClientCA != "" {
+		clients := x509.NewCertPool()
+		if !clients.AppendCertsFromPEM(contents[2]) {
+			return nil, fmt.Errorf("certfile: %s holds no certificate", s.files.ClientCA)
+		}
+		p.conf = &tls.Config{
+			MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert},
+			ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: clients, SessionTicketsDisabled: true,
+		}
+	}
+	return p, nil
+}
+
+var (
+	expiryDesc  = prometheus.NewDesc("felix_tls_certificate_expiry_timestamp_seconds", "When the certificate that is shown to clients expires, in seconds since 1970.", nil, nil)
+	failingDesc = prometheus.NewDesc("felix_tls_reload_failing", "1 if the files of the certificate hold none that can be used, and an earlier one is shown.", nil, nil)
+	reloadsDesc = prometheus.NewDesc("felix_tls_reloads_total", "Certificates taken from changed files.", nil, nil)
+)
+
+// Describe implements [prometheus.Collector].
+func (s *Source) Describe(ch chan<- *prometheus.Desc) {
+	ch <- expiryDesc
+	ch <- failingDesc
+	ch <- reloadsDesc
+}
+
+// Collect implements [prometheus.Collector].
+func (s *Source) Collect(ch chan<- prometheus.Metric) {
+	failing := 0.0
+	if s.failing.Load() {
+		failing = 1
+	}
+	ch <- prometheus.MustNewConstMetric(expiryDesc, prometheus.GaugeValue, float64(s.current.Load().cert.Leaf.NotAfter.Unix()))
+	ch <- prometheus.MustNewConstMetric(failingDesc, prometheus.GaugeValue, failing)
+	ch <- prometheus.MustNewConstMetric(reloadsDesc, prometheus.CounterValue, float64(s.reloads.Load()))
+}
