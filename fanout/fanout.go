@@ -110,8 +110,20 @@ type Hub struct {
 	closeOnce sync.Once
 	wg        sync.WaitGroup
 
-	stalled  atomic.Uint64
-	reclaims atomic.Uint64
+	stalled   atomic.Uint64
+	reclaims  atomic.Uint64
+	reclaimed atomic.Uint64 // events
+
+	born   time.Time
+	queued atomic.Int64 // as the last sweep found it: bytes,
+	oldest atomic.Int64 // and nanoseconds
+}
+
+// sweepTotals is what a sweep adds up over all rings.
+type sweepTotals struct {
+	now    time.Duration // since the hub was made
+	bytes  int
+	oldest time.Duration
 }
 
 // NewHub returns a hub without topics.
@@ -130,6 +142,7 @@ func NewHub(o Options) *Hub {
 		kick:       make(chan struct{}, 1),
 		draining:   make(chan struct{}),
 		done:       make(chan struct{}),
+		born:       time.Now(),
 	}
 	// Epochs of another process, and of this one's topics, differ: by chance, and by counting.
 	h.epochs.Store(rand.Uint64())
@@ -195,6 +208,11 @@ type Stats struct {
 	RetainedBytes int64  // held by frames, of Options.MaxBytes
 	Stalled       uint64 // blocking subscriptions ended because they took nothing
 	Reclaims      uint64 // times the budget was spent
+	Reclaimed     uint64 // events that subscriptions lost by that
+	// What waits in all rings, and for how long the oldest of it has. A sweep finds it every 50 ms, so both may be that
+	// late, and the time is right to 50 ms. Replay, and what a writer has taken and not written, are not in it.
+	QueuedBytes int64
+	Oldest      time.Duration
 }
 
 // Stats returns the hub's state.
@@ -202,7 +220,11 @@ func (h *Hub) Stats() Stats {
 	h.mu.RLock()
 	n := len(h.topics)
 	h.mu.RUnlock()
-	return Stats{Topics: n, RetainedBytes: h.budget.used.Load(), Stalled: h.stalled.Load(), Reclaims: h.reclaims.Load()}
+	return Stats{
+		Topics: n, RetainedBytes: h.budget.used.Load(),
+		Stalled: h.stalled.Load(), Reclaims: h.reclaims.Load(), Reclaimed: h.reclaimed.Load(),
+		QueuedBytes: h.queued.Load(), Oldest: time.Duration(h.oldest.Load()),
+	}
 }
 
 // charge makes room for f in the budget, or waits for it.
@@ -318,9 +340,12 @@ func (h *Hub) sweep() bool {
 	h.sweepMu.Unlock()
 	pressed := h.pressed.Swap(false) || h.budget.waiting.Load() > 0
 	var stuck []stuckSubscription
+	totals := sweepTotals{now: time.Since(h.born)}
 	for _, t := range topics {
-		stuck = t.sweep(stuck, pressed)
+		stuck = t.sweep(stuck, pressed, &totals)
 	}
+	h.queued.Store(int64(totals.bytes))
+	h.oldest.Store(int64(totals.oldest))
 	h.sweepMu.Lock()
 	h.stuck = stuck
 	more := len(h.dirty) > 0

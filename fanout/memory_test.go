@@ -409,6 +409,9 @@ func TestBudgetOrder(t *testing.T) {
 	if int(stuck.Dropped()) != lost+5 {
 		t.Errorf("%d dropped, want %d", stuck.Dropped(), lost+5)
 	}
+	if got := h.Stats().Reclaimed; got != uint64(lost) {
+		t.Errorf("%d events reclaimed, want %d", got, lost)
+	}
 
 	f := frameIn(1000, 1000, 1, 3)
 	defer func() { f.Release() }()

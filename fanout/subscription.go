@@ -3,6 +3,7 @@ package fanout
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/felix-mq/felix/ring"
 )
@@ -101,6 +102,9 @@ type Subscription struct {
 	settledTo    uint64 // position in the ring up to which frames are settled
 	stuckTicks   int    // sweeps since then that found something queued and no move
 	stalledTicks int    // of these, sweeps that found publishers waiting for it
+	mark         uint64 // position behind what was queued
+	markedAt     time.Duration
+	delay        time.Duration // what was queued at the mark before needed so long to leave
 }
 
 // stuckSubscription is one whose consumer had not moved when the sweep looked: a later move is a reprieve.
@@ -301,9 +305,11 @@ func (s *Subscription) moves(st ring.Stats) uint64 { return s.backlogTakes.Load(
 // sweep notes whether the consumer has moved since the last sweep and settles the frames that stay queued behind a
 // stuck one. wanted is the cost of a frame that waits for room in the topic's rings, if one does; spent says that
 // publishers wait for the budget. It takes back the memory of a ring that was long and has been idle since the last
-// sweep. It reports whether there is more to look at.
-func (s *Subscription) sweep(wanted int, spent bool) bool {
+// sweep. What is queued is added to totals. It reports whether there is more to look at.
+func (s *Subscription) sweep(wanted int, spent bool, totals *sweepTotals) bool {
 	st := s.ring.Stats()
+	totals.bytes += st.Bytes
+	totals.oldest = max(totals.oldest, s.age(st, totals.now))
 	moves, queued := s.moves(st), st.Items > 0 || s.replaying.Load()
 	if !queued || moves != s.lastMoves {
 		idle := moves == s.lastMoves && s.ring.Trim()
@@ -319,4 +325,21 @@ func (s *Subscription) sweep(wanted int, spent bool) bool {
 		s.settledTo = s.ring.Replace(s.settledTo, func(f *Frame) *Frame { return f.settle(b) })
 	}
 	return true
+}
+
+// age returns for how long the oldest frame in the ring has waited. Nobody writes down when a frame comes; instead, a sweep
+// marks the end of the queue, and the next one that finds the mark gone sets another. The oldest frame is at least as old as
+// the mark that is still there, and about as old as the one before was when it went.
+func (s *Subscription) age(st ring.Stats, now time.Duration) time.Duration {
+	switch {
+	case st.Items == 0:
+		s.mark, s.delay = 0, 0
+		return 0
+	case s.mark == 0: // what is queued now came since the last sweep
+		s.mark, s.markedAt = st.Left+uint64(st.Items), now
+	case st.Left >= s.mark:
+		s.delay = now - s.markedAt
+		s.mark, s.markedAt = st.Left+uint64(st.Items), now
+	}
+	return max(s.delay, now-s.markedAt)
 }

@@ -370,12 +370,15 @@ func (t *Topic) empty(st stuckSubscription) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s := st.sub
-	if s.ended || s.moves(s.ring.Stats()) != st.moves || !s.ring.DropAll() {
+	before := s.ring.Stats()
+	if s.ended || s.moves(before) != st.moves || !s.ring.DropAll() {
 		return
 	}
 	s.reclaimed.Store(true)
 	s.lossy.Store(true)
-	s.missed += s.dropBacklog()
+	backlog := s.dropBacklog()
+	s.missed += backlog
+	t.hub.reclaimed.Add(backlog + s.ring.Stats().Dropped - before.Dropped)
 	if s.index >= 0 {
 		t.detachLocked(s)
 	}
@@ -386,8 +389,8 @@ const sweepStretch = 64
 
 // sweep looks at the topic's rings: it settles what stays queued behind a stuck writer, ends blocking subscriptions
 // that hold publishers up for too long, and appends those whose ring may be emptied to stuck. spent says that
-// publishers found the budget spent.
-func (t *Topic) sweep(stuck []stuckSubscription, spent bool) []stuckSubscription {
+// publishers found the budget spent. What is queued is added to totals.
+func (t *Topic) sweep(stuck []stuckSubscription, spent bool, totals *sweepTotals) []stuckSubscription {
 	t.mu.Lock()
 	t.dirty = false
 	wanted := t.wanted
@@ -400,7 +403,7 @@ func (t *Topic) sweep(stuck []stuckSubscription, spent bool) []stuckSubscription
 		if i%sweepStretch == sweepStretch-1 {
 			runtime.Gosched() // ten thousand rings take milliseconds, which an event must not wait for
 		}
-		queued := s.sweep(wanted, spent)
+		queued := s.sweep(wanted, spent, totals)
 		again = again || queued
 		switch {
 		case !queued || s.stuckTicks < stuckAfter:

@@ -368,6 +368,7 @@ func (r *Ring[T]) Discard() {
 // Stats is a ring's state at one moment.
 type Stats struct {
 	Items, Bytes int
+	Left         uint64 // items that have left so far, taken or dropped: the position of the oldest
 	Takes        uint64 // calls of Take so far
 	Dropped      uint64 // events dropped so far
 	Parked       bool
@@ -396,5 +397,5 @@ func (r *Ring[T]) Trim() bool {
 func (r *Ring[T]) Stats() Stats {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return Stats{Items: r.n, Bytes: r.bytes, Takes: r.takes, Dropped: r.dropped, Parked: r.parked, Closed: r.closed, Grown: len(r.slots) > keptSlots}
+	return Stats{Items: r.n, Bytes: r.bytes, Left: r.left, Takes: r.takes, Dropped: r.dropped, Parked: r.parked, Closed: r.closed, Grown: len(r.slots) > keptSlots}
 }
