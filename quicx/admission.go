@@ -42,6 +42,7 @@ type admission struct {
 	spilled  *rate.Limiter // shared by networks for which there is no room
 
 	retrying atomic.Bool
+	started  atomic.Uint64
 	retries  atomic.Uint64
 	refused  atomic.Uint64
 }
@@ -106,14 +107,12 @@ func (a *admission) needsToken(net.Addr) bool {
 // admit is called for each attempt that goes on to a handshake.
 func (a *admission) admit(addr net.Addr) error {
 	udp, ok := addr.(*net.UDPAddr)
-	if a.perPrefix < 0 || !ok {
-		return nil
+	if ok && a.perPrefix >= 0 && !a.of(prefixOf(udp.AddrPort().Addr())).AllowN(a.now(), 1) {
+		a.refused.Add(1)
+		return errHandshakeRate
 	}
-	if a.of(prefixOf(udp.AddrPort().Addr())).AllowN(a.now(), 1) {
-		return nil
-	}
-	a.refused.Add(1)
-	return errHandshakeRate
+	a.started.Add(1)
+	return nil
 }
 
 // prefixOf returns the network that is likely to belong to one party.

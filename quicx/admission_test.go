@@ -131,7 +131,8 @@ func TestRetryOnTheWire(t *testing.T) {
 		}
 	}()
 	failed := 0
-	for range 7 {
+	const dials = 7
+	for range dials {
 		c, err := Dial(t.Context(), ln.Addr().String(), conf, Config{})
 		if err != nil {
 			failed++
@@ -142,6 +143,9 @@ func TestRetryOnTheWire(t *testing.T) {
 	st := ln.Stats()
 	if st.Retries == 0 || st.Refused == 0 || failed == 0 || failed > 3+int(st.Refused) {
 		t.Errorf("%+v, %d dials failed", st, failed)
+	}
+	if st.Started != uint64(dials-failed) {
+		t.Errorf("%d handshakes started, %d of %d dials failed", st.Started, failed, dials)
 	}
 	ln.Close()
 	<-accepted

@@ -108,6 +108,7 @@ type ConnStats struct {
 	BytesLost, PacketsLost         uint64 // may fall again, when something believed lost arrives after all
 
 	RTT       time.Duration // smoothed
+	RTTVar    time.Duration // its mean deviation
 	MinRTT    time.Duration
 	LatestRTT time.Duration
 
@@ -125,6 +126,7 @@ func (c *Conn) Stats() ConnStats {
 		BytesLost:        s.BytesLost,
 		PacketsLost:      s.PacketsLost,
 		RTT:              s.SmoothedRTT,
+		RTTVar:           s.MeanDeviation,
 		MinRTT:           s.MinRTT,
 		LatestRTT:        s.LatestRTT,
 		CongestionWindow: s.CongestionWindow,

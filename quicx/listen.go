@@ -185,12 +185,17 @@ func (l *Listener) Socket() SocketInfo { return l.ends[0].sock.info }
 // ListenerStats are counters of a listener since its start.
 type ListenerStats struct {
 	Sockets  int
+	Started  uint64 // attempts that went on to a handshake
 	Retries  uint64 // attempts that were asked to prove their address
 	Refused  uint64 // attempts that were refused because their network made too many
 	Retrying bool   // attempts are asked at the moment
 
 	HandedOver uint64 // datagrams that came to another socket than the one of their connection
 	Dropped    uint64 // of these, how many were dropped because too many waited
+
+	// KernelDrops is how many datagrams the operating system has dropped because the receive buffer was full. It is 0
+	// where the system does not tell.
+	KernelDrops uint64
 }
 
 // Stats returns the counters at this moment.
@@ -198,7 +203,9 @@ func (l *Listener) Stats() ListenerStats {
 	st := ListenerStats{Sockets: len(l.ends), HandedOver: l.group.handed.Load(), Dropped: l.group.dropped.Load()}
 	for _, e := range l.ends {
 		st.Retries += e.admit.retries.Load()
+		st.Started += e.admit.started.Load()
 		st.Refused += e.admit.refused.Load()
+		st.KernelDrops += e.sock.drops()
 		st.Retrying = st.Retrying || e.admit.retrying.Load()
 	}
 	return st

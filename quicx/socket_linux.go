@@ -55,6 +55,8 @@ type socket struct {
 	group *group // nil if the socket is alone
 	inbox inbox
 
+	dropped atomic.Uint64 // by the kernel, when it was last asked
+
 	rx receiver // owned by the goroutine in ReadBatch
 
 	txMu sync.Mutex
@@ -120,6 +122,19 @@ func setBuffer(fd, option, force, size int) (granted int) {
 		return 0
 	}
 	return granted / 2 // the kernel doubles what it is asked for, to allow for bookkeeping
+}
+
+// drops asks how many datagrams the kernel has dropped for lack of room. A socket that is closed answers as it last did.
+func (s *socket) drops() uint64 {
+	_ = s.raw.Control(func(fd uintptr) {
+		var info [unix.SK_MEMINFO_VARS]uint32
+		size := uint32(unsafe.Sizeof(info))
+		if _, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_MEMINFO,
+			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0); errno == 0 {
+			s.dropped.Store(uint64(info[unix.SK_MEMINFO_DROPS]))
+		}
+	})
+	return s.dropped.Load()
 }
 
 // receiver holds the messages of one recvmmsg call while their datagrams are handed out.

@@ -331,6 +331,30 @@ func TestSocketInfo(t *testing.T) {
 	}
 }
 
+// What the kernel has no room for is counted, and stays so when the socket is closed.
+func TestKernelDrops(t *testing.T) {
+	recv := openSocket(t, "udp4", "127.0.0.1:0", Config{RecvBuffer: 4 << 10})
+	send := openSocket(t, "udp4", "127.0.0.1:0", Config{})
+	if n := recv.drops(); n != 0 {
+		t.Errorf("%d drops at the start", n)
+	}
+	to := recv.LocalAddr().(*net.UDPAddr)
+	const sent = 500
+	for range sent {
+		if _, _, err := send.WriteMsgUDP(make([]byte, 1200), nil, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := recv.drops()
+	if n == 0 || n >= sent {
+		t.Errorf("%d of %d datagrams dropped", n, sent)
+	}
+	recv.Close()
+	if after := recv.drops(); after != n {
+		t.Errorf("%d drops after Close, %d before", after, n)
+	}
+}
+
 func TestAllocSocket(t *testing.T) {
 	if race.Enabled {
 		t.Skip("the race detector allocates")

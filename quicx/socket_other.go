@@ -23,3 +23,6 @@ func (s *socket) setBuffers() error {
 	_ = s.SetWriteBuffer(s.info.SendBufferAsked)
 	return nil
 }
+
+// drops is not known.
+func (s *socket) drops() uint64 { return 0 }
