@@ -252,10 +252,11 @@ func (b *Broker) acceptLoop() error {
 // shutdownReason is the text of the connection close (session.md, section 2.3).
 const shutdownReason = "broker shutting down"
 
-// Shutdown ends the broker in order (session.md, section 11): it accepts nothing more, refuses publishes that wait
-// for room, finishes the control streams with their replies written, lets the subscriptions' queues drain, and closes
-// each connection with code 0. When the context ends before that, it closes what is left at once and returns the
-// context's error. It waits for everything the broker started. Calling it again waits for the same.
+// Shutdown ends the broker in order (session.md, section 11): it refuses new connections, accepts no more streams, refuses
+// publishes that wait for room, finishes the control streams with their replies written, lets the subscriptions' queues
+// drain, waits until their peers have it all, and closes each connection with code 0. An event whose publish was acknowledged
+// has reached every subscription of its stream that reads. When the context ends before that, it closes what is left at once
+// and returns the context's error. It waits for everything the broker started. Calling it again waits for the same.
 func (b *Broker) Shutdown(ctx context.Context) error {
 	b.mu.Lock()
 	b.draining = true
@@ -264,14 +265,20 @@ func (b *Broker) Shutdown(ctx context.Context) error {
 		conns = append(conns, c)
 	}
 	b.mu.Unlock()
+	end := b.cfg.Trace("drain", slog.Int("felix.connections", len(conns)))
+	b.listener.Refuse()
 	b.stopAccept()
 	b.hub.Drain()
-	var wg sync.WaitGroup
-	for _, c := range conns {
-		wg.Go(func() { c.drain(ctx) })
+	// All publishers first: what the last of them publishes goes to connections of others.
+	for _, step := range []func(*conn, context.Context){(*conn).finishRequests, (*conn).drain} {
+		var wg sync.WaitGroup
+		for _, c := range conns {
+			wg.Go(func() { step(c, ctx) })
+		}
+		wg.Wait()
 	}
-	wg.Wait()
 	b.closeAll()
+	end(ctx.Err())
 	return ctx.Err()
 }
 

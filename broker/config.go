@@ -87,6 +87,10 @@ type Config struct {
 	StatelessResetKey *[32]byte
 	// Logger receives what the broker has to say; nil discards it.
 	Logger *slog.Logger
+	// Trace, if set, is told when a control operation begins: "connect", which lasts until a stream of the connection has
+	// authenticated, "auth", "subscribe" and "drain", and what it is about. What it returns is called once, with nil or
+	// with why the operation failed. Neither may block; both are called from any goroutine.
+	Trace func(operation string, attrs ...slog.Attr) (end func(error))
 	// Now is the clock by which tokens expire; nil means time.Now.
 	Now func() time.Time
 }
@@ -171,6 +175,9 @@ func (c *Config) ensureDefaults() {
 	setDefault(&c.Logger, slog.New(slog.DiscardHandler))
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Trace == nil {
+		c.Trace = func(string, ...slog.Attr) func(error) { return func(error) {} }
 	}
 }
 

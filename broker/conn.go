@@ -3,6 +3,7 @@ package broker
 import (
 	"container/list"
 	"context"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,6 +42,8 @@ type conn struct {
 	failed  *rate.Limiter // streams that end without having authenticated
 	account *buf.Account  // memory of unfinished requests
 
+	connected func(error) // ends the trace of the connection's beginning; set before any stream is accepted
+
 	unauthenticated *list.Element // in Broker.unauthenticated, guarded by Broker.mu
 
 	mu         sync.Mutex // guards all below
@@ -64,7 +67,7 @@ func newConn(b *Broker, qc *quicx.Conn) *conn {
 
 // serve accepts streams until the connection ends, and returns when everything it started has ended.
 func (c *conn) serve() {
-	defer c.b.metrics.connectionsClosed.Add(1)
+	c.connected = c.trace("connect")
 	ctx, cancel := context.WithCancel(c.ctx)
 	defer cancel()
 	stop := context.AfterFunc(c.b.acceptCtx, cancel) // a drain accepts no more streams
@@ -94,6 +97,11 @@ func (c *conn) serve() {
 	accepting.Wait()
 	<-c.ctx.Done()
 	c.streams.Wait()
+	cause := context.Cause(c.ctx)
+	c.b.metrics.connectionsClosed[closeReasonOf(cause)].Add(1)
+	if !c.known.Load() {
+		c.connected(cause)
+	}
 
 	c.mu.Lock()
 	subs := make([]*subscription, 0, len(c.subs))
@@ -129,22 +137,45 @@ func (c *conn) doneReading(s *stream) {
 	c.streamEnded(s)
 }
 
+// trace is [Config.Trace] for what this peer wants.
+func (c *conn) trace(operation string, attrs ...slog.Attr) (end func(error)) {
+	return c.b.cfg.Trace(operation, append(attrs, slog.String("network.peer.address", c.qc.RemoteAddr().String()))...)
+}
+
 // drainPoll is how often a drain looks whether the subscriptions' queues are written.
 const drainPoll = 5 * time.Millisecond
 
-// drain finishes the connection's control streams and waits until its queues are written, or the context ends.
-func (c *conn) drain(ctx context.Context) {
+// finishRequests ends the connection's control and publish streams, with what was read carried out and the replies written.
+// It waits for that, as long as something moves, or until the context ends.
+func (c *conn) finishRequests(ctx context.Context) {
 	c.mu.Lock()
 	c.draining = true
 	for s := range c.readers {
 		_ = s.r.SetReadDeadline(longPast) // reads fail at once
 	}
 	c.mu.Unlock()
+	awaitQuiet(ctx, c.ctx, c.b.cfg.ShutdownDrain/drainStallPart, func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return len(c.readers) == 0
+	}, c.moved.Load)
 	c.endWatches(shutdownReason)
-	if awaitQuiet(ctx, c.ctx, c.b.cfg.ShutdownDrain/drainStallPart, c.quiet, c.moved.Load) {
-		_ = c.qc.Close(0, shutdownReason)
-	}
 }
+
+// drain waits until the queues of the connection's subscriptions are written and the peer has it all, or the context ends.
+// It is called when nobody publishes any more.
+func (c *conn) drain(ctx context.Context) {
+	if !awaitQuiet(ctx, c.ctx, c.b.cfg.ShutdownDrain/drainStallPart, c.written, c.moved.Load) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, deliveryTimeout)
+	defer cancel()
+	c.qc.AwaitDelivery(ctx) // closing throws away what is under way
+	_ = c.qc.Close(0, shutdownReason)
+}
+
+// deliveryTimeout bounds how long a drain waits for acknowledgements of a peer that may go on sending.
+const deliveryTimeout = time.Second
 
 // drainStallPart is the part of a shutdown's time that a connection gets on which nothing moves: a peer that does not
 // read would hold up the end of everything else.
@@ -173,11 +204,11 @@ func awaitQuiet(ctx, life context.Context, stall time.Duration, quiet func() boo
 	return true
 }
 
-// quiet reports whether no control stream is being served and no event waits to be written.
-func (c *conn) quiet() bool {
+// written reports whether no event waits to be written, and no watch to be ended.
+func (c *conn) written() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.readers)+len(c.watches) > 0 {
+	if len(c.watches) > 0 {
 		return false
 	}
 	for _, s := range c.subs {

@@ -3,6 +3,7 @@ package broker
 import (
 	"errors"
 	"io"
+	"log/slog"
 	"os"
 	"sync/atomic"
 
@@ -282,9 +283,11 @@ func (ctl *control) auth(m *codec.Message) outcome {
 }
 
 func (s *stream) authenticate(m *codec.Message) bool {
+	end := s.c.trace("auth", slog.String("felix.tenant", string(m.Tenant)))
 	id, err := s.c.b.verifier.Verify(s.c.ctx, string(m.Tenant), string(m.Token))
+	end(err)
 	if err != nil {
-		s.c.b.metrics.authFailures.Add(1)
+		s.c.b.metrics.authFailures.WithLabelValues(string(auth.ReasonOf(err))).Inc()
 		s.c.b.log.Info("auth failed", "remote", s.c.qc.RemoteAddr().String(), "error", err)
 		return false
 	}
@@ -323,6 +326,9 @@ func (s *stream) readError(err error) limit {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return limit(s.cut.Load())
 	default:
+		if e, ok := errors.AsType[*quicx.StreamResetError](err); ok && e.Remote {
+			b.metrics.streamResets.Add(1)
+		}
 		b.countMalformed(err)
 	}
 	return limitNone
@@ -332,5 +338,6 @@ func (s *stream) readError(err error) limit {
 func (b *Broker) countMalformed(err error) {
 	if class := codec.ClassOf(err); class != "" {
 		b.metrics.malformed.WithLabelValues(class).Inc()
+		b.log.Info("malformed frame", "class", class)
 	}
 }

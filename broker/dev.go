@@ -74,15 +74,16 @@ type Dev struct {
 
 	// Token lets its bearer do everything in the tenant.
 	Token string
-	// Roots trusts the broker's certificate; CertPEM is that certificate, for clients in other processes.
+	// Roots trusts the broker's certificate; CertPEM is that certificate, for clients in other processes. Both are nil if
+	// the configuration came with one.
 	Roots   *x509.CertPool
 	CertPEM []byte
 
 	signer *auth.Signer
 }
 
-// NewDev makes a broker as [New] does, with a certificate, a tenant, a namespace, streams, a cache and a token of its
-// own. TLS and Keys in cfg are overwritten. Its certificate lives in memory only.
+// NewDev makes a broker as [New] does, with a tenant, a namespace, streams, a cache and a token of its own, and with a
+// certificate, which lives in memory only, unless cfg.TLS has one. Keys in cfg is overwritten.
 func NewDev(cfg Config, o DevOptions) (*Dev, error) {
 	o.ensureDefaults()
 	if err := o.Validate(); err != nil {
@@ -99,18 +100,21 @@ func NewDev(cfg Config, o DevOptions) (*Dev, error) {
 	if err != nil {
 		return nil, fmt.Errorf("broker: development mode: %w", err)
 	}
-	if o.Certificate == nil {
-		cert, _, err := quicx.DevCertificate(append([]string{"localhost", "127.0.0.1", "::1"}, o.Hosts...)...)
-		if err != nil {
-			return nil, fmt.Errorf("broker: making a development certificate: %w", err)
+	var roots *x509.CertPool
+	var certPEM []byte
+	if cfg.TLS == nil {
+		if o.Certificate == nil {
+			cert, _, err := quicx.DevCertificate(append([]string{"localhost", "127.0.0.1", "::1"}, o.Hosts...)...)
+			if err != nil {
+				return nil, fmt.Errorf("broker: making a development certificate: %w", err)
+			}
+			o.Certificate = &cert
 		}
-		o.Certificate = &cert
+		certPEM = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: o.Certificate.Certificate[0]})
+		roots = x509.NewCertPool()
+		roots.AppendCertsFromPEM(certPEM)
+		cfg.TLS = &tls.Config{Certificates: []tls.Certificate{*o.Certificate}}
 	}
-	cert := *o.Certificate
-	certPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]})
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(certPEM)
-	cfg.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
 	cfg.Keys = auth.StaticKeys{o.Tenant: auth.KeySet{signer.Key()}}
 	b, err := New(cfg)
 	if err != nil {

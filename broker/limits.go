@@ -42,7 +42,10 @@ func (l limit) String() string {
 	}[l]
 }
 
-func (b *Broker) limited(l limit) { b.metrics.limits[l].Add(1) }
+func (b *Broker) limited(l limit) {
+	b.metrics.limits[l].Add(1)
+	b.log.Info("limit met", "limit", l.String())
+}
 
 // minFrameRate is how fast a large frame has to arrive, in bytes per second, beyond the frame timeout.
 const minFrameRate = 64 << 10
@@ -93,6 +96,7 @@ func (c *conn) authenticated() {
 	if c.known.Swap(true) {
 		return
 	}
+	c.connected(nil)
 	c.account.SetLimit(c.b.cfg.ConnReadBytes)
 	c.b.mu.Lock()
 	defer c.b.mu.Unlock()

@@ -1,23 +1,31 @@
 package broker
 
 import (
+	"cmp"
+	"errors"
+	"maps"
+	"slices"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/felix-mq/felix/cache"
+	"github.com/felix-mq/felix/quicx"
 )
 
 // metrics are the broker's counters. Hot paths add to plain atomics; the registry reads them when it is asked.
 type metrics struct {
-	connections, connectionsClosed       atomic.Uint64
+	connections       atomic.Uint64
+	connectionsClosed [closeReasons]atomic.Uint64
+
 	controlStreams, controlStreamsClosed atomic.Uint64
 	publishStreams, publishStreamsClosed atomic.Uint64
-	authFailures                         atomic.Uint64
+	streamResets                         atomic.Uint64
 	requestErrors                        atomic.Uint64
 
 	publishedBatches, publishedEvents, publishedBytes atomic.Uint64
-	publishWaits, publishRefused                      atomic.Uint64
+	publishWaits                                      atomic.Uint64
+	publishRefused                                    [publishRefusals]atomic.Uint64
 	decompressed, corruptBatches                      atomic.Uint64
 
 	limits [limits]atomic.Uint64
@@ -33,15 +41,63 @@ type metrics struct {
 	catalogChanges, catalogErrors atomic.Uint64
 	catalogStale                  atomic.Bool
 
-	malformed *prometheus.CounterVec
+	malformed, authFailures *prometheus.CounterVec
+}
+
+// publishRefusal says why a publish was not carried out.
+type publishRefusal int
+
+const (
+	refusedNoRoom publishRefusal = iota
+	refusedDraining
+	refusedUnknownStream
+	refusedForbidden
+	publishRefusals // how many there are
+)
+
+// closeReason says who ended a connection.
+type closeReason int
+
+const (
+	closedByPeer closeReason = iota
+	closedByBroker
+	closedIdle
+	closedError
+	closeReasons // how many there are
+)
+
+// closeReasonOf classifies the cause with which a connection's context ended.
+func closeReasonOf(cause error) closeReason {
+	if errors.Is(cause, quicx.ErrIdleTimeout) {
+		return closedIdle
+	}
+	if e, ok := errors.AsType[*quicx.ConnClosedError](cause); ok && !e.Transport {
+		if e.Remote {
+			return closedByPeer
+		}
+		return closedByBroker
+	}
+	return closedError
 }
 
 func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
-	m := &metrics{malformed: prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "felix_malformed_frames_total", Help: "Frames that ended their stream because they could not be read, by class.",
-	}, []string{"class"})}
+	m := &metrics{
+		malformed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "felix_malformed_frames_total", Help: "Frames that ended their stream because they could not be read, by class.",
+		}, []string{"class"}),
+		authFailures: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "felix_auth_failures_total", Help: "Tokens refused, by reason.",
+		}, []string{"reason"}),
+	}
 	r := prometheus.NewRegistry()
-	r.MustRegister(m.malformed)
+	r.MustRegister(m.malformed, m.authFailures)
+	labeled := func(name, help, label string, values []string, load func(i int) uint64) {
+		for i, value := range values {
+			r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+				Name: name, Help: help, ConstLabels: prometheus.Labels{label: value},
+			}, func() float64 { return float64(load(i)) }))
+		}
+	}
 	counter := func(name, help string, load func() uint64) {
 		r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help},
 			func() float64 { return float64(load()) }))
@@ -57,12 +113,19 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 	}
 
 	counter("felix_connections_total", "Connections accepted.", m.connections.Load)
-	gauge("felix_connections", "Connections open.", open(&m.connections, &m.connectionsClosed))
+	gauge("felix_connections", "Connections open.", func() float64 {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return float64(len(b.conns))
+	})
+	labeled("felix_connections_closed_total", "Connections ended, by who or what ended them.", "reason", []string{"peer", "broker", "idle", "error"},
+		func(i int) uint64 { return m.connectionsClosed[i].Load() })
+	counter("felix_handshakes_started_total", "Connection attempts that went on to a handshake; those that are not in felix_connections_total failed or are under way.", func() uint64 { return b.listener.Stats().Started })
 	counter("felix_control_streams_total", "Control streams opened by clients.", m.controlStreams.Load)
 	gauge("felix_control_streams", "Control streams open.", open(&m.controlStreams, &m.controlStreamsClosed))
 	counter("felix_publish_streams_total", "Uni-directional publish streams opened by clients.", m.publishStreams.Load)
 	gauge("felix_publish_streams", "Uni-directional publish streams open.", open(&m.publishStreams, &m.publishStreamsClosed))
-	counter("felix_auth_failures_total", "Authentications refused.", m.authFailures.Load)
+	counter("felix_stream_resets_total", "Streams that clients gave up before their end.", m.streamResets.Load)
 	counter("felix_request_errors_total", "Requests answered with an error.", m.requestErrors.Load)
 	counter("felix_in_flight_waits_total", "Times a control stream was not read on before its replies were written, because it had as many unanswered requests as it may have.", m.inFlightWaits.Load)
 
@@ -72,18 +135,18 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 	counter("felix_decompressed_batches_total", "Compressed batches decompressed for subscriptions that do not take them.", m.decompressed.Load)
 	counter("felix_corrupt_batches_total", "Compressed batches that could not be decompressed.", m.corruptBatches.Load)
 	counter("felix_publish_waits_total", "Publishes that waited for room.", m.publishWaits.Load)
-	counter("felix_publish_refused_total", "Publishes refused or dropped for lack of room, or by a drain.", m.publishRefused.Load)
+	labeled("felix_publish_refused_total", "Publishes that were not carried out, by reason.", "reason", []string{"no_room", "draining", "unknown_stream", "forbidden"},
+		func(i int) uint64 { return m.publishRefused[i].Load() })
 
 	for l := limitNone + 1; l < limits; l++ {
-		r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Name: "felix_limits_total", Help: "Streams and connections ended, or refused, for a limit against abuse.",
-			ConstLabels: prometheus.Labels{"limit": l.String()},
-		}, func() float64 { return float64(m.limits[l].Load()) }))
+		labeled("felix_limits_total", "Streams and connections ended, or refused, for a limit against abuse.", "limit", []string{l.String()},
+			func(int) uint64 { return m.limits[l].Load() })
 	}
 	counter("felix_quic_packets_sent_total", "QUIC packets sent.", func() uint64 { sent, _ := b.packets(); return sent })
 	counter("felix_quic_packets_lost_total", "QUIC packets sent that the peer has not acknowledged in time.", func() uint64 { _, lost := b.packets(); return lost })
 	counter("felix_retries_total", "Connection attempts that were asked to prove their address.", func() uint64 { return b.listener.Stats().Retries })
 	counter("felix_handshakes_refused_total", "Connection attempts refused because their network made too many.", func() uint64 { return b.listener.Stats().Refused })
+	counter("felix_udp_receive_drops_total", "Datagrams that the kernel dropped because the UDP receive buffer was full.", func() uint64 { return b.listener.Stats().KernelDrops })
 	gauge("felix_unauthenticated_connections", "Connections on which no stream has authenticated.", func() float64 {
 		b.mu.Lock()
 		defer b.mu.Unlock()
@@ -96,7 +159,16 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 	counter("felix_subscriptions_stalled_total", "Blocking subscriptions ended because they took nothing while a publisher waited.", m.stalledEnded.Load)
 	counter("felix_delivered_events_total", "Events written to subscriptions.", m.deliveredEvents.Load)
 	counter("felix_delivered_bytes_total", "Bytes of event frames written to subscriptions.", m.deliveredBytes.Load)
-	counter("felix_dropped_events_total", "Events lost by subscriptions whose queue was full.", b.dropped)
+	labeled("felix_dropped_events_total", "Events that subscriptions lost: their queue was full, or emptied to make room.", "reason", []string{"queue_full", "reclaimed"},
+		func(i int) uint64 {
+			reclaimed := b.hub.Stats().Reclaimed // first, so that the difference is never negative
+			if i == 1 {
+				return reclaimed
+			}
+			return b.dropped() - reclaimed
+		})
+	gauge("felix_queued_bytes", "Bytes that wait in the queues of subscriptions, as of 50 ms ago.", func() float64 { return float64(b.hub.Stats().QueuedBytes) })
+	gauge("felix_queue_oldest_age_seconds", "How long the oldest of what waits in a queue has waited, to 50 ms.", func() float64 { return b.hub.Stats().Oldest.Seconds() })
 
 	counter("felix_cache_puts_total", "Cache entries written.", m.cachePuts.Load)
 	counter("felix_cache_watches_total", "Watches of caches made.", m.watches.Load)
@@ -123,8 +195,15 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 	return m, r
 }
 
-// cacheCollector exposes the counters of each cache.
+// cacheCollector exposes the counters of each cache, up to maxCacheLabels of them, in the order of their names. Those of the
+// others are added up under [otherCaches].
 type cacheCollector struct{ store *cache.Store }
+
+// maxCacheLabels bounds the series of a broker that has thousands of caches.
+const maxCacheLabels = 100
+
+// otherCaches stands for tenant, namespace and cache, none of which can have that name.
+const otherCaches = "_other"
 
 var cacheLabels = []string{"tenant", "namespace", "cache"}
 
@@ -146,8 +225,28 @@ func (cacheCollector) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements [prometheus.Collector].
 func (c cacheCollector) Collect(ch chan<- prometheus.Metric) {
-	c.store.All(func(scope cache.Scope, cc *cache.Cache) {
-		st := cc.Stats()
+	all := make(map[cache.Scope]cache.Stats)
+	c.store.All(func(scope cache.Scope, cc *cache.Cache) { all[scope] = cc.Stats() })
+	scopes := slices.SortedFunc(maps.Keys(all), func(a, b cache.Scope) int {
+		return cmp.Or(cmp.Compare(a.Tenant, b.Tenant), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Cache, b.Cache))
+	})
+	if len(scopes) > maxCacheLabels {
+		var sum cache.Stats
+		for _, scope := range scopes[maxCacheLabels:] {
+			st := all[scope]
+			sum.Hits += st.Hits
+			sum.Misses += st.Misses
+			sum.Evicted += st.Evicted
+			sum.Expired += st.Expired
+			sum.Entries += st.Entries
+			sum.Bytes += st.Bytes
+		}
+		other := cache.Scope{Tenant: otherCaches, Namespace: otherCaches, Cache: otherCaches}
+		all[other] = sum
+		scopes = append(scopes[:maxCacheLabels], other)
+	}
+	for _, scope := range scopes {
+		st := all[scope]
 		for _, m := range []struct {
 			desc  *prometheus.Desc
 			kind  prometheus.ValueType
@@ -162,5 +261,5 @@ func (c cacheCollector) Collect(ch chan<- prometheus.Metric) {
 		} {
 			ch <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value, scope.Tenant, scope.Namespace, scope.Cache)
 		}
-	})
+	}
 }

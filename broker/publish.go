@@ -38,10 +38,16 @@ func (s *stream) resolve(tenant, namespace, name []byte) bool {
 		sc.allowed = s.identity.Allowed(auth.ActionStreamPublish, auth.KindStream, tenant, namespace, name)
 		sc.topic = nil
 	}
-	if sc.allowed && sc.topic == nil {
-		sc.topic = s.c.b.hub.Lookup(tenant, namespace, name)
+	if !sc.allowed {
+		s.c.b.metrics.publishRefused[refusedForbidden].Add(1)
+		return false
 	}
-	return sc.allowed
+	if sc.topic == nil {
+		if sc.topic = s.c.b.hub.Lookup(tenant, namespace, name); sc.topic == nil {
+			s.c.b.metrics.publishRefused[refusedUnknownStream].Add(1)
+		}
+	}
+	return true
 }
 
 // offer hands the frame to its topic. wait is how long it may take; see [fanout.Topic.Publish]. While it waits,
@@ -51,6 +57,7 @@ func (s *stream) offer(f *fanout.Frame, wait time.Duration) error {
 	for errors.Is(err, fanout.ErrClosed) { // removed since it was looked up; it may exist anew
 		sc := &s.scope
 		if sc.topic = s.c.b.hub.Lookup(sc.tenant, sc.namespace, sc.name); sc.topic == nil {
+			s.c.b.metrics.publishRefused[refusedUnknownStream].Add(1)
 			return errStreamNotFound
 		}
 		err = s.offerOnce(f, wait)
@@ -65,8 +72,11 @@ func (s *stream) offer(f *fanout.Frame, wait time.Duration) error {
 		return nil
 	case s.c.ctx.Err() != nil:
 		return errStreamEnds
+	case errors.Is(err, fanout.ErrTimeout):
+		s.c.b.metrics.publishRefused[refusedNoRoom].Add(1)
+	case errors.Is(err, fanout.ErrDraining):
+		s.c.b.metrics.publishRefused[refusedDraining].Add(1)
 	}
-	s.c.b.metrics.publishRefused.Add(1)
 	return err
 }
 

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"sync/atomic"
 	"time"
 
@@ -55,6 +56,9 @@ const (
 // section 7).
 func (ctl *control) subscribe(m *codec.Message) outcome {
 	b := ctl.c.b
+	end := ctl.c.trace("subscribe", slog.String("felix.tenant", string(m.Tenant)), slog.String("felix.namespace", string(m.Namespace)), slog.String("felix.stream", string(m.Stream)))
+	made := errNotSubscribed
+	defer func() { end(made) }()
 	if !ctl.identity.Allowed(auth.ActionStreamSubscribe, auth.KindStream, m.Tenant, m.Namespace, m.Stream) {
 		return ctl.refuse(codec.Forbidden)
 	}
@@ -93,8 +97,12 @@ func (ctl *control) subscribe(m *codec.Message) outcome {
 	ctl.reply(codec.AppendSubscribed(ctl.w.Buffer(), s.id))
 	_ = ctl.flush() // if it cannot be delivered the subscription stands all the same: the hello is on its own stream
 	s.start()
+	made = nil
 	return cleanEnd
 }
+
+// errNotSubscribed is what a trace tells of a subscribe that was refused.
+var errNotSubscribed = errors.New("broker: refused")
 
 func (ctl *control) startOf(m *codec.Message) fanout.From {
 	switch m.Start.Kind {
@@ -268,6 +276,7 @@ func (s *subscription) ended(reason fanout.EndReason) {
 		return // the writer finishes what is queued
 	}
 	s.c.b.metrics.stalledEnded.Add(1)
+	s.c.b.log.Warn("subscription stalled", "remote", s.c.qc.RemoteAddr().String(), "subscription", s.id)
 	if s.gate.Load() == gateOpen {
 		s.out.Cancel(0)
 	}

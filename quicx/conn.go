@@ -82,6 +82,37 @@ func (c *Conn) AcceptUniStream(ctx context.Context) (*RecvStream, error) {
 	return &RecvStream{s: s}, nil
 }
 
+// maxAckDelay is how long a peer may hold an acknowledgement back unless it says otherwise (RFC 9000, section 18.2).
+const maxAckDelay = 25 * time.Millisecond
+
+// AwaitDelivery waits until the peer has most likely received all that was written: until nothing was sent for twice the
+// time after which QUIC sends again what is not acknowledged (RFC 9002, section 6.2.1), which is about a tenth of a second on
+// a short path. What the peer's flow control holds back cannot be waited for. It returns early when the connection or the
+// context ends.
+func (c *Conn) AwaitDelivery(ctx context.Context) {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	sent, since := c.Stats().PacketsSent, time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.ctx.Done():
+			return
+		case <-tick.C:
+		}
+		st := c.Stats()
+		if st.PacketsSent != sent {
+			sent, since = st.PacketsSent, time.Now()
+			continue
+		}
+		probe := st.RTT + max(4*st.RTTVar, time.Millisecond) + maxAckDelay
+		if time.Since(since) > 2*probe {
+			return
+		}
+	}
+}
+
 // Close ends the connection and its streams with a code and a reason that the peer is told; use 0 (session protocol,
 // section 2.3). What was written and not sent is lost. It returns when the connection is gone, the socket of a dialed one
 // included. Closing again, or after the peer, does nothing.
