@@ -15,6 +15,7 @@ import (
 
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/client"
+	"github.com/felix-mq/felix/internal/relay"
 )
 
 // series returns the values of a metric by the value of its only label, without those that are 0.
@@ -192,14 +193,30 @@ func TestTrace(t *testing.T) {
 	await("drain felix.connections failed=false")
 }
 
-// What was acknowledged before a shutdown has reached every subscription, on whatever connection.
+// What was acknowledged before a shutdown has reached every subscription, on whatever connection, and on paths that lose
+// packets.
 func TestShutdownDeliversWhatWasAcknowledged(t *testing.T) {
-	for range 5 {
+	for range 2 {
 		d := start(t, nil)
+		lossy, err := relay.New(d.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer lossy.Close()
 		ctx, cancel := context.WithTimeout(t.Context(), within)
 		received := make(chan map[string]bool, 6)
-		for range cap(received) {
-			s := subscribe(t, connect(t, d), "demo")
+		for i := range cap(received) {
+			addr := d.Addr().String()
+			if i%2 == 0 {
+				addr = lossy.Addr()
+			}
+			c, err := client.Connect(ctx, addr, client.WithTLS(d.ClientTLS()), client.WithToken(d.Tenant, d.Token),
+				client.WithIdleTimeout(time.Second, 300*time.Millisecond))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			s := subscribe(t, c, "demo")
 			go func() {
 				all := make(map[string]bool)
 				for {
@@ -227,6 +244,7 @@ func TestShutdownDeliversWhatWasAcknowledged(t *testing.T) {
 				}
 			}()
 		}
+		lossy.Lose(0.05)
 		time.Sleep(20 * time.Millisecond) // whatever has happened by then
 		if err := d.Shutdown(ctx); err != nil {
 			t.Fatal(err)

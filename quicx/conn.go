@@ -85,9 +85,9 @@ func (c *Conn) AcceptUniStream(ctx context.Context) (*RecvStream, error) {
 // maxAckDelay is how long a peer may hold an acknowledgement back unless it says otherwise (RFC 9000, section 18.2).
 const maxAckDelay = 25 * time.Millisecond
 
-// AwaitDelivery waits until the peer has most likely received all that was written: until nothing was sent for twice the
-// time after which QUIC sends again what is not acknowledged (RFC 9002, section 6.2.1), which is about a tenth of a second on
-// a short path. What the peer's flow control holds back cannot be waited for. It returns early when the connection or the
+// AwaitDelivery waits until the peer has most likely received all that was written: until nothing was sent for longer than
+// QUIC waits before it sends what is not acknowledged again, and once more when that is lost as well (RFC 9002, section
+// 6.2.1): about a tenth of a second on a short path. What the peer's flow control holds back cannot be waited for. It returns early when the connection or the
 // context ends.
 func (c *Conn) AwaitDelivery(ctx context.Context) {
 	tick := time.NewTicker(5 * time.Millisecond)
@@ -107,7 +107,7 @@ func (c *Conn) AwaitDelivery(ctx context.Context) {
 			continue
 		}
 		probe := st.RTT + max(4*st.RTTVar, time.Millisecond) + maxAckDelay
-		if time.Since(since) > 2*probe {
+		if time.Since(since) > 2*probe+10*time.Millisecond {
 			return
 		}
 	}
