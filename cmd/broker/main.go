@@ -6,13 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 
 	"github.com/spf13/pflag"
+
+	"github.com/felix-mq/felix/internal/logs"
 )
 
-// Exit codes.
+// Exit codes. A second signal ends the process as signals do: 128 and its number, for a shell.
 const (
 	exitOK    = 0
 	exitError = 1 // the broker could not start, or could not end in time; or what --validate-config looks at is not valid
@@ -72,7 +73,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		}
 		return exitOK
 	}
-	log := slog.New(slog.NewTextHandler(stderr, nil))
+	log, limiter := logs.New(stderr, o.logs)
 	for _, n := range loaded.Ignored {
 		log.Warn("setting has no effect", "name", n.Name, "where", n.Where, "why", n.Why)
 	}
@@ -88,7 +89,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stdout, "the configuration is valid")
 		return exitOK
 	}
-	if err := serve(o, stdout, log); err != nil {
+	if err := serve(o, stdout, log, limiter); err != nil {
 		log.Error("broker ended", "error", err)
 		return exitError
 	}

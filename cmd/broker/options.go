@@ -1,8 +1,8 @@
 package main
 
 import (
-	"crypto/tls"
 	"errors"
+	"log/slog"
 	"net"
 	"os"
 	"slices"
@@ -10,6 +10,9 @@ import (
 
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/catalog"
+	"github.com/felix-mq/felix/internal/certfile"
+	"github.com/felix-mq/felix/internal/logs"
+	"github.com/felix-mq/felix/internal/ops"
 	"github.com/felix-mq/felix/internal/settings"
 )
 
@@ -21,13 +24,10 @@ const fileVariable = "FELIX_BROKER_CONFIG"
 
 // process is what concerns this program beside the broker in it.
 type process struct {
-	Profile     string `env:"FELIX_PROFILE" words:"latency,balanced,throughput" doc:"set of values for everything that nothing else says; see Profiles"`
-	Catalog     string `env:"FELIX_CATALOG" reload:"content" doc:"YAML file of the tenants, streams, caches and keys that the broker serves; see [catalog.md](catalog.md)"`
-	Dev         bool   `env:"FELIX_DEV" doc:"development mode: makes a tenant, streams, a cache, a certificate and a token, and prints what clients need as one line of JSON"`
-	DevKeyFile  string `env:"FELIX_DEV_KEY_FILE" doc:"PEM file of the key that signs the tokens of development mode, made if it is not there; empty makes a new key at each start"`
-	TLSCertFile string `env:"FELIX_TLS_CERT_FILE" doc:"PEM file of the certificate, and of those that lead to its authority; development mode makes its own"`
-	TLSKeyFile  string `env:"FELIX_TLS_KEY_FILE" doc:"PEM file of the certificate's private key"`
-	MetricsBind string `yaml:"metrics_bind" env:"FELIX_BROKER_METRICS_BIND" is:"address" doc:"TCP address for /metrics, /live and /ready; empty for none"`
+	Profile    string `env:"FELIX_PROFILE" words:"latency,balanced,throughput" doc:"set of values for everything that nothing else says; see Profiles"`
+	Catalog    string `env:"FELIX_CATALOG" reload:"content" doc:"YAML file of the tenants, streams, caches and keys that the broker serves; see [catalog.md](catalog.md)"`
+	Dev        bool   `env:"FELIX_DEV" doc:"development mode: makes a tenant, streams, a cache, a certificate and a token, and prints what clients need as one line of JSON"`
+	DevKeyFile string `env:"FELIX_DEV_KEY_FILE" doc:"PEM file of the key that signs the tokens of development mode, made if it is not there; empty makes a new key at each start"`
 }
 
 // options are all settings of this program.
@@ -35,18 +35,25 @@ type options struct {
 	process
 	broker broker.Config
 	dev    broker.DevOptions
+	files  certfile.Files
+	ops    ops.Settings
+	logs   logs.Settings
 }
 
 func defaultOptions() *options {
 	return &options{
-		process: process{Profile: "balanced", MetricsBind: "127.0.0.1:8080"},
+		process: process{Profile: "balanced"},
 		broker:  broker.DefaultConfig(),
 		dev:     broker.DefaultDevOptions(),
+		ops:     ops.DefaultSettings(),
+		logs:    logs.DefaultSettings(),
 	}
 }
 
 // structs are where settings are read into.
-func (o *options) structs() []any { return []any{&o.process, &o.broker, &o.dev} }
+func (o *options) structs() []any {
+	return []any{&o.process, &o.broker, &o.dev, &o.files, &o.ops, &o.logs}
+}
 
 // load reads all sources. file is that of the command line, or empty.
 func (o *options) load(file string, environ, assignments []string) (*settings.Loaded, error) {
@@ -78,9 +85,14 @@ func (o *options) check(loaded *settings.Loaded) error {
 	}
 	_, err := net.ResolveUDPAddr("udp", o.broker.Bind)
 	problem("quic_bind", err)
-	if o.MetricsBind != "" {
-		_, err := net.ResolveTCPAddr("tcp", o.MetricsBind)
+	if o.ops.Bind != "" {
+		_, err := net.ResolveTCPAddr("tcp", o.ops.Bind)
 		problem("metrics_bind", err)
+	}
+	certs, err := loadCertificates(o, slog.New(slog.DiscardHandler))
+	problem("tls_cert_file", err)
+	if certs.broker == nil && o.Catalog != "" {
+		problem("tls_cert_file", errors.New("beside a catalog the broker needs a certificate: set tls_cert_file and tls_key_file"))
 	}
 	errs = append(errs, o.broker.Validate())
 	switch {
@@ -95,20 +107,10 @@ func (o *options) check(loaded *settings.Loaded) error {
 	case o.Catalog != "":
 		_, err := catalog.Load(o.Catalog)
 		problem("catalog", err)
-		o.broker.TLS, err = o.certificate()
-		problem("tls_cert_file", err)
 	default:
 		problem("catalog", errors.New("nothing says which tenants, streams and keys exist: set catalog to a file, or use --dev"))
 	}
 	return errors.Join(errs...)
-}
-
-func (o *options) certificate() (*tls.Config, error) {
-	if o.TLSCertFile == "" {
-		return nil, errors.New("beside a catalog the broker needs a certificate: set tls_cert_file and tls_key_file")
-	}
-	cert, err := tls.LoadX509KeyPair(o.TLSCertFile, o.TLSKeyFile)
-	return &tls.Config{Certificates: []tls.Certificate{cert}}, err
 }
 
 // profiles are what the setting of this name chooses; docs/configuration.md says why.

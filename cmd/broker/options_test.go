@@ -94,7 +94,7 @@ subscriber_max_bytes_per_write: 2009
 		t.Errorf("%d keys without effect, of which %d are named", dead, len(l.Ignored))
 	}
 	want := defaultOptions()
-	want.MetricsBind = "127.0.0.1:8081"
+	want.ops.Bind = "127.0.0.1:8081"
 	want.broker.Bind = "127.0.0.1:5001"
 	want.broker.MaxFrameBytes = 2000
 	want.broker.PublishWait = 2001 * time.Millisecond

@@ -31,13 +31,14 @@ The command line wins over the environment, that over the file, and that over th
 		fmt.Fprintf(tw, "  %s\t%s\t%s [%s]\n", s.Key, s.Variables[0], s.Doc, s.Default)
 	}
 	_ = tw.Flush()
+	fmt.Fprintln(w, "\nExit status: 0 after a drain, 1 if the broker could not start or what it served was not finished in time, 2 for a wrong\nflag or setting, 128 and the number of the signal after a second one.")
 	fmt.Fprintln(w, "\nGOGC and GOMEMLIMIT are Go's; without them they are 400 and 5/4 of the retained, unfinished and cached bytes together.")
 }
 
 // writeReference writes docs/configuration.md.
 func writeReference(w io.Writer, o *options) {
 	fmt.Fprint(w, referenceHead)
-	for i, title := range []string{"The process", "The broker", "Development mode"} {
+	for i, title := range []string{"The process", "The broker", "Development mode", "Certificates", "Metrics, probes and the end", "Logs"} {
 		fmt.Fprintf(w, "\n### %s\n\n| Key | Variable | Values | Default | Meaning |\n|---|---|---|---|---|\n", title)
 		for _, s := range settings.Describe(o.structs()[i]) {
 			doc := s.Doc

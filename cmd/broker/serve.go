@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,11 +10,19 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"sync/atomic"
+	"sync"
 	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/catalog"
+	"github.com/felix-mq/felix/internal/certfile"
+	"github.com/felix-mq/felix/internal/logs"
+	"github.com/felix-mq/felix/internal/ops"
+	"github.com/felix-mq/felix/internal/traces"
 )
 
 // ready is the line that development mode prints when clients can connect.
@@ -24,7 +33,172 @@ type ready struct {
 	Streams   []string `json:"streams"`
 	Cache     string   `json:"cache"`
 	Token     string   `json:"token"`
-	CACert    string   `json:"ca_pem"`
+	CACert    string   `json:"ca_pem,omitempty"` // absent if the certificate came from files
+}
+
+// serve runs the broker until a signal drains it.
+func serve(o *options, stdout io.Writer, log *slog.Logger, limiter *logs.Limiter) (err error) {
+	// From here on signals are heard, so that one which comes before all is ready drains too.
+	signaled, stopSignals := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stopSignals()
+
+	o.broker.TuneRuntime()
+	certs, err := loadCertificates(o, log)
+	if err != nil {
+		return err
+	}
+	tracer, err := traces.Start(signaled, "felix-broker", log)
+	if err != nil {
+		return err
+	}
+	if tracer != nil {
+		o.broker.Trace = tracer.Trace
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.Background(), tracesTimeout)
+		defer cancel()
+		_ = tracer.Close(ctx) // what is not sent has been logged
+	}()
+
+	b, line, err := newBroker(o)
+	if err != nil {
+		return err
+	}
+	sayListening(b, log)
+
+	var life ops.Lifecycle
+	server, err := ops.Start(ops.Config{
+		Settings: o.ops, Metrics: registry(b, certs, limiter), Checks: []ops.Check{life.Check()},
+		Certificate: certs.metricsTLS(), Log: log,
+	})
+	if err != nil {
+		return errors.Join(err, b.Shutdown(context.Background()))
+	}
+	defer server.Close() // last, so that a drain can be watched
+
+	background, stopBackground := context.WithCancel(context.Background())
+	var work sync.WaitGroup
+	defer work.Wait()
+	defer stopBackground()
+	certs.watch(background, &work)
+	work.Go(func() {
+		// Gathering takes every lock that the broker's work takes.
+		if err := ops.Watchdog(background, func() { _, _ = b.Registry().Gather() }); err != nil {
+			log.Warn("watchdog is off", "error", err)
+		}
+	})
+
+	served := make(chan error, 1)
+	go func() { served <- b.Serve(context.Background()) }()
+	if line != nil {
+		if err := json.NewEncoder(stdout).Encode(line); err != nil {
+			return errors.Join(fmt.Errorf("printing the ready line: %w", err), b.Shutdown(context.Background()), ignoreShutdown(<-served))
+		}
+	}
+	life.Serving()
+	select {
+	case err := <-served:
+		return err
+	case <-signaled.Done():
+	}
+	stopSignals() // a second signal ends the process at once
+	return drain(b, o, &life, served, log)
+}
+
+// tracesTimeout bounds what the end of the process waits for a collector.
+const tracesTimeout = time.Second
+
+// drain ends the broker within its budget (session.md, section 11): first it says that it is not ready, and serves on for as
+// long as balancers may need to hear that.
+func drain(b *broker.Broker, o *options, life *ops.Lifecycle, served <-chan error, log *slog.Logger) error {
+	budget := o.broker.ShutdownDrain
+	ctx, cancel := context.WithTimeout(context.Background(), budget)
+	defer cancel()
+	life.Draining()
+	log.Info("draining", "budget", budget)
+	began := time.Now()
+	var err error
+	select {
+	case err = <-served: // it has ended by itself
+	case <-time.After(min(o.ops.DrainDelay, budget/2)):
+		err = b.Shutdown(ctx)
+		err = errors.Join(err, ignoreShutdown(<-served))
+	}
+	if err != nil {
+		return fmt.Errorf("drain cut short: %w", err)
+	}
+	log.Info("drained", "took", time.Since(began))
+	return nil
+}
+
+func ignoreShutdown(err error) error {
+	if errors.Is(err, broker.ErrShutdown) {
+		return nil
+	}
+	return err
+}
+
+// certificates are the sources of those that come from files; nil if they do not.
+type certificates struct{ broker, metrics *certfile.Source }
+
+// loadCertificates reads the files that the settings name.
+func loadCertificates(o *options, log *slog.Logger) (c certificates, err error) {
+	if o.files == (certfile.Files{}) {
+		return c, nil
+	}
+	if c.broker, err = certfile.Load(o.files, log); err != nil {
+		return c, err
+	}
+	o.broker.TLS = c.broker.TLS()
+	c.metrics = c.broker
+	if o.ops.TLS {
+		files := o.files
+		files.ClientCA = o.ops.ClientCA
+		c.metrics, err = certfile.Load(files, log)
+	}
+	return c, err
+}
+
+func (c certificates) metricsTLS() *tls.Config {
+	if c.metrics == nil {
+		return nil
+	}
+	return c.metrics.TLS()
+}
+
+// watch follows the files until the context ends.
+func (c certificates) watch(ctx context.Context, work *sync.WaitGroup) {
+	if c.broker != nil {
+		work.Go(func() { c.broker.Watch(ctx, certfile.Every) })
+	}
+	if c.metrics != c.broker {
+		work.Go(func() { c.metrics.Watch(ctx, certfile.Every) })
+	}
+}
+
+// sayListening says once what the kernel granted: too small buffers show under load alone, as lost packets.
+func sayListening(b *broker.Broker, log *slog.Logger) {
+	s := b.Socket()
+	log.Info("listening", "addr", b.Addr().String(),
+		"receive_buffer", s.RecvBufferGranted, "send_buffer", s.SendBufferGranted, "gro", s.GRO, "gso", s.GSO)
+	if 0 < s.RecvBufferGranted && s.RecvBufferGranted < s.RecvBufferAsked || 0 < s.SendBufferGranted && s.SendBufferGranted < s.SendBufferAsked {
+		log.Warn("udp buffers are small", "receive_asked", s.RecvBufferAsked, "receive_granted", s.RecvBufferGranted,
+			"send_asked", s.SendBufferAsked, "send_granted", s.SendBufferGranted,
+			"hint", fmt.Sprintf("sysctl -w net.core.rmem_max=%d net.core.wmem_max=%d", s.RecvBufferAsked, s.SendBufferAsked))
+	}
+}
+
+// registry returns the broker's metrics with those of the process.
+func registry(b *broker.Broker, certs certificates, limiter *logs.Limiter) *prometheus.Registry {
+	r := b.Registry()
+	r.MustRegister(
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector(),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "felix_log_suppressed_total", Help: "Log records dropped because their event came too often."},
+			func() float64 { return float64(limiter.Suppressed()) }))
+	if certs.broker != nil {
+		r.MustRegister(certs.broker)
+	}
+	return r
 }
 
 // newBroker makes the broker, and in development mode the line that says how to use it.
@@ -46,54 +220,4 @@ func newBroker(o *options) (*broker.Broker, *ready, error) {
 		return nil, nil, err
 	}
 	return d.Broker, &ready{d.Addr().String(), d.Tenant, d.Namespace, d.Streams, d.Cache, d.Token, string(d.CertPEM)}, nil
-}
-
-// serve runs the broker until a signal drains it.
-func serve(o *options, stdout io.Writer, log *slog.Logger) error {
-	o.broker.TuneRuntime()
-	b, ready, err := newBroker(o)
-	if err != nil {
-		return err
-	}
-	socket := b.Socket()
-	log.Info("listening", "addr", b.Addr().String(),
-		"receive_buffer", socket.RecvBufferGranted, "send_buffer", socket.SendBufferGranted, "gro", socket.GRO, "gso", socket.GSO)
-
-	ctx, stopSignals := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-	defer stopSignals()
-
-	var draining atomic.Bool
-	stopHTTP, err := serveHTTP(o.MetricsBind, b, &draining, log)
-	if err != nil {
-		_ = b.Shutdown(context.Background())
-		return err
-	}
-	defer stopHTTP()
-
-	served := make(chan error, 1)
-	go func() { served <- b.Serve(context.Background()) }()
-	if ready != nil {
-		if err := json.NewEncoder(stdout).Encode(ready); err != nil {
-			return fmt.Errorf("printing the ready line: %w", err)
-		}
-	}
-	select {
-	case err := <-served:
-		return err
-	case <-ctx.Done():
-	}
-	stopSignals() // a second signal ends the process at once
-	draining.Store(true)
-	log.Info("draining", "budget", o.broker.ShutdownDrain)
-	drainCtx, cancel := context.WithTimeout(context.Background(), o.broker.ShutdownDrain)
-	defer cancel()
-	err = b.Shutdown(drainCtx)
-	if served := <-served; !errors.Is(served, broker.ErrShutdown) {
-		err = errors.Join(err, served)
-	}
-	if err != nil {
-		return fmt.Errorf("drain cut short: %w", err)
-	}
-	log.Info("drained")
-	return nil
 }

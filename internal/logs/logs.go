@@ -23,9 +23,12 @@ import (
 
 // Settings of the logger.
 type Settings struct {
-	Format Format     `env:"FELIX_LOG_FORMAT" doc:"form of log lines: text or json"`
+	Format Format     `env:"FELIX_LOG_FORMAT" words:"text,json" doc:"form of log lines: text or json"`
 	Level  slog.Level `env:"FELIX_LOG_LEVEL" doc:"lowest level that is logged: debug, info, warn or error"`
 }
+
+// DefaultSettings returns the settings of a logger that nobody has told anything.
+func DefaultSettings() Settings { return Settings{Format: Text} }
 
 // Format is the form of log lines.
 type Format string

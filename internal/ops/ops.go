@@ -32,17 +32,21 @@ import (
 	"golang.org/x/net/netutil"
 )
 
-// Settings of the HTTP server.
+// Settings of the HTTP server and of the end.
 type Settings struct {
-	Bind      string `env:"FELIX_BROKER_METRICS_BIND" doc:"TCP address for metrics and probes; empty for none"`
+	Bind      string `yaml:"metrics_bind" env:"FELIX_BROKER_METRICS_BIND" is:"address" doc:"TCP address for metrics and probes; empty for none"`
 	TokenFile string `env:"FELIX_METRICS_TOKEN_FILE" doc:"file with the bearer token that everything but probes asks for, read at each request; empty asks for none"`
 	TLS       bool   `env:"FELIX_METRICS_TLS" doc:"metrics and probes are served over HTTPS, with the certificate of FELIX_TLS_CERT_FILE"`
 	ClientCA  string `env:"FELIX_METRICS_CLIENT_CA_FILE" doc:"PEM file of authorities whose client certificates everything but probes asks for, in place of the token if there is one; needs FELIX_METRICS_TLS"`
 	Pprof     bool   `env:"FELIX_PPROF" doc:"profiles under /debug/pprof/; beyond loopback they need a token or client certificates"`
+
+	DrainDelay time.Duration `env:"FELIX_DRAIN_DELAY_MS" unit:"ms" min:"0s" max:"10m" doc:"time for which a shutdown says that it is not ready, and serves on, before it refuses connections; part of FELIX_SHUTDOWN_DRAIN_TIMEOUT_MS, at most half of it"`
 }
 
 // DefaultSettings returns the settings of a server that nobody has told anything.
-func DefaultSettings() Settings { return Settings{Bind: "127.0.0.1:8080"} }
+func DefaultSettings() Settings {
+	return Settings{Bind: "127.0.0.1:8080", DrainDelay: 250 * time.Millisecond}
+}
 
 // Check is one condition of readiness. Err returns why it is not met, or nil, at once and from any goroutine.
 type Check struct {
@@ -114,6 +118,7 @@ func Start(cfg Config) (*Server, error) {
 		s.server.TLSConfig = optionalClients(cfg.Certificate)
 		serve = func(l net.Listener) error { return s.server.ServeTLS(l, "", "") }
 	}
+	cfg.Log.Info("metrics served", "addr", listener.Addr().String())
 	go func() {
 		defer close(s.done)
 		if err := serve(limited); !errors.Is(err, http.ErrServerClosed) {
