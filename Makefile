@@ -101,6 +101,14 @@ pgo: ## Make the profiles by which the broker and loadgen are optimized (about 9
 chaos: ## Kill a broker under load 50 times, and check that nothing is lost unsaid and how soon clients are back (about three minutes)
 	$(GO) run ./benchmarks/chaos
 
+.PHONY: drain
+drain: ## End 50 brokers under load, and check that nothing acknowledged is lost and that readiness fell first (about two minutes)
+	$(GO) test ./cmd/broker -v -count=1 -timeout=20m -run TestDrainUnderLoad -drain.rounds=50
+
+.PHONY: swaps
+swaps: ## Replace a broker's certificate 200 times under load, and check that no handshake fails (about four minutes)
+	$(GO) test ./cmd/broker -v -count=1 -timeout=20m -run TestCertificateSwaps -swaps=200
+
 .PHONY: bench
 bench: ## Run the micro benchmarks of each room, then the end-to-end table (about three minutes)
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) -count $(BENCHCOUNT) $(BENCHPKGS)

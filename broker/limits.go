@@ -43,7 +43,7 @@ func (l limit) String() string {
 }
 
 func (b *Broker) limited(l limit) {
-	b.metrics.limits[l].Add(1)
+	b.metrics.limits.WithLabelValues(l.String()).Inc()
 	b.log.Info("limit met", "limit", l.String())
 }
 

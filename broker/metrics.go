@@ -28,8 +28,6 @@ type metrics struct {
 	publishRefused                                    [publishRefusals]atomic.Uint64
 	decompressed, corruptBatches                      atomic.Uint64
 
-	limits [limits]atomic.Uint64
-
 	subscriptions, subscriptionsEnded, stalledEnded atomic.Uint64
 	deliveredEvents, deliveredBytes                 atomic.Uint64
 
@@ -41,7 +39,7 @@ type metrics struct {
 	catalogChanges, catalogErrors atomic.Uint64
 	catalogStale                  atomic.Bool
 
-	malformed, authFailures *prometheus.CounterVec
+	malformed, authFailures, limits *prometheus.CounterVec // without series until something happens
 }
 
 // publishRefusal says why a publish was not carried out.
@@ -88,9 +86,12 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 		authFailures: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "felix_auth_failures_total", Help: "Tokens refused, by reason.",
 		}, []string{"reason"}),
+		limits: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "felix_limits_total", Help: "Streams and connections ended, or refused, for a limit against abuse.",
+		}, []string{"limit"}),
 	}
 	r := prometheus.NewRegistry()
-	r.MustRegister(m.malformed, m.authFailures)
+	r.MustRegister(m.malformed, m.authFailures, m.limits)
 	labeled := func(name, help, label string, values []string, load func(i int) uint64) {
 		for i, value := range values {
 			r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
@@ -138,10 +139,6 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 	labeled("felix_publish_refused_total", "Publishes that were not carried out, by reason.", "reason", []string{"no_room", "draining", "unknown_stream", "forbidden"},
 		func(i int) uint64 { return m.publishRefused[i].Load() })
 
-	for l := limitNone + 1; l < limits; l++ {
-		labeled("felix_limits_total", "Streams and connections ended, or refused, for a limit against abuse.", "limit", []string{l.String()},
-			func(int) uint64 { return m.limits[l].Load() })
-	}
 	counter("felix_quic_packets_sent_total", "QUIC packets sent.", func() uint64 { sent, _ := b.packets(); return sent })
 	counter("felix_quic_packets_lost_total", "QUIC packets sent that the peer has not acknowledged in time.", func() uint64 { _, lost := b.packets(); return lost })
 	counter("felix_retries_total", "Connection attempts that were asked to prove their address.", func() uint64 { return b.listener.Stats().Retries })
