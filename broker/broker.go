@@ -254,8 +254,8 @@ const shutdownReason = "broker shutting down"
 
 // Shutdown ends the broker in order (session.md, section 11): it refuses new connections, accepts no more streams, refuses
 // publishes that wait for room, finishes the control streams with their replies written, lets the subscriptions' queues
-// drain, waits until their peers have it all, and closes each connection with code 0. An event whose publish was acknowledged
-// has reached every subscription of its stream that reads. When the context ends before that, it closes what is left at once
+// drain, waits until their peers have it all, leaves them a second to read it, and closes each connection with code 0. An
+// event whose publish was acknowledged has reached every subscription of its stream that reads in that time. When the context ends before that, it closes what is left at once
 // and returns the context's error. It waits for everything the broker started. Calling it again waits for the same.
 func (b *Broker) Shutdown(ctx context.Context) error {
 	b.mu.Lock()

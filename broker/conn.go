@@ -171,11 +171,27 @@ func (c *conn) drain(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, deliveryTimeout)
 	defer cancel()
 	c.qc.AwaitDelivery(ctx) // closing throws away what is under way
+	c.mu.Lock()
+	subscriptions := len(c.subs)
+	c.mu.Unlock()
+	if subscriptions > 0 {
+		select {
+		case <-time.After(min(readTime, c.b.cfg.ShutdownDrain/readTimePart)):
+		case <-c.ctx.Done():
+		}
+	}
 	_ = c.qc.Close(0, shutdownReason)
 }
 
 // deliveryTimeout bounds how long a drain waits for acknowledgements of a peer that may go on sending.
 const deliveryTimeout = time.Second
+
+// readTime is how long a peer with subscriptions is left to read what it has received, and readTimePart the part of a
+// shutdown's time that this may take: transports, quic-go's among them, drop what nobody has read when a connection ends.
+const (
+	readTime     = time.Second
+	readTimePart = 10
+)
 
 // drainStallPart is the part of a shutdown's time that a connection gets on which nothing moves: a peer that does not
 // read would hold up the end of everything else.

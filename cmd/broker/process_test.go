@@ -73,7 +73,7 @@ func startProgram(t *testing.T, env ...string) *program {
 	t.Cleanup(func() {
 		if p.exited != nil {
 			_ = p.cmd.Process.Kill()
-			<-p.exited
+			_ = <-p.exited // that it was killed
 		}
 	})
 	err = json.NewDecoder(stdout).Decode(&p.ready)
@@ -90,7 +90,7 @@ func startProgram(t *testing.T, env ...string) *program {
 }
 
 // end sends SIGTERM and returns how the process ended, and when.
-func (p *program) end(t *testing.T) (err error, took time.Duration) {
+func (p *program) end(t *testing.T) (took time.Duration, err error) {
 	t.Helper()
 	began := time.Now()
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
@@ -99,10 +99,10 @@ func (p *program) end(t *testing.T) (err error, took time.Duration) {
 	select {
 	case err := <-p.exited:
 		p.exited = nil
-		return err, time.Since(began)
+		return time.Since(began), err
 	case <-time.After(time.Minute):
 		t.Fatalf("does not end:\n%s", p.stderr)
-		return nil, 0
+		return 0, nil
 	}
 }
 
@@ -287,7 +287,7 @@ func TestDrainUnderLoad(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 		signaled.Store(true)
-		err, drained := p.end(t)
+		drained, err := p.end(t)
 		if err != nil {
 			t.Errorf("round %d: %v\n%s", round, err, p.stderr)
 		}
@@ -325,7 +325,7 @@ func TestSecondSignal(t *testing.T) {
 	if body := get(t, p.http+"/livez"); body != "ok\n" {
 		t.Errorf("while it drains, /livez answers %q", body)
 	}
-	err, _ := p.end(t)
+	_, err := p.end(t)
 	exit, ok := errors.AsType[*exec.ExitError](err)
 	if !ok || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM {
 		t.Errorf("ended with %v\n%s", err, p.stderr)
@@ -433,7 +433,7 @@ func TestCertificateSwaps(t *testing.T) {
 	}
 	l.stop()
 	published := l.published.Load()
-	if err, _ := p.end(t); err != nil { // which delivers what is queued
+	if _, err := p.end(t); err != nil { // which delivers what is queued
 		t.Error(err)
 	}
 	n := l.account(t)
