@@ -73,7 +73,9 @@ func startProgram(t *testing.T, env ...string) *program {
 	t.Cleanup(func() {
 		if p.exited != nil {
 			_ = p.cmd.Process.Kill()
-			_ = <-p.exited // that it was killed
+			if err := <-p.exited; err == nil {
+				t.Error("a broker exited with 0 when it was killed")
+			}
 		}
 	})
 	err = json.NewDecoder(stdout).Decode(&p.ready)
@@ -232,9 +234,12 @@ type first struct {
 
 func newFirst() *first { return &first{done: make(chan struct{})} }
 
-func (f *first) set() {
+func (f *first) set(also func()) {
 	f.once.Do(func() {
 		f.at = time.Now()
+		if also != nil {
+			also()
+		}
 		close(f.done)
 	})
 }
@@ -246,12 +251,14 @@ func TestDrainUnderLoad(t *testing.T) {
 	acked, lead := 0, time.Hour
 	for round := range *drainRounds {
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-		p := startProgram(t, "FELIX_SHUTDOWN_DRAIN_TIMEOUT_MS=10000")
+		// The probe runs beside the load, on the same processors, and has to have its turn within the delay.
+		p := startProgram(t, "FELIX_SHUTDOWN_DRAIN_TIMEOUT_MS=10000", "FELIX_DRAIN_DELAY_MS=1000")
 		conf := p.roots(t)
 		l := p.load(ctx, t, conf, 4, 6)
 		watching, stopWatching := context.WithCancel(ctx)
 		var watchers sync.WaitGroup
 		unready, refused := newFirst(), newFirst()
+		var why error // of refused
 		var signaled atomic.Bool
 		watchers.Go(func() {
 			transport := &http.Transport{}
@@ -264,7 +271,7 @@ func TestDrainUnderLoad(t *testing.T) {
 				}
 				res.Body.Close()
 				if res.StatusCode != http.StatusOK {
-					unready.set()
+					unready.set(nil)
 					return
 				}
 				time.Sleep(time.Millisecond)
@@ -276,7 +283,7 @@ func TestDrainUnderLoad(t *testing.T) {
 					if err == nil {
 						return
 					}
-					refused.set()
+					refused.set(func() { why = err })
 					if !signaled.Load() {
 						t.Errorf("refused before the signal: %v", err)
 					}
@@ -297,7 +304,7 @@ func TestDrainUnderLoad(t *testing.T) {
 		stopWatching()
 		watchers.Wait()
 		if !unready.at.Before(refused.at) {
-			t.Errorf("round %d: a connection was refused %v before readiness fell", round, unready.at.Sub(refused.at))
+			t.Errorf("round %d: a connection was refused %v before readiness fell: %v", round, unready.at.Sub(refused.at), why)
 		}
 		lead = min(lead, refused.at.Sub(unready.at))
 		n := l.account(t)
