@@ -143,6 +143,17 @@ bench-cache: bin/bench-peers ## Print the cache beside Redis over TLS 1.3 and me
 bench-docs: bin/bench-peers ## Put the tables of a directory of results into the documents that show them: make bench-docs FROM=benchmarks/results/...
 	bin/bench-peers docs -from "$(FROM)" docs/performance.md
 
+# Arguments of the two below: make cache-churn CACHELIFEFLAGS='--duration 1m'
+CACHELIFEFLAGS ?=
+
+.PHONY: cache-ttl
+cache-ttl: ## How far from the end of a cache entry's lifetime its end is seen, under load (about half a minute)
+	$(GO) run ./benchmarks/cachelife ttl $(CACHELIFEFLAGS)
+
+.PHONY: cache-churn
+cache-churn: ## What a broker holds resident while ten times its cache's budget of 1 GiB goes through it (about ten minutes)
+	$(GO) run ./benchmarks/cachelife churn $(CACHELIFEFLAGS)
+
 # Foreign clients come in here, so it is a module of its own. Go knows when there is nothing to build.
 .PHONY: bin/bench-peers
 bin/bench-peers:
