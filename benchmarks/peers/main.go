@@ -103,7 +103,7 @@ func parse(s *suite, args []string, stderr io.Writer) (*options, error) {
 	flags.StringVar(&o.results, "results", "", "keep table, runs and plots in a directory of their own in this `directory`")
 	flags.StringVar(&o.commit, "commit", "unknown", "the `commit` to print")
 	flags.IntVar(&o.procs, "procs", 1, "GOMAXPROCS of the processes under test that are written in Go; 0 leaves it to the runtime")
-	flags.IntVar(&o.loadProcs, "load-procs", 1, "GOMAXPROCS of publisher and subscriptions; 0 leaves it to the runtime")
+	flags.IntVar(&o.loadProcs, "load-procs", 0, "GOMAXPROCS of publisher and subscriptions; 0 leaves it to the runtime")
 	flags.StringVar(&o.gogc, "gogc", "400", "GOGC of all processes")
 	if err := flags.Parse(args); err != nil {
 		return nil, err
