@@ -57,11 +57,12 @@ func TestSpans(t *testing.T) {
 			}
 			for _, ss := range rs.GetScopeSpans() {
 				for _, span := range ss.GetSpans() {
-					text := span.GetStatus().GetMessage()
+					var text strings.Builder
+					text.WriteString(span.GetStatus().GetMessage())
 					for _, a := range span.GetAttributes() {
-						text += " " + a.GetKey() + "=" + a.GetValue().String()
+						text.WriteString(" " + a.GetKey() + "=" + a.GetValue().String())
 					}
-					got[span.GetName()] = text
+					got[span.GetName()] = text.String()
 				}
 			}
 		}
