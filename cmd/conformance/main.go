@@ -16,6 +16,7 @@ import (
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/conformance"
 	"github.com/felix-mq/felix/internal/settings"
+	"github.com/felix-mq/felix/internal/version"
 )
 
 // Exit codes.
@@ -41,6 +42,7 @@ type brokerOptions struct {
 	reportOptions
 	addr, fixture  string
 	embedded, long bool
+	version        bool
 }
 
 func runBroker(args []string, stdout, stderr io.Writer) (code int) {
@@ -50,9 +52,14 @@ func runBroker(args []string, stdout, stderr io.Writer) (code int) {
 	flags.StringVar(&o.fixture, "fixture", "", "JSON `file` that says what it was set up with; docs/conformance.md has the members")
 	flags.BoolVar(&o.embedded, "embedded", false, "judge a development broker in this process, in place of --addr and --fixture")
 	flags.BoolVar(&o.long, "long", false, "also run the cases that take more than a second or two")
+	flags.BoolVar(&o.version, "version", false, "print the version")
 	o.add(flags, "how long to wait for each thing that has to come")
 	if code, ok := parse(flags, args, stderr, o.check); !ok {
 		return code
+	}
+	if o.version {
+		fmt.Fprintln(stdout, "conformance", version.Get())
+		return exitOK
 	}
 	if o.list {
 		for _, c := range conformance.Cases() {
@@ -115,7 +122,7 @@ Exit status: 0 no case failed; 1 a case failed or the run was cut short; 2 usage
 func (o *brokerOptions) check() error {
 	errs := []error{o.reportOptions.check()}
 	switch {
-	case o.list:
+	case o.list, o.version:
 	case o.embedded && (o.addr != "" || o.fixture != ""):
 		errs = append(errs, errors.New("conformance: --embedded stands in place of --addr and --fixture"))
 	case !o.embedded && (o.addr == "" || o.fixture == ""):

@@ -15,6 +15,7 @@ import (
 
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/conformance"
+	"github.com/felix-mq/felix/internal/version"
 )
 
 func TestMain(m *testing.M) {
@@ -38,6 +39,7 @@ func TestUsage(t *testing.T) {
 		want string
 	}{
 		{"help", []string{"--help"}, exitOK, "--fixture"},
+		{"version", []string{"--version"}, exitOK, "conformance " + version.Get().String()},
 		{"nothing", nil, exitUsage, "--addr and --fixture"},
 		{"both", []string{"--embedded", "--addr", "x:1"}, exitUsage, "in place of"},
 		{"pattern", []string{"--embedded", "--run", "("}, exitUsage, "--run"},

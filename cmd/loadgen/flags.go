@@ -55,6 +55,7 @@ func newFlags(cfg *loadgen.Config, o *options, stderr io.Writer) *pflag.FlagSet 
 		f.BoolVar(&cfg.AllowDrops, "allow-drops", false, "count drops instead of failing; queues then drop instead of waiting")
 		f.DurationVar(&cfg.IdleTimeout, "idle-timeout", loadgen.DefaultIdleTimeout, "fail when a subscription waits so long for an event")
 		f.BoolVar(&o.json, "json", false, "print the result as one JSON object")
+		f.BoolVar(&o.version, "version", false, "print the version")
 	})
 	group(groupBroker, func(f *pflag.FlagSet) {
 		f.IntVar(&cfg.Processes, "processes", 1, "1 embeds a broker, 2 starts one as a process of its own")

@@ -19,6 +19,7 @@ import (
 
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/internal/settings"
+	"github.com/felix-mq/felix/internal/version"
 	"github.com/felix-mq/felix/loadgen"
 )
 
@@ -42,7 +43,7 @@ type options struct {
 	kind                                              string
 	window                                            int
 	addr, tenant, namespace, stream, token, authority string
-	insecure, json                                    bool
+	insecure, json, version                           bool
 }
 
 func run(args []string, stdout, stderr io.Writer) int {
@@ -58,6 +59,10 @@ func run(args []string, stdout, stderr io.Writer) int {
 		}
 		fmt.Fprintf(stderr, "loadgen: %v; see loadgen --help\n", err)
 		return exitUsage
+	}
+	if o.version {
+		fmt.Fprintln(stdout, "loadgen", version.Get())
+		return exitOK
 	}
 	if err := o.apply(flags, &cfg); err != nil {
 		fmt.Fprintf(stderr, "%v\nSee loadgen --help.\n", err)

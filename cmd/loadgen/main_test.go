@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/felix-mq/felix/broker"
+	"github.com/felix-mq/felix/internal/version"
 	"github.com/felix-mq/felix/loadgen"
 )
 
@@ -129,6 +130,13 @@ func TestExitCodes(t *testing.T) {
 				t.Errorf("exit code %d, want %d, and %q on stderr\n%s\n%s", code, tc.code, tc.want, stdout, stderr)
 			}
 		})
+	}
+}
+
+func TestVersion(t *testing.T) {
+	code, stdout, stderr := execute(t, command(t, "--version"))
+	if want := "loadgen " + version.Get().String() + "\n"; code != exitOK || stdout != want {
+		t.Errorf("exit code %d, printed %q, want %q\n%s", code, stdout, want, stderr)
 	}
 }
 
