@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/felix-mq/felix/internal/logs"
+	"github.com/felix-mq/felix/internal/version"
 )
 
 // Exit codes. A second signal ends the process as signals do: 128 and its number, for a shell.
@@ -38,6 +39,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 	validate := flags.Bool("validate-config", false, "check all settings, files and addresses, and exit with 0 or 1")
 	dump := flags.Bool("dump-config", false, "print all settings as a YAML file, with the origin of each, and exit")
 	reference := flags.Bool("reference", false, "print the reference of all settings in Markdown, and exit")
+	health := flags.Bool("healthcheck", false, "ask the broker that runs with these settings whether it is ready, and exit with 0 or 1")
+	showVersion := flags.Bool("version", false, "print the version, and exit")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, pflag.ErrHelp) {
 			return exitOK
@@ -48,6 +51,10 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if flags.NArg() > 0 {
 		fmt.Fprintf(stderr, "broker: unexpected argument %q; see broker --help\n", flags.Arg(0))
 		return exitUsage
+	}
+	if *showVersion {
+		fmt.Fprintln(stdout, "broker", version.Get())
+		return exitOK
 	}
 	if *reference {
 		writeReference(stdout, o)
@@ -69,6 +76,13 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if *dump {
 		if err := loaded.Dump(stdout); err != nil {
 			fmt.Fprintln(stderr, "broker:", err)
+			return exitError
+		}
+		return exitOK
+	}
+	if *health {
+		if err := healthcheck(o.ops); err != nil {
+			fmt.Fprintln(stderr, "broker: not ready:", err)
 			return exitError
 		}
 		return exitOK

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"encoding/json"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +14,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/felix-mq/felix/internal/ops"
+	"github.com/felix-mq/felix/internal/version"
 )
 
 // output collects what a program prints, and tells when a line is there.
@@ -66,6 +71,9 @@ func TestServeAndDrain(t *testing.T) {
 		if body := get(t, "http://"+addr+path); !strings.Contains(body, want) {
 			t.Errorf("%s does not contain %q: %.300s", path, want, body)
 		}
+	}
+	if err := healthcheck(ops.Settings{Bind: addr}); err != nil {
+		t.Errorf("health check: %v", err)
 	}
 	for _, want := range []string{"setting has no effect", "FELIX_BROKER_PUB_QUEUE_DEPTH", "unknown variable", "FELIX_QUIK_BIND"} {
 		if !strings.Contains(stderr.String(), want) {
@@ -160,6 +168,8 @@ func TestUsage(t *testing.T) {
 		{"help", []string{"--help"}, nil, exitOK, []string{"FELIX_QUIC_BIND", "FELIX_RETRY_ABOVE", "--dev", "publish_queue_wait_timeout_ms"}},
 		{"unknown flag", []string{"--fast"}, nil, exitUsage, []string{"--fast"}},
 		{"argument", []string{"start"}, nil, exitUsage, []string{`"start"`}},
+		{"nobody to ask", []string{"--healthcheck"}, map[string]string{"FELIX_BROKER_METRICS_BIND": ""}, exitError, []string{"not ready", "metrics_bind is empty"}},
+		{"nobody answers", []string{"--healthcheck"}, map[string]string{"FELIX_BROKER_METRICS_BIND": "127.0.0.1:1"}, exitError, []string{"not ready", "refused"}},
 		{"not development", nil, nil, exitError, []string{"catalog", "--dev"}},
 		{
 			"bad values",
@@ -200,6 +210,32 @@ func TestUsage(t *testing.T) {
 				t.Errorf("printed %s", stdout)
 			}
 		})
+	}
+}
+
+func TestVersion(t *testing.T) {
+	stdout, stderr := newOutput(), newOutput()
+	if code := run([]string{"--version"}, stdout, stderr); code != exitOK || stdout.String() != "broker "+version.Get().String()+"\n" {
+		t.Errorf("exit status %d, printed %q, %s", code, stdout, stderr)
+	}
+}
+
+func TestHealthcheckOfADrainingBroker(t *testing.T) {
+	draining := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "draining", http.StatusServiceUnavailable)
+	})
+	secure := httptest.NewTLSServer(draining)
+	defer secure.Close()
+	if err := healthcheck(ops.Settings{Bind: secure.Listener.Addr().String(), TLS: true}); err == nil || !strings.Contains(err.Error(), "draining") {
+		t.Errorf("with TLS: %v", err)
+	}
+	server := httptest.NewServer(draining)
+	defer server.Close()
+	_, port, _ := net.SplitHostPort(server.Listener.Addr().String())
+	for _, addr := range []string{":" + port, "0.0.0.0:" + port, "[::]:" + port} {
+		if err := healthcheck(ops.Settings{Bind: addr}); err == nil || !strings.Contains(err.Error(), "503 Service Unavailable: draining") {
+			t.Errorf("%s: %v", addr, err)
+		}
 	}
 }
 
