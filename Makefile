@@ -8,6 +8,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 GO            ?= go
+MODULE        := github.com/felix-mq/felix
 TOOL          := $(GO) tool -modfile=tools/go.mod
 GOLANGCI_LINT := $(TOOL) golangci-lint
 
@@ -159,12 +160,57 @@ cache-churn: ## What a broker holds resident while ten times its cache's budget 
 bin/bench-peers:
 	$(GO) -C benchmarks/peers build -pgo=../../cmd/broker/default.pgo -o ../../bin/bench-peers .
 
+# What is built to be shipped. PGO=off builds it in half the time, for tests.
+VERSION  ?= $(shell git describe --tags --match 'v[0-9]*' --dirty=.dirty 2>/dev/null || echo "v0.0.0-0.g$$(git describe --always --dirty=.dirty 2>/dev/null || echo unknown)")
+REVISION ?= $(shell git rev-parse HEAD 2>/dev/null)
+DIST     ?= dist
+ARCHS    ?= amd64 arm64
+PGO      ?= auto
+
+.PHONY: binaries
+binaries: ## Build the commands for Linux into dist/, static and the same wherever they are built
+	@for arch in $(ARCHS); do for dir in cmd/*/; do \
+		name=felix-$$(basename "$$dir"); \
+		out=$(DIST)/linux_$$arch/$${name/felix-felix/felix}; \
+		echo "$$out"; \
+		CGO_ENABLED=0 GOOS=linux GOARCH=$$arch $(GO) build -trimpath -buildvcs=false -pgo=$(PGO) -o "$$out" \
+			-ldflags '-s -w -X $(MODULE)/internal/version.version=$(VERSION) -X $(MODULE)/internal/version.revision=$(REVISION)' "./$$dir"; \
+	done; done
+
+# Times in the packages are those of the commit, so that they too are the same wherever they are built.
+.PHONY: package
+package: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null)
+package: binaries ## Build deb and rpm packages into dist/
+	@for arch in $(ARCHS); do for packager in deb rpm; do \
+		BIN=$(DIST)/linux_$$arch PACKAGE_ARCH=$$arch PACKAGE_VERSION=$(VERSION) $(GO) tool -modfile=deploy/go.mod nfpm package \
+			--config deploy/package/nfpm.yaml --packager $$packager --target $(DIST); \
+	done; done
+
+.PHONY: test-deploy
+test-deploy: ## Build, install and run the packages, render the chart, and hold deploy/ against what the broker knows
+	$(GO) -C deploy test $(TESTFLAGS) ./...
+
+# The last version that needs no newer Go. It is no tool of tools/go.mod: with it come a thousand modules of clouds.
+GORELEASER := $(GO) run github.com/goreleaser/goreleaser/v2@v2.15.1
+
+.PHONY: lint-deploy
+lint-deploy: ## Check what CI does not for want of time or tools: goreleaser (built in four minutes at first), hadolint, promtool
+	$(GORELEASER) check
+	if command -v hadolint; then hadolint deploy/Dockerfile; fi
+	if command -v promtool; then promtool check config deploy/prometheus.yml; fi
+
+.PHONY: release-snapshot
+release-snapshot: ## Make a release in dist/ without publishing it
+	$(GORELEASER) release --snapshot --clean
+
 .PHONY: lint
 lint: ## Check style, import rules, formatting, go.mod and outdated idioms, for every build tag
 	$(GO) mod tidy -diff
 	$(GO) -C tools mod tidy -diff
 	$(GO) -C benchmarks/peers mod tidy -diff
 	$(GO) -C benchmarks/peers vet ./...
+	$(GO) -C deploy mod tidy -diff
+	$(GO) -C deploy vet ./...
 	$(GOLANGCI_LINT) fmt --diff
 	$(GOLANGCI_LINT) run
 	$(GOLANGCI_LINT) run --build-tags telemetry,invariants
@@ -194,10 +240,11 @@ tidy: ## Tidy the go.mod of each module
 	$(GO) mod tidy
 	$(GO) -C tools mod tidy
 	$(GO) -C benchmarks/peers mod tidy
+	$(GO) -C deploy mod tidy
 
 .PHONY: clean
 clean: ## Remove what make built
-	rm -rf bin
+	rm -rf bin dist
 
 .PHONY: help
 help: ## Print this list
