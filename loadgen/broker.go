@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strconv"
 	"time"
 
 	"github.com/felix-mq/felix/broker"
@@ -24,11 +25,13 @@ type BrokerInfo struct {
 	Addr   string `json:"addr"`             // host:port
 	Policy string `json:"policy,omitempty"` // of its queues, if it was started for the run
 
-	// What the kernel granted its socket, if it was started for the run.
-	ReceiveBuffer int  `json:"receive_buffer_bytes,omitempty"`
-	SendBuffer    int  `json:"send_buffer_bytes,omitempty"`
-	GRO           bool `json:"gro,omitempty"`
-	GSO           bool `json:"gso,omitempty"`
+	// What the kernel granted its socket, and what was asked of it, if it was started for the run.
+	ReceiveBuffer      int  `json:"receive_buffer_bytes,omitempty"`
+	SendBuffer         int  `json:"send_buffer_bytes,omitempty"`
+	ReceiveBufferAsked int  `json:"receive_buffer_asked_bytes,omitempty"`
+	SendBufferAsked    int  `json:"send_buffer_asked_bytes,omitempty"`
+	GRO                bool `json:"gro,omitempty"`
+	GSO                bool `json:"gso,omitempty"`
 
 	BrokerCounters
 }
@@ -42,8 +45,11 @@ type BrokerCounters struct {
 	PacketsLost   uint64 `json:"packets_lost"` // of these, as QUIC sees it
 }
 
-func (b *BrokerInfo) text() string {
+// String says in one line what broker it was.
+func (b *BrokerInfo) String() string {
 	switch b.Kind {
+	case "":
+		return "none of ours"
 	case "external":
 		return "at " + b.Addr
 	case "process":
@@ -63,7 +69,8 @@ func (b *BrokerInfo) losses() string {
 func (b *BrokerInfo) started(where string) string {
 	s := fmt.Sprintf("%s, queue policy %s", where, b.Policy)
 	if b.ReceiveBuffer > 0 {
-		s += fmt.Sprintf(", socket buffers %d KiB in and %d KiB out", b.ReceiveBuffer>>10, b.SendBuffer>>10)
+		s += fmt.Sprintf(", socket buffers %d of %d KiB in and %d of %d KiB out",
+			b.ReceiveBuffer>>10, b.ReceiveBufferAsked>>10, b.SendBuffer>>10, b.SendBufferAsked>>10)
 	}
 	onOff := map[bool]string{true: "on", false: "off"}
 	return s + ", GRO " + onOff[b.GRO] + ", GSO " + onOff[b.GSO]
@@ -73,7 +80,15 @@ func (b *BrokerInfo) started(where string) string {
 type startedBroker struct {
 	target *Target
 	info   BrokerInfo
+	// sample reads its state; what cannot be read is zero. Of a broker that was there before, that is all.
+	sample func() brokerSample
 	stop   func() (BrokerCounters, error)
+}
+
+// brokerSample is the state of a broker at one moment.
+type brokerSample struct {
+	BrokerCounters
+	Resources *Resources `json:"resources,omitempty"` // of its process, if it has one of its own
 }
 
 // stream is the stream that a broker is started with.
@@ -92,16 +107,17 @@ func startBroker(ctx context.Context, cfg Config) (*startedBroker, error) {
 		return &startedBroker{
 			target: cfg.Target,
 			info:   BrokerInfo{Kind: "external", Addr: cfg.Target.Addr},
+			sample: func() brokerSample { return brokerSample{} },
 			stop:   func() (BrokerCounters, error) { return BrokerCounters{}, nil },
 		}, nil
 	case cfg.Processes == 2:
-		return spawn(ctx, policy)
+		return spawn(ctx, policy, cfg.Topics)
 	}
 	bc, err := brokerConfig(policy, cfg.Tune)
 	if err != nil {
 		return nil, err
 	}
-	dev, info, err := newDev(bc)
+	dev, info, err := newDev(bc, cfg.Topics)
 	if err != nil {
 		return nil, err
 	}
@@ -113,6 +129,10 @@ func startBroker(ctx context.Context, cfg Config) (*startedBroker, error) {
 			Addr: info.Addr, Tenant: dev.Tenant, Namespace: dev.Namespace, Stream: stream, Token: dev.Token, TLS: dev.ClientTLS(),
 		},
 		info: info.BrokerInfo,
+		sample: func() brokerSample {
+			counters, _ := countersOf(dev) // a sample that fails is missing
+			return brokerSample{BrokerCounters: counters}
+		},
 		stop: func() (BrokerCounters, error) { return shutDown(dev, served) },
 	}, nil
 }
@@ -131,8 +151,12 @@ func brokerConfig(policy ring.Overflow, tune func(*broker.Config) error) (broker
 }
 
 // newDev makes a development broker on loopback and says what others need to know of it.
-func newDev(cfg broker.Config) (*broker.Dev, ready, error) {
-	dev, err := broker.NewDev(cfg, broker.DevOptions{Streams: []string{stream}})
+func newDev(cfg broker.Config, topics int) (*broker.Dev, ready, error) {
+	streams := make([]string, max(topics, 1))
+	for i := range streams {
+		streams[i] = topicName(stream, i, len(streams))
+	}
+	dev, err := broker.NewDev(cfg, broker.DevOptions{Streams: streams})
 	if err != nil {
 		return nil, ready{}, fmt.Errorf("loadgen: starting a broker: %w", err)
 	}
@@ -141,6 +165,7 @@ func newDev(cfg broker.Config) (*broker.Dev, ready, error) {
 		BrokerInfo: BrokerInfo{
 			Addr: dev.Addr().String(), Policy: cfg.QueuePolicy.String(),
 			ReceiveBuffer: socket.RecvBufferGranted, SendBuffer: socket.SendBufferGranted, GRO: socket.GRO, GSO: socket.GSO,
+			ReceiveBufferAsked: socket.RecvBufferAsked, SendBufferAsked: socket.SendBufferAsked,
 		},
 		Tenant: dev.Tenant, Namespace: dev.Namespace, Token: dev.Token, CertPEM: dev.CertPEM,
 	}, nil
@@ -188,10 +213,12 @@ func countersOf(dev *broker.Dev) (BrokerCounters, error) {
 	return c, nil
 }
 
-// serveArg is the first argument of a process that is a broker; the policy of its queues follows.
+// serveArg is the first argument of a process that is a broker; the policy of its queues and the number of its topics
+// follow.
 const serveArg = "__serve-loadgen-broker"
 
-// ready is the first line that such a process prints; its counters are the second and last.
+// ready is the first line that such a process prints. It answers each line that it reads with a [brokerSample], and the
+// end of its input with the last one.
 type ready struct {
 	BrokerInfo
 	Tenant    string `json:"tenant"`
@@ -204,29 +231,33 @@ type ready struct {
 // program that wants it calls ServeBroker before anything else in main. In the broker's process it serves and exits;
 // in any other it returns at once. tune, if not nil, changes the settings of that broker.
 func ServeBroker(tune func(*broker.Config) error) {
-	if len(os.Args) != 3 || os.Args[1] != serveArg {
+	if len(os.Args) != 4 || os.Args[1] != serveArg {
 		return
 	}
 	// An interrupt from the terminal goes to both processes. This one ends when the other closes its input.
 	signal.Ignore(os.Interrupt)
-	if err := serveBroker(os.Args[2], tune, os.Stdin, os.Stdout); err != nil {
+	if err := serveBroker(os.Args[2], os.Args[3], tune, os.Stdin, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	os.Exit(0)
 }
 
-func serveBroker(policyName string, tune func(*broker.Config) error, stdin io.Reader, stdout io.Writer) error {
+func serveBroker(policyName, topicsText string, tune func(*broker.Config) error, stdin io.Reader, stdout io.Writer) error {
 	var policy ring.Overflow
 	if err := policy.UnmarshalText([]byte(policyName)); err != nil {
 		return fmt.Errorf("loadgen: %w", err)
+	}
+	topics, err := strconv.Atoi(topicsText)
+	if err != nil {
+		return fmt.Errorf("loadgen: number of topics: %w", err)
 	}
 	cfg, err := brokerConfig(policy, tune)
 	if err != nil {
 		return err
 	}
 	cfg.TuneRuntime() // as cmd/broker does
-	dev, info, err := newDev(cfg)
+	dev, info, err := newDev(cfg, topics)
 	if err != nil {
 		return err
 	}
@@ -234,34 +265,43 @@ func serveBroker(policyName string, tune func(*broker.Config) error, stdin io.Re
 	go func() { served <- dev.Serve(context.Background()) }()
 	out := json.NewEncoder(stdout)
 	err = out.Encode(info)
-	if err == nil {
-		_, _ = io.Copy(io.Discard, stdin) // until it is closed, however
+	for in := bufio.NewScanner(stdin); err == nil && in.Scan(); { // until it is closed, however
+		var s brokerSample
+		if s.BrokerCounters, err = countersOf(dev); err == nil {
+			s.Resources = new(resources())
+			err = out.Encode(s)
+		}
 	}
 	counters, stopErr := shutDown(dev, served)
 	if err = errors.Join(err, stopErr); err != nil {
 		return err
 	}
-	return out.Encode(counters)
+	return out.Encode(brokerSample{BrokerCounters: counters})
 }
 
 // spawn starts a broker in another process of this program.
-func spawn(ctx context.Context, policy ring.Overflow) (_ *startedBroker, err error) {
-	p, err := selfproc.Start(nil, serveArg, policy.String())
+func spawn(ctx context.Context, policy ring.Overflow, topics int) (_ *startedBroker, err error) {
+	p, err := selfproc.Start(nil, serveArg, policy.String(), strconv.Itoa(topics))
 	if err != nil {
 		return nil, fmt.Errorf("loadgen: starting a broker process: %w", err)
 	}
 	in := json.NewDecoder(bufio.NewReader(p.Out))
-	stop := func() (c BrokerCounters, err error) {
-		kill := time.AfterFunc(stopTimeout+time.Second, func() { _ = p.Process.Kill() })
-		defer kill.Stop()
+	// bound kills it unless it is called off in time.
+	bound := func() *time.Timer {
+		return time.AfterFunc(stopTimeout+time.Second, func() { _ = p.Process.Kill() })
+	}
+	stop := func() (BrokerCounters, error) {
+		defer bound().Stop()
 		_ = p.In.Close()
-		if err = in.Decode(&c); errors.Is(err, io.EOF) {
+		var last brokerSample
+		err := in.Decode(&last)
+		if errors.Is(err, io.EOF) {
 			err = nil // why it says nothing is told by its exit status
 		}
 		if err = errors.Join(err, p.Wait()); err != nil {
 			return BrokerCounters{}, fmt.Errorf("loadgen: broker process: %w", err)
 		}
-		return c, nil
+		return last.BrokerCounters, nil
 	}
 	var r ready
 	unblock := context.AfterFunc(ctx, func() { _ = p.Process.Kill() })
@@ -285,6 +325,13 @@ func spawn(ctx context.Context, policy ring.Overflow) (_ *startedBroker, err err
 			TLS: &tls.Config{RootCAs: roots, ServerName: "localhost", MinVersion: tls.VersionTLS13},
 		},
 		info: r.BrokerInfo,
+		sample: func() (s brokerSample) {
+			defer bound().Stop()
+			if _, err := io.WriteString(p.In, "\n"); err == nil {
+				_ = in.Decode(&s) // a sample that fails is missing; why is told in the end
+			}
+			return s
+		},
 		stop: stop,
 	}, nil
 }

@@ -8,9 +8,9 @@ import (
 	"math/rand/v2"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
+	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/client"
 )
 
@@ -30,6 +30,7 @@ type CacheConfig struct {
 	Value       int           // bytes
 	TTL         time.Duration // of puts; negative is for ever
 	Concurrency int           // callers, each with one call in flight
+	Rate        float64       // calls per second of an open loop, which start late if no caller is free; 0 is a closed loop
 	Pipeline    int           // keys of a get; puts have one
 	Warmup      time.Duration // before Duration, at the same load
 	Duration    time.Duration
@@ -39,8 +40,11 @@ type CacheConfig struct {
 	JSON           bool          // without extensions
 	Spin           time.Duration // of the client's sockets
 
-	Target    *Target // a broker that is there, whose cache is named by Stream; nil starts one
-	Processes int     // 1 or 2, of a broker that is started
+	Target    *Target                    // a broker that is there, whose cache is named by Stream; nil starts one
+	Processes int                        // 1 or 2, of a broker that is started
+	Tune      func(*broker.Config) error // see [Config.Tune]
+
+	Observer
 }
 
 // DefaultCacheConfig returns the load that runs without options.
@@ -65,6 +69,8 @@ func (c *CacheConfig) Validate() error {
 	bad(c.Value < 0 || c.Value > 16<<20-1024, "values of %d bytes", c.Value)
 	bad(c.Concurrency < 1, "concurrency %d", c.Concurrency)
 	bad(c.Pipeline < 1 || c.Pipeline > 65535, "pipeline of %d keys", c.Pipeline)
+	bad(!(c.Rate >= 0 && c.Rate <= 1e9), "rate %v is not between 0 and 1e9 calls per second", c.Rate)
+	bad(c.Interval < 0, "interval %v", c.Interval)
 	bad(c.Warmup < 0 || c.Duration <= 0, "warm-up %v, duration %v", c.Warmup, c.Duration)
 	bad(c.Conns < 1 || c.Streams < 1, "%d connections with %d streams", c.Conns, c.Streams)
 	bad(c.Processes < 1 || c.Processes > 2, "%d processes", c.Processes)
@@ -82,10 +88,64 @@ type CacheOperation struct {
 
 // CacheResult is the outcome of a run.
 type CacheResult struct {
-	Put     CacheOperation `json:"put"`
-	Get     CacheOperation `json:"get"`
-	All     CacheOperation `json:"all"`
-	Seconds float64        `json:"seconds"`
+	Config    CacheConfigResult `json:"config"`
+	Put       CacheOperation    `json:"put"`
+	Get       CacheOperation    `json:"get"`
+	All       CacheOperation    `json:"all"`
+	Seconds   float64           `json:"seconds"`
+	LateCalls int64             `json:"late_calls"` // of an open loop: that began more than a millisecond late
+
+	Measurement
+}
+
+// CacheConfigResult is the part of [CacheConfig] that a result is judged by.
+type CacheConfigResult struct {
+	GetRatio    float64 `json:"get_ratio"`
+	Keys        int     `json:"keys"`
+	Absent      bool    `json:"absent"`
+	Zipf        float64 `json:"zipf,omitempty"`
+	Value       int     `json:"value"`
+	Concurrency int     `json:"concurrency"`
+	Pipeline    int     `json:"pipeline"`
+	Rate        float64 `json:"rate,omitempty"`
+	Conns       int     `json:"conns"`
+	Streams     int     `json:"streams"`
+	JSON        bool    `json:"json_frames"`
+}
+
+// Load says in one line what load the result is of.
+func (r *CacheResult) Load() string {
+	c := &r.Config
+	s := fmt.Sprintf("cache: %g of calls are gets of %s, %s of %d B, ", c.GetRatio, plural(c.Pipeline, "key"), plural(c.Keys, "key"), c.Value)
+	if c.Absent {
+		s += "absent, "
+	}
+	if c.Zipf != 0 {
+		s += fmt.Sprintf("zipf %g, ", c.Zipf)
+	}
+	s += fmt.Sprintf("%s, %s × %s", plural(c.Concurrency, "caller"), plural(c.Conns, "connection"), plural(c.Streams, "stream"))
+	if c.JSON {
+		s += ", JSON"
+	}
+	if c.Rate > 0 {
+		s += fmt.Sprintf(", open loop at %s calls/s", count(c.Rate))
+	}
+	return s
+}
+
+// Metrics returns the figures that runs of this load are compared by.
+func (r *CacheResult) Metrics() []Metric {
+	var m []Metric
+	if r.Config.Rate == 0 { // otherwise it is given
+		m = append(m, Metric{Name: "keys", Unit: "keys/s", Value: r.All.Rate, HigherIsBetter: true})
+	}
+	if r.Put.Calls > 0 {
+		m = append(m, latencyMetrics("put ", &r.Put.Latency)...)
+	}
+	if r.Get.Calls > 0 {
+		m = append(m, latencyMetrics("get ", &r.Get.Latency)...)
+	}
+	return m
 }
 
 // WriteText writes a line for each operation, percentiles in microseconds.
@@ -116,7 +176,7 @@ func RunCache(ctx context.Context, cfg CacheConfig) (*CacheResult, error) {
 	if cfg.Target != nil {
 		cacheName = cfg.Target.Stream
 	}
-	b, err := startBroker(ctx, Config{Target: cfg.Target, Processes: cfg.Processes})
+	b, err := startBroker(ctx, Config{Target: cfg.Target, Processes: cfg.Processes, Tune: cfg.Tune})
 	if err != nil {
 		return nil, err
 	}
@@ -130,11 +190,16 @@ func RunCache(ctx context.Context, cfg CacheConfig) (*CacheResult, error) {
 	c, err := client.Connect(ctx, b.target.Addr, opts...)
 	var res *CacheResult
 	if err == nil {
-		res, err = RunCacheOn(ctx, cfg, felixCache{c.Cache(b.target.Namespace, cacheName)})
+		res, err = runCache(ctx, cfg, b, felixCache{c.Cache(b.target.Namespace, cacheName)})
 		err = errors.Join(err, c.Close())
 	}
-	_, stopErr := b.stop()
-	return res, errors.Join(err, stopErr)
+	counters, stopErr := b.stop()
+	if err = errors.Join(err, stopErr); err != nil {
+		return nil, err
+	}
+	res.Broker = b.info
+	res.Broker.BrokerCounters = counters
+	return res, nil
 }
 
 type felixCache struct{ cache *client.Cache }
@@ -167,6 +232,20 @@ func hit(err error) (int, error) {
 
 // RunCacheOn loads a cache with the operations of a configuration, whatever it says of brokers and clients.
 func RunCacheOn(ctx context.Context, cfg CacheConfig, store CacheStore) (*CacheResult, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	return runCache(ctx, cfg, nil, store)
+}
+
+// Kinds of calls.
+const (
+	cachePut = iota
+	cacheGet
+)
+
+// runCache loads a cache. b is nil if its broker is not to be asked for its state.
+func runCache(ctx context.Context, cfg CacheConfig, b *startedBroker, store CacheStore) (*CacheResult, error) {
 	keys := make([]string, cfg.Keys)
 	for i := range keys {
 		keys[i] = "key-" + strconv.Itoa(i)
@@ -177,54 +256,56 @@ func RunCacheOn(ctx context.Context, cfg CacheConfig, store CacheStore) (*CacheR
 		value[i] = byte(fill.Uint32())
 	}
 	workers := make([]*cacheWorker, cfg.Concurrency)
-	ctx, fail := context.WithCancelCause(ctx)
+	prepare, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	var wg sync.WaitGroup
-	var phase atomic.Int32 // warm-up, measured, over
 	for i := range workers {
-		w := &cacheWorker{cfg: &cfg, store: store, keys: keys, value: value, put: newLatencies(), get: newLatencies()}
-		workers[i] = w
 		rnd := rand.New(rand.NewPCG(cfg.Seed, uint64(i)))
-		wg.Go(func() {
-			if err := w.prepare(ctx, i); err != nil {
-				fail(err)
-			}
-		})
+		w := &cacheWorker{cfg: &cfg, store: store, keys: keys, value: value, rnd: rnd, batch: make([]string, cfg.Pipeline)}
 		w.key = func() string { return keys[rnd.IntN(len(keys))] }
 		if cfg.Zipf != 0 {
 			z := rand.NewZipf(rnd, cfg.Zipf, 1, uint64(len(keys)-1))
 			w.key = func() string { return keys[z.Uint64()] }
 		}
-		w.rnd = rnd
-	}
-	wg.Wait()
-	for _, w := range workers {
+		workers[i] = w
 		wg.Go(func() {
-			if err := w.run(ctx, &phase); err != nil {
+			if err := w.prepare(prepare, i); err != nil {
 				fail(err)
 			}
 		})
 	}
-	sleep(ctx, cfg.Warmup)
-	phase.Store(1)
-	began := time.Now()
-	sleep(ctx, cfg.Duration)
-	phase.Store(2)
-	elapsed := time.Since(began)
 	wg.Wait()
-	if err := context.Cause(ctx); err != nil {
+	if err := context.Cause(prepare); err != nil {
 		return nil, err
 	}
-	return sumUp(workers, elapsed), nil
-}
-
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
+	l := callLoad{
+		workers: cfg.Concurrency, rate: cfg.Rate, warmup: cfg.Warmup, duration: cfg.Duration, observer: cfg.Observer, broker: b,
+		tags: []string{cachePut: "put", cacheGet: "get"}, alarm: newAlarm,
+		call: func(ctx context.Context, worker int) (called, error) { return workers[worker].call(ctx) },
 	}
+	calls, err := l.run(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r := &CacheResult{
+		Config: CacheConfigResult{
+			GetRatio: cfg.GetRatio, Keys: cfg.Keys, Absent: cfg.Absent, Zipf: cfg.Zipf, Value: cfg.Value, Concurrency: cfg.Concurrency,
+			Pipeline: cfg.Pipeline, Rate: cfg.Rate, Conns: cfg.Conns, Streams: cfg.Streams, JSON: cfg.JSON,
+		},
+		Seconds: calls.seconds, LateCalls: calls.late, Measurement: calls.Measurement,
+	}
+	all := newLatencies()
+	for kind, op := range []*CacheOperation{cachePut: &r.Put, cacheGet: &r.Get} {
+		c := &calls.kinds[kind]
+		op.Keys, op.Hits, op.Latency = c.keys, c.hits, c.lat.summary()
+		all.merge(&c.lat)
+	}
+	r.All.Keys, r.All.Hits, r.All.Latency = r.Put.Keys+r.Get.Keys, r.Get.Hits, all.summary()
+	for _, op := range []*CacheOperation{&r.Put, &r.Get, &r.All} {
+		op.Calls = op.Latency.Samples
+		op.Rate = float64(op.Keys) / r.Seconds
+	}
+	return r, nil
 }
 
 // cacheWorker is one caller.
@@ -235,9 +316,7 @@ type cacheWorker struct {
 	value []byte
 	rnd   *rand.Rand
 	key   func() string
-
-	put, get                latencies
-	putKeys, getKeys, found int64
+	batch []string
 }
 
 // prepare stores this worker's part of the keys.
@@ -253,65 +332,27 @@ func (w *cacheWorker) prepare(ctx context.Context, part int) error {
 	return nil
 }
 
-func (w *cacheWorker) run(ctx context.Context, phase *atomic.Int32) error {
-	batch := make([]string, w.cfg.Pipeline)
-	for ctx.Err() == nil {
-		isGet := w.rnd.Float64() < w.cfg.GetRatio
-		for i := range batch {
-			batch[i] = w.key()
-		}
-		measured := phase.Load() == 1
-		began := time.Now()
-		hits := 0
-		var err error
-		if isGet {
-			hits, err = w.store.Get(ctx, batch)
-		} else {
-			err = w.store.Put(ctx, batch[0], w.value, w.cfg.TTL)
-		}
-		ns := int64(time.Since(began))
-		if err != nil {
-			return fmt.Errorf("loadgen: cache: %w", err)
-		}
-		switch phase.Load() {
-		case 1:
-			if !measured {
-				continue
-			}
-			if isGet {
-				w.get.record(ns, 1)
-				w.getKeys += int64(len(batch))
-				w.found += int64(hits)
-			} else {
-				w.put.record(ns, 1)
-				w.putKeys++
-			}
-		case 2:
-			return nil
-		}
+func (w *cacheWorker) call(ctx context.Context) (c called, err error) {
+	c.kind = cachePut
+	if w.rnd.Float64() < w.cfg.GetRatio {
+		c.kind = cacheGet
 	}
-	return nil
-}
-
-func sumUp(workers []*cacheWorker, elapsed time.Duration) *CacheResult {
-	r := &CacheResult{Seconds: elapsed.Seconds()}
-	put, get, all := newLatencies(), newLatencies(), newLatencies()
-	for _, w := range workers {
-		put.merge(&w.put)
-		get.merge(&w.get)
-		r.Put.Keys += w.putKeys
-		r.Get.Keys += w.getKeys
-		r.Get.Hits += w.found
+	for i := range w.batch {
+		w.batch[i] = w.key()
 	}
-	all.merge(&put)
-	all.merge(&get)
-	r.All.Keys, r.All.Hits = r.Put.Keys+r.Get.Keys, r.Get.Hits
-	for op, l := range map[*CacheOperation]*latencies{&r.Put: &put, &r.Get: &get, &r.All: &all} {
-		op.Latency = l.summary()
-		op.Calls = op.Latency.Samples
-		op.Rate = float64(op.Keys) / r.Seconds
+	began := time.Now()
+	if c.kind == cacheGet {
+		c.keys = len(w.batch)
+		c.hits, err = w.store.Get(ctx, w.batch)
+	} else {
+		c.keys = 1
+		err = w.store.Put(ctx, w.batch[0], w.value, w.cfg.TTL)
 	}
-	return r
+	c.took = time.Since(began)
+	if err != nil {
+		return c, fmt.Errorf("loadgen: cache: %w", err)
+	}
+	return c, nil
 }
 
 // CacheTable measures the cells of the table that is published for the reference's cache (operations of 0, 256 and 4096 bytes) and

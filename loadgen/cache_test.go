@@ -201,10 +201,12 @@ func TestCacheValidate(t *testing.T) {
 		"0 connections":    func(c *CacheConfig) { c.Conns = 0 },
 		"0 streams":        func(c *CacheConfig) { c.Streams = 0 },
 		"3 processes":      func(c *CacheConfig) { c.Processes = 3 },
+		"rate NaN":         func(c *CacheConfig) { c.Rate = math.NaN() },
+		"interval -1ns":    func(c *CacheConfig) { c.Interval = -1 },
 	} {
 		cfg := DefaultCacheConfig()
 		change(&cfg)
-		if r, err := RunCache(t.Context(), cfg); r != nil || err == nil || !strings.Contains(err.Error(), want) {
+		if r, err := RunCacheOn(t.Context(), cfg, newMapStore()); r != nil || err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %+v, %v, want %q in it", r, err, want)
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"math"
 	"time"
 
+	"github.com/HdrHistogram/hdrhistogram-go"
+
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/codec"
 	"github.com/felix-mq/felix/ring"
@@ -26,12 +28,30 @@ const (
 	DefaultWarmup      = 500 * time.Millisecond
 	DefaultConns       = 8
 	DefaultIdleTimeout = 10 * time.Second
+	DefaultInterval    = time.Second
+)
+
+// SlowMode is what [Config.SlowSubs] do.
+type SlowMode string
+
+// Modes of slow subscriptions. The zero value means [Stop].
+const (
+	Stop    SlowMode = "stop"    // read nothing at all
+	Trickle SlowMode = "trickle" // read one frame every 200 ms
 )
 
 // Config describes a run. The zero value works: each field says what zero means. It is copied by [Run].
 type Config struct {
-	// Fanout is the number of subscriptions that must receive every event. Zero means 1. Each takes about 220 KiB of
-	// memory for its histogram.
+	// Topics is the number of streams. Zero means 1. With more, they are called like the stream of the target, followed
+	// by -0, -1 and so on.
+	Topics int
+	// Publishers is the number of publishers of each topic. Zero means 1. Those of one number share a connection, which
+	// publishes to all topics.
+	Publishers int
+	// Streams is the number of streams that each of these connections publishes by; a topic stays on one. Zero means 1.
+	Streams int
+	// Fanout is the number of subscriptions to each topic, each of which must receive every event of it. Zero means 1.
+	// Each takes about 220 KiB of memory for its histogram.
 	Fanout int
 	// Payload is the size of an event in bytes, the stamp of [StampLen] bytes included, which is thus the least. Zero
 	// means 256.
@@ -46,13 +66,14 @@ type Config struct {
 
 	// Batch is the number of events in one publish. Zero means 64. A batch must fit into a frame of 16 MiB.
 	Batch int
-	// Window is the number of batches in flight: sent, and not yet received by every subscription. Zero means 8, 1 is
-	// a closed loop, [Unbounded] leaves the limit to the transport's back-pressure.
+	// Window is the number of batches in flight of each publisher to a topic: sent, and not yet received by every
+	// subscription. Zero means 8, 1 is a closed loop, [Unbounded] leaves the limit to the transport's back-pressure.
 	Window int
-	// Rate makes the run open-loop: the events per second at which batches are due, with no window. Zero means none.
+	// Rate makes the run open-loop: the events per second of all publishers together at which batches are due, with no
+	// window. Zero means none.
 	Rate float64
 
-	// Total is the number of measured events to publish. Zero means that Duration decides.
+	// Total is the number of measured events to publish, which publishers and topics share. Zero means that Duration decides.
 	Total int64
 	// Duration is how long measured events are published. Zero means 5 s, and sets MaxDuration to a minute if that is
 	// zero as well.
@@ -65,10 +86,12 @@ type Config struct {
 
 	// Conns is the number of connections that the subscriptions are spread over, at most one for each. Zero means 8.
 	Conns int
-	// SlowSubs is a number of further subscriptions that read nothing at all. They are not accounted for. A broker that
-	// is started then drops what does not fit into a queue, instead of waiting for room; so that the others lose
-	// nothing, the window has to fit into a queue, which holds 4 MiB by default.
+	// SlowSubs is a number of further subscriptions, spread over the topics, that read little or nothing. They are not
+	// accounted for. A broker that is started then drops what does not fit into a queue, instead of waiting for room; so
+	// that the others lose nothing, the window has to fit into a queue, which holds 4 MiB by default.
 	SlowSubs int
+	// SlowMode is what they do. Zero means [Stop].
+	SlowMode SlowMode
 	// AllowDrops counts what a subscription did not receive as dropped, instead of failing the run. A broker that is
 	// started then drops what does not fit into a queue, instead of waiting for room.
 	AllowDrops bool
@@ -84,7 +107,17 @@ type Config struct {
 	// has its own, see [ServeBroker].
 	Tune func(*broker.Config) error
 
-	// Progress, if not nil, is called a few times per second from one goroutine.
+	Observer
+}
+
+// Observer is what a run tells while it lasts. Its functions are called by one goroutine at a time.
+type Observer struct {
+	// Interval is the length of the intervals of a result's timeline. Zero means 1 s.
+	Interval time.Duration
+	// OnInterval, if not nil, receives the latencies of each interval, in nanoseconds, tagged by what was measured:
+	// "deliver", "put", "get" or "connect". The histogram, which has start and end time, is only lent.
+	OnInterval func(*hdrhistogram.Histogram)
+	// Progress, if not nil, is called a few times per second.
 	Progress func(Progress)
 }
 
@@ -100,13 +133,19 @@ type Target struct {
 type Progress struct {
 	WarmingUp bool
 	Elapsed   time.Duration // since the warm-up began, or about since the measurement did
-	Published uint64        // events so far, without those of the warm-up
-	Delivered uint64        // deliveries so far, without those of the warm-up
-	Rate      float64       // deliveries per second since the last call
+	Remaining time.Duration // of the measurement, as far as it can be told; 0 if it cannot
+	Published uint64        // events so far, without those of the warm-up; or calls
+	Delivered uint64        // deliveries so far, without those of the warm-up; or calls
+	Dropped   uint64        // events that subscriptions found missing so far, the warm-up included
+	Rate      float64       // deliveries or calls per second since the last call
+	P99       float64       // µs, of the last interval that has ended
 }
 
 // withDefaults replaces each zero value by what it means. It is called on a valid Config.
 func (c Config) withDefaults() Config {
+	setDefault(&c.Topics, 1)
+	setDefault(&c.Publishers, 1)
+	setDefault(&c.Streams, 1)
 	setDefault(&c.Fanout, DefaultFanout)
 	setDefault(&c.Payload, DefaultPayload)
 	setDefault(&c.Kind, Random)
@@ -122,9 +161,11 @@ func (c Config) withDefaults() Config {
 	c.MaxDuration = max(c.MaxDuration, c.Duration)
 	setDefault(&c.Warmup, DefaultWarmup)
 	setDefault(&c.Conns, DefaultConns)
-	c.Conns = min(c.Conns, c.Fanout+c.SlowSubs)
+	c.Conns = min(c.Conns, c.Topics*c.Fanout+c.SlowSubs)
+	setDefault(&c.SlowMode, Stop)
 	setDefault(&c.IdleTimeout, DefaultIdleTimeout)
 	setDefault(&c.Processes, 1)
+	setDefault(&c.Interval, DefaultInterval)
 	return c
 }
 
@@ -138,6 +179,7 @@ func setDefault[T comparable](field *T, value T) {
 // Bounds that keep products far from overflow; a run at them would not fit any machine.
 const (
 	maxSubscriptions = 1 << 20
+	maxPublishers    = 1 << 10
 	maxBatch         = 1 << 20
 	maxWindow        = 1 << 20
 )
@@ -152,8 +194,12 @@ func (c Config) Validate() error {
 	}
 	given := c
 	c = c.withDefaults()
+	bad(c.Topics < 1 || c.Topics > maxSubscriptions, "topics: %d is not between 1 and %d", c.Topics, maxSubscriptions)
+	bad(c.Publishers < 1 || c.Publishers > maxPublishers, "publishers: %d is not between 1 and %d", c.Publishers, maxPublishers)
+	bad(c.Streams < 1 || c.Streams > maxPublishers, "streams: %d is not between 1 and %d", c.Streams, maxPublishers)
 	bad(c.Fanout < 1 || c.Fanout > maxSubscriptions, "fanout %d is not between 1 and %d", c.Fanout, maxSubscriptions)
 	bad(c.SlowSubs < 0 || c.SlowSubs > maxSubscriptions, "slow subscriptions: %d is not between 0 and %d", c.SlowSubs, maxSubscriptions)
+	bad(c.SlowMode != Stop && c.SlowMode != Trickle, "slow mode %q is neither stop nor trickle", c.SlowMode)
 	bad(given.Conns < 0, "connections: %d is negative", given.Conns)
 	bad(c.Payload < StampLen, "payload of %d bytes has no room for the stamp of %d bytes that tells order and time", c.Payload, StampLen)
 	bad(c.Kind.String() == "", "payload kind %d is unknown", c.Kind)
@@ -167,10 +213,12 @@ func (c Config) Validate() error {
 	bad(c.Rate < 0 || c.Rate > 1e9 || math.IsNaN(c.Rate), "rate %v is not between 0 and 1e9 events per second", c.Rate)
 	bad(c.Rate > 0 && given.Window != 0, "rate and window exclude each other: an open loop does not wait")
 	bad(c.Total < 0, "total %d is negative", c.Total)
+	bad(c.Total > 0 && c.Total < int64(c.Topics)*int64(c.Publishers), "total %d is less than one event for each publisher of each topic", c.Total)
 	bad(c.Duration < 0, "duration %v is negative", c.Duration)
 	bad(c.Total > 0 && c.Duration > 0, "total and duration exclude each other")
 	bad(c.Warmup < 0, "warm-up %v is negative", c.Warmup)
 	bad(c.IdleTimeout < 0, "idle timeout %v is negative", c.IdleTimeout)
+	bad(c.Interval < 0, "interval %v is negative", c.Interval)
 	bad(c.Processes < 1 || c.Processes > 2, "processes: %d is neither 1 nor 2", c.Processes)
 	bad(given.Processes != 0 && c.Target != nil, "processes say where the broker is started, but there is one at %s", addrOf(c.Target))
 	bad(c.SlowSubs > 0 && c.Window == Unbounded && c.Rate == 0 && !c.AllowDrops,
@@ -182,7 +230,7 @@ func (c Config) Validate() error {
 		bad(t.TLS == nil, "the TLS configuration is missing")
 	}
 	if len(problems) == 0 && c.Total > 0 {
-		if err := c.checkVolume(c.Total); err != nil {
+		if err := c.checkVolume(c.Total / int64(c.Topics*c.Publishers)); err != nil {
 			problems = append(problems, err)
 		}
 	}
@@ -204,7 +252,7 @@ const volumeFactor = 32
 // nothing else limits it: the windows of the publisher's stream and of the subscription's, and the queue.
 const transportBytes = 2*256<<10 + ring.DefaultMaxBytes
 
-// held returns how many bytes of payload can be under way to one subscription at one moment.
+// held returns how many bytes of payload can be under way from one publisher to one subscription at one moment.
 func (c *Config) held() int64 {
 	if c.Window == Unbounded {
 		return transportBytes
@@ -212,7 +260,7 @@ func (c *Config) held() int64 {
 	return int64(c.Window) * int64(c.Batch) * int64(c.Payload)
 }
 
-// checkVolume refuses a run of so many events for each subscription if it is too small for a rate to mean anything. An
+// checkVolume refuses a run of so many events from each publisher to each subscription if it is too small for a rate to mean anything. An
 // open loop is never too small: its rate is given, and that the broker cannot follow shows in the latencies.
 func (c *Config) checkVolume(events int64) error {
 	if c.Rate > 0 {

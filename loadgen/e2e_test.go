@@ -38,7 +38,10 @@ func TestLossless(t *testing.T) {
 		"several":        {Fanout: 12, Conns: 3, Batch: 8, Window: 4, Total: 2048},
 		"closed loop":    {Fanout: 3, Batch: 1, Window: 1, Total: 200},
 		"json":           {Fanout: 2, Batch: 8, Window: 2, Total: 1000, Kind: JSON},
-		"two processes":  {Fanout: 4, Batch: 8, Window: 2, Total: 1000, Processes: 2},
+		"topics":         {Topics: 3, Fanout: 2, Batch: 8, Window: 2, Total: 3000},
+		"publishers":     {Publishers: 3, Fanout: 2, Batch: 8, Window: 2, Total: 3000},
+		"crossed":        {Topics: 2, Publishers: 2, Streams: 2, Fanout: 2, Batch: 4, Rate: 40_000, Total: 4003},
+		"two processes":  {Topics: 2, Fanout: 4, Batch: 8, Window: 2, Total: 2000, Processes: 2},
 		"rate":           {Fanout: 3, Batch: 4, Rate: 20_000, Total: 2002},
 		"rate, duration": {Fanout: 3, Batch: 4, Rate: 20_000, Duration: 100 * time.Millisecond},
 		"unbounded":      {Payload: 64 << 10, Batch: 16, Window: Unbounded, Total: 32 * transportBytes / (64 << 10)},
@@ -71,17 +74,32 @@ func TestLossless(t *testing.T) {
 }
 
 func TestSlowSubscriptions(t *testing.T) {
-	for name, processes := range map[string]int{"embedded": 1, "two processes": 2} {
+	for name, tc := range map[string]struct {
+		processes int
+		mode      SlowMode
+	}{"embedded": {1, Trickle}, "two processes": {2, Stop}} {
 		t.Run(name, func(t *testing.T) {
 			// 32 MiB for each: the queue of a slow subscription and the windows on its way hold less than 6.
 			res := mustRun(t, Config{
-				Fanout: 2, SlowSubs: 2, Conns: 2, Payload: 16 << 10, Batch: 16, Window: 4, Total: 2048, Processes: processes,
+				Fanout: 2, SlowSubs: 2, Conns: 2, Payload: 16 << 10, Batch: 16, Window: 4, Total: 2048, Processes: tc.processes,
+				SlowMode: tc.mode,
 			})
 			if res.Delivered != 4096 || res.Unaccounted != 0 || res.Broker.Policy != "drop_new" {
 				t.Errorf("got %+v", res)
 			}
 			if res.Broker.DroppedEvents < 1000 {
 				t.Errorf("the broker dropped %d events", res.Broker.DroppedEvents)
+			}
+			var dropped uint64
+			for _, i := range res.Intervals {
+				dropped += i.Dropped
+			}
+			i := res.Intervals[len(res.Intervals)-1]
+			if dropped == 0 || dropped > res.Broker.DroppedEvents || i.Process.Goroutines == 0 || i.Process.Heap == 0 {
+				t.Errorf("%d events were dropped in all intervals, of which the last is %+v", dropped, i)
+			}
+			if (i.Server != nil) != (tc.processes == 2) || (i.Server != nil && i.Server.Goroutines == 0) {
+				t.Errorf("the broker's process: %+v", i.Server)
 			}
 		})
 	}
@@ -142,12 +160,12 @@ func TestCancel(t *testing.T) {
 			ctx, cancel := context.WithCancelCause(t.Context())
 			defer cancel(nil)
 			var reached atomic.Bool
-			cfg := Config{Fanout: 2, Duration: time.Hour, Warmup: time.Hour, Progress: func(p Progress) {
+			cfg := Config{Fanout: 2, Duration: time.Hour, Warmup: time.Hour, Observer: Observer{Progress: func(p Progress) {
 				if phase(p) {
 					reached.Store(true)
 					cancel(cause)
 				}
-			}}
+			}}}
 			if name != "warm-up" {
 				cfg.Warmup = 1
 			}

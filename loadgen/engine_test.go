@@ -3,7 +3,10 @@ package loadgen
 import (
 	"context"
 	"errors"
+	"math"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,10 +18,17 @@ type pipe struct {
 	drop  func(subscription int, seq uint64) bool
 	delay func() // before a batch is delivered
 
-	batches, acked, marks int
+	lock sync.Locker // if several publishers send
+
+	acked          atomic.Int64
+	batches, marks int
 }
 
 func (p *pipe) SendBatch(_ context.Context, items [][]byte) error {
+	if p.lock != nil {
+		p.lock.Lock()
+		defer p.lock.Unlock()
+	}
 	if seq, _ := stamp(items[0]); seq&markBit != 0 {
 		p.marks++
 	} else {
@@ -47,28 +57,19 @@ func (p *pipe) SendBatch(_ context.Context, items [][]byte) error {
 }
 
 func (p *pipe) PublishBatch(ctx context.Context, items [][]byte) error {
-	p.acked++
+	p.acked.Add(1)
 	return p.SendBatch(ctx, items)
 }
 
 // newEngine makes a run of cfg with a pipe in place of a broker.
 func newEngine(cfg Config) (*run, *publisher, *pipe) {
-	cfg = cfg.withDefaults()
-	r := newRun(cfg)
-	size := cfg.Window
-	if size == Unbounded {
-		size = DefaultWindow
-	}
-	w := newWindow(size, cfg.Batch, cfg.Fanout)
-	for i := range cfg.Fanout {
-		r.subs = append(r.subs, &subscriber{r: r, index: i, window: w, lat: newLatencies()})
-	}
+	r := newRun(cfg.withDefaults(), nil)
 	out := &pipe{r: r}
-	return r, &publisher{
-		r: r, out: out, window: w, items: NewItems(cfg.Kind, cfg.Batch, cfg.Payload, cfg.Seed),
-		alarm:       func(ctx context.Context) alarm { return timerAlarm{ctx} },
-		punctuality: punctuality{lag: newLatencies()},
-	}, out
+	r.addTopic(0, func(int) sender { return out })
+	for _, p := range r.publishers {
+		p.alarm = func(ctx context.Context) alarm { return timerAlarm{ctx} }
+	}
+	return r, r.publishers[0], out
 }
 
 // warmUp warms an engine up. A moment passes with its batch, in a bubble too, where time passes only in sleep.
@@ -79,19 +80,20 @@ func warmUp(t *testing.T, p *publisher, out *pipe) {
 		t.Fatal(err)
 	}
 	out.delay = nil
+	p.r.begin()
 }
 
 func TestClosedLoop(t *testing.T) {
 	r, p, out := newEngine(Config{Fanout: 3, Batch: 4, Payload: 32, Window: 2, Total: 1002, Warmup: 1})
 	warmUp(t, p, out)
-	warm := r.warmEnd.Load()
-	if warm < 4 || warm%4 != 0 || out.acked != 1 || uint64(out.batches)*4 != warm {
-		t.Errorf("the warm-up has %d events in %d batches, %d acknowledged", warm, out.batches, out.acked)
+	warm := p.warmEnd.Load()
+	if warm < 4 || warm%4 != 0 || out.acked.Load() != 1 || uint64(out.batches)*4 != warm {
+		t.Errorf("the warm-up has %d events in %d batches, %d acknowledged", warm, out.batches, out.acked.Load())
 	}
 	if err := p.measure(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	res := r.result(p, meter{packetsLost: 1, udpErrors: 5}, meter{packetsLost: 3, udpErrors: 5})
+	res := r.result(meter{packetsLost: 1, udpErrors: 5}, meter{packetsLost: 3, udpErrors: 5})
 	if res.Published != 1002 || res.Expected != 3006 || res.Delivered != 3006 || res.Unaccounted != 0 || res.Dropped != 0 {
 		t.Errorf("got %+v", res)
 	}
@@ -112,12 +114,12 @@ func TestGapsAreUnaccounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, p, out := newEngine(Config{Fanout: 2, Batch: 4, Payload: 16, Window: 1, Total: 400, Warmup: 1})
 		warmUp(t, p, out)
-		warm := r.warmEnd.Load()
+		warm := p.warmEnd.Load()
 		out.drop = func(i int, seq uint64) bool { return i == 1 && seq >= warm+101 && seq < warm+104 }
 		if err := p.measure(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if res := r.result(p, meter{}, meter{}); res.Delivered != 797 || res.Unaccounted != 3 || res.Dropped != 0 || out.marks != 1 {
+		if res := r.result(meter{}, meter{}); res.Delivered != 797 || res.Unaccounted != 3 || res.Dropped != 0 || out.marks != 1 {
 			t.Errorf("%d marks, got %+v", out.marks, res)
 		}
 	})
@@ -138,14 +140,14 @@ func TestAllowedDrops(t *testing.T) {
 		r, p, out := newEngine(Config{Fanout: 2, Batch: 4, Payload: 16, Window: 1, Total: 400, Warmup: 1, AllowDrops: true})
 		out.drop = func(i int, seq uint64) bool { return i == 0 && seq == 0 }
 		warmUp(t, p, out)
-		warm := r.warmEnd.Load()
+		warm := p.warmEnd.Load()
 		out.drop = func(i int, seq uint64) bool {
 			return i == 1 && (seq-warm < 4 || seq-warm >= 100 && seq-warm < 108 || seq-warm >= 390 && seq&markBit == 0)
 		}
 		if err := p.measure(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		res := r.result(p, meter{}, meter{})
+		res := r.result(meter{}, meter{})
 		if res.Delivered != 800-22 || res.Dropped != 22 || res.Unaccounted != 0 {
 			t.Errorf("got %+v", res)
 		}
@@ -174,7 +176,7 @@ func TestOpenLoop(t *testing.T) {
 		if d := time.Since(begin); d != 990*time.Millisecond {
 			t.Errorf("the last of 100 batches left after %v", d)
 		}
-		res := r.result(p, meter{}, meter{})
+		res := r.result(meter{}, meter{})
 		if res.Published != 1000 || res.Delivered != 1000 || res.Unaccounted != 0 {
 			t.Errorf("got %+v", res)
 		}
@@ -187,6 +189,52 @@ func TestOpenLoop(t *testing.T) {
 		}
 		if res.DeliveredPerSecond < 1005 || res.DeliveredPerSecond > 1015 {
 			t.Errorf("%v events per second in %v s", res.DeliveredPerSecond, res.Seconds)
+		}
+	})
+}
+
+// Events of several publishers are told apart, each with its own sequence, window and marks, and in one frame too.
+func TestSeveralPublishers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, _, out := newEngine(Config{Publishers: 3, Fanout: 2, Batch: 4, Payload: 16, Window: 2, Total: 1000, Warmup: 1})
+		ctx, fail := context.WithCancelCause(t.Context())
+		defer fail(nil)
+		var mu sync.Mutex
+		out.delay = func() { // deliveries are one at a time
+			mu.Unlock()
+			time.Sleep(time.Millisecond)
+			mu.Lock()
+		}
+		out.lock = &mu
+		if err := r.each(ctx, fail, (*publisher).warmUp); err != nil {
+			t.Fatal(err)
+		}
+		r.begin()
+		lost := r.publishers[1].warmEnd.Load() + 7
+		out.drop = func(i int, number uint64) bool { return i == 1 && number == 1<<publisherShift|lost }
+		if err := r.each(ctx, fail, (*publisher).measure); err != nil {
+			t.Fatal(err)
+		}
+		res := r.result(meter{}, meter{})
+		if res.Published != 1000 || res.Expected != 2000 || res.Delivered != 1999 || res.Unaccounted != 1 || res.Latency.Samples != 1999 {
+			t.Errorf("got %+v", res)
+		}
+		for i, p := range r.publishers {
+			if want := uint64(333 + max(1-i, 0)); p.events() != want {
+				t.Errorf("publisher %d sent %d events, want %d", i, p.events(), want)
+			}
+		}
+		// The timeline has all samples, in intervals that follow one another.
+		at, samples := 0.0, int64(0)
+		for _, i := range res.Intervals {
+			if math.Abs(i.Start-at) > 1e-6 {
+				t.Errorf("interval at %v, want %v", i.Start, at)
+			}
+			at = i.Start + i.Seconds
+			samples += i.Latency.Samples
+		}
+		if samples != 1999 || len(res.Intervals) == 0 || len(res.Series) != 1 || res.Series[0].Histogram.TotalCount() != 1999 {
+			t.Errorf("%d samples in %d intervals", samples, len(res.Intervals))
 		}
 	})
 }
@@ -238,24 +286,28 @@ func TestSubscriberRefuses(t *testing.T) {
 	if err := s.event(item(31, 1), 1); !errors.As(err, &length) || length.Got != 31 || length.Want != 32 {
 		t.Errorf("a short event: %v", err)
 	}
-	if err := s.event(item(32, markBit), 1); err != nil || s.next != 1 {
-		t.Errorf("an old mark: %v, next is %d", err, s.next)
+	if err := s.event(item(32, markBit), 1); err != nil || s.current.next != 1 {
+		t.Errorf("an old mark: %v, next is %d", err, s.current.next)
+	}
+	var publisher *PublisherError
+	if err := s.event(item(32, 1<<publisherShift), 1); !errors.As(err, &publisher) || publisher.Publisher != 1 {
+		t.Errorf("another publisher: %v", err)
 	}
 }
 
 func TestWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r, _, _ := newEngine(Config{Fanout: 2, IdleTimeout: 3 * time.Second})
-		r.sent.Store(10)
-		r.subs[0].received.Store(10)
-		r.subs[1].received.Store(7)
+		r, p, _ := newEngine(Config{Fanout: 2, IdleTimeout: 3 * time.Second})
+		p.sent.Store(10)
+		r.subs[0].ledgers[0].received.Store(10)
+		r.subs[1].ledgers[0].received.Store(7)
 		ctx, fail := context.WithCancelCause(t.Context())
 		defer fail(nil)
 		begin := time.Now()
 		go func() {
 			// A second subscription that moves is given time again.
 			time.Sleep(2 * time.Second)
-			r.subs[1].received.Store(8)
+			r.subs[1].ledgers[0].received.Store(8)
 		}()
 		r.watch(ctx, fail)
 		var idle *IdleError
@@ -271,7 +323,9 @@ func TestWatch(t *testing.T) {
 func TestWatchReportsProgress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var reports []Progress
-		r, _, _ := newEngine(Config{Fanout: 2, Progress: func(p Progress) { reports = append(reports, p) }})
+		r, p, _ := newEngine(Config{
+			Fanout: 2, Total: 1000, Observer: Observer{Progress: func(p Progress) { reports = append(reports, p) }},
+		})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() {
@@ -279,22 +333,27 @@ func TestWatchReportsProgress(t *testing.T) {
 			r.watch(ctx, func(error) {})
 		}()
 		step := func(sent, a, b uint64) {
-			r.sent.Store(sent)
-			r.subs[0].received.Store(a)
-			r.subs[1].received.Store(b)
+			p.sent.Store(sent)
+			r.subs[0].ledgers[0].received.Store(a)
+			r.subs[1].ledgers[0].received.Store(b)
 			time.Sleep(watchEvery)
 			synctest.Wait()
 		}
 		step(100, 50, 60)
-		r.warmEnd.Store(200)
+		p.warmEnd.Store(200)
 		step(200, 200, 190)
+		r.begin()
+		r.subs[1].recorder.record(5e6, 10)
+		r.subs[1].ledgers[0].skipped.Store(3)
 		step(300, 300, 250)
 		cancel()
 		<-done
 		if len(reports) != 3 || !reports[0].WarmingUp || !reports[1].WarmingUp {
 			t.Fatalf("got %+v", reports)
 		}
-		want := Progress{Elapsed: watchEvery, Published: 100, Delivered: 150, Rate: 150 / watchEvery.Seconds()}
+		want := Progress{
+			Elapsed: watchEvery, Remaining: 9 * watchEvery, Published: 100, Delivered: 150, Dropped: 3, Rate: 150 / watchEvery.Seconds(),
+		}
 		if got := reports[2]; got != want {
 			t.Errorf("got %+v, want %+v", got, want)
 		}
@@ -302,10 +361,10 @@ func TestWatchReportsProgress(t *testing.T) {
 }
 
 func TestAllocSubscriber(t *testing.T) {
-	r, _, _ := newEngine(Config{Payload: 32, Batch: 64})
-	r.warmEnd.Store(0)
+	r, p, _ := newEngine(Config{Payload: 32, Batch: 64})
+	p.warmEnd.Store(0)
 	s := r.subs[0]
-	s.window = nil
+	s.current.window = nil
 	s.frameDone(0) // the warm-up is over
 	items := NewItems(Zero, 64, 32, 0)
 	var seq uint64

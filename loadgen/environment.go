@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"strconv"
@@ -20,24 +21,66 @@ type Environment struct {
 	Go         string `json:"go"`
 	OS         string `json:"os"`
 	Kernel     string `json:"kernel"`
-	Commit     string `json:"commit"` // of this program, with "+dirty" if it was changed
+	Commit     string `json:"commit"`  // of this program, with "+dirty" if it was changed
+	PGO        string `json:"pgo"`     // name of the profile that it was optimized by, or "off"
+	QUIC       string `json:"quic_go"` // version of quic-go
+
+	// Most that a socket's buffers may hold without privileges.
+	ReceiveBufferMax int `json:"rmem_max_bytes"`
+	SendBufferMax    int `json:"wmem_max_bytes"`
 }
 
-func environment() Environment {
-	return Environment{
+// CurrentEnvironment returns that of this process.
+func CurrentEnvironment() Environment {
+	e := Environment{
 		CPU:        lineAfter("/proc/cpuinfo", "model name"),
 		CPUs:       runtime.NumCPU(),
 		GOMAXPROCS: runtime.GOMAXPROCS(0),
 		Go:         runtime.Version(),
 		OS:         runtime.GOOS + "/" + runtime.GOARCH,
 		Kernel:     firstLine("/proc/sys/kernel/osrelease"),
-		Commit:     commit(),
+		PGO:        "off",
+	}
+	e.ReceiveBufferMax, _ = strconv.Atoi(firstLine("/proc/sys/net/core/rmem_max"))
+	e.SendBufferMax, _ = strconv.Atoi(firstLine("/proc/sys/net/core/wmem_max"))
+	if info, ok := debug.ReadBuildInfo(); ok {
+		e.readBuild(info)
+	}
+	return e
+}
+
+// readBuild reads how this program was built. The commit is known if go build did so in a checkout, not if go run or
+// go test did.
+func (e *Environment) readBuild(info *debug.BuildInfo) {
+	var dirty string
+	for _, s := range info.Settings {
+		switch s.Key {
+		case "vcs.revision":
+			e.Commit = s.Value[:min(12, len(s.Value))]
+		case "vcs.modified":
+			if s.Value == "true" {
+				dirty = "+dirty"
+			}
+		case "-pgo":
+			e.PGO = filepath.Base(s.Value)
+		}
+	}
+	if e.Commit != "" {
+		e.Commit += dirty
+	}
+	for _, m := range info.Deps {
+		if m.Path == "github.com/quic-go/quic-go" {
+			e.QUIC = m.Version
+		}
 	}
 }
 
 // String sums the environment up in one line.
 func (e *Environment) String() string {
-	s := fmt.Sprintf("%s, GOMAXPROCS %d, %s, %s", plural(e.CPUs, "CPU"), e.GOMAXPROCS, e.Go, e.OS)
+	s := fmt.Sprintf("%s, GOMAXPROCS %d, %s, %s, PGO %s", plural(e.CPUs, "CPU"), e.GOMAXPROCS, e.Go, e.OS, e.PGO)
+	if e.QUIC != "" {
+		s += ", quic-go " + e.QUIC
+	}
 	if e.CPU != "" {
 		s += ", " + e.CPU
 	}
@@ -48,27 +91,6 @@ func (e *Environment) String() string {
 		s += ", commit " + e.Commit
 	}
 	return s
-}
-
-// commit is known in programs that go build made in a checkout, not in those of go run and go test.
-func commit() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return ""
-	}
-	var revision, dirty string
-	for _, s := range info.Settings {
-		switch {
-		case s.Key == "vcs.revision":
-			revision = s.Value[:min(12, len(s.Value))]
-		case s.Key == "vcs.modified" && s.Value == "true":
-			dirty = "+dirty"
-		}
-	}
-	if revision == "" {
-		return ""
-	}
-	return revision + dirty
 }
 
 func firstLine(file string) string {
@@ -99,8 +121,12 @@ func lineAfter(file, prefix string) string {
 // meter is a reading of counters that a measurement wants the difference of.
 type meter struct{ packetsLost, udpErrors int64 }
 
-func readMeter(c *client.Client) meter {
-	return meter{packetsLost: int64(c.Stats().PacketsLost), udpErrors: udpReceiveErrors("/proc/net/snmp")}
+func readMeter(clients []*client.Client) meter {
+	m := meter{udpErrors: udpReceiveErrors("/proc/net/snmp")}
+	for _, c := range clients {
+		m.packetsLost += int64(c.Stats().PacketsLost)
+	}
+	return m
 }
 
 // udpReceiveErrors reads how many datagrams the system has dropped on receipt, mostly because a socket's buffer was

@@ -6,7 +6,7 @@ import (
 )
 
 // TooSmallError refuses a run that moves less than 32 times what can be under way at one moment: windows and queues
-// would decide its figures. All sizes are bytes of payload for one subscription.
+// would decide its figures. All sizes are bytes of payload from one publisher to one subscription.
 type TooSmallError struct {
 	Volume       int64 // what the run moves
 	Needed       int64 // what it would have to move
@@ -16,7 +16,7 @@ type TooSmallError struct {
 
 func (e *TooSmallError) Error() string {
 	return fmt.Sprintf("loadgen: run too small: %d bytes per subscription, and %d can be under way at one moment; "+
-		"publish at least %d events (longer duration, larger total, or smaller window or batch)", e.Volume, e.Held, e.NeededEvents)
+		"each publisher has to send at least %d events to a topic (longer duration, larger total, or smaller window or batch)", e.Volume, e.Held, e.NeededEvents)
 }
 
 // UnaccountedError fails a run that lost events, unless drops were allowed.
@@ -35,24 +35,26 @@ func (e *UnaccountedError) Error() string {
 // IdleError fails a run in which a subscription received nothing for too long although events were outstanding.
 type IdleError struct {
 	Subscription   int           // index, from 0
+	Publisher      int           // of its topic, from 0
 	Idle           time.Duration // how long
 	Received, Sent uint64        // events, those of the warm-up included
 }
 
 func (e *IdleError) Error() string {
-	return fmt.Sprintf("loadgen: subscription %d received nothing for %v: it has %d of %d events sent",
-		e.Subscription, e.Idle, e.Received, e.Sent)
+	return fmt.Sprintf("loadgen: subscription %d received nothing from publisher %d for %v: it has %d of %d events sent",
+		e.Subscription, e.Publisher, e.Idle, e.Received, e.Sent)
 }
 
 // OrderError fails a run in which an event came twice or out of order.
 type OrderError struct {
 	Subscription int
+	Publisher    int    // of its topic, from 0
 	Got, Want    uint64 // sequence numbers
 }
 
 func (e *OrderError) Error() string {
-	return fmt.Sprintf("loadgen: subscription %d received event %d again or out of order, after event %d",
-		e.Subscription, e.Got, e.Want-1)
+	return fmt.Sprintf("loadgen: subscription %d received event %d of publisher %d again or out of order, after event %d",
+		e.Subscription, e.Got, e.Publisher, e.Want-1)
 }
 
 // PayloadError fails a run in which an event arrived with another length than it was sent with.
@@ -64,4 +66,14 @@ type PayloadError struct {
 func (e *PayloadError) Error() string {
 	return fmt.Sprintf("loadgen: subscription %d received an event of %d bytes, sent were %d: does somebody else publish to this stream?",
 		e.Subscription, e.Got, e.Want)
+}
+
+// PublisherError fails a run in which an event arrived from a publisher that the run does not have.
+type PublisherError struct {
+	Subscription, Publisher int
+}
+
+func (e *PublisherError) Error() string {
+	return fmt.Sprintf("loadgen: subscription %d received an event of a publisher %d, which is none of the run's: does somebody else publish to this stream?",
+		e.Subscription, e.Publisher)
 }

@@ -34,6 +34,11 @@ func (l *latencies) merge(from *latencies) {
 	l.clamped += from.clamped
 }
 
+func (l *latencies) reset() {
+	l.h.Reset()
+	l.clamped = 0
+}
+
 // Latency sums up latencies. All durations are microseconds, with three significant digits.
 type Latency struct {
 	P50     float64 `json:"p50_us"`

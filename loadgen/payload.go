@@ -40,21 +40,27 @@ func ParsePayloadKind(name string) (PayloadKind, error) {
 	return 0, fmt.Errorf("loadgen: unknown payload kind %q: want random, json or zero", name)
 }
 
-// StampLen is the length of the stamp at the beginning of each event: its sequence number and the nanosecond, of this
-// process's clock, at which it was due; both big-endian, 8 bytes each.
+// StampLen is the length of the stamp at the beginning of each event: its number and the nanosecond, of this process's
+// clock, at which it was due; both big-endian, 8 bytes each.
+//
+// A number is, from the highest bit: the mark, 15 bits for the publisher of the topic, 48 for its sequence.
 const StampLen = 16
 
-// markBit in a sequence number makes an item a mark: not an event itself, it says that all events below that number
-// have been sent before it.
-const markBit = 1 << 63
+const (
+	// markBit in a number makes an item a mark: not an event itself, it says that all events of that publisher below
+	// that sequence number have been sent before it.
+	markBit        = 1 << 63
+	publisherShift = 48
+	sequenceMask   = 1<<publisherShift - 1
+)
 
-func putStamp(item []byte, seq uint64, at int64) {
-	binary.BigEndian.PutUint64(item, seq)
+func putStamp(item []byte, number uint64, at int64) {
+	binary.BigEndian.PutUint64(item, number)
 	binary.BigEndian.PutUint64(item[8:], uint64(at))
 }
 
 // stamp reads what putStamp wrote. The item has at least StampLen bytes.
-func stamp(item []byte) (seq uint64, at int64) {
+func stamp(item []byte) (number uint64, at int64) {
 	return binary.BigEndian.Uint64(item), int64(binary.BigEndian.Uint64(item[8:]))
 }
 

@@ -3,6 +3,8 @@ package loadgen
 import (
 	"context"
 	"fmt"
+	"math"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,12 +16,20 @@ type sender interface {
 	PublishBatch(ctx context.Context, items [][]byte) error
 }
 
-// publisher sends the events of a run. One goroutine runs it.
+// publisher sends the events of one publisher to one topic. One goroutine runs it.
 type publisher struct {
+	sent     atomic.Uint64 // events handed to the client, the warm-up included
+	warmEnd  atomic.Uint64 // the number at which the warm-up ends, once it is known
+	warmLost atomic.Uint64 // events lost during the warm-up
+	end      atomic.Uint64 // the number at which the run ends, once it is known
+
 	r      *run
+	index  int // among all publishers
+	number int // among those of its topic
 	out    sender
 	items  [][]byte
 	seq    uint64 // of the next event
+	total  int64  // its part of Config.Total
 	window *window
 	alarm  func(context.Context) alarm // newAlarm, but for tests
 
@@ -27,6 +37,32 @@ type publisher struct {
 	stop        int64 // when the last publish call returned
 	punctuality punctuality
 }
+
+// newPublisher makes the publisher of that number to a topic.
+func (r *run) newPublisher(topic, number int, out sender) *publisher {
+	cfg := &r.cfg
+	size := cfg.Window
+	if size == Unbounded {
+		size = DefaultWindow // for the warm-up
+	}
+	all := int64(cfg.Topics * cfg.Publishers)
+	p := &publisher{
+		r: r, index: topic*cfg.Publishers + number, number: number, out: out, alarm: newAlarm,
+		items:       NewItems(cfg.Kind, cfg.Batch, cfg.Payload, cfg.Seed),
+		window:      newWindow(size, cfg.Batch, cfg.Fanout),
+		punctuality: punctuality{lag: newLatencies()},
+	}
+	p.total = cfg.Total / all
+	if int64(p.index) < cfg.Total%all {
+		p.total++
+	}
+	p.warmEnd.Store(math.MaxUint64)
+	p.end.Store(math.MaxUint64)
+	return p
+}
+
+// events returns how many measured events the publisher has sent.
+func (p *publisher) events() uint64 { return p.seq - min(p.seq, p.warmEnd.Load()) }
 
 // markEvery is how long a publisher waits before it sends a mark, which tells subscriptions that have lost the end of
 // what was sent so far. Without marks a run would wait for that in vain.
@@ -43,7 +79,7 @@ func (p *publisher) warmUp(ctx context.Context) error {
 		}
 		at := p.r.now()
 		if last = at-begin >= int64(p.r.cfg.Warmup); last {
-			p.r.warmEnd.Store(p.seq + uint64(n))
+			p.warmEnd.Store(p.seq + uint64(n))
 		}
 		send := p.out.SendBatch
 		if first {
@@ -56,7 +92,7 @@ func (p *publisher) warmUp(ctx context.Context) error {
 	if err := p.await(ctx, p.r.warm.open); err != nil {
 		return err
 	}
-	if lost := p.r.warmLost.Load(); lost > 0 && !p.r.cfg.AllowDrops {
+	if lost := p.warmLost.Load(); lost > 0 && !p.r.cfg.AllowDrops {
 		return fmt.Errorf("loadgen: %d events were lost during the warm-up", lost)
 	}
 	return nil
@@ -91,12 +127,12 @@ func (p *publisher) closedLoop(ctx context.Context) error {
 			p.start = at
 		}
 		n := int64(len(p.items))
-		if cfg.Total > 0 {
-			n = min(n, cfg.Total-sent)
+		if p.total > 0 {
+			n = min(n, p.total-sent)
 		}
 		sent += n
 		if last = p.enough(time.Duration(at-p.start), sent); last {
-			p.r.end.Store(p.seq + uint64(n))
+			p.end.Store(p.seq + uint64(n))
 		}
 		if err := p.send(ctx, p.out.SendBatch, at, int(n)); err != nil {
 			return err
@@ -109,8 +145,8 @@ func (p *publisher) closedLoop(ctx context.Context) error {
 // is the last one.
 func (p *publisher) enough(elapsed time.Duration, sent int64) bool {
 	cfg := &p.r.cfg
-	if cfg.Total > 0 {
-		return sent >= cfg.Total
+	if p.total > 0 {
+		return sent >= p.total
 	}
 	return elapsed >= cfg.MaxDuration || (elapsed >= cfg.Duration && cfg.checkVolume(sent) == nil)
 }
@@ -121,14 +157,16 @@ func (p *publisher) openLoop(ctx context.Context) error {
 	p.window = nil
 	a := p.alarm(ctx)
 	defer a.close()
-	pace := pacer{start: p.r.now(), batch: len(p.items), rate: cfg.Rate}
+	// The publishers take turns.
+	all := pacer{start: p.r.now(), batch: len(p.items), rate: cfg.Rate}
+	pace := pacer{start: all.due(int64(p.index)), batch: len(p.items), rate: cfg.Rate / float64(cfg.Topics*cfg.Publishers)}
 	p.start = pace.start
-	total, batches := cfg.Total, (cfg.Total+int64(len(p.items))-1)/int64(len(p.items))
+	total, batches := p.total, (p.total+int64(len(p.items))-1)/int64(len(p.items))
 	if total == 0 {
 		batches = pace.batches(cfg.Duration)
 		total = batches * int64(len(p.items))
 	}
-	p.r.end.Store(p.seq + uint64(total))
+	p.end.Store(p.seq + uint64(total))
 	for i := range batches {
 		due := pace.due(i)
 		at := p.r.now()
@@ -149,12 +187,13 @@ func (p *publisher) openLoop(ctx context.Context) error {
 
 // send stamps the first n items and sends them.
 func (p *publisher) send(ctx context.Context, send func(context.Context, [][]byte) error, at int64, n int) error {
+	from := uint64(p.number) << publisherShift
 	for i, item := range p.items[:n] {
-		putStamp(item, p.seq+uint64(i), at)
+		putStamp(item, from|(p.seq+uint64(i)), at)
 	}
 	p.seq += uint64(n)
 	// Before the call, so that one that blocks for ever counts as outstanding.
-	p.r.sent.Store(p.seq)
+	p.sent.Store(p.seq)
 	if err := send(ctx, p.items[:n]); err != nil {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -191,7 +230,7 @@ func (p *publisher) await(ctx context.Context, c <-chan struct{}) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-marks.C:
-			putStamp(p.items[0], p.seq|markBit, 0)
+			putStamp(p.items[0], markBit|uint64(p.number)<<publisherShift|p.seq, 0)
 			if err := p.out.SendBatch(ctx, p.items[:1]); err != nil {
 				if ctx.Err() != nil {
 					return context.Cause(ctx)

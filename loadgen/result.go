@@ -33,12 +33,14 @@ type Result struct {
 	PacketsLost      int64 `json:"packets_lost"`       // of those that publisher and subscriptions sent
 	UDPReceiveErrors int64 `json:"udp_receive_errors"` // datagrams that this machine dropped for lack of room, all processes
 
-	Broker      BrokerInfo  `json:"broker"`
-	Environment Environment `json:"environment"`
+	Measurement
 }
 
 // ConfigResult is the part of [Config] that a result is judged by, with defaults filled in.
 type ConfigResult struct {
+	Topics      int     `json:"topics"`
+	Publishers  int     `json:"publishers"`
+	Streams     int     `json:"streams"`
 	Fanout      int     `json:"fanout"`
 	Payload     int     `json:"payload"`
 	PayloadKind string  `json:"payload_kind"`
@@ -47,13 +49,68 @@ type ConfigResult struct {
 	Rate        float64 `json:"rate,omitempty"` // events per second of an open loop
 	Conns       int     `json:"conns"`
 	SlowSubs    int     `json:"slow_subs"`
+	SlowMode    string  `json:"slow_mode,omitempty"`
 	AllowDrops  bool    `json:"allow_drops"`
 }
 
 func describe(c Config) ConfigResult {
-	return ConfigResult{
+	r := ConfigResult{
+		Topics: c.Topics, Publishers: c.Publishers, Streams: c.Streams,
 		Fanout: c.Fanout, Payload: c.Payload, PayloadKind: c.Kind.String(), Batch: c.Batch, Window: max(c.Window, 0),
 		Rate: c.Rate, Conns: c.Conns, SlowSubs: c.SlowSubs, AllowDrops: c.AllowDrops,
+	}
+	if c.SlowSubs > 0 {
+		r.SlowMode = string(c.SlowMode)
+	}
+	return r
+}
+
+// Load says in one line what load the result is of.
+func (r *Result) Load() string {
+	c := &r.Config
+	s := fmt.Sprintf("fanout %d over %s, payload %d B %s, batch %d, ", c.Fanout, plural(c.Conns, "connection"), c.Payload, c.PayloadKind, c.Batch)
+	switch {
+	case c.Rate > 0:
+		s += fmt.Sprintf("open loop at %s msg/s", count(c.Rate))
+	case c.Window == 0:
+		s += "window unbounded"
+	default:
+		s += fmt.Sprintf("window %d", c.Window)
+	}
+	if c.Topics > 1 || c.Publishers > 1 || c.Streams > 1 {
+		s += fmt.Sprintf(", %s with %s each over %s", plural(c.Topics, "topic"), plural(c.Publishers, "publisher"), plural(c.Streams, "stream"))
+	}
+	if c.SlowSubs > 0 {
+		s += fmt.Sprintf(", %s (%s)", plural(c.SlowSubs, "slow subscription"), c.SlowMode)
+	}
+	if c.AllowDrops {
+		s += ", drops allowed"
+	}
+	return s
+}
+
+// Metrics returns the figures that runs of this load are compared by.
+func (r *Result) Metrics() []Metric {
+	m := latencyMetrics("", &r.Latency)
+	if r.Config.Rate > 0 { // the rate is given
+		return m
+	}
+	return append([]Metric{{Name: "delivered", Unit: "msg/s", Value: r.DeliveredPerSecond, HigherIsBetter: true}}, m...)
+}
+
+// Metric is one figure of a result.
+type Metric struct {
+	Name           string  `json:"name"`
+	Unit           string  `json:"unit"`
+	Value          float64 `json:"value"`
+	HigherIsBetter bool    `json:"higher_is_better"`
+}
+
+// latencyMetrics are those of a series. Tails beyond p99 are not among them: of few trials they tell little.
+func latencyMetrics(prefix string, l *Latency) []Metric {
+	return []Metric{
+		{Name: prefix + "p50", Unit: "µs", Value: l.P50},
+		{Name: prefix + "p99", Unit: "µs", Value: l.P99},
 	}
 }
 
@@ -61,20 +118,11 @@ func describe(c Config) ConfigResult {
 func (r *Result) WriteText(out io.Writer) error {
 	w := &lines{out: out}
 	c := &r.Config
-	mode := fmt.Sprintf("window %d", c.Window)
-	switch {
-	case c.Rate > 0:
-		mode = fmt.Sprintf("open loop at %s msg/s", count(c.Rate))
-	case c.Window == 0:
-		mode = "window unbounded"
-	}
-	w.printf("load       fanout %d over %s, payload %d B %s, batch %d, %s",
-		c.Fanout, plural(c.Conns, "connection"), c.Payload, c.PayloadKind, c.Batch, mode)
+	w.printf("load       %s", r.Load())
 	if c.SlowSubs > 0 {
-		w.printf("slow       %s that read nothing; the broker dropped %s events",
-			plural(c.SlowSubs, "subscription"), count(float64(r.Broker.DroppedEvents)))
+		w.printf("slow       the broker dropped %s events", count(float64(r.Broker.DroppedEvents)))
 	}
-	w.printf("broker     %s", r.Broker.text())
+	w.printf("broker     %s", r.Broker.String())
 	w.printf("machine    %s", r.Environment.String())
 	w.printf("")
 	w.printf("published  %s events, %s/s", count(float64(r.Published)), count(r.PublishedPerSecond))
@@ -145,6 +193,9 @@ func (p Progress) String() string {
 	if p.WarmingUp {
 		return fmt.Sprintf("warming up %5.1f s", p.Elapsed.Seconds())
 	}
-	return fmt.Sprintf("%5.1f s  %s published  %s delivered  %s msg/s",
-		p.Elapsed.Round(100*time.Millisecond).Seconds(), count(float64(p.Published)), count(float64(p.Delivered)), count(p.Rate))
+	s := fmt.Sprintf("%5.1f s  %s/s  p99 %s  %s dropped", p.Elapsed.Seconds(), count(p.Rate), micros(p.P99), count(float64(p.Dropped)))
+	if p.Remaining > 0 {
+		s += fmt.Sprintf("  %v to go", p.Remaining.Round(time.Second))
+	}
+	return s
 }

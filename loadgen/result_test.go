@@ -13,8 +13,8 @@ func TestWriteText(t *testing.T) {
 	r := &Result{
 		Config:    ConfigResult{Fanout: 64, Payload: 4096, PayloadKind: "random", Batch: 64, Window: 8, Conns: 8},
 		Published: 1000, Expected: 64000, Delivered: 64000, Seconds: 2, DeliveredPerSecond: 32000, DeliveredBytesPerSecond: 131e6,
-		Latency: Latency{P50: 12, P90: 999.6, P99: 12345, P999: 2e6, Max: 3e6, Mean: 5, Samples: 64000},
-		Broker:  BrokerInfo{Kind: "embedded", Policy: "block", GRO: true},
+		Latency:     Latency{P50: 12, P90: 999.6, P99: 12345, P999: 2e6, Max: 3e6, Mean: 5, Samples: 64000},
+		Measurement: Measurement{Broker: BrokerInfo{Kind: "embedded", Policy: "block", GRO: true}},
 	}
 	text := func() string {
 		var b strings.Builder
@@ -36,8 +36,10 @@ func TestWriteText(t *testing.T) {
 		"p50 12 µs  p90 1000 µs  p99 12.3 ms  p999 2.00 s  max 3.00 s  mean 5 µs", "32,000 msg/s, 131.0 MB/s over 2.00 s",
 		"queue policy block", "GRO on, GSO off", "Latencies under full load")
 
-	r.Config.Window, r.Config.AllowDrops, r.Config.SlowSubs, r.Dropped, r.Broker.DroppedEvents = 0, true, 1, 1234, 5678
-	check("window unbounded", "drops      1,234, unaccounted 0\n", "1 subscription that read nothing; the broker dropped 5,678 events")
+	r.Config.Window, r.Config.AllowDrops, r.Config.SlowSubs, r.Config.SlowMode, r.Dropped, r.Broker.DroppedEvents = 0, true, 1, "trickle", 1234, 5678
+	r.Config.Topics, r.Config.Publishers, r.Config.Streams = 2, 3, 1
+	check("window unbounded, 2 topics with 3 publishers each over 1 stream, 1 slow subscription (trickle)", "drops      1,234, unaccounted 0\n",
+		"the broker dropped 5,678 events")
 
 	r.Config.Rate, r.SendLag, r.LateBatches = 1e4, &Latency{P50: 50}, 3
 	check("open loop at 10,000 msg/s", "3 batches more than 1ms late; sent after their time by p50 50 µs")
@@ -102,7 +104,7 @@ func TestUDPReceiveErrors(t *testing.T) {
 }
 
 func TestEnvironment(t *testing.T) {
-	e := environment()
+	e := CurrentEnvironment()
 	if e.CPUs < 1 || e.GOMAXPROCS < 1 || !strings.HasPrefix(e.Go, "go") {
 		t.Errorf("got %+v", e)
 	}

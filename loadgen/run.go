@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,25 +12,38 @@ import (
 	"github.com/felix-mq/felix/client"
 )
 
-// run is what publisher and subscribers of one run share.
+// run is what publishers and subscribers of one run share.
 type run struct {
-	cfg  Config
-	base time.Time
-	subs []*subscriber
+	cfg        Config
+	base       time.Time
+	publishers []*publisher // those of the first topic, in order, then those of the next
+	subs       []*subscriber
+	timeline   *timeline
 
-	sent     atomic.Uint64 // events handed to the client, the warm-up included
-	warmEnd  atomic.Uint64 // the number at which the warm-up ends, once it is known
-	warmLost atomic.Uint64 // events lost during the warm-up
-	end      atomic.Uint64 // the number at which the run ends, once it is known
-	warm     *gate         // opens when all subscribers have finished the warm-up
-	finished *gate         // opens when all subscribers have received everything
+	began    atomic.Int64 // when the measurement began, ns; 0 before
+	warm     *gate        // opens when all subscribers have finished the warm-up
+	finished *gate        // opens when all subscribers have received everything
 }
 
-func newRun(cfg Config) *run {
-	r := &run{cfg: cfg, base: time.Now(), warm: newGate(cfg.Fanout), finished: newGate(cfg.Fanout)}
-	r.warmEnd.Store(math.MaxUint64)
-	r.end.Store(math.MaxUint64)
-	return r
+// newRun makes a run without publishers and subscribers. b is nil if there is no broker to be asked for its state.
+func newRun(cfg Config, b *startedBroker) *run {
+	ledgers := cfg.Topics * cfg.Publishers * cfg.Fanout
+	base := time.Now()
+	return &run{
+		cfg: cfg, base: base, warm: newGate(ledgers), finished: newGate(ledgers),
+		timeline: newTimeline(cfg.Observer, b, base, "deliver"),
+	}
+}
+
+// addTopic adds a topic's publishers, of which out says how they send, and its subscribers.
+func (r *run) addTopic(topic int, out func(number int) sender) {
+	first := len(r.publishers)
+	for number := range r.cfg.Publishers {
+		r.publishers = append(r.publishers, r.newPublisher(topic, number, out(number)))
+	}
+	for range r.cfg.Fanout {
+		r.subs = append(r.subs, r.newSubscriber(len(r.subs), r.publishers[first:]))
+	}
 }
 
 // now is the clock of a run: monotonic nanoseconds since its beginning.
@@ -66,20 +79,41 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 
 // load runs against a broker that is there.
 func load(ctx context.Context, cfg Config, b *startedBroker) (_ *Result, err error) {
-	all := cfg.Fanout + cfg.SlowSubs
+	all := cfg.Topics*cfg.Fanout + cfg.SlowSubs
 	opts := []client.Option{
-		client.WithTLS(b.target.TLS), client.WithToken(b.target.Tenant, b.target.Token),
+		client.WithTLS(b.target.TLS), client.WithToken(b.target.Tenant, b.target.Token), client.WithPublishStreams(cfg.Streams),
 		client.WithEventConns(cfg.Conns), client.WithSubscriptionsPerConn((all + cfg.Conns - 1) / cfg.Conns),
 	}
 	if cfg.Compress {
 		opts = append(opts, client.WithCompression())
 	}
-	c, err := client.Connect(ctx, b.target.Addr, opts...)
-	if err != nil {
-		return nil, fmt.Errorf("loadgen: %w", err)
+	// One for the publishers of each number. The subscriptions belong to the first, on connections of their own.
+	var clients []*client.Client
+	defer func() {
+		for _, c := range clients {
+			err = errors.Join(err, c.Close())
+		}
+	}()
+	for range cfg.Publishers {
+		c, err := client.Connect(ctx, b.target.Addr, opts...)
+		if err != nil {
+			return nil, fmt.Errorf("loadgen: %w", err)
+		}
+		clients = append(clients, c)
 	}
-	defer func() { err = errors.Join(err, c.Close()) }()
-	subscriptions, err := subscribe(ctx, c, b.target, all)
+	r := newRun(cfg, b)
+	var topics []string // of all subscriptions
+	for i := range cfg.Topics {
+		name := topicName(b.target.Stream, i, cfg.Topics)
+		r.addTopic(i, func(number int) sender { return clients[number].Publisher(b.target.Namespace, name) })
+		for range cfg.Fanout {
+			topics = append(topics, name)
+		}
+	}
+	for i := range cfg.SlowSubs {
+		topics = append(topics, topicName(b.target.Stream, i%cfg.Topics, cfg.Topics))
+	}
+	subscriptions, err := subscribe(ctx, clients[0], b.target.Namespace, topics)
 	defer func() {
 		for _, s := range subscriptions {
 			err = errors.Join(err, s.Close())
@@ -87,21 +121,6 @@ func load(ctx context.Context, cfg Config, b *startedBroker) (_ *Result, err err
 	}()
 	if err != nil {
 		return nil, err
-	}
-
-	r := newRun(cfg)
-	size := cfg.Window
-	if size == Unbounded {
-		size = DefaultWindow // for the warm-up
-	}
-	w := newWindow(size, cfg.Batch, cfg.Fanout)
-	p := &publisher{
-		r: r, out: c.Publisher(b.target.Namespace, b.target.Stream), window: w, alarm: newAlarm,
-		items:       NewItems(cfg.Kind, cfg.Batch, cfg.Payload, cfg.Seed),
-		punctuality: punctuality{lag: newLatencies()},
-	}
-	for i := range cfg.Fanout {
-		r.subs = append(r.subs, &subscriber{r: r, index: i, window: w, lat: newLatencies()})
 	}
 
 	work, fail := context.WithCancelCause(ctx)
@@ -118,13 +137,20 @@ func load(ctx context.Context, cfg Config, b *startedBroker) (_ *Result, err err
 	watchCtx, stopWatch := context.WithCancel(work)
 	var watch sync.WaitGroup
 	watch.Go(func() { r.watch(watchCtx, fail) })
+	if cfg.SlowMode == Trickle {
+		for _, s := range subscriptions[len(r.subs):] {
+			watch.Go(func() { trickle(watchCtx, s) })
+		}
+	}
 
 	var before, after meter
-	err = p.warmUp(work)
-	if err == nil {
-		before = readMeter(c)
-		err = p.measure(work)
-		after = readMeter(c)
+	err = r.each(work, fail, (*publisher).warmUp)
+	warm := err == nil
+	if warm {
+		before = readMeter(clients)
+		r.begin()
+		err = r.each(work, fail, (*publisher).measure)
+		after = readMeter(clients)
 	}
 	stopWatch()
 	watch.Wait()
@@ -133,29 +159,57 @@ func load(ctx context.Context, cfg Config, b *startedBroker) (_ *Result, err err
 	}
 	wg.Wait()
 	var idle *IdleError
-	if err != nil && !errors.As(err, &idle) {
+	if err != nil && (!warm || !errors.As(err, &idle)) {
 		return nil, err
 	}
-	if p.start == 0 && err != nil {
-		return nil, err // failed in the warm-up
-	}
 	if err == nil {
-		if err := cfg.checkVolume(int64(r.end.Load() - r.warmEnd.Load())); err != nil {
-			return nil, err
+		for _, p := range r.publishers {
+			if err := cfg.checkVolume(int64(p.events())); err != nil {
+				return nil, err
+			}
 		}
 	}
-	res := r.result(p, before, after)
+	res := r.result(before, after)
 	if err == nil && res.Unaccounted > 0 {
 		err = &UnaccountedError{Published: res.Published, Expected: res.Expected, Delivered: res.Delivered}
 	}
 	return res, err
 }
 
-// subscribe makes n subscriptions. With an error it returns those that were made.
-func subscribe(ctx context.Context, c *client.Client, t *Target, n int) ([]*client.Subscription, error) {
-	subs := make([]*client.Subscription, 0, n)
-	for range n {
-		s, err := c.Subscribe(ctx, t.Namespace, t.Stream, client.WithoutResume())
+// begin says that the measurement begins.
+func (r *run) begin() {
+	now := max(r.now(), 1)
+	r.timeline.begin(now)
+	r.began.Store(now) // from here on the timeline belongs to watch
+}
+
+// each has all publishers do something at once. The first error ends it for all, and the run.
+func (r *run) each(ctx context.Context, fail context.CancelCauseFunc, do func(*publisher, context.Context) error) error {
+	var wg sync.WaitGroup
+	for _, p := range r.publishers {
+		wg.Go(func() {
+			if err := do(p, ctx); err != nil {
+				fail(err)
+			}
+		})
+	}
+	wg.Wait()
+	return context.Cause(ctx)
+}
+
+// topicName is the name of a topic among so many.
+func topicName(stream string, i, topics int) string {
+	if topics == 1 {
+		return stream
+	}
+	return stream + "-" + strconv.Itoa(i)
+}
+
+// subscribe makes a subscription to each topic. With an error it returns those that were made.
+func subscribe(ctx context.Context, c *client.Client, namespace string, topics []string) ([]*client.Subscription, error) {
+	subs := make([]*client.Subscription, 0, len(topics))
+	for _, topic := range topics {
+		s, err := c.Subscribe(ctx, namespace, topic, client.WithoutResume())
 		if err != nil {
 			return subs, fmt.Errorf("loadgen: %w", err)
 		}
@@ -167,13 +221,19 @@ func subscribe(ctx context.Context, c *client.Client, t *Target, n int) ([]*clie
 // watchEvery is how often a run looks for subscriptions that stand still, and reports its progress.
 const watchEvery = 200 * time.Millisecond
 
-// watch fails the run when a subscription receives nothing for too long although events are outstanding.
+// watch fails the run when a subscription receives nothing for too long although events are outstanding. It also ends
+// the intervals of the timeline.
 func (r *run) watch(ctx context.Context, fail context.CancelCauseFunc) {
-	tick := time.NewTicker(min(watchEvery, max(r.cfg.IdleTimeout/4, time.Millisecond)))
+	tick := time.NewTicker(min(watchEvery, max(min(r.cfg.IdleTimeout, r.cfg.Interval)/4, time.Millisecond)))
 	defer tick.Stop()
-	seen := make([]uint64, len(r.subs))  // received at the last look
-	since := make([]int64, len(r.subs))  // when that last changed, or nothing was outstanding
-	var measuring int64                  // the last look before the measurement
+	type look struct {
+		seen  uint64 // received at the last look
+		since int64  // when that last changed, or nothing was outstanding
+	}
+	looks := make([][]look, len(r.subs))
+	for i, s := range r.subs {
+		looks[i] = make([]look, len(s.ledgers))
+	}
 	var delivered uint64                 // at the last report
 	last, lastReport := r.now(), r.now() // looks
 	for {
@@ -186,63 +246,95 @@ func (r *run) watch(ctx context.Context, fail context.CancelCauseFunc) {
 		// A process that was stopped, or had no processor, has not been waiting.
 		paused := now-last > int64(r.cfg.IdleTimeout)/2
 		last = now
-		sent, warmEnd, total := r.sent.Load(), r.warmEnd.Load(), uint64(0)
+		var total, skipped uint64
 		for i, s := range r.subs {
-			got := s.received.Load()
-			total += max(got, warmEnd) - warmEnd
-			if got != seen[i] || got >= sent || paused {
-				seen[i], since[i] = got, now
-				continue
+			for j := range s.ledgers {
+				l, at := &s.ledgers[j], &looks[i][j]
+				sent, warmEnd, got := l.p.sent.Load(), l.p.warmEnd.Load(), l.received.Load()
+				total += max(got, warmEnd) - warmEnd
+				skipped += l.skipped.Load()
+				if got != at.seen || got >= sent || paused {
+					*at = look{got, now}
+					continue
+				}
+				if idle := time.Duration(now - at.since); idle >= r.cfg.IdleTimeout {
+					fail(&IdleError{Subscription: i, Publisher: j, Idle: idle.Round(time.Millisecond), Received: got, Sent: sent})
+					return
+				}
 			}
-			if idle := time.Duration(now - since[i]); idle >= r.cfg.IdleTimeout {
-				fail(&IdleError{Subscription: i, Idle: idle.Round(time.Millisecond), Received: got, Sent: sent})
-				return
-			}
+		}
+		measuring := r.began.Load()
+		if measuring != 0 && r.timeline.due(now) {
+			r.timeline.end(now)
 		}
 		if r.cfg.Progress == nil || now-lastReport < int64(watchEvery)*9/10 {
 			continue
 		}
-		if measuring == 0 && sent > warmEnd {
-			measuring = lastReport
+		p := Progress{
+			WarmingUp: measuring == 0, Elapsed: time.Duration(now - measuring), Delivered: total, Dropped: skipped,
+			Rate: float64(total-delivered) / time.Duration(now-lastReport).Seconds(), P99: r.timeline.p99(),
 		}
-		r.cfg.Progress(Progress{
-			WarmingUp: measuring == 0,
-			Elapsed:   time.Duration(now - measuring),
-			Published: max(sent, warmEnd) - warmEnd,
-			Delivered: total,
-			Rate:      float64(total-delivered) / time.Duration(now-lastReport).Seconds(),
-		})
+		for _, publisher := range r.publishers {
+			sent, warmEnd := publisher.sent.Load(), publisher.warmEnd.Load()
+			p.Published += max(sent, warmEnd) - warmEnd
+		}
+		p.Remaining = r.remaining(p)
+		r.cfg.Progress(p)
 		delivered, lastReport = total, now
 	}
 }
 
+// remaining estimates how long the measurement will still take.
+func (r *run) remaining(p Progress) time.Duration {
+	switch {
+	case p.WarmingUp:
+		return 0
+	case r.cfg.Total == 0:
+		return max(r.cfg.Duration-p.Elapsed, 0)
+	case p.Published == 0:
+		return 0
+	}
+	return time.Duration(float64(p.Elapsed) * (float64(r.cfg.Total)/float64(p.Published) - 1))
+}
+
 // result sums up what the workers counted. It is called when they have ended.
-func (r *run) result(p *publisher, before, after meter) *Result {
+func (r *run) result(before, after meter) *Result {
 	cfg := r.cfg
-	res := &Result{Config: describe(cfg), Environment: environment(), Published: p.seq - r.warmEnd.Load()}
+	res := &Result{Config: describe(cfg)}
+	start, stop := r.publishers[0].start, int64(0)
+	lag := newLatencies()
+	for _, p := range r.publishers {
+		res.Published += p.events()
+		start, stop = min(start, p.start), max(stop, p.stop)
+		lag.merge(&p.punctuality.lag)
+		res.LateBatches += p.punctuality.late
+	}
 	res.Expected = res.Published * uint64(cfg.Fanout)
-	sum, last, lost := newLatencies(), p.start, uint64(0)
+	last, lost := start, uint64(0)
 	for _, s := range r.subs {
-		res.Delivered += s.delivered
-		lost += s.lost
-		last = max(last, s.last)
-		sum.merge(&s.lat)
+		for i := range s.ledgers {
+			l := &s.ledgers[i]
+			res.Delivered += l.delivered
+			lost += l.lost
+			last = max(last, l.last)
+		}
 	}
 	if cfg.AllowDrops {
 		res.Dropped = lost
 	}
 	res.Unaccounted = res.Expected - res.Delivered - res.Dropped
-	res.Latency = sum.summary()
+	r.timeline.end(max(last, r.timeline.last))
+	res.Measurement = r.timeline.measurement()
+	res.Latency = r.timeline.series[0].total.summary()
 	if cfg.Rate > 0 {
-		res.SendLag = new(p.punctuality.lag.summary())
-		res.LateBatches = p.punctuality.late
+		res.SendLag = new(lag.summary())
 	}
-	res.Seconds = time.Duration(last - p.start).Seconds()
+	res.Seconds = time.Duration(last - start).Seconds()
 	if res.Seconds > 0 {
 		res.DeliveredPerSecond = float64(res.Delivered) / res.Seconds
 		res.DeliveredBytesPerSecond = res.DeliveredPerSecond * float64(cfg.Payload)
 	}
-	if s := time.Duration(p.stop - p.start).Seconds(); s > 0 {
+	if s := time.Duration(stop - start).Seconds(); s > 0 {
 		res.PublishedPerSecond = float64(res.Published) / s
 	}
 	res.PacketsLost = after.packetsLost - before.packetsLost

@@ -117,7 +117,7 @@ func (b *bench) deliver(ctx context.Context, broker *brokerproc.Process, l load,
 	var failed error
 	cfg := loadgen.Config{
 		Target: broker.Target("demo"), Fanout: fanout, Payload: l.payload, Batch: l.batch, Rate: rate, Duration: b.duration,
-		Progress: func(p loadgen.Progress) {
+		Observer: loadgen.Observer{Progress: func(p loadgen.Progress) {
 			if p.WarmingUp || failed != nil {
 				return
 			}
@@ -128,7 +128,7 @@ func (b *bench) deliver(ctx context.Context, broker *brokerproc.Process, l load,
 			if first.at.IsZero() {
 				first = last
 			}
-		},
+		}},
 	}
 	res, err := loadgen.Run(ctx, cfg)
 	if err = errors.Join(err, failed); err != nil {

@@ -118,7 +118,7 @@ func TestExitCodes(t *testing.T) {
 		"no such file":    {args: []string{"--addr=127.0.0.1:1", "--token=x", "--ca=nosuch.pem"}, code: exitUsage, want: "nosuch.pem"},
 		"environment":     {env: "FELIX_SUB_QUEUE_POLICY=sometimes", code: exitUsage, want: "sometimes"},
 		"small duration":  {args: []string{"--payload=65536", "--duration=1ns", "--warmup=0", "--idle-timeout=5m"}, code: exitFailed, want: "run too small"},
-		"broker process":  {args: []string{"__serve-loadgen-broker", "sometimes"}, code: exitFailed, want: "sometimes"},
+		"broker process":  {args: []string{"__serve-loadgen-broker", "sometimes", "1"}, code: exitFailed, want: "sometimes"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cmd := command(t, tc.args...)
@@ -142,7 +142,7 @@ func TestVersion(t *testing.T) {
 
 // The broker process of a load generator that is gone ends by itself.
 func TestBrokerProcessEndsWithItsInput(t *testing.T) {
-	cmd := command(t, "__serve-loadgen-broker", "block")
+	cmd := command(t, "__serve-loadgen-broker", "block", "1")
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

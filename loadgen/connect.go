@@ -1,0 +1,135 @@
+package loadgen
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/felix-mq/felix/broker"
+	"github.com/felix-mq/felix/client"
+)
+
+// ConnectConfig describes a run of connection attempts: each is a handshake, with TLS 1.3, and the authentication over it.
+// Its numbers mean what they say; see [DefaultConnectConfig].
+type ConnectConfig struct {
+	Concurrency int     // callers, each with one attempt in flight
+	Rate        float64 // attempts per second of an open loop, which start late if no caller is free; 0 is a closed loop
+	Warmup      time.Duration
+	Duration    time.Duration
+
+	Target    *Target                    // a broker that is there; nil starts one
+	Processes int                        // 1 or 2, of a broker that is started
+	Tune      func(*broker.Config) error // see [Config.Tune]
+
+	Observer
+}
+
+// DefaultConnectConfig returns the load that runs without options.
+func DefaultConnectConfig() ConnectConfig {
+	return ConnectConfig{Concurrency: 4, Warmup: 500 * time.Millisecond, Duration: 5 * time.Second, Processes: 1}
+}
+
+// Validate reports every problem of the configuration.
+func (c *ConnectConfig) Validate() error {
+	var errs []error
+	bad := func(cond bool, format string, args ...any) {
+		if cond {
+			errs = append(errs, fmt.Errorf("loadgen: "+format, args...))
+		}
+	}
+	bad(c.Concurrency < 1 || c.Concurrency > maxPublishers, "concurrency %d is not between 1 and %d", c.Concurrency, maxPublishers)
+	bad(!(c.Rate >= 0 && c.Rate <= 1e9), "rate %v is not between 0 and 1e9 attempts per second", c.Rate)
+	bad(c.Interval < 0, "interval %v", c.Interval)
+	bad(c.Warmup < 0 || c.Duration <= 0, "warm-up %v, duration %v", c.Warmup, c.Duration)
+	bad(c.Processes < 1 || c.Processes > 2, "%d processes", c.Processes)
+	return errors.Join(errs...)
+}
+
+// ConnectResult is the outcome of a run, in which every attempt has succeeded.
+type ConnectResult struct {
+	Concurrency int     `json:"concurrency"`
+	OfferedRate float64 `json:"rate,omitempty"` // of an open loop
+	Connections int64   `json:"connections"`
+	Rate        float64 `json:"connections_per_second"`
+	Seconds     float64 `json:"seconds"`
+	Latency     Latency `json:"latency"`    // from the first packet, or when it was due, to the reply to the token
+	LateCalls   int64   `json:"late_calls"` // of an open loop: attempts that began more than a millisecond late
+
+	Measurement
+}
+
+// Load says in one line what load the result is of.
+func (r *ConnectResult) Load() string {
+	s := "connections, " + plural(r.Concurrency, "caller")
+	if r.OfferedRate > 0 {
+		s += fmt.Sprintf(", open loop at %s/s", count(r.OfferedRate))
+	}
+	return s
+}
+
+// Metrics returns the figures that runs of this load are compared by.
+func (r *ConnectResult) Metrics() []Metric {
+	m := latencyMetrics("", &r.Latency)
+	if r.OfferedRate > 0 { // the rate is given
+		return m
+	}
+	return append([]Metric{{Name: "connections", Unit: "/s", Value: r.Rate, HigherIsBetter: true}}, m...)
+}
+
+// WriteText writes the result for people.
+func (r *ConnectResult) WriteText(out io.Writer) error {
+	w := &lines{out: out}
+	w.printf("load       %s", r.Load())
+	w.printf("broker     %s", r.Broker.String())
+	w.printf("machine    %s", r.Environment.String())
+	w.printf("")
+	w.printf("connected  %s times, %s/s over %.2f s, none failed", count(float64(r.Connections)), count(r.Rate), r.Seconds)
+	w.printf("latency    %s", r.Latency.text())
+	if r.OfferedRate > 0 {
+		w.printf("pacing     %d attempts more than %v late", r.LateCalls, lateAfter)
+	}
+	return w.err
+}
+
+// RunConnect loads a broker with connections. An attempt that fails ends the run.
+func RunConnect(ctx context.Context, cfg ConnectConfig) (*ConnectResult, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	b, err := startBroker(ctx, Config{Target: cfg.Target, Processes: cfg.Processes, Tune: cfg.Tune})
+	if err != nil {
+		return nil, err
+	}
+	l := callLoad{
+		workers: cfg.Concurrency, rate: cfg.Rate, warmup: cfg.Warmup, duration: cfg.Duration, observer: cfg.Observer, broker: b,
+		tags: []string{"connect"}, alarm: newAlarm,
+		call: func(ctx context.Context, _ int) (called, error) {
+			began := time.Now()
+			c, err := client.Connect(ctx, b.target.Addr, client.WithTLS(b.target.TLS), client.WithToken(b.target.Tenant, b.target.Token))
+			took := time.Since(began)
+			if err == nil {
+				err = c.Close()
+			}
+			if err != nil {
+				return called{}, fmt.Errorf("loadgen: connecting: %w", err)
+			}
+			return called{took: took}, nil
+		},
+	}
+	calls, err := l.run(ctx)
+	counters, stopErr := b.stop()
+	if err = errors.Join(err, stopErr); err != nil {
+		return nil, err
+	}
+	r := &ConnectResult{
+		Concurrency: cfg.Concurrency, OfferedRate: cfg.Rate, Seconds: calls.seconds, Latency: calls.kinds[0].lat.summary(),
+		LateCalls: calls.late, Measurement: calls.Measurement,
+	}
+	r.Connections = r.Latency.Samples
+	r.Rate = float64(r.Connections) / r.Seconds
+	r.Broker = b.info
+	r.Broker.BrokerCounters = counters
+	return r, nil
+}
