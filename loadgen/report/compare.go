@@ -1,0 +1,188 @@
+package report
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+
+	"gonum.org/v1/gonum/stat"
+	"gonum.org/v1/gonum/stat/distuv"
+)
+
+// A figure has changed if that would be a coincidence in less than Significance of all comparisons, of all figures of a
+// comparison together, and if it has changed by at least MinChange. Both are needed: with many trials a t-test finds
+// differences of half a percent, which come from how the linker placed a function and mean nothing; with few, a large
+// difference of two means may be one bad trial.
+const (
+	Significance = 0.05
+	MinChange    = 0.03
+)
+
+// MinTrials is the least number of trials of either side. With fewer, the spread is a guess.
+const MinTrials = 3
+
+// Verdict is what a comparison says of a figure.
+type Verdict string
+
+// Verdicts.
+const (
+	NoDifference Verdict = "no difference"
+	Faster       Verdict = "faster"
+	Slower       Verdict = "slower"
+)
+
+// Difference is the comparison of one figure.
+type Difference struct {
+	Load, Metric, Unit string
+	Base, Head         float64 // means
+	BaseSpread         float64 // standard deviations
+	HeadSpread         float64
+	Change             float64 // of head, as a part of base
+	P                  float64 // of Welch's t-test, after Holm's correction for the number of figures
+	Verdict            Verdict
+
+	worse float64 // change for the worse
+}
+
+// Comparison is that of all figures that two reports have in common.
+type Comparison struct {
+	BaseTrials, HeadTrials int // of the cell with fewest
+	Differences            []Difference
+}
+
+// Compare compares the trials of head with those of base, by [Welch's t-test], which does not assume that both spread alike.
+// It fails if they have no load in common or one has too few trials.
+//
+// [Welch's t-test]: B. L. Welch, The generalization of "Student's" problem when several different population variances are
+// involved, Biometrika 34 (1947).
+func Compare(base, head *Report) (*Comparison, error) {
+	c := &Comparison{BaseTrials: math.MaxInt, HeadTrials: math.MaxInt}
+	for _, h := range head.Cells {
+		b := base.cell(h.Load)
+		if b == nil {
+			continue
+		}
+		if len(h.Trials) == 0 {
+			continue
+		}
+		for _, m := range h.Trials[0].Metrics {
+			d := Difference{Load: h.Load, Metric: m.Name, Unit: m.Unit}
+			x, y := b.values(m.Name), h.values(m.Name)
+			if min(len(x), len(y)) < MinTrials {
+				return nil, fmt.Errorf("report: %s: %d trials and %d to compare with: %d of each are needed (--trials)",
+					h.Load, len(y), len(x), MinTrials)
+			}
+			c.BaseTrials, c.HeadTrials = min(c.BaseTrials, len(x)), min(c.HeadTrials, len(y))
+			d.Base, d.BaseSpread = stat.MeanStdDev(x, nil)
+			d.Head, d.HeadSpread = stat.MeanStdDev(y, nil)
+			d.Change = d.Head/d.Base - 1
+			d.worse = d.Change
+			if m.HigherIsBetter {
+				d.worse = -d.Change
+			}
+			d.P = welch(x, y)
+			c.Differences = append(c.Differences, d)
+		}
+	}
+	if len(c.Differences) == 0 {
+		return nil, fmt.Errorf("report: the reports have no load in common: one has %q, the other %q", base.Cells[0].Load, head.Cells[0].Load)
+	}
+	holm(c.Differences)
+	for i := range c.Differences {
+		d := &c.Differences[i]
+		switch {
+		case !(d.P < Significance) || math.Abs(d.Change) < MinChange: // not a number is no difference either
+			d.Verdict = NoDifference
+		case d.worse > 0:
+			d.Verdict = Slower
+		default:
+			d.Verdict = Faster
+		}
+	}
+	return c, nil
+}
+
+// values returns one metric of all trials that have it.
+func (c *Cell) values(metric string) []float64 {
+	v := make([]float64, 0, len(c.Trials))
+	for _, t := range c.Trials {
+		for _, m := range t.Metrics {
+			if m.Name == metric {
+				v = append(v, m.Value)
+			}
+		}
+	}
+	return v
+}
+
+// welch returns the two-sided p-value of the hypothesis that both samples have the same mean.
+func welch(x, y []float64) float64 {
+	mx, vx := stat.MeanVariance(x, nil)
+	my, vy := stat.MeanVariance(y, nil)
+	ex, ey := vx/float64(len(x)), vy/float64(len(y))
+	if ex+ey == 0 {
+		if mx == my {
+			return 1
+		}
+		return 0
+	}
+	t := math.Abs(mx-my) / math.Sqrt(ex+ey)
+	freedom := (ex + ey) * (ex + ey) / (ex*ex/float64(len(x)-1) + ey*ey/float64(len(y)-1))
+	return 2 * distuv.StudentsT{Sigma: 1, Nu: freedom}.Survival(t)
+}
+
+// holm corrects p-values for their number, so that all of them together are wrong no more often than Significance says.
+func holm(d []Difference) {
+	order := make([]*Difference, len(d))
+	for i := range d {
+		order[i] = &d[i]
+	}
+	slices.SortFunc(order, func(a, b *Difference) int { return cmp.Compare(a.P, b.P) })
+	floor := 0.0
+	for i, x := range order {
+		floor = max(floor, min(x.P*float64(len(order)-i), 1))
+		x.P = floor
+	}
+}
+
+// Slower reports whether any figure has become worse.
+func (c *Comparison) Slower() bool {
+	return slices.ContainsFunc(c.Differences, func(d Difference) bool { return d.Verdict == Slower })
+}
+
+// Verdict sums the comparison up: one figure that is worse makes it slower, whatever the others say.
+func (c *Comparison) Verdict() Verdict {
+	switch {
+	case c.Slower():
+		return Slower
+	case slices.ContainsFunc(c.Differences, func(d Difference) bool { return d.Verdict == Faster }):
+		return Faster
+	}
+	return NoDifference
+}
+
+// WriteText writes the comparison for people.
+func (c *Comparison) WriteText(w io.Writer) error {
+	load := ""
+	for _, d := range c.Differences {
+		if d.Load != load {
+			load = d.Load
+			if _, err := fmt.Fprintf(w, "%s\n  %-12s %20s %20s %8s %8s\n", load, "", "base", "this", "change", "p"); err != nil {
+				return err
+			}
+		}
+		if _, err := fmt.Fprintf(w, "  %-12s %20s %20s %+7.1f%% %8.4f  %s\n", d.Metric+", "+d.Unit, spread(d.Base, d.BaseSpread),
+			spread(d.Head, d.HeadSpread), d.Change*100, d.P, d.Verdict); err != nil {
+			return err
+		}
+	}
+	_, err := fmt.Fprintf(w, "%s: %d and %d trials, means ± standard deviations, Welch's t-test with Holm's correction at %g %%, changes of at least %g %%\n",
+		c.Verdict(), c.BaseTrials, c.HeadTrials, Significance*100, MinChange*100)
+	return err
+}
+
+func spread(mean, deviation float64) string {
+	return fmt.Sprintf("%.4g ± %.1f%%", mean, deviation/mean*100)
+}

@@ -1,0 +1,130 @@
+package report
+
+import (
+	"math"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/felix-mq/felix/loadgen"
+)
+
+// The example of Welch's test that statistics texts share (sets A1 and A2 of Welch's t-test in Wikipedia, unequal variances
+// and sizes), with the p-value of R's t.test.
+func TestWelch(t *testing.T) {
+	x := []float64{27.5, 21.0, 19.0, 23.6, 17.0, 17.9, 16.9, 20.1, 21.9, 22.6, 23.1, 19.6, 19.0, 21.7, 21.4}
+	y := []float64{27.1, 22.0, 20.8, 23.4, 23.4, 23.5, 25.8, 22.0, 24.8, 20.2, 21.9, 22.1, 22.9, 20.5, 24.4}
+	if p := welch(x, y); math.Abs(p-0.021378) > 1e-5 {
+		t.Errorf("p = %v, want 0.021378", p)
+	}
+	if p := welch(y, x); math.Abs(p-0.021378) > 1e-5 {
+		t.Errorf("the other way round: p = %v", p)
+	}
+	if p := welch([]float64{1, 1, 1}, []float64{1, 1, 1}); p != 1 {
+		t.Errorf("equal constants: p = %v", p)
+	}
+	if p := welch([]float64{1, 1, 1}, []float64{2, 2, 2}); p != 0 {
+		t.Errorf("unequal constants: p = %v", p)
+	}
+}
+
+func TestHolm(t *testing.T) {
+	d := []Difference{{P: 0.04}, {P: 0.01}, {P: 0.03}, {P: 0.005}}
+	holm(d)
+	for i, want := range []float64{0.06, 0.03, 0.06, 0.02} {
+		if math.Abs(d[i].P-want) > 1e-12 {
+			t.Errorf("p %d = %v, want %v", i, d[i].P, want)
+		}
+	}
+}
+
+// trials makes trials that spread by a part of their mean around a rate and a latency.
+func trials(rnd *rand.Rand, n int, rate, latency, spread float64) *Report {
+	c := &Cell{Load: "load"}
+	for range n {
+		c.Trials = append(c.Trials, Trial{Metrics: []loadgen.Metric{
+			{Name: "delivered", Unit: "msg/s", Value: rate * (1 + spread*rnd.NormFloat64()), HigherIsBetter: true},
+			{Name: "p50", Unit: "µs", Value: latency * (1 + spread*rnd.NormFloat64())},
+		}})
+	}
+	return &Report{Format: Format, Cells: []*Cell{c}}
+}
+
+func TestVerdicts(t *testing.T) {
+	for name, tc := range map[string]struct {
+		n             int
+		rate, latency float64 // with 1 as the base
+		spread        float64
+		want          Verdict
+	}{
+		"same":              {8, 1, 1, 0.02, NoDifference},
+		"slower rate":       {8, 0.9, 1, 0.02, Slower},
+		"slower latency":    {8, 1, 1.1, 0.02, Slower},
+		"faster":            {8, 1.1, 0.9, 0.02, Faster},
+		"both":              {8, 1.1, 1.1, 0.02, Slower},
+		"within the spread": {5, 0.9, 1.1, 0.2, NoDifference},
+		"too little":        {400, 0.98, 1.02, 0.02, NoDifference}, // and significant
+	} {
+		t.Run(name, func(t *testing.T) {
+			rnd := rand.New(rand.NewPCG(1, 2))
+			c, err := Compare(trials(rnd, tc.n, 1e6, 100, tc.spread), trials(rnd, tc.n, 1e6*tc.rate, 100*tc.latency, tc.spread))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.Verdict() != tc.want || c.Slower() != (tc.want == Slower) {
+				t.Errorf("got %s: %+v", c.Verdict(), c.Differences)
+			}
+			if name == "too little" && c.Differences[0].P > 1e-6 {
+				t.Errorf("p = %v of a difference that many trials show", c.Differences[0].P)
+			}
+			var text strings.Builder
+			if err := c.WriteText(&text); err != nil || !strings.Contains(text.String(), "\n"+string(tc.want)+": ") {
+				t.Errorf("%v:\n%s", err, &text)
+			}
+		})
+	}
+}
+
+// Of comparisons of a load with itself, about as many find a difference as Significance says, and not more: the limit of
+// 3 % plays no part at this spread.
+func TestFalseAlarms(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(3, 4))
+	alarms := 0
+	for range 2000 {
+		c, err := Compare(trials(rnd, 5, 1e6, 100, 0.1), trials(rnd, 5, 1e6, 100, 0.1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.Verdict() != NoDifference {
+			alarms++
+		}
+	}
+	if alarms == 0 || alarms > 2000*Significance*1.2 {
+		t.Errorf("%d of 2000 comparisons of equals found a difference", alarms)
+	}
+}
+
+func TestCompareRefuses(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(5, 6))
+	few, many := trials(rnd, 2, 1, 1, 0), trials(rnd, 3, 1, 1, 0)
+	if _, err := Compare(few, many); err == nil || !strings.Contains(err.Error(), "3 trials and 2 to compare with") {
+		t.Errorf("got %v", err)
+	}
+	other := trials(rnd, 3, 1, 1, 0)
+	other.Cells[0].Load = "another"
+	if _, err := Compare(many, other); err == nil || !strings.Contains(err.Error(), "no load in common") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Real runs: a report does not differ from itself.
+func TestCompareRuns(t *testing.T) {
+	r := sample(t, t.TempDir())
+	for _, c := range r.Cells {
+		c.Trials = append(c.Trials, c.Trials...)
+	}
+	c, err := Compare(r, r)
+	if err != nil || c.Verdict() != NoDifference || len(c.Differences) != 6 || c.BaseTrials != 4 {
+		t.Errorf("%v: %+v", err, c)
+	}
+}
