@@ -23,10 +23,11 @@ func TestCacheExitCodes(t *testing.T) {
 		"several":      {[]string{"--get-ratio=2", "--keys=0"}, exitUsage, "0 keys"},
 		"processes":    {[]string{"--processes=3"}, exitUsage, "3 processes"},
 		"table":        {[]string{"--table", "--pipeline=0"}, exitUsage, "pipeline of 0 keys"},
+		"target flags": {[]string{"--insecure", "--cache=x"}, exitUsage, "--cache needs --addr"},
 		"no such file": {[]string{"--addr=127.0.0.1:1", "--token=x", "--ca=nosuch.pem"}, exitUsage, "nosuch.pem"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			code, stdout, stderr := execute(t, command(t, append([]string{"cache"}, tc.args...)...))
+			code, stdout, stderr := execute(t, program(t, append([]string{"cache"}, tc.args...)...))
 			if code != tc.code || !strings.Contains(stderr, tc.want) || stdout != "" {
 				t.Errorf("exit code %d, want %d, and %q on stderr\n%s\n%s", code, tc.code, tc.want, stdout, stderr)
 			}
@@ -35,7 +36,7 @@ func TestCacheExitCodes(t *testing.T) {
 }
 
 func TestCacheOutput(t *testing.T) {
-	code, stdout, stderr := execute(t, command(t, append(briefCache, "--json", "--get-ratio=1", "--pipeline=4", "--processes=2")...))
+	code, stdout, stderr := execute(t, program(t, append(briefCache, "--json", "--get-ratio=1", "--pipeline=4", "--processes=2")...))
 	var res loadgen.CacheResult
 	if err := json.Unmarshal([]byte(stdout), &res); code != exitOK || stderr != "" || err != nil {
 		t.Fatalf("exit code %d, %v\n%s\n%s", code, err, stdout, stderr)
@@ -43,11 +44,22 @@ func TestCacheOutput(t *testing.T) {
 	if res.Get.Calls == 0 || res.Get.Keys != 4*res.Get.Calls || res.Get.Hits != res.Get.Keys || res.Put.Calls != 0 {
 		t.Errorf("got %s", stdout)
 	}
-	code, stdout, stderr = execute(t, command(t, append(briefCache, "--get-ratio=0", "--json-frames")...))
+	cmd := program(t, append(briefCache, "--json")...)
+	cmd.Env = append(cmd.Env, "FELIX_SUB_QUEUE_POLICY=drop_old")
+	code, stdout, stderr = execute(t, cmd)
+	if code != exitOK || stderr != "" || !strings.Contains(stdout, `"policy":"drop_old"`) || !strings.Contains(stdout, `"gomaxprocs"`) {
+		t.Errorf("exit code %d\n%s\n%s", code, stdout, stderr)
+	}
+	cmd = program(t, briefCache...)
+	cmd.Env = append(cmd.Env, "FELIX_SUB_QUEUE_POLICY=sometimes")
+	if code, stdout, stderr = execute(t, cmd); code != exitUsage || !strings.Contains(stderr, "sometimes") {
+		t.Errorf("exit code %d\n%s\n%s", code, stdout, stderr)
+	}
+	code, stdout, stderr = execute(t, program(t, append(briefCache, "--get-ratio=0", "--json-frames")...))
 	if code != exitOK || stderr != "" || !strings.HasPrefix(stdout, "put: n=") || !strings.Contains(stdout, "\nall: n=") || strings.Contains(stdout, "get:") {
 		t.Errorf("exit code %d\n%s\n%s", code, stdout, stderr)
 	}
-	code, stdout, stderr = execute(t, command(t, "cache", "--table", "--duration=10ms", "--warmup=1ms"))
+	code, stdout, stderr = execute(t, program(t, "cache", "--table", "--duration=10ms", "--warmup=1ms"))
 	if code != exitOK || stderr != "" || !strings.Contains(stdout, "\n| get miss | – | ") {
 		t.Errorf("exit code %d\n%s\n%s", code, stdout, stderr)
 	}

@@ -2,103 +2,126 @@ package main
 
 import (
 	"cmp"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"fmt"
-	"io"
 	"os"
+	"time"
 
 	"github.com/spf13/pflag"
 
+	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/loadgen"
 )
 
-// Groups of flags, in the order of the help.
-const (
-	groupLoad   = "Load"
-	groupEnd    = "Length"
-	groupBroker = "Broker"
-	groupOther  = "Delivery and output"
-)
-
-// newFlags binds every flag, once, in the group that the help shows it in.
-func newFlags(cfg *loadgen.Config, o *options, stderr io.Writer) *pflag.FlagSet {
-	all := pflag.NewFlagSet("loadgen", pflag.ContinueOnError)
-	all.SetOutput(stderr)
-	all.SortFlags = false
-	groups := make(map[string]*pflag.FlagSet)
-	var order []string
-	group := func(name string, bind func(*pflag.FlagSet)) {
-		g := pflag.NewFlagSet(name, pflag.ContinueOnError)
-		g.SortFlags = false
-		bind(g)
-		all.AddFlagSet(g)
-		groups[name] = g
-		order = append(order, name)
-	}
-	group(groupLoad, func(f *pflag.FlagSet) {
-		f.IntVar(&cfg.Fanout, "fanout", loadgen.DefaultFanout, "subscriptions, each of which must receive every event")
-		f.IntVar(&cfg.Payload, "payload", loadgen.DefaultPayload, fmt.Sprintf("`bytes` of an event; the first %d are a stamp of order and time", loadgen.StampLen))
-		f.StringVar(&o.kind, "payload-kind", loadgen.Random.String(), "the other bytes: random (incompressible), json (compressible) or zero")
-		f.BoolVar(&cfg.Compress, "compress", false, "compress batches that shrink, once at the publisher")
-		f.IntVar(&cfg.Batch, "batch", loadgen.DefaultBatch, "events in one publish")
-		f.IntVar(&o.window, "window", loadgen.DefaultWindow, "batches in flight until all subscriptions have them; 1 is a closed loop, 0 unbounded")
-		f.Float64Var(&cfg.Rate, "rate", 0, "`events` per second of an open loop, in place of a window; latency counts from when a batch is due")
-		f.IntVar(&cfg.Conns, "conns", loadgen.DefaultConns, "connections that the subscriptions are spread over")
-		f.IntVar(&cfg.SlowSubs, "slow-subs", 0, "further subscriptions that read nothing; queues then drop instead of waiting")
-		f.Uint64Var(&cfg.Seed, "seed", 0, "seed of the payloads")
-	})
-	group(groupEnd, func(f *pflag.FlagSet) {
-		f.Int64Var(&cfg.Total, "total", 0, "`events` to publish, instead of a duration")
-		f.DurationVar(&cfg.Duration, "duration", 0, fmt.Sprintf("time to publish (default %v, or until the volume suffices, %v at most)", loadgen.DefaultDuration, loadgen.DefaultMaxDuration))
-		f.DurationVar(&cfg.Warmup, "warmup", loadgen.DefaultWarmup, "time to publish before the clock starts")
-	})
-	group(groupOther, func(f *pflag.FlagSet) {
-		f.BoolVar(&cfg.AllowDrops, "allow-drops", false, "count drops instead of failing; queues then drop instead of waiting")
-		f.DurationVar(&cfg.IdleTimeout, "idle-timeout", loadgen.DefaultIdleTimeout, "fail when a subscription waits so long for an event")
-		f.BoolVar(&o.json, "json", false, "print the result as one JSON object")
-		f.BoolVar(&o.version, "version", false, "print the version")
-	})
-	group(groupBroker, func(f *pflag.FlagSet) {
-		f.IntVar(&cfg.Processes, "processes", 1, "1 embeds a broker, 2 starts one as a process of its own")
-		f.StringVar(&o.addr, "addr", "", "`host:port` of a broker that is already there")
-		f.StringVar(&o.tenant, "tenant", cmp.Or(os.Getenv("FELIX_AUTH_TENANT"), "t1"), "its tenant [FELIX_AUTH_TENANT]")
-		f.StringVar(&o.namespace, "namespace", "default", "its namespace")
-		f.StringVar(&o.stream, "stream", "demo", "its stream, which nobody else may publish to meanwhile")
-		f.StringVar(&o.token, "token", "", "Felix `token` [FELIX_AUTH_TOKEN]")
-		f.StringVar(&o.authority, "ca", "", "PEM `file` of certificates to trust in place of the system's")
-		f.BoolVar(&o.insecure, "insecure", false, "trust any certificate")
-	})
-	// Not as a default: the help would print it.
-	o.token = os.Getenv("FELIX_AUTH_TOKEN")
-	all.Usage = func() {
-		fmt.Fprint(stderr, helpHead)
-		for _, name := range order {
-			fmt.Fprintf(stderr, "\n%s:\n%s", name, groups[name].FlagUsages())
-		}
-		fmt.Fprint(stderr, helpTail)
-	}
-	return all
+// output are the flags that say what becomes of the results.
+type output struct {
+	trials               int
+	json                 bool
+	dir, compare, commit string
+	interval             time.Duration
+	version              bool
 }
 
-const helpHead = `Usage: loadgen [flags]
+func (c *command) outputFlags() {
+	o := &c.output
+	c.group("Trials and output", func(f *pflag.FlagSet) {
+		f.IntVar(&o.trials, "trials", 1, "runs of each load, in turn with the other loads")
+		f.BoolVar(&o.json, "json", false, "print each result as a JSON object on a line of its own")
+		f.StringVar(&o.dir, "out", "", "`directory` for report.json, CSV, histograms (.hlog, .hgrm) and plots (PNG, SVG)")
+		f.StringVar(&o.compare, "compare", "", "`report.json`, or directory of such files, to compare the trials with")
+		f.StringVar(&o.commit, "commit", "", "what the report calls the commit, if the build does not know")
+		f.BoolVar(&o.version, "version", false, "print the version")
+		f.DurationVar(&o.interval, "interval", 0, "length of the timeline's intervals (default 1s; of a soak at least 1/500 of its duration)")
+	})
+}
 
-Publishes to one stream of a Felix broker over QUIC, delivers to many subscriptions, and reports latency and
-throughput. Every event must arrive: received = published × fanout, or the run fails.
+// target are the flags that say what broker to load.
+type target struct {
+	processes                                         int
+	addr, tenant, namespace, object, token, authority string
+	insecure                                          bool
+	noun                                              string // what object is
+}
 
-  loadgen --fanout 64 --payload 4096                     throughput, broker in this process
-  loadgen --fanout 10 --payload 1024 --batch 1 --window 1
-                                                         latency of a lone event, closed loop
-  loadgen --fanout 10 --rate 50000 --processes 2         latency at a given load, broker in a process of its own
-  loadgen --fanout 10 --slow-subs 100                    do stalled subscriptions hurt the others?
-  loadgen --addr broker:5000 --ca ca.pem --stream demo   a broker that is already there
+func (c *command) targetFlags(noun, defaultObject string) {
+	t := &c.target
+	t.noun = noun
+	c.group("Broker", func(f *pflag.FlagSet) {
+		f.IntVar(&t.processes, "processes", 1, "1 embeds a broker, 2 starts one as a process of its own")
+		f.StringVar(&t.addr, "addr", "", "`host:port` of a broker that is already there")
+		f.StringVar(&t.tenant, "tenant", cmp.Or(os.Getenv("FELIX_AUTH_TENANT"), "t1"), "its tenant [FELIX_AUTH_TENANT]")
+		if noun != "" {
+			f.StringVar(&t.namespace, "namespace", "default", "its namespace")
+			f.StringVar(&t.object, noun, defaultObject, "its "+noun+", which nobody else may use meanwhile")
+		}
+		f.StringVar(&t.token, "token", "", "Felix `token` [FELIX_AUTH_TOKEN]")
+		f.StringVar(&t.authority, "ca", "", "PEM `file` of certificates to trust in place of the system's")
+		f.BoolVar(&t.insecure, "insecure", false, "trust any certificate")
+	})
+	// Not as a default: the help would print it.
+	t.token = os.Getenv("FELIX_AUTH_TOKEN")
+}
+
+// broker returns the broker to load, or how to start one: in this many processes, and with which settings. Errors are of
+// the flags and the environment.
+func (c *command) broker() (there *loadgen.Target, processes int, settings func(*broker.Config) error, err error) {
+	t := &c.target
+	if t.addr == "" {
+		for _, name := range []string{"tenant", "namespace", t.noun, "token", "ca", "insecure"} {
+			if c.flags.Changed(name) {
+				err = errors.Join(err, fmt.Errorf("loadgen: --%s needs --addr", name))
+			}
+		}
+		scratch := broker.DefaultConfig()
+		if tuneErr := tune(&scratch); tuneErr != nil {
+			err = errors.Join(err, fmt.Errorf("loadgen: environment: %w", tuneErr))
+		}
+		return nil, t.processes, tune, err
+	}
+	if c.flags.Changed("processes") {
+		err = fmt.Errorf("loadgen: --processes says where a broker is started, but there is one at %s", t.addr)
+	}
+	conf := &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: t.insecure} // what --insecure says
+	if t.authority != "" {
+		pem, readErr := os.ReadFile(t.authority)
+		conf.RootCAs = x509.NewCertPool()
+		switch {
+		case readErr != nil:
+			err = errors.Join(err, fmt.Errorf("loadgen: --ca: %w", readErr))
+		case !conf.RootCAs.AppendCertsFromPEM(pem):
+			err = errors.Join(err, fmt.Errorf("loadgen: --ca: no certificate in %s", t.authority))
+		}
+	}
+	return &loadgen.Target{
+		Addr: t.addr, Tenant: t.tenant, Namespace: t.namespace, Stream: t.object, Token: t.token, TLS: conf,
+	}, 0, nil, err
+}
+
+// atLeastOne refuses zero, which means the default to the library and nothing to the user.
+func (c *command) atLeastOne(names ...string) error {
+	var errs []error
+	for _, name := range names {
+		if c.flags.Lookup(name).Value.String() == "0" {
+			errs = append(errs, fmt.Errorf("loadgen: --%s 0 is less than 1", name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+const sweepTail = `
+A flag of the group Load may have several values, separated by commas: every combination is run. --trials repeats them
+in turn.
 `
 
-const helpTail = `
-A broker that loadgen starts is tuned by the FELIX_* variables of cmd/broker; its queues wait for room unless a flag
-above or FELIX_SUB_QUEUE_POLICY says otherwise.
+const compareTail = `
+Comparisons use Welch's t-test. A figure has changed if that would be a coincidence in less than 5 % of all comparisons,
+corrected for the number of figures, and if it has changed by 3 % or more: with many trials, less than that is how the
+linker placed a function. Trials that alternate between two builds tell more than those of one after the other.
+`
 
-A run must move at least 32 times what can be under way at one moment, which is window × batch × payload, or about
-5 MB for each subscription without a window: a smaller one would measure buffers, and is refused. An open loop is not;
-its rate is given, and a broker that cannot follow shows in the latencies.
-
-Exit status: 0 all accounted for; 1 the run failed, lost events or turned out too small; 2 usage.
+const exitTail = `
+Exit status: 0 all accounted for, and nothing slower; 1 a run failed, lost events or turned out too small, or a soak
+found growth; 2 usage; 3 slower than what was compared with. A run that has failed prints no figures.
 `

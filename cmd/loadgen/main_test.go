@@ -30,8 +30,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// command returns the command as a process to be.
-func command(t *testing.T, args ...string) *exec.Cmd {
+// program returns the command as a process to be.
+func program(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -63,7 +63,7 @@ func execute(t *testing.T, cmd *exec.Cmd) (code int, stdout, stderr string) {
 var smallRun = []string{"--fanout=4", "--payload=128", "--batch=8", "--window=2", "--total=1000", "--warmup=1ms"}
 
 func TestText(t *testing.T) {
-	code, stdout, stderr := execute(t, command(t, smallRun...))
+	code, stdout, stderr := execute(t, program(t, smallRun...))
 	if code != exitOK || !strings.Contains(stdout, "unaccounted 0\n") || !strings.Contains(stdout, "p999") || stderr != "" {
 		t.Errorf("exit code %d\n%s\n%s", code, stdout, stderr)
 	}
@@ -72,7 +72,7 @@ func TestText(t *testing.T) {
 func TestJSON(t *testing.T) {
 	for name, args := range map[string][]string{"embedded": nil, "process": {"--processes=2"}} {
 		t.Run(name, func(t *testing.T) {
-			code, stdout, stderr := execute(t, command(t, append(append(args, "--json"), smallRun...)...))
+			code, stdout, stderr := execute(t, program(t, append(append(args, "--json"), smallRun...)...))
 			if code != exitOK || stderr != "" {
 				t.Fatalf("exit code %d\n%s\n%s", code, stdout, stderr)
 			}
@@ -89,7 +89,7 @@ func TestJSON(t *testing.T) {
 
 func TestVariablesTuneTheBroker(t *testing.T) {
 	for _, processes := range []string{"1", "2"} {
-		cmd := command(t, append([]string{"--json", "--processes=" + processes}, smallRun...)...)
+		cmd := program(t, append([]string{"--json", "--processes=" + processes}, smallRun...)...)
 		cmd.Env = append(cmd.Env, "FELIX_SUB_QUEUE_POLICY=drop_old", "FELIX_QUIC_BIND=192.0.2.1:1")
 		code, stdout, stderr := execute(t, cmd)
 		if code != exitOK || !strings.Contains(stdout, `"policy":"drop_old"`) {
@@ -112,16 +112,30 @@ func TestExitCodes(t *testing.T) {
 		"zero":            {args: []string{"--batch=0"}, code: exitUsage, want: "--batch 0"},
 		"rate and window": {args: []string{"--rate=10", "--window=8"}, code: exitUsage, want: "exclude each other"},
 		"small total":     {args: []string{"--total=100"}, code: exitUsage, want: "run too small"},
-		"target flags":    {args: []string{"--insecure"}, code: exitUsage, want: "need --addr"},
+		"target flags":    {args: []string{"--insecure"}, code: exitUsage, want: "--insecure needs --addr"},
 		"no token":        {args: []string{"--addr=127.0.0.1:1", "--insecure"}, code: exitUsage, want: "token is missing"},
 		"two brokers":     {args: []string{"--addr=127.0.0.1:1", "--token=x", "--processes=2"}, code: exitUsage, want: "there is one at"},
+		"several brokers": {args: []string{"connect", "--addr=127.0.0.1:1", "--token=x", "--processes=2"}, code: exitUsage, want: "there is one at"},
+		"in a list":       {args: []string{"--fanout=1,x"}, code: exitUsage, want: "invalid argument"},
+		"one of a list":   {args: []string{"--fanout=1,-2,3"}, code: exitUsage, want: "fanout -2 is not"},
+		"not a list":      {args: []string{"--duration=1s,2s"}, code: exitUsage, want: "invalid argument"},
+		"trials":          {args: []string{"--trials=0"}, code: exitUsage, want: "--trials 0"},
+		"compare":         {args: []string{"--compare=nosuch.json"}, code: exitUsage, want: "nosuch.json"},
+		"few trials":      {args: []string{"--compare=nosuch.json", "--trials=2"}, code: exitUsage, want: "--trials of at least 3"},
+		"compare one":     {args: []string{"compare", "nosuch.json"}, code: exitUsage, want: "Usage: loadgen compare"},
+		"compare nothing": {args: []string{"compare", "nosuch.json", "nosuch.json"}, code: exitUsage, want: "nosuch.json"},
+		"compare help":    {args: []string{"compare", "--help"}, code: exitOK, want: "Welch"},
+		"soak help":       {args: []string{"soak", "--help"}, code: exitOK, want: "25 %"},
+		"connect help":    {args: []string{"connect", "--help"}, code: exitOK, want: "handshake"},
+		"pubsub help":     {args: []string{"pubsub", "--help"}, code: exitOK, want: "--slow-mode"},
+		"connect":         {args: []string{"connect", "--rate=-1"}, code: exitUsage, want: "rate -1"},
 		"no such file":    {args: []string{"--addr=127.0.0.1:1", "--token=x", "--ca=nosuch.pem"}, code: exitUsage, want: "nosuch.pem"},
 		"environment":     {env: "FELIX_SUB_QUEUE_POLICY=sometimes", code: exitUsage, want: "sometimes"},
 		"small duration":  {args: []string{"--payload=65536", "--duration=1ns", "--warmup=0", "--idle-timeout=5m"}, code: exitFailed, want: "run too small"},
 		"broker process":  {args: []string{"__serve-loadgen-broker", "sometimes", "1"}, code: exitFailed, want: "sometimes"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cmd := command(t, tc.args...)
+			cmd := program(t, tc.args...)
 			if tc.env != "" {
 				cmd.Env = append(cmd.Env, tc.env)
 			}
@@ -134,7 +148,7 @@ func TestExitCodes(t *testing.T) {
 }
 
 func TestVersion(t *testing.T) {
-	code, stdout, stderr := execute(t, command(t, "--version"))
+	code, stdout, stderr := execute(t, program(t, "--version"))
 	if want := "loadgen " + version.Get().String() + "\n"; code != exitOK || stdout != want {
 		t.Errorf("exit code %d, printed %q, want %q\n%s", code, stdout, want, stderr)
 	}
@@ -142,7 +156,7 @@ func TestVersion(t *testing.T) {
 
 // The broker process of a load generator that is gone ends by itself.
 func TestBrokerProcessEndsWithItsInput(t *testing.T) {
-	cmd := command(t, "__serve-loadgen-broker", "block", "1")
+	cmd := program(t, "__serve-loadgen-broker", "block", "1")
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -193,7 +207,7 @@ func TestAddr(t *testing.T) {
 		t.Fatal("the certificate is not PEM")
 	}
 	target := func(extra ...string) *exec.Cmd {
-		cmd := command(t, append(append([]string{"--addr", dev.Addr().String()}, extra...), smallRun...)...)
+		cmd := program(t, append(append([]string{"--addr", dev.Addr().String()}, extra...), smallRun...)...)
 		cmd.Env = append(cmd.Env, "FELIX_AUTH_TENANT=acme", "FELIX_AUTH_TOKEN="+dev.Token)
 		return cmd
 	}
@@ -215,7 +229,8 @@ func TestAddr(t *testing.T) {
 		})
 	}
 	for cache, want := range map[string]int{"primary": exitOK, "nosuch": exitFailed} {
-		cmd := command(t, append(briefCache, "--addr", dev.Addr().String(), "--tenant=acme", "--token", dev.Token, "--ca", ca, "--cache", cache)...)
+		cmd := program(t, append(briefCache, "--addr", dev.Addr().String(), "--ca", ca, "--cache", cache)...)
+		cmd.Env = append(cmd.Env, "FELIX_AUTH_TENANT=acme", "FELIX_AUTH_TOKEN="+dev.Token)
 		if code, stdout, stderr := execute(t, cmd); code != want || (code == exitOK) != strings.Contains(stdout, "all: n=") {
 			t.Errorf("cache %s: exit code %d, want %d\n%s\n%s", cache, code, want, stdout, stderr)
 		}
@@ -225,7 +240,7 @@ func TestAddr(t *testing.T) {
 // A signal ends the run and the broker's process with it, whenever it comes: Wait returns when both have let go of the
 // standard error that they share.
 func TestSignal(t *testing.T) {
-	cmd := command(t, "--processes=2", "--duration=1h", "--idle-timeout=1h")
+	cmd := program(t, "--processes=2", "--duration=1h", "--idle-timeout=1h")
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
 	if err := cmd.Start(); err != nil {
