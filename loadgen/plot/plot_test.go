@@ -104,8 +104,8 @@ func check(t *testing.T, file string, r *report.Report) {
 			t.Errorf("%s is %v", file, size)
 		}
 		colors := make(map[any]bool)
-		for x := range Width {
-			for y := range Height {
+		for x := 0; x < Width; x += 2 {
+			for y := 0; y < Height; y += 2 {
 				colors[img.At(x, y)] = true
 				// Nothing reaches the edge, where it would be cut off.
 				if x < margin/2 || y < margin/2 || x >= Width-margin/2 || y >= Height-margin/2 {
