@@ -154,6 +154,11 @@ cache-ttl: ## How far from the end of a cache entry's lifetime its end is seen, 
 .PHONY: cache-churn
 cache-churn: ## What a broker holds resident while ten times its cache's budget of 1 GiB goes through it (about ten minutes)
 	$(GO) run ./benchmarks/cachelife churn $(CACHELIFEFLAGS)
+# The load of the comparison below, and what it compares with: make bench-compare BASE=main ROUNDS=20
+COMPAREFLAGS ?= --fanout 2 --payload 4096 --duration 2s --warmup 300ms
+.PHONY: bench-compare
+bench-compare: ## Is this tree slower than BASE (HEAD)? Runs both in turn and compares; PLANT=1 proves that it would notice (two minutes)
+	BASE=$(BASE) PLANT=$(PLANT) ROUNDS=$(ROUNDS) benchmarks/compare/run.sh $(COMPAREFLAGS)
 
 # Foreign clients come in here, so it is a module of its own. Go knows when there is nothing to build.
 .PHONY: bin/bench-peers
