@@ -44,7 +44,7 @@ func (b *Broker) update(changes []catalog.Change, err error) {
 	b.metrics.catalogStale.Store(err != nil)
 	if err != nil {
 		b.metrics.catalogErrors.Add(1)
-		b.log.Error("catalog not valid, the one before stays", "error", err)
+		b.log.Error("catalog not read", "error", err)
 		return
 	}
 	for i := range changes {

@@ -98,7 +98,7 @@ func (c *conn) serve() {
 	<-c.ctx.Done()
 	c.streams.Wait()
 	cause := context.Cause(c.ctx)
-	c.b.metrics.connectionsClosed[closeReasonOf(cause)].Add(1)
+	c.b.metrics.connectionsClosed.WithLabelValues(closeReasonOf(cause)).Inc()
 	if !c.known.Load() {
 		c.connected(cause)
 	}

@@ -15,9 +15,7 @@ import (
 
 // metrics are the broker's counters. Hot paths add to plain atomics; the registry reads them when it is asked.
 type metrics struct {
-	connections       atomic.Uint64
-	connectionsClosed [closeReasons]atomic.Uint64
-
+	connections                          atomic.Uint64
 	controlStreams, controlStreamsClosed atomic.Uint64
 	publishStreams, publishStreamsClosed atomic.Uint64
 	streamResets                         atomic.Uint64
@@ -39,7 +37,7 @@ type metrics struct {
 	catalogChanges, catalogErrors atomic.Uint64
 	catalogStale                  atomic.Bool
 
-	malformed, authFailures, limits *prometheus.CounterVec // without series until something happens
+	malformed, authFailures, limits, connectionsClosed *prometheus.CounterVec // without series until something happens
 }
 
 // publishRefusal says why a publish was not carried out.
@@ -53,29 +51,18 @@ const (
 	publishRefusals // how many there are
 )
 
-// closeReason says who ended a connection.
-type closeReason int
-
-const (
-	closedByPeer closeReason = iota
-	closedByBroker
-	closedIdle
-	closedError
-	closeReasons // how many there are
-)
-
-// closeReasonOf classifies the cause with which a connection's context ended.
-func closeReasonOf(cause error) closeReason {
+// closeReasonOf says who or what ended a connection, by the cause with which its context ended.
+func closeReasonOf(cause error) string {
 	if errors.Is(cause, quicx.ErrIdleTimeout) {
-		return closedIdle
+		return "idle"
 	}
 	if e, ok := errors.AsType[*quicx.ConnClosedError](cause); ok && !e.Transport {
 		if e.Remote {
-			return closedByPeer
+			return "peer"
 		}
-		return closedByBroker
+		return "broker"
 	}
-	return closedError
+	return "error"
 }
 
 func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
@@ -86,12 +73,15 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 		authFailures: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "felix_auth_failures_total", Help: "Tokens refused, by reason.",
 		}, []string{"reason"}),
+		connectionsClosed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "felix_connections_closed_total", Help: "Connections ended, by who or what ended them.",
+		}, []string{"reason"}),
 		limits: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "felix_limits_total", Help: "Streams and connections ended, or refused, for a limit against abuse.",
 		}, []string{"limit"}),
 	}
 	r := prometheus.NewRegistry()
-	r.MustRegister(m.malformed, m.authFailures, m.limits)
+	r.MustRegister(m.malformed, m.authFailures, m.limits, m.connectionsClosed)
 	labeled := func(name, help, label string, values []string, load func(i int) uint64) {
 		for i, value := range values {
 			r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
@@ -119,8 +109,6 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 		defer b.mu.Unlock()
 		return float64(len(b.conns))
 	})
-	labeled("felix_connections_closed_total", "Connections ended, by who or what ended them.", "reason", []string{"peer", "broker", "idle", "error"},
-		func(i int) uint64 { return m.connectionsClosed[i].Load() })
 	counter("felix_handshakes_started_total", "Connection attempts that went on to a handshake; those that are not in felix_connections_total failed or are under way.", func() uint64 { return b.listener.Stats().Started })
 	counter("felix_control_streams_total", "Control streams opened by clients.", m.controlStreams.Load)
 	gauge("felix_control_streams", "Control streams open.", open(&m.controlStreams, &m.controlStreamsClosed))

@@ -213,6 +213,9 @@ func TestMetricsAndDashboard(t *testing.T) {
 		delete(listed, name)
 	}
 	for name := range listed {
+		if strings.HasPrefix(name, "felix_catalog_") { // development mode has none
+			continue
+		}
 		t.Errorf("docs/operations.md lists %s, which is not exported", name)
 	}
 }
