@@ -2,12 +2,10 @@ package main
 
 import (
 	"bytes"
-	"crypto/ed25519"
 	"encoding/json"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -236,20 +234,5 @@ func TestHealthcheckOfADrainingBroker(t *testing.T) {
 		if err := healthcheck(ops.Settings{Bind: addr}); err == nil || !strings.Contains(err.Error(), "503 Service Unavailable: draining") {
 			t.Errorf("%s: %v", addr, err)
 		}
-	}
-}
-
-func TestDevKeyIsKept(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "key.pem")
-	first, err := devKey(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	again, err := devKey(path)
-	if err != nil || !first.Equal(again) || len(first) != ed25519.PrivateKeySize {
-		t.Errorf("read back: %v, equal %t", err, first.Equal(again))
-	}
-	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
 }

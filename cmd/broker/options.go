@@ -11,6 +11,7 @@ import (
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/catalog"
 	"github.com/felix-mq/felix/internal/certfile"
+	"github.com/felix-mq/felix/internal/devkey"
 	"github.com/felix-mq/felix/internal/logs"
 	"github.com/felix-mq/felix/internal/ops"
 	"github.com/felix-mq/felix/internal/settings"
@@ -101,7 +102,7 @@ func (o *options) check(loaded *settings.Loaded) error {
 	case o.Dev:
 		errs = append(errs, o.dev.Validate())
 		if _, err := os.Stat(o.DevKeyFile); err == nil { // otherwise it is made
-			_, err = devKey(o.DevKeyFile)
+			_, err = devkey.ReadOrMake(o.DevKeyFile)
 			problem("dev_key_file", err)
 		}
 	case o.Catalog != "":

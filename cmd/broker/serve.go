@@ -20,6 +20,7 @@ import (
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/catalog"
 	"github.com/felix-mq/felix/internal/certfile"
+	"github.com/felix-mq/felix/internal/devkey"
 	"github.com/felix-mq/felix/internal/logs"
 	"github.com/felix-mq/felix/internal/ops"
 	"github.com/felix-mq/felix/internal/traces"
@@ -209,7 +210,7 @@ func newBroker(o *options) (*broker.Broker, *ready, error) {
 		return b, nil, err
 	}
 	if o.DevKeyFile != "" {
-		key, err := devKey(o.DevKeyFile)
+		key, err := devkey.ReadOrMake(o.DevKeyFile)
 		if err != nil {
 			return nil, nil, fmt.Errorf("dev_key_file: %w", err)
 		}

@@ -1,4 +1,6 @@
-package main
+// Package devkey keeps the private key that signs development tokens in a file (Ed25519, PKCS #8, PEM). Begin at
+// [ReadOrMake].
+package devkey
 
 import (
 	"crypto/ed25519"
@@ -11,13 +13,19 @@ import (
 	"os"
 )
 
-// devKey reads the private key (PKCS #8, PEM) that signs development tokens, or makes it, so that tokens and other
-// programs that sign with the key outlive a restart.
-func devKey(path string) (ed25519.PrivateKey, error) {
-	content, err := os.ReadFile(path)
+// ReadOrMake reads the key, or makes it if the file is not there, so that tokens and other programs that sign with the key
+// outlive a restart.
+func ReadOrMake(path string) (ed25519.PrivateKey, error) {
+	key, err := Read(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return newDevKey(path)
+		return create(path)
 	}
+	return key, err
+}
+
+// Read reads the key.
+func Read(path string) (ed25519.PrivateKey, error) {
+	content, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
@@ -36,7 +44,8 @@ func devKey(path string) (ed25519.PrivateKey, error) {
 	return key, nil
 }
 
-func newDevKey(path string) (ed25519.PrivateKey, error) {
+// create makes a key that only the file's owner can read.
+func create(path string) (ed25519.PrivateKey, error) {
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, err
