@@ -184,6 +184,13 @@ func (h *Hub) Remove(k Key) bool {
 	return true
 }
 
+// Topics returns the topics that exist, in no order.
+func (h *Hub) Topics() []*Topic {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return slices.Collect(maps.Values(h.topics))
+}
+
 // Drain makes every publish that waits or comes fail with [ErrDraining]. Subscriptions go on, so that what is queued
 // can still be delivered.
 func (h *Hub) Drain() { h.drainOnce.Do(func() { close(h.draining) }) }

@@ -256,12 +256,15 @@ func (s *Subscription) Next() uint64 { return s.next }
 // of its backlog that were given up, those that passed while it was out of the active set, and those it was still out
 // for when it ended.
 func (s *Subscription) Dropped() uint64 {
-	t := s.topic
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	s.topic.mu.Lock()
+	defer s.topic.mu.Unlock()
+	return s.droppedLocked()
+}
+
+func (s *Subscription) droppedLocked() uint64 {
 	n := s.ring.Stats().Dropped + s.missed
 	if s.index < 0 && !s.ended {
-		n += t.next - s.missedFrom
+		n += s.topic.next - s.missedFrom
 	}
 	return n
 }

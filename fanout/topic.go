@@ -430,14 +430,25 @@ type TopicStats struct {
 	Active        int // of these, those that a publish walks
 	Waiting       int // publishers
 	ReplayBytes   int
+	QueuedBytes   int    // in the rings of all subscriptions
+	Lag           int    // bytes in the fullest of them
+	Dropped       uint64 // events that the present subscriptions have lost
 }
 
 // Stats returns the topic's state.
 func (t *Topic) Stats() TopicStats {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return TopicStats{
-		Next: t.next, Subscriptions: len(*t.subs.Load()), Active: len(t.active),
+	subs := *t.subs.Load()
+	stats := TopicStats{
+		Next: t.next, Subscriptions: len(subs), Active: len(t.active),
 		Waiting: len(t.waiters), ReplayBytes: t.replay.bytes,
 	}
+	for _, s := range subs {
+		queued := s.QueuedBytes()
+		stats.QueuedBytes += queued
+		stats.Lag = max(stats.Lag, queued)
+		stats.Dropped += s.droppedLocked()
+	}
+	return stats
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/internal/ops"
 	"github.com/felix-mq/felix/internal/version"
 )
@@ -65,7 +66,7 @@ func TestServeAndDrain(t *testing.T) {
 		t.Errorf("ready line %s: %v", stdout, err)
 	}
 	addr := metricsAddr(t, stderr.String())
-	for path, want := range map[string]string{"/metrics": "felix_connections 0\n", "/live": "ok\n", "/ready": "ok\n"} {
+	for path, want := range map[string]string{"/metrics": "felix_connections 0\n", "/live": "ok\n", "/ready": "ok\n", broker.StreamsPath: `"stream":"demo"`} {
 		if body := get(t, "http://"+addr+path); !strings.Contains(body, want) {
 			t.Errorf("%s does not contain %q: %.300s", path, want, body)
 		}

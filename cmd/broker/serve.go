@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"os/signal"
 	"sync"
@@ -70,6 +71,7 @@ func serve(o *options, stdout io.Writer, log *slog.Logger, limiter *logs.Limiter
 	var life ops.Lifecycle
 	server, err := ops.Start(ops.Config{
 		Settings: o.ops, Metrics: registry(b, certs, limiter), Checks: []ops.Check{life.Check()},
+		Streams: http.HandlerFunc(b.ServeStreams),
 		Certificate: certs.metricsTLS(), Log: log,
 	})
 	if err != nil {

@@ -59,6 +59,7 @@ type Config struct {
 	Settings
 	Metrics prometheus.Gatherer
 	Checks  []Check      // all have to pass for readiness
+	Streams http.Handler // of /streams, or nil: what each stream is doing, for people
 	Debug   http.Handler // of /debug/felix, or nil
 	// Certificate is the configuration with the server's certificate, needed with Settings.TLS. If it asks for client
 	// certificates, it does so with the authorities of Settings.ClientCA.
@@ -195,6 +196,9 @@ func (s *Server) handler() http.Handler {
 	mux.HandleFunc("GET /readyz", s.readyz)
 	mux.HandleFunc("GET /ready", s.ready)
 	mux.Handle("GET /metrics", s.protect(promhttp.HandlerFor(s.cfg.Metrics, promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes})))
+	if s.cfg.Streams != nil {
+		mux.Handle("GET /streams", s.protect(s.cfg.Streams))
+	}
 	if s.cfg.Debug != nil {
 		mux.Handle("GET /debug/felix", s.protect(s.cfg.Debug))
 	}

@@ -1,0 +1,47 @@
+package broker
+
+import (
+	"cmp"
+	"encoding/json"
+	"net/http"
+	"slices"
+)
+
+// StreamStats is what a stream is doing at one moment.
+type StreamStats struct {
+	Tenant        string `json:"tenant"`
+	Namespace     string `json:"namespace"`
+	Stream        string `json:"stream"`
+	Events        uint64 `json:"events"` // published since the stream was made
+	Subscriptions int    `json:"subscriptions"`
+	QueuedBytes   int    `json:"queued_bytes"`   // in the queues of all subscriptions
+	LagBytes      int    `json:"lag_bytes"`      // in the longest of these queues: how far the slowest subscription is behind
+	DroppedEvents uint64 `json:"dropped_events"` // by the present subscriptions
+}
+
+// StreamStats returns what each stream is doing, in the order of their names. Its time is linear in streams and subscriptions:
+// it is for people who look at a broker, and unlike a metric may tell of any number of streams.
+func (b *Broker) StreamStats() []StreamStats {
+	topics := b.hub.Topics()
+	all := make([]StreamStats, len(topics))
+	for i, t := range topics {
+		key, st := t.Key(), t.Stats()
+		all[i] = StreamStats{
+			Tenant: key.Tenant, Namespace: key.Namespace, Stream: key.Stream,
+			Events: st.Next, Subscriptions: st.Subscriptions, QueuedBytes: st.QueuedBytes, LagBytes: st.Lag, DroppedEvents: st.Dropped,
+		}
+	}
+	slices.SortFunc(all, func(a, b StreamStats) int {
+		return cmp.Or(cmp.Compare(a.Tenant, b.Tenant), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Stream, b.Stream))
+	})
+	return all
+}
+
+// StreamsPath is where programs serve [Broker.ServeStreams], beside their metrics.
+const StreamsPath = "/streams"
+
+// ServeStreams answers an HTTP request with [Broker.StreamStats] as a JSON array.
+func (b *Broker) ServeStreams(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(b.StreamStats()) // whoever has gone needs no answer
+}
