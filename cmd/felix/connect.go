@@ -1,0 +1,270 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/felix-mq/felix/client"
+)
+
+// connection is what leads to a broker, as flags give it and as a context holds it. Empty means not given.
+type connection struct {
+	Addr       string `yaml:"addr,omitempty"`
+	Tenant     string `yaml:"tenant,omitempty"`
+	Namespace  string `yaml:"namespace,omitempty"`
+	Token      string `yaml:"token,omitempty"`
+	TokenFile  string `yaml:"token_file,omitempty"`
+	CA         string `yaml:"ca,omitempty"` // file
+	CAPEM      string `yaml:"ca_pem,omitempty"`
+	Insecure   bool   `yaml:"insecure,omitempty"`
+	MetricsURL string `yaml:"metrics_url,omitempty"`
+	Dev        bool   `yaml:"dev,omitempty"` // made by felix dev, which may replace it
+
+	context string
+	timeout time.Duration
+}
+
+// defaultTimeout bounds connecting and each request.
+const defaultTimeout = 10 * time.Second
+
+func (c *connection) bind(f *pflag.FlagSet) {
+	f.StringVar(&c.context, "context", "", "context to use instead of the current one [FELIX_CONTEXT]")
+	f.StringVar(&c.Addr, "addr", "", "`host:port` of the broker [FELIX_ADDR, default 127.0.0.1:5000]")
+	f.StringVar(&c.Tenant, "tenant", "", "tenant [FELIX_AUTH_TENANT, default t1]")
+	f.StringVarP(&c.Namespace, "namespace", "n", "", "namespace of streams and caches [FELIX_NAMESPACE, default default]")
+	f.StringVar(&c.Token, "token", "", "Felix token; other users of the machine can see flags [FELIX_AUTH_TOKEN]")
+	f.StringVar(&c.TokenFile, "token-file", "", "`file` with the token, read anew for each stream [FELIX_TOKEN_FILE]")
+	f.StringVar(&c.CA, "ca", "", "PEM `file` of certificates to trust instead of the system's [FELIX_CA_FILE]")
+	f.BoolVar(&c.Insecure, "insecure", false, "trust any certificate")
+	f.StringVar(&c.MetricsURL, "metrics-url", "", "`URL` of the broker's metrics, for felix top [FELIX_METRICS_URL, default http://127.0.0.1:8080/metrics]")
+	f.DurationVar(&c.timeout, "timeout", defaultTimeout, "time for connecting, and for each request")
+}
+
+// makeAbsolute makes the names of files good for any directory.
+func (c *connection) makeAbsolute() error {
+	for _, file := range []*string{&c.TokenFile, &c.CA} {
+		if *file == "" {
+			continue
+		}
+		path, err := filepath.Abs(*file)
+		if err != nil {
+			return err
+		}
+		*file = path
+	}
+	return nil
+}
+
+// setting is one resolved value, and where it comes from.
+type setting struct {
+	Name   string `json:"name"`
+	Value  string `json:"value"`
+	Origin string `json:"origin"`
+}
+
+// resolved is a connection with everything filled in.
+type resolved struct {
+	connection
+	origins []setting
+}
+
+// resolve fills in what flags leave open: from variables, the context and defaults. Of the token's two forms, and of the
+// certificates', the one that is nearer in this order counts.
+func (a *app) resolve() (*resolved, error) {
+	all, err := loadContexts()
+	if err != nil {
+		return nil, err
+	}
+	flags := a.flags
+	r := &resolved{}
+	name := r.pick("context", "FELIX_CONTEXT", flags.context, all.Current, "in use", "")
+	r.context, r.timeout = name, flags.timeout
+	var ctx connection
+	if name != "" {
+		if ctx, err = all.get(name); err != nil {
+			return nil, err
+		}
+	}
+	origin := "context " + name
+	r.Addr = r.pick("addr", "FELIX_ADDR", flags.Addr, ctx.Addr, origin, "127.0.0.1:5000")
+	r.Tenant = r.pick("tenant", "FELIX_AUTH_TENANT", flags.Tenant, ctx.Tenant, origin, "t1")
+	r.Namespace = r.pick("namespace", "FELIX_NAMESPACE", flags.Namespace, ctx.Namespace, origin, "default")
+	r.Token = r.pick("token", "FELIX_AUTH_TOKEN", flags.Token, ctx.Token, origin, "")
+	r.TokenFile = r.pick("token-file", "FELIX_TOKEN_FILE", flags.TokenFile, ctx.TokenFile, origin, "")
+	r.CA = r.pick("ca", "FELIX_CA_FILE", flags.CA, ctx.CA, origin, "")
+	r.MetricsURL = r.pick("metrics-url", "FELIX_METRICS_URL", flags.MetricsURL, ctx.MetricsURL, origin, "http://127.0.0.1:8080/metrics")
+	if r.rank("token") > r.rank("token-file") {
+		r.Token = ""
+	} else if r.Token != "" {
+		r.TokenFile = ""
+	}
+	if r.CA == "" && ctx.CAPEM != "" {
+		r.CAPEM = ctx.CAPEM
+		i := slices.IndexFunc(r.origins, func(s setting) bool { return s.Name == "ca" })
+		r.origins[i].Value, r.origins[i].Origin = "(a certificate in the context)", origin
+	}
+	r.Insecure = flags.Insecure || ctx.Insecure
+	return r, nil
+}
+
+// Where values come from, the nearest first.
+const (
+	fromFlag        = "flag"
+	fromEnvironment = "environment"
+	fromDefault     = "default"
+)
+
+// pick returns the first value that is given and notes where it was found.
+func (r *resolved) pick(name, variable, flag, context, origin, other string) string {
+	s := setting{name, other, fromDefault}
+	switch {
+	case flag != "":
+		s.Value, s.Origin = flag, fromFlag
+	case os.Getenv(variable) != "":
+		s.Value, s.Origin = os.Getenv(variable), fromEnvironment+" "+variable
+	case context != "":
+		s.Value, s.Origin = context, origin
+	}
+	r.origins = append(r.origins, s)
+	return s.Value
+}
+
+// rank tells how near a setting's origin is: less is nearer.
+func (r *resolved) rank(name string) int {
+	for _, s := range r.origins {
+		if s.Name != name {
+			continue
+		}
+		switch {
+		case s.Origin == fromFlag:
+			return 0
+		case strings.HasPrefix(s.Origin, fromEnvironment):
+			return 1
+		case s.Origin != fromDefault:
+			return 2
+		}
+	}
+	return 3
+}
+
+// readToken returns the token.
+func (r *resolved) readToken() (string, error) {
+	if r.TokenFile == "" {
+		return r.Token, nil
+	}
+	text, err := os.ReadFile(r.TokenFile)
+	return strings.TrimSpace(string(text)), err
+}
+
+func (r *resolved) tls() (*tls.Config, error) {
+	conf := &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: r.Insecure} // what --insecure says
+	text, source := []byte(r.CAPEM), "context "+r.context
+	if r.CA != "" {
+		var err error
+		if text, err = os.ReadFile(r.CA); err != nil {
+			return nil, usageError{fmt.Errorf("certificates to trust: %w", err)}
+		}
+		source = r.CA
+	}
+	if len(text) == 0 {
+		return conf, nil
+	}
+	conf.RootCAs = x509.NewCertPool()
+	if !conf.RootCAs.AppendCertsFromPEM(text) {
+		return nil, usageError{fmt.Errorf("certificates to trust: none in %s", source)}
+	}
+	return conf, nil
+}
+
+// connect connects to the broker that flags, variables and the context lead to.
+func (a *app) connect(ctx context.Context, opts ...client.Option) (*client.Client, *resolved, error) {
+	r, err := a.resolve()
+	if err != nil {
+		return nil, nil, err
+	}
+	tlsConf, err := r.tls()
+	if err != nil {
+		return nil, nil, err
+	}
+	token, err := r.readToken()
+	switch {
+	case err != nil:
+		return nil, nil, usageError{fmt.Errorf("token: %w", err)}
+	case token == "":
+		return nil, nil, usageError{errors.New(`no token: use --token-file, FELIX_AUTH_TOKEN or a context ("felix dev" makes one)`)}
+	}
+	all := append([]client.Option{
+		client.FromEnv(), client.WithTLS(tlsConf), client.WithRequestTimeout(r.timeout),
+		client.WithTokenSource(r.Tenant, func(context.Context) (string, error) { return r.readToken() }),
+	}, opts...)
+	ctx, cancel := context.WithTimeout(ctx, r.timeout)
+	defer cancel()
+	c, err := client.Connect(ctx, r.Addr, all...)
+	if err == nil {
+		return c, r, nil
+	}
+	_, refused := errors.AsType[*client.BrokerError](err)
+	_, network := errors.AsType[net.Error](err) // a name that nobody knows, a certificate that is not trusted
+	if refused || network || ctx.Err() != nil || client.Retryable(err) || errors.Is(err, client.ErrProtocol) {
+		return nil, nil, connectError{err, r.Addr}
+	}
+	return nil, nil, usageError{err} // a setting
+}
+
+func (a *app) newConfig() *cobra.Command {
+	return group("config", "Settings of this program, and where they come from", a.newConfigShow())
+}
+
+func (a *app) newConfigShow() *cobra.Command {
+	format := formatTable
+	c := &cobra.Command{
+		Use:   "show",
+		Short: "Show what leads to the broker, and where each value comes from",
+		Long: `Show what leads to the broker, and where each value comes from. Tokens are not shown.
+
+Beside these, the FELIX_* variables of the Go client (FELIX_CLIENT_CONFIG among them) tune its connections; those that are
+set are listed as well.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			r, err := a.resolve()
+			if err != nil {
+				return err
+			}
+			settings := r.origins
+			for i, s := range settings {
+				if s.Name == "token" && s.Value != "" {
+					settings[i].Value = "(hidden)"
+				}
+			}
+			for _, assignment := range os.Environ() {
+				name, value, _ := strings.Cut(assignment, "=")
+				if strings.HasPrefix(name, "FELIX_") && !strings.Contains(name, "TOKEN") && !r.has(name) {
+					settings = append(settings, setting{name, value, fromEnvironment})
+				}
+			}
+			return printList(c.OutOrStdout(), format, settings, "NAME\tVALUE\tORIGIN", func(s setting) string {
+				return fmt.Sprintf("%s\t%s\t%s", s.Name, cmp.Or(s.Value, "-"), s.Origin)
+			})
+		},
+	}
+	format.bind(c)
+	return c
+}
+
+// has reports whether a variable is the origin of a setting.
+func (r *resolved) has(variable string) bool {
+	return slices.ContainsFunc(r.origins, func(s setting) bool { return s.Origin == fromEnvironment+" "+variable })
+}

@@ -1,0 +1,237 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/felix-mq/felix/auth"
+)
+
+// contexts is the file of contexts: names for brokers, and one of them in use.
+type contexts struct {
+	Current  string                `yaml:"current,omitempty"`
+	Contexts map[string]connection `yaml:"contexts"`
+
+	path string
+}
+
+// contextsPath is where the file lies.
+func contextsPath() (string, error) {
+	dir, err := os.UserConfigDir()
+	if err != nil {
+		return "", fmt.Errorf("finding the file of contexts: %w", err)
+	}
+	return filepath.Join(dir, "felix", "contexts.yaml"), nil
+}
+
+// loadContexts reads the file. One that is not there holds nothing.
+func loadContexts() (*contexts, error) {
+	path, err := contextsPath()
+	if err != nil {
+		return nil, err
+	}
+	c := &contexts{path: path, Contexts: make(map[string]connection)}
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return c, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading contexts: %w", err)
+	}
+	decoder := yaml.NewDecoder(bytes.NewReader(text))
+	decoder.KnownFields(true)
+	if err := decoder.Decode(c); err != nil && !errors.Is(err, io.EOF) { // which says that the file is empty
+		return nil, usageError{fmt.Errorf("%s: %w", path, err)}
+	}
+	if c.Contexts == nil {
+		c.Contexts = make(map[string]connection)
+	}
+	return c, nil
+}
+
+// save replaces the file. Only its owner can read it, since it may hold tokens.
+func (c *contexts) save() error {
+	text, err := yaml.Marshal(c)
+	if err == nil {
+		err = os.MkdirAll(filepath.Dir(c.path), 0o700)
+	}
+	if err == nil {
+		err = writeFile(c.path, text)
+	}
+	if err != nil {
+		return fmt.Errorf("saving contexts: %w", err)
+	}
+	return nil
+}
+
+// writeFile puts content in the place of a file in one step. Only its owner can read it.
+func writeFile(path string, content []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*") // mode 0600
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+	}
+	return err
+}
+
+// get returns a context by its name.
+func (c *contexts) get(name string) (connection, error) {
+	one, ok := c.Contexts[name]
+	if !ok {
+		return one, fmt.Errorf("context %q: %w in %s", name, errNotFound, c.path)
+	}
+	return one, nil
+}
+
+func (a *app) newContext() *cobra.Command {
+	return group("context", "Names for brokers, and the one in use", a.newContextAdd(), a.newContextUse(), newContextList(), a.newContextCurrent(), newContextRemove())
+}
+
+func (a *app) newContextAdd() *cobra.Command {
+	var use bool
+	c := &cobra.Command{
+		Use:   "add NAME --addr HOST:PORT",
+		Short: "Add a context, or replace it, with the connection flags as its content",
+		Long: `Add a context, or replace it. The flags that lead to a broker are its content. The first context is the one in use.
+
+A token given with --token is written into the file of contexts, which only its owner can read. With --token-file the file
+is read anew whenever a stream is opened, so that something else can renew the token.`,
+		Example: "  felix context add prod --addr broker.example:5000 --tenant t1 --token-file ~/.felix-token --ca ca.pem",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			if a.flags.Addr == "" {
+				return usageError{errors.New("a context needs --addr")}
+			}
+			if err := auth.ValidName(args[0]); err != nil {
+				return usageError{err}
+			}
+			all, err := loadContexts()
+			if err != nil {
+				return err
+			}
+			one := a.flags
+			if err := one.makeAbsolute(); err != nil {
+				return err
+			}
+			all.Contexts[args[0]] = one
+			if use || all.Current == "" {
+				all.Current = args[0]
+			}
+			return all.save()
+		},
+	}
+	c.Flags().BoolVar(&use, "use", false, "use it from now on")
+	return c
+}
+
+func (a *app) newContextUse() *cobra.Command {
+	return &cobra.Command{
+		Use: "use NAME", Short: "Use a context from now on", Args: cobra.ExactArgs(1), ValidArgsFunction: completeContext,
+		RunE: func(_ *cobra.Command, args []string) error {
+			all, err := loadContexts()
+			if err != nil {
+				return err
+			}
+			if _, err := all.get(args[0]); err != nil {
+				return err
+			}
+			all.Current = args[0]
+			return all.save()
+		},
+	}
+}
+
+func newContextList() *cobra.Command {
+	format := formatTable
+	c := &cobra.Command{
+		Use: "ls", Short: "List the contexts", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			all, err := loadContexts()
+			if err != nil {
+				return err
+			}
+			type item struct {
+				Name      string `json:"name"`
+				Current   bool   `json:"current"`
+				Addr      string `json:"addr"`
+				Tenant    string `json:"tenant,omitempty"`
+				Namespace string `json:"namespace,omitempty"`
+			}
+			items := make([]item, 0, len(all.Contexts))
+			for _, name := range slices.Sorted(maps.Keys(all.Contexts)) {
+				one := all.Contexts[name]
+				items = append(items, item{name, name == all.Current, one.Addr, one.Tenant, one.Namespace})
+			}
+			return printList(c.OutOrStdout(), format, items, "\tNAME\tADDR\tTENANT\tNAMESPACE", func(i item) string {
+				mark := ""
+				if i.Current {
+					mark = "*"
+				}
+				return fmt.Sprintf("%s\t%s\t%s\t%s\t%s", mark, i.Name, i.Addr, i.Tenant, i.Namespace)
+			})
+		},
+	}
+	format.bind(c)
+	return c
+}
+
+func (a *app) newContextCurrent() *cobra.Command {
+	return &cobra.Command{
+		Use: "current", Short: "Print the name of the context in use", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			r, err := a.resolve()
+			if err != nil {
+				return err
+			}
+			if r.context == "" {
+				return fmt.Errorf("no context is in use: %w", errNotFound)
+			}
+			fmt.Fprintln(c.OutOrStdout(), r.context)
+			return nil
+		},
+	}
+}
+
+func newContextRemove() *cobra.Command {
+	return &cobra.Command{
+		Use: "rm NAME", Short: "Remove a context", Args: cobra.ExactArgs(1), ValidArgsFunction: completeContext,
+		RunE: func(_ *cobra.Command, args []string) error {
+			all, err := loadContexts()
+			if err != nil {
+				return err
+			}
+			if _, err := all.get(args[0]); err != nil {
+				return err
+			}
+			delete(all.Contexts, args[0])
+			if all.Current == args[0] {
+				all.Current = ""
+			}
+			return all.save()
+		},
+	}
+}
+
+func completeContext(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	all, err := loadContexts()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	return slices.Sorted(maps.Keys(all.Contexts)), cobra.ShellCompDirectiveNoFileComp
+}

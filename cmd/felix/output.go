@@ -1,0 +1,161 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+)
+
+// format is the value of --output.
+type format string
+
+const (
+	formatTable  format = "table"
+	formatJSON   format = "json"
+	formatNDJSON format = "ndjson"
+	formatRaw    format = "raw" // payloads as they are, where a command has payloads
+)
+
+// String implements pflag.Value.
+func (f *format) String() string { return string(*f) }
+
+// Set implements pflag.Value.
+func (f *format) Set(s string) error {
+	switch format(s) {
+	case formatTable, formatJSON, formatNDJSON:
+		*f = format(s)
+		return nil
+	default:
+		return errors.New("want table, json or ndjson")
+	}
+}
+
+// Type implements pflag.Value.
+func (f *format) Type() string { return "format" }
+
+func (f *format) bind(c *cobra.Command) {
+	c.Flags().VarP(f, "output", "o", "table, json or ndjson")
+	completeWords(c, "output", string(formatTable), string(formatJSON), string(formatNDJSON))
+}
+
+// payloadFormat is a format that may also be raw.
+type payloadFormat struct{ format }
+
+// Set implements pflag.Value.
+func (f *payloadFormat) Set(s string) error {
+	if format(s) == formatRaw {
+		f.format = formatRaw
+		return nil
+	}
+	if f.format.Set(s) != nil {
+		return errors.New("want table, json, ndjson or raw")
+	}
+	return nil
+}
+
+func (f *payloadFormat) bind(c *cobra.Command, raw string) {
+	c.Flags().VarP(f, "output", "o", "table, json, ndjson, or raw: "+raw)
+	completeWords(c, "output", string(formatTable), string(formatJSON), string(formatNDJSON), string(formatRaw))
+}
+
+// completeWords has the shell offer words for a flag. It panics if there is no such flag, a mistake in the source.
+func completeWords(c *cobra.Command, flag string, words ...string) {
+	if err := c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+		panic(err)
+	}
+}
+
+// printList prints a list: a table with tabs between its columns, one JSON array, or an object per line.
+func printList[T any](w io.Writer, f format, items []T, header string, line func(T) string) error {
+	switch f {
+	case formatJSON:
+		return printJSON(w, f, items)
+	case formatNDJSON:
+		for _, item := range items {
+			if err := printJSON(w, f, item); err != nil {
+				return err
+			}
+		}
+		return nil
+	default:
+		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(t, header)
+		for _, item := range items {
+			fmt.Fprintln(t, line(item))
+		}
+		return t.Flush()
+	}
+}
+
+// printJSON prints one value, over several lines or, for ndjson, in one.
+func printJSON(w io.Writer, f format, v any) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	if f == formatJSON {
+		e.SetIndent("", "  ")
+	}
+	return e.Encode(v)
+}
+
+// payload is an event's or a cache entry's bytes in JSON: text where they are text, else base64.
+type payload struct {
+	Text  *string `json:"payload,omitempty"`
+	Bytes []byte  `json:"payload_base64,omitempty"`
+}
+
+func newPayload(b []byte) payload {
+	if utf8.Valid(b) {
+		s := string(b)
+		return payload{Text: &s}
+	}
+	return payload{Bytes: b}
+}
+
+// printable is the payload in a table.
+func (p payload) printable() string {
+	if p.Text != nil {
+		return printable([]byte(*p.Text))
+	}
+	return printable(p.Bytes)
+}
+
+// printable is a payload in a table: as it is, or quoted if it could do something else to a terminal than print.
+func printable(b []byte) string {
+	s := string(b)
+	if utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return s
+	}
+	return strconv.Quote(s)
+}
+
+// isTerminal reports whether w is a terminal.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// The colors that are used, as SGR parameters.
+const (
+	dim    = "2"
+	red    = "31"
+	green  = "32"
+	yellow = "33"
+)
+
+// colored returns s in a color, if w is a terminal and NO_COLOR is not set (no-color.org).
+func colored(w io.Writer, color, s string) string {
+	if os.Getenv("NO_COLOR") != "" || !isTerminal(w) {
+		return s
+	}
+	return "\x1b[" + color + "m" + s + "\x1b[0m"
+}
