@@ -116,6 +116,12 @@ func (a *app) resolve() (*resolved, error) {
 		i := slices.IndexFunc(r.origins, func(s setting) bool { return s.Name == "ca" })
 		r.origins[i].Value, r.origins[i].Origin = "(a certificate in the context)", origin
 	}
+	switch {
+	case flags.Insecure:
+		r.origins = append(r.origins, setting{"insecure", "true", fromFlag})
+	case ctx.Insecure:
+		r.origins = append(r.origins, setting{"insecure", "true", origin})
+	}
 	r.Insecure = flags.Insecure || ctx.Insecure
 	return r, nil
 }

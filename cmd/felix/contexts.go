@@ -94,7 +94,7 @@ func writeFile(path string, content []byte) error {
 func (c *contexts) get(name string) (connection, error) {
 	one, ok := c.Contexts[name]
 	if !ok {
-		return one, fmt.Errorf("context %q: %w in %s", name, errNotFound, c.path)
+		return one, fmt.Errorf("context %q: %w in %s; see felix context ls", name, errNotFound, c.path)
 	}
 	return one, nil
 }

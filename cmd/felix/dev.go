@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -97,8 +98,11 @@ func (a *app) runDev(ctx context.Context, cfg broker.Config, o broker.DevOptions
 	cfg.TuneRuntime()
 	cfg.Logger = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	d, err := broker.NewDev(cfg, o)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("%w: another broker? --bind 127.0.0.1:0 takes any free port", err)
+	}
 	if err != nil {
-		return fmt.Errorf("%w (--bind 127.0.0.1:0 takes any free port)", err)
+		return err
 	}
 	one := connection{Addr: d.Addr().String(), Tenant: d.Tenant, Namespace: d.Namespace, Dev: true, Token: d.Token, CAPEM: string(d.CertPEM)}
 	served := make(chan error, 1)

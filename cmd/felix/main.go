@@ -62,7 +62,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if ctx.Err() != nil {
 		err = errInterrupted
 	}
-	fmt.Fprintf(stderr, "felix: %s\n", strings.ReplaceAll(err.Error(), "client: ", ""))
+	fmt.Fprintf(stderr, "felix: %s\n", plain(err))
 	if code == exitUsage {
 		hint = fmt.Sprintf("see %s --help", cmd.CommandPath())
 	}
@@ -71,6 +71,9 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	}
 	return code
 }
+
+// plain is the text of an error without the names of packages, which are of no use to whoever runs a command.
+func plain(err error) string { return strings.ReplaceAll(err.Error(), "client: ", "") }
 
 // app is what all commands share: the flags that every one of them takes.
 type app struct {

@@ -55,7 +55,7 @@ What failed may have been published in part.`,
   felix pub orders '{"id":{{.Count}},"at":"{{now}}"}' --template --count 1000 --rate 100`,
 		Args: cobra.RangeArgs(1, 2),
 		RunE: func(c *cobra.Command, args []string) error {
-			next, err := p.source(c.InOrStdin(), args[1:])
+			next, err := p.source(c.Context(), c.InOrStdin(), args[1:])
 			if err != nil {
 				return err
 			}
@@ -79,7 +79,7 @@ What failed may have been published in part.`,
 }
 
 // source returns a function that yields one payload after the other, and io.EOF at the end.
-func (p *publishing) source(stdin io.Reader, payload []string) (func() ([]byte, error), error) {
+func (p *publishing) source(ctx context.Context, stdin io.Reader, payload []string) (func() ([]byte, error), error) {
 	if p.count < 1 || p.rate < 0 {
 		return nil, usageError{errors.New("--count is at least 1, and --rate at least 0")}
 	}
@@ -116,19 +116,54 @@ func (p *publishing) source(stdin io.Reader, payload []string) (func() ([]byte, 
 			return fill(e, text)
 		}, nil
 	}
-	scanner := bufio.NewScanner(stdin)
-	scanner.Buffer(nil, maxLine)
+	next := readLines(ctx, stdin)
 	return func() ([]byte, error) {
-		if !scanner.Scan() {
-			if err := scanner.Err(); err != nil {
-				return nil, fmt.Errorf("line %d: %w", e.Count+1, err)
-			}
-			return nil, io.EOF
-		}
 		e.Count++
-		e.Line = scanner.Text()
-		return fill(e, scanner.Bytes())
+		line, err := next()
+		if err != nil {
+			return nil, err
+		}
+		e.Line = string(line)
+		return fill(e, line)
 	}, nil
+}
+
+// readLines returns a function that yields the lines of r, and io.EOF at the end. It ends with ctx, although reading cannot
+// be interrupted: the goroutine that reads stays behind until the process ends, or the next line comes.
+func readLines(ctx context.Context, r io.Reader) func() ([]byte, error) {
+	lines := make(chan []byte)
+	var failure error // why there are no more, set before lines is closed
+	go func() {
+		defer close(lines)
+		scanner := bufio.NewScanner(r)
+		scanner.Buffer(nil, maxLine)
+		n := 0
+		for scanner.Scan() {
+			n++
+			select {
+			case lines <- bytes.Clone(scanner.Bytes()):
+			case <-ctx.Done():
+				return
+			}
+		}
+		if failure = io.EOF; scanner.Err() != nil {
+			failure = fmt.Errorf("line %d: %w", n+1, scanner.Err())
+		}
+	}()
+	return func() ([]byte, error) {
+		select {
+		case line, ok := <-lines:
+			if ok {
+				return line, nil
+			}
+			if failure != nil {
+				return nil, failure
+			}
+			return nil, context.Cause(ctx)
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
 }
 
 // templateEvent is what a template is about.

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -62,7 +63,7 @@ func (s *subscribing) run(a *app, c *cobra.Command, stream string) error {
 		return err
 	}
 	errOut := c.ErrOrStderr()
-	conn, r, err := a.connect(c.Context(), client.WithHooks(notices{errOut}))
+	conn, r, err := a.connect(c.Context(), client.WithHooks(&notices{w: errOut}))
 	if err != nil {
 		return err
 	}
@@ -268,14 +269,20 @@ func (p *eventPrinter) end() error {
 }
 
 // notices says what becomes of a subscription.
-type notices struct{ w io.Writer }
+type notices struct {
+	w    io.Writer
+	down atomic.Bool // and that has been said
+}
 
 // OnSubscription implements client.SubscriptionHook.
-func (n notices) OnSubscription(namespace, stream string, state client.SubscriptionState, reason error) {
+func (n *notices) OnSubscription(namespace, stream string, state client.SubscriptionState, reason error) {
 	switch state {
 	case client.SubscriptionResuming:
-		fmt.Fprintln(n.w, colored(n.w, yellow, fmt.Sprintf("%s/%s: %v; subscribing again", namespace, stream, reason)))
+		if !n.down.Swap(true) {
+			fmt.Fprintln(n.w, colored(n.w, yellow, fmt.Sprintf("%s/%s: %s; subscribing again", namespace, stream, plain(reason))))
+		}
 	case client.SubscriptionLive:
+		n.down.Store(false)
 		fmt.Fprintf(n.w, "%s/%s: subscribed again\n", namespace, stream)
 	case client.SubscriptionOver: // told by its error
 	}
