@@ -113,6 +113,7 @@ func TestQuickStart(t *testing.T) {
 	}
 	t.Setenv("XDG_CONFIG_HOME", dir)
 	t.Setenv("HOME", dir)
+	t.Setenv("GORACE", goRace)
 	t.Setenv("FELIX_QUIC_BIND", "127.0.0.1:0") // others may use the machine as well
 
 	ctx, cancel := context.WithTimeout(t.Context(), maxTime)
