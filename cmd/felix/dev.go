@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -104,7 +105,7 @@ func (a *app) runDev(ctx context.Context, cfg broker.Config, o broker.DevOptions
 	if err != nil {
 		return err
 	}
-	one := connection{Addr: d.Addr().String(), Tenant: d.Tenant, Namespace: d.Namespace, Dev: true, Token: d.Token, CAPEM: string(d.CertPEM)}
+	one := connection{Addr: reachable(d.Addr()), Tenant: d.Tenant, Namespace: d.Namespace, Dev: true, Token: d.Token, CAPEM: string(d.CertPEM)}
 	served := make(chan error, 1)
 	go func() { served <- d.Serve(context.Background()) }() // ends with Shutdown, below
 	stopMetrics, err := serveMetrics(metrics, d, &one.MetricsURL)
@@ -126,6 +127,15 @@ func (a *app) runDev(ctx context.Context, cfg broker.Config, o broker.DevOptions
 	}
 	stopMetrics()
 	return err
+}
+
+// reachable is an address that leads to a socket from this machine: one that is bound to all addresses has no name in the
+// certificate.
+func reachable(bound net.Addr) string {
+	if addr, ok := bound.(*net.UDPAddr); ok && addr.IP.IsUnspecified() {
+		return net.JoinHostPort("localhost", strconv.Itoa(addr.Port))
+	}
+	return bound.String()
 }
 
 // announce makes the context and prints what can be done with it.
@@ -203,7 +213,7 @@ func prepareDir(dir string, o *broker.DevOptions, stderr io.Writer) error {
 		fmt.Fprintf(stderr, "%s has expired; making another, and an authority\n", filepath.Join(dir, fileCert))
 	}
 	if expired || errors.Is(err, fs.ErrNotExist) {
-		cert, err = makeCertificate(dir, nil)
+		cert, err = makeCertificate(dir, append([]string{"localhost", "127.0.0.1", "::1"}, o.Hosts...))
 	}
 	if err != nil {
 		return err
