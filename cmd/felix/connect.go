@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/felix-mq/felix/catalog"
 	"github.com/felix-mq/felix/client"
 )
 
@@ -231,7 +232,21 @@ func (a *app) connect(ctx context.Context, opts ...client.Option) (*client.Clien
 }
 
 func (a *app) newConfig() *cobra.Command {
-	return group("config", "Settings of this program, and where they come from", a.newConfigShow())
+	return group("config", "Settings of this program, and where they come from", a.newConfigShow(), newConfigValidate())
+}
+
+func newConfigValidate() *cobra.Command {
+	return &cobra.Command{
+		Use:   "validate CATALOG",
+		Short: "Check a catalog as a broker would",
+		Long: `Check a catalog, and the files of keys that it names, as a broker would: exit code 1 and all problems with their lines if it
+would refuse it. The broker's own settings are checked by broker --validate-config.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			_, err := catalog.Load(args[0])
+			return err
+		},
+	}
 }
 
 func (a *app) newConfigShow() *cobra.Command {

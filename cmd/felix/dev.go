@@ -21,7 +21,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/cobra"
 
+	"github.com/felix-mq/felix/auth"
 	"github.com/felix-mq/felix/broker"
+	"github.com/felix-mq/felix/catalog"
 	"github.com/felix-mq/felix/internal/devca"
 	"github.com/felix-mq/felix/internal/devkey"
 	"github.com/felix-mq/felix/internal/settings"
@@ -35,6 +37,7 @@ const (
 	// With fileSigningKey tokens are signed; fileToken is one for everything.
 	fileSigningKey = "signing-key.pem"
 	fileToken      = "token"
+	fileCatalog    = "catalog.yaml"
 )
 
 // devContext is the context that felix dev makes.
@@ -59,7 +62,8 @@ With --dir, certificate, keys and token are kept in a directory: other programs 
   ca.pem             certificate authority that clients trust
   cert.pem, key.pem  certificate of the broker, and its private key; made anew when they have expired
   signing-key.pem    private key that signs tokens (felix token mint --key)
-  token              token for everything`,
+  token              token for everything
+  catalog.yaml       what it serves, for a broker that is to stay: broker --catalog`,
 		Example: `  felix dev
   felix dev --dir ./felix-dev --stream orders,payments --bind 127.0.0.1:0`,
 		Args: cobra.NoArgs,
@@ -145,6 +149,9 @@ func announce(all *contexts, name string, one connection, dir string, o broker.D
 		if err := writeFile(token, []byte(one.Token+"\n")); err != nil {
 			return fmt.Errorf("keeping the token: %w", err)
 		}
+		if err := writeCatalog(filepath.Join(dir, fileCatalog), o); err != nil {
+			return fmt.Errorf("keeping the catalog: %w", err)
+		}
 		one.Token, one.CAPEM = "", ""
 		one.TokenFile, one.CA = token, filepath.Join(dir, fileCA)
 		if err := one.makeAbsolute(); err != nil {
@@ -165,6 +172,22 @@ func announce(all *contexts, name string, one connection, dir string, o broker.D
 	fmt.Fprintf(stdout, "A broker listens on %s until Ctrl-C. In other terminals:\n", one.Addr)
 	fmt.Fprintf(stdout, "  %[1]s sub %[2]s\n  %[1]s pub %[2]s hello\n  %[1]s cache put greeting hello%[3]s\n", felix, o.Streams[0], cacheFlag(o.Cache))
 	return nil
+}
+
+// writeCatalog writes what the broker serves, as others can serve it.
+func writeCatalog(file string, o broker.DevOptions) error {
+	signer, err := auth.NewSigner(o.Key, broker.DevKeyID)
+	if err != nil {
+		return err
+	}
+	streams := make(map[string]catalog.Stream)
+	for _, name := range o.Streams {
+		streams[name] = catalog.Stream{}
+	}
+	namespace := catalog.Namespace{Streams: streams, Caches: map[string]catalog.Cache{o.Cache: {}}}
+	return catalog.Write(file, &catalog.Catalog{Tenants: map[string]catalog.Tenant{
+		o.Tenant: {Keys: auth.KeySet{signer.Key()}, Namespaces: map[string]catalog.Namespace{o.Namespace: namespace}},
+	}})
 }
 
 // cacheFlag is the flag that leads to a cache other than the default one.
