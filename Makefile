@@ -159,6 +159,12 @@ COMPAREFLAGS ?= --fanout 2 --payload 4096 --duration 2s --warmup 300ms
 .PHONY: bench-compare
 bench-compare: ## Is this tree slower than BASE (HEAD)? Runs both in turn and compares; PLANT=1 proves that it would notice (two minutes)
 	BASE=$(BASE) PLANT=$(PLANT) ROUNDS=$(ROUNDS) benchmarks/compare/run.sh $(COMPAREFLAGS)
+.PHONY: gate
+gate: ## Fail if a micro benchmark allocates or executes more than is recorded (no clocks; about 30 seconds)
+	$(GO) run ./benchmarks/gate
+.PHONY: gate-record
+gate-record: ## Record what the micro benchmarks allocate and execute; needs valgrind (about a minute)
+	$(GO) run ./benchmarks/gate --record
 
 # Foreign clients come in here, so it is a module of its own. Go knows when there is nothing to build.
 .PHONY: bin/bench-peers
