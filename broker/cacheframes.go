@@ -8,6 +8,7 @@ import (
 	"github.com/felix-mq/felix/cache"
 	"github.com/felix-mq/felix/codec"
 	"github.com/felix-mq/felix/quicx"
+	"github.com/felix-mq/felix/telemetry"
 )
 
 // directValue is the size in bytes from which a value is written from where it lies. Below, a write of its own costs
@@ -23,6 +24,7 @@ type cacheScope struct {
 
 // cacheFrame carries a binary cache request out (docs/wire-extensions.md, cache).
 func (ctl *control) cacheFrame(f quicx.Frame) outcome {
+	start := telemetry.Start()
 	r, hasID, err := codec.ParseCacheRequest(f.Bytes[extensionAt:])
 	if err != nil {
 		ctl.c.b.countMalformed(err)
@@ -45,6 +47,7 @@ func (ctl *control) cacheFrame(f quicx.Frame) outcome {
 	if s.cache == nil {
 		return ctl.cacheUnknown(&r)
 	}
+	start = telemetry.Observe(telemetry.StageCacheParse, start)
 	switch r.Op {
 	case codec.CacheGet:
 		return ctl.cacheGetKeys(s.cache, &r)
@@ -53,10 +56,13 @@ func (ctl *control) cacheFrame(f quicx.Frame) outcome {
 		ctl.cacheDone(r.RequestID, version, found)
 	case codec.CachePut:
 		ctl.c.b.metrics.cachePuts.Add(1)
-		ctl.cacheDone(r.RequestID, s.cache.Put(r.Key, r.Value, frameTTL(r.TTL)), true)
+		version := s.cache.Put(r.Key, r.Value, frameTTL(r.TTL))
+		telemetry.Observe(telemetry.StageCacheStore, start)
+		ctl.cacheDone(r.RequestID, version, true)
 	case codec.CachePutIf:
 		ctl.c.b.metrics.cachePuts.Add(1)
 		version, stored := s.cache.PutIf(r.Key, r.Value, frameTTL(r.TTL), r.Expected)
+		telemetry.Observe(telemetry.StageCacheStore, start)
 		ctl.cacheDone(r.RequestID, version, stored)
 	case codec.CacheWatch:
 		return ctl.cacheWatch(s.cache, &r)
@@ -110,6 +116,7 @@ func (ctl *control) cacheGetKeys(c *cache.Cache, r *codec.CacheRequest) outcome 
 	limit := ctl.c.b.cfg.MaxFrameBytes - codec.CacheValuesHead - r.Keys.Len()*codec.CacheValueHead
 	ctl.found = ctl.found[:0]
 	total, held := 0, 0
+	start := telemetry.Start()
 	for key, ok := r.Keys.Next(); ok; key, ok = r.Keys.Next() {
 		v, hit := c.Get(key)
 		e := foundValue{value: v, hit: hit}
@@ -126,6 +133,7 @@ func (ctl *control) cacheGetKeys(c *cache.Cache, r *codec.CacheRequest) outcome 
 		}
 		ctl.found = append(ctl.found, e)
 	}
+	start = telemetry.Observe(telemetry.StageCacheLookup, start)
 	if !ctl.c.account.Charge(held) {
 		ctl.overdrawn = true
 		for _, e := range ctl.found {
@@ -149,6 +157,7 @@ func (ctl *control) cacheGetKeys(c *cache.Cache, r *codec.CacheRequest) outcome 
 		}
 		ctl.found[i] = foundValue{}
 	}
+	telemetry.Observe(telemetry.StageCacheEncode, start)
 	if cap(ctl.found) > keptKeys {
 		ctl.found = nil
 	}

@@ -6,6 +6,7 @@ import (
 	"github.com/felix-mq/felix/auth"
 	"github.com/felix-mq/felix/cache"
 	"github.com/felix-mq/felix/codec"
+	"github.com/felix-mq/felix/telemetry"
 )
 
 // cacheValueExtra is how much longer a cache_value can be than the cache_put it returns the value of: by its name, and by
@@ -26,11 +27,13 @@ func (ctl *control) cachePut(m *codec.Message) outcome {
 		return ctl.refuse(codec.CacheEntryTooLarge) // it could not be read back
 	}
 	ctl.c.b.metrics.cachePuts.Add(1)
+	start := telemetry.Start()
 	if m.HasTTL {
 		scope.Put(m.Key, m.Value, ttl(m.TTL))
 	} else {
 		scope.Put(m.Key, m.Value, cache.NoExpiry)
 	}
+	telemetry.Observe(telemetry.StageCacheStore, start)
 	if !m.HasRequestID {
 		ctl.reply(codec.AppendOK(ctl.w.Buffer()))
 		return cleanEnd
@@ -54,13 +57,16 @@ func (ctl *control) cacheGet(m *codec.Message) outcome {
 	if scope == nil {
 		return ctl.cacheNotFound(m)
 	}
+	start := telemetry.Start()
 	value, hit := scope.Get(m.Key)
+	start = telemetry.Observe(telemetry.StageCacheLookup, start)
 	var b []byte
 	if hit {
 		defer value.Release()
 		b = value.Bytes()
 	}
 	ctl.reply(codec.AppendCacheValue(ctl.w.Buffer(), m.Tenant, m.Namespace, m.Cache, m.Key, b, hit, m.RequestID, m.HasRequestID))
+	telemetry.Observe(telemetry.StageCacheEncode, start)
 	return ctl.idDecides(m)
 }
 

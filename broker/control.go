@@ -10,6 +10,7 @@ import (
 	"github.com/felix-mq/felix/auth"
 	"github.com/felix-mq/felix/codec"
 	"github.com/felix-mq/felix/quicx"
+	"github.com/felix-mq/felix/telemetry"
 )
 
 // outcome is what a handled frame means for its stream (session.md, section 3.3).
@@ -100,7 +101,9 @@ func (ctl *control) serve() {
 		if !ctl.fr.Ready() {
 			ctl.msg.Reset() // what is held while nothing comes should be little
 		}
+		start := telemetry.Start()
 		f, err := ctl.fr.Next()
+		telemetry.Observe(telemetry.StageRequestRead, start)
 		if err != nil {
 			if ctl.readError(err) == limitTokenExpired {
 				ctl.refuse(codec.AuthFailed)
@@ -124,7 +127,12 @@ func (ctl *control) serve() {
 // flush writes the replies. It blocks as long as the peer does not read them.
 func (ctl *control) flush() error {
 	ctl.writing.Store(true)
+	if telemetry.Enabled { // or a check of ctl.w for nil would stay
+		telemetry.Add(telemetry.BrokerReplyBytes, ctl.w.Pending())
+	}
+	start := telemetry.Start()
 	err := ctl.w.Flush()
+	telemetry.Observe(telemetry.StageReplyWrite, start)
 	ctl.writing.Store(false)
 	ctl.c.account.Release(ctl.charged)
 	ctl.charged, ctl.inFlight = 0, 0
@@ -195,6 +203,8 @@ func (ctl *control) handle(f quicx.Frame) outcome {
 	if ctl.tooMuchUnknown(f) {
 		return errorEnd
 	}
+	telemetry.Add(telemetry.BrokerFramesIn, 1)
+	telemetry.Add(telemetry.BrokerBytesIn, len(f.Bytes))
 	ctl.payloadLen = len(f.Payload())
 	switch f.Header.Flags {
 	case codec.LayoutJSON:
@@ -337,6 +347,7 @@ func (s *stream) readError(err error) limit {
 // countMalformed counts a frame that ended its stream. Nothing is said on the wire (design.md, 5.14).
 func (b *Broker) countMalformed(err error) {
 	if class := codec.ClassOf(err); class != "" {
+		telemetry.Add(telemetry.BrokerDecodeErrors, 1)
 		b.metrics.malformed.WithLabelValues(class).Inc()
 		b.log.Info("malformed frame", "class", class)
 	}

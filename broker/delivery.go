@@ -11,6 +11,7 @@ import (
 	"github.com/felix-mq/felix/codec"
 	"github.com/felix-mq/felix/fanout"
 	"github.com/felix-mq/felix/internal/buf"
+	"github.com/felix-mq/felix/telemetry"
 )
 
 // Frames are made once, in the form that carries offsets ([codec.LayoutSharedOffsets]), because that is what clients of
@@ -57,6 +58,7 @@ func (b *burst) head(heads []byte) {
 // writeBatch writes what the writer has taken, in order: frames that go out as they are in one write together, those
 // that have to be cut part by part. It returns how many events and bytes of frames went out.
 func (s *subscription) writeBatch(b *burst) (events, bytes uint64, err error) {
+	start := telemetry.Start()
 	for _, d := range b.batch {
 		if d.Reason != fanout.GapNone && s.gaps {
 			b.head(codec.AppendGap(b.heads, codec.Gap{Reason: gapReasons[d.Reason], Lost: d.Gap, Next: d.Next}))
@@ -98,6 +100,7 @@ func (s *subscription) writeBatch(b *burst) (events, bytes uint64, err error) {
 			b.frames = append(b.frames, wire[listAt:])
 		}
 	}
+	telemetry.Observe(telemetry.StageDeliverBuild, start)
 	return events, bytes, s.writeFrames(b)
 }
 
@@ -110,7 +113,9 @@ var gapReasons = [...]codec.GapReason{
 }
 
 func (s *subscription) writeFrames(b *burst) error {
+	start := telemetry.Start()
 	err := s.w.WriteBatch(b.frames)
+	telemetry.Observe(telemetry.StageDeliverWrite, start)
 	clear(b.frames)
 	b.frames, b.heads = b.frames[:0], b.heads[:0]
 	return err
@@ -141,9 +146,11 @@ func (s *subscription) tryBatch(b *burst, limit int) (events, bytes uint64, ok b
 		b.heads = append(b.heads, wire[listAt:]...)
 		wire = b.heads
 	}
+	start := telemetry.Start()
 	if s.out.TryWrite(wire) != nil {
 		return 0, 0, false // whatever is wrong shows again when a writer writes
 	}
+	telemetry.Observe(telemetry.StageDeliverInline, start)
 	return uint64(count), uint64(len(wire)), true
 }
 

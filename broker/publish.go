@@ -10,6 +10,7 @@ import (
 	"github.com/felix-mq/felix/fanout"
 	"github.com/felix-mq/felix/internal/buf"
 	"github.com/felix-mq/felix/quicx"
+	"github.com/felix-mq/felix/telemetry"
 )
 
 // Errors of offering a publish, beside those of package fanout.
@@ -53,6 +54,7 @@ func (s *stream) resolve(tenant, namespace, name []byte) bool {
 // offer hands the frame to its topic. wait is how long it may take; see [fanout.Topic.Publish]. While it waits,
 // nothing more of this stream is read.
 func (s *stream) offer(f *fanout.Frame, wait time.Duration) error {
+	start := telemetry.Start()
 	err := s.offerOnce(f, wait)
 	for errors.Is(err, fanout.ErrClosed) { // removed since it was looked up; it may exist anew
 		sc := &s.scope
@@ -64,11 +66,14 @@ func (s *stream) offer(f *fanout.Frame, wait time.Duration) error {
 	}
 	switch {
 	case err == nil:
+		telemetry.Observe(telemetry.StagePublishFanout, start)
+		telemetry.Add(telemetry.BrokerPublishBatches, 1)
 		s.stalled = false
 		m := s.c.b.metrics
 		m.publishedBatches.Add(1)
 		m.publishedEvents.Add(uint64(f.Count()))
 		m.publishedBytes.Add(uint64(len(f.Bytes())))
+		telemetry.Add(telemetry.BrokerPublishItems, f.Count())
 		return nil
 	case s.c.ctx.Err() != nil:
 		return errStreamEnds
@@ -179,7 +184,9 @@ func (s *stream) unackedWait() time.Duration {
 // unacked carries a binary publish without acknowledgement out (session.md, section 5.3), whose batch begins at position
 // at of the frame. Nothing is ever answered; the caller has checked that the frame's flags are right.
 func (s *stream) unacked(f quicx.Frame, at int, compressed bool) outcome {
+	start := telemetry.Start()
 	p, err := s.parseBatch(f, at, compressed)
+	start = telemetry.Observe(telemetry.StagePublishParse, start)
 	if err != nil {
 		s.c.b.countMalformed(err)
 		return errorEnd
@@ -190,6 +197,7 @@ func (s *stream) unacked(f quicx.Frame, at int, compressed bool) outcome {
 	if s.scope.topic == nil {
 		return keep
 	}
+	telemetry.Observe(telemetry.StagePublishLookup, start)
 	if err := s.offerBinary(f, &p, s.unackedWait()); errors.Is(err, errStreamEnds) {
 		return errorEnd
 	}
@@ -212,12 +220,14 @@ func (ctl *control) ackedPublish(f quicx.Frame, at int, compressed bool) outcome
 	if ctl.identity == nil {
 		return ctl.refuse(codec.AuthRequired)
 	}
+	start := telemetry.Start()
 	id, _, _, err := codec.ParsePublishAckedPrefix(f.Bytes[at:])
 	if err != nil {
 		ctl.c.b.countMalformed(err)
 		return errorEnd // there is no id to answer to
 	}
 	p, err := ctl.parseBatch(f, at+ackPrefixLen, compressed)
+	start = telemetry.Observe(telemetry.StagePublishParse, start)
 	switch {
 	case err != nil:
 		return ctl.nack(id, codec.MalformedBatch)
@@ -228,8 +238,10 @@ func (ctl *control) ackedPublish(f quicx.Frame, at int, compressed bool) outcome
 	case ctl.scope.topic == nil:
 		return ctl.nackWith(id, codec.StreamNotFoundAck, ctl.notFound(p.tenant, p.namespace, p.stream))
 	}
+	telemetry.Observe(telemetry.StagePublishLookup, start)
 	err = ctl.offerBinary(f, &p, ctl.ackedWait())
 	if err == nil {
+		telemetry.Add(telemetry.BrokerAcks, 1)
 		ctl.reply(codec.AppendPublishAckOK(ctl.w.Buffer(), id))
 		return keep
 	}
@@ -244,6 +256,7 @@ func (ctl *control) nack(id uint64, r codec.Refusal) outcome { return ctl.nackWi
 
 func (ctl *control) nackWith(id uint64, r codec.Refusal, text string) outcome {
 	ctl.c.b.metrics.requestErrors.Add(1)
+	telemetry.Add(telemetry.BrokerAcks, 1)
 	ctl.reply(codec.AppendPublishAckError(ctl.w.Buffer(), id, text))
 	return outcomeOf(r.Stream, true)
 }
@@ -305,6 +318,7 @@ func (ctl *control) publish(m *codec.Message) outcome {
 	}
 	if err == nil {
 		if acked {
+			telemetry.Add(telemetry.BrokerAcks, 1)
 			ctl.reply(codec.AppendPublishOK(ctl.w.Buffer(), m.RequestID))
 		}
 		return keep
@@ -325,6 +339,7 @@ func (ctl *control) publishError(m *codec.Message, r codec.Refusal, text string)
 		return ctl.refuseWith(r, text)
 	}
 	ctl.c.b.metrics.requestErrors.Add(1)
+	telemetry.Add(telemetry.BrokerAcks, 1)
 	ctl.reply(codec.AppendPublishError(ctl.w.Buffer(), m.RequestID, ctl.fit(text)))
 	return outcomeOf(r.Stream, true)
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/felix-mq/felix/codec"
 	"github.com/felix-mq/felix/fanout"
 	"github.com/felix-mq/felix/quicx"
+	"github.com/felix-mq/felix/telemetry"
 )
 
 // subscription writes one topic's events to one event stream. While there is nothing to write it has no goroutine:
@@ -260,6 +261,9 @@ func (s *subscription) writeInline() bool {
 			return false
 		}
 		b.release()
+		telemetry.Add(telemetry.BrokerEventFrames, 1)
+		telemetry.Add(telemetry.BrokerEventItems, int(events))
+		telemetry.Add(telemetry.BrokerEventBytes, int(bytes))
 		s.c.b.metrics.deliveredEvents.Add(events)
 		s.c.b.metrics.deliveredBytes.Add(bytes)
 	}
@@ -308,7 +312,10 @@ func (s *subscription) write() {
 			}
 			b.batch = batch
 		}
+		telemetry.Add(telemetry.BrokerEventFrames, len(b.batch))
 		events, bytes, err := s.writeBatch(b)
+		telemetry.Add(telemetry.BrokerEventItems, int(events))
+		telemetry.Add(telemetry.BrokerEventBytes, int(bytes))
 		b.release()
 		if err != nil {
 			s.finish()

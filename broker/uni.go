@@ -5,6 +5,7 @@ import (
 
 	"github.com/felix-mq/felix/codec"
 	"github.com/felix-mq/felix/quicx"
+	"github.com/felix-mq/felix/telemetry"
 )
 
 // servePublish reads a uni-directional publish stream: auth, then publishes, never a reply (session.md, section 6).
@@ -21,7 +22,9 @@ func servePublish(c *conn, r *quicx.RecvStream) {
 	}
 	defer c.doneReading(p)
 	for {
+		start := telemetry.Start()
 		f, err := p.fr.Next()
+		telemetry.Observe(telemetry.StageRequestRead, start)
 		if err != nil {
 			p.readError(err)
 			return
@@ -37,6 +40,8 @@ func (s *stream) handleUni(f quicx.Frame) bool {
 	if s.tooMuchUnknown(f) {
 		return false
 	}
+	telemetry.Add(telemetry.BrokerFramesIn, 1)
+	telemetry.Add(telemetry.BrokerBytesIn, len(f.Bytes))
 	agreed := codec.Extensions(s.c.agreed.Load())
 	if err := f.Header.Flags.CheckNegotiated(agreed); err != nil {
 		s.c.b.countMalformed(err)

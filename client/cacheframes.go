@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/felix-mq/felix/codec"
+	"github.com/felix-mq/felix/telemetry"
 )
 
 // cacheReply is a reply to a binary cache request. Its bytes are the call's own.
@@ -169,6 +170,7 @@ func (r *requests) cacheReply(payload []byte) error {
 	if c == nil {
 		return nil // its caller gave up
 	}
+	telemetry.Observe(telemetry.StageClientCacheWait, c.expected)
 	c.answered = true
 	c.binary = cacheReply{status: a.Status, version: a.Version, values: a.Values.Clone()}
 	if a.Status == codec.CacheRefused {

@@ -9,6 +9,7 @@ import (
 	"github.com/valyala/bytebufferpool"
 
 	"github.com/felix-mq/felix/codec"
+	"github.com/felix-mq/felix/telemetry"
 )
 
 // never is the deadline that does not come.
@@ -206,6 +207,7 @@ func (s *slot) again(ctx context.Context, r *requests, err error) error {
 func (p *Publisher) write(ctx context.Context, r *requests, id uint64, mode codec.AckMode, payloads [][]byte, frameLen int, timeout <-chan time.Time, limit time.Duration) error {
 	b := bytebufferpool.Get()
 	defer bytebufferpool.Put(b)
+	start := telemetry.Start()
 	if mode == codec.AckNone || r.ctl.flags&codec.FlagPublishAcked != 0 {
 		b.B = p.appendBatch(b.B, r, id, mode, payloads, frameLen)
 	} else {
@@ -214,9 +216,19 @@ func (p *Publisher) write(ctx context.Context, r *requests, id uint64, mode code
 			return fmt.Errorf("%w: batch of %d bytes, limit %d", ErrFrameTooLarge, n, p.c.o.maxFrame)
 		}
 	}
+	start = telemetry.Observe(telemetry.StageClientEncode, start)
 	if err := r.writing.acquireUntil(ctx, timeout); err != nil {
 		return err
 	}
 	defer r.writing.release()
-	return r.write(ctx, b.B, limit)
+	start = telemetry.Observe(telemetry.StageClientTurn, start)
+	if err := r.write(ctx, b.B, limit); err != nil {
+		telemetry.Add(telemetry.ClientPublishErrors, 1)
+		return err
+	}
+	telemetry.Observe(telemetry.StageClientWrite, start)
+	telemetry.Add(telemetry.ClientPublishBatches, 1)
+	telemetry.Add(telemetry.ClientPublishItems, len(payloads))
+	telemetry.Add(telemetry.ClientPublishBytes, len(b.B))
+	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/felix-mq/felix/codec"
+	"github.com/felix-mq/felix/telemetry"
 )
 
 // requests is one authenticated control stream on which publishes and cache calls are pipelined. Writers take turns;
@@ -42,7 +43,8 @@ type call struct {
 	want     codec.MessageType // of a cache request: what answers it, unless error does
 	done     chan struct{}     // capacity 1
 	err      error
-	answered bool        // by the broker; otherwise err is why no reply will come
+	answered bool // by the broker; otherwise err is why no reply will come
+	expected telemetry.Time
 	timer    *time.Timer // of a publish without a deadline
 	value    []byte      // cache_get: a copy
 	hit      bool
@@ -176,6 +178,7 @@ func (r *requests) expectAck(c *call) error {
 	}
 	r.nextID++
 	c.id = r.nextID
+	c.expected = telemetry.Start()
 	r.acks[c.id] = c
 	return nil
 }
@@ -188,6 +191,7 @@ func (r *requests) expectCache(c *call) error {
 	if r.err != nil {
 		return r.err
 	}
+	c.expected = telemetry.Start()
 	r.cache = append(r.cache, c)
 	return nil
 }
@@ -314,6 +318,9 @@ func (r *requests) read() {
 			r.fail(r.k.streamError("request stream ended", err))
 			return
 		}
+		telemetry.Add(telemetry.ClientFramesIn, 1)
+		telemetry.Add(telemetry.ClientBytesIn, len(f.Bytes))
+		start := telemetry.Start()
 		r.k.heard.Store(r.k.c.now())
 		switch f.Header.Flags {
 		case codec.LayoutPublishAck:
@@ -325,7 +332,9 @@ func (r *requests) read() {
 		default:
 			err = fmt.Errorf("%w: reply with flags %#04x", ErrProtocol, uint16(f.Header.Flags))
 		}
+		telemetry.Observe(telemetry.StageClientReply, start)
 		if err != nil {
+			telemetry.Add(telemetry.ClientDecodeErrors, 1)
 			r.fail(err)
 			return
 		}
@@ -352,6 +361,8 @@ func (r *requests) settle(id uint64, err error) {
 	delete(r.acks, id)
 	r.mu.Unlock()
 	if c != nil {
+		telemetry.Observe(telemetry.StageClientAckWait, c.expected)
+		telemetry.Add(telemetry.ClientAcks, 1)
 		c.err, c.answered = err, true
 		c.finish()
 	}
@@ -380,6 +391,7 @@ func (r *requests) reply(payload []byte) error {
 			}
 			return err
 		}
+		telemetry.Observe(telemetry.StageClientCacheWait, c.expected)
 		if m.Type == codec.MsgCacheValue && m.HasValue {
 			c.value, c.hit = append([]byte{}, m.Value...), true
 		}

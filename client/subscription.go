@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 
 	"github.com/felix-mq/felix/codec"
+	"github.com/felix-mq/felix/telemetry"
 )
 
 // Subscription is one subscriber's stream of events. One goroutine at a time may read it; Close may be called from
@@ -40,9 +41,10 @@ type Subscription struct {
 	batch   Batch
 	cursor  codec.ItemCursor
 	index   int
-	gap     *Gap   // not handed out yet
-	exact   bool   // offset can be resumed at although the broker tells no epoch
-	begun   bool   // events were handed out
+	gap     *Gap // not handed out yet
+	exact   bool // offset can be resumed at although the broker tells no epoch
+	begun   bool // events were handed out
+	handed  telemetry.Time
 	plain   []byte // the decompressed batch
 
 	// Where the reader is; written by it alone. hasOffset says that the broker tells positions.
@@ -193,6 +195,7 @@ func (s *Subscription) Each(ctx context.Context, handle func(Event) error) error
 
 // nextBatch reads the next frame with events, or with a gap alone, into s.batch.
 func (s *Subscription) nextBatch(ctx context.Context) error {
+	telemetry.Observe(telemetry.StageClientConsume, s.handed)
 	s.batch = Batch{}
 	for {
 		if s.err != nil {
@@ -213,18 +216,26 @@ func (s *Subscription) nextBatch(ctx context.Context) error {
 				return err
 			}
 		}
+		start := telemetry.Start()
 		frame, err := f.e.fr.Next()
+		start = telemetry.Observe(telemetry.StageClientRead, start)
 		if err != nil {
 			if err := s.readError(f, err); err != nil {
 				return err
 			}
 			continue
 		}
+		telemetry.Add(telemetry.ClientFramesIn, 1)
+		telemetry.Add(telemetry.ClientBytesIn, len(frame.Bytes))
 		if err := s.parse(f, frame); err != nil {
+			telemetry.Add(telemetry.ClientDecodeErrors, 1)
 			s.end(fmt.Errorf("%w: %w", ErrProtocol, err))
 			continue
 		}
+		telemetry.Observe(telemetry.StageClientDecode, start)
 		if n := s.batch.items.Len(); n > 0 || frame.Header.Flags == codec.LayoutExtension && s.gap != nil {
+			telemetry.Add(telemetry.ClientEventFrames, 1)
+			telemetry.Add(telemetry.ClientEventItems, n)
 			s.backoff.attempts = 0
 			if n > 0 {
 				switch frame.Header.Flags {
@@ -236,6 +247,7 @@ func (s *Subscription) nextBatch(ctx context.Context) error {
 				}
 				s.c.hooks.delivered(s, n, len(s.batch.items.Raw()))
 			}
+			s.handed = telemetry.Start()
 			return nil
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/felix-mq/felix/internal/buf"
+	"github.com/felix-mq/felix/telemetry"
 )
 
 // frameOverhead is what a frame costs beside its bytes: the struct, and its slots in rings and replay. It is charged
@@ -32,6 +33,8 @@ type Frame struct {
 	deriving    sync.Mutex // guards derived and underivable
 	derived     *Frame
 	underivable bool
+
+	offered telemetry.Time // when, if its time in queues is observed
 
 	settled atomic.Bool // the sweep has dealt with this frame: copied it, or charged its chunk
 	pinned  bool        // the sweep has charged its chunk; written by the sweep, which holds a reference
@@ -125,6 +128,7 @@ func (f *Frame) Release() {
 	}
 	f.chunk.Release()
 	f.chunk, f.wire, f.budget, f.charge, f.first, f.count, f.at, f.pinned = nil, nil, nil, 0, 0, 0, 0, false
+	f.offered = telemetry.Time{}
 	f.settled.Store(false)
 	framePool.Put(f)
 }

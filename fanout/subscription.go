@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/felix-mq/felix/ring"
+	"github.com/felix-mq/felix/telemetry"
 )
 
 // EndReason says why a subscription ended.
@@ -164,6 +165,9 @@ func (s *Subscription) Take(out []Delivery, maxBytes int) (_ []Delivery, ended b
 	list := taken.Get().(*[]*Frame)
 	frames, ended := s.ring.Take((*list)[:0], maxBytes)
 	for _, f := range frames { // if there are none, s may belong to another consumer from here on
+		if telemetry.Enabled { // f.offered has no size, but looking at it would cost a check of f
+			telemetry.Observe(telemetry.StageDeliverQueueWait, f.offered)
+		}
 		out = append(out, s.delivery(f))
 	}
 	clear(frames)

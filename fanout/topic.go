@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/felix-mq/felix/ring"
+	"github.com/felix-mq/felix/telemetry"
 )
 
 // Topic is an ordered sequence of events and the set of those who want them. Its mutex is the topic's turn: whoever
@@ -69,6 +70,7 @@ func (t *Topic) Epoch() uint64 { return t.epoch }
 // room, first come first served: up to wait in all, without limit if wait is negative, not at all if it is 0. It then
 // returns [ErrTimeout], [ErrDraining], [ErrClosed], or the context's error, and nothing was published.
 func (t *Topic) Publish(ctx context.Context, f *Frame, wait time.Duration) (first uint64, err error) {
+	start := telemetry.Start()
 	a := admission{ctx: ctx, topic: t, wait: wait}
 	defer a.stop()
 	select {
@@ -90,9 +92,11 @@ func (t *Topic) Publish(ctx context.Context, f *Frame, wait time.Duration) (firs
 		t.mu.Unlock()
 		return 0, ErrClosed
 	}
+	telemetry.Observe(telemetry.StagePublishTurn, start)
 	first, woken := t.offerLocked(f)
 	t.mu.Unlock()
 	if woken != nil {
+		start = telemetry.Start()
 		for i, s := range *woken {
 			(*woken)[i] = nil
 			s.wake()
@@ -100,6 +104,7 @@ func (t *Topic) Publish(ctx context.Context, f *Frame, wait time.Duration) (firs
 		}
 		*woken = (*woken)[:0]
 		wokenPool.Put(woken)
+		telemetry.Observe(telemetry.StagePublishWake, start)
 	}
 	return first, nil
 }
@@ -142,16 +147,19 @@ func (t *Topic) waitLocked(f *Frame, a *admission) error {
 
 // offerLocked is the hot path: numbers, replay, and one Offer for each active subscription.
 func (t *Topic) offerLocked(f *Frame) (first uint64, woken *[]*Subscription) {
+	start := telemetry.Start()
 	first = t.next
 	f.number(first)
 	t.next += uint64(f.count)
 	t.replay.add(f)
+	start = telemetry.Observe(telemetry.StagePublishAppend, start)
 	if len(t.active) == 0 {
 		return first, nil
 	}
 	t.markDirtyLocked()
 	// One addition for all rings instead of one for each; what was refused is given back below.
 	f.refs.Add(int32(len(t.active)))
+	f.offered = telemetry.Start()
 	refused, cost := 0, f.cost()
 	for i := 0; i < len(t.active); {
 		s := t.active[i]
@@ -175,6 +183,7 @@ func (t *Topic) offerLocked(f *Frame) (first uint64, woken *[]*Subscription) {
 		}
 		i++
 	}
+	telemetry.Observe(telemetry.StagePublishOffer, start)
 	if refused > 0 {
 		f.refs.Add(-int32(refused)) // never the last: the caller has one
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/internal/selfproc"
 	"github.com/felix-mq/felix/ring"
+	"github.com/felix-mq/felix/telemetry"
 )
 
 // BrokerInfo says what broker a run was made against.
@@ -240,6 +241,7 @@ func ServeBroker(tune func(*broker.Config) error) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+	fmt.Fprint(os.Stderr, telemetry.Text())
 	os.Exit(0)
 }
 

@@ -3,10 +3,15 @@
 package telemetry
 
 import (
+	"fmt"
 	"math/bits"
+	"math/rand/v2"
 	"runtime"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"text/tabwriter"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -21,16 +26,26 @@ const (
 	digits      = 2
 )
 
-// Time is an instant for [Observe]: nanoseconds since the start of the process, and never zero.
-type Time int64
+// sampleEvery is how many durations there are to one that is taken.
+const sampleEvery = 16
+
+// Time is an instant for [Observe]. Its zero value is none.
+type Time struct{ nanos int64 } // since the start of the process
 
 var processStart = time.Now()
 
-// Now returns the present instant. It allocates nothing.
-func Now() Time { return Time(time.Since(processStart)) + 1 }
+func now() Time { return Time{int64(time.Since(processStart)) + 1} }
+
+// Start returns the present instant for one call in 16, by chance, and the zero Time for the others.
+func Start() Time {
+	if rand.Uint32()%sampleEvery != 0 {
+		return Time{}
+	}
+	return now()
+}
 
 // A shard is recorded into by few goroutines at a time: the lock is there for those that were moved to another core
-// between choosing a shard and using it, and for Snapshot. Histograms come with the first observation, since most
+// between choosing a shard and using it, and for snapshot. Histograms come with the first observation, since most
 // processes use few stages.
 type shard struct {
 	counters [NumCounters]atomic.Uint64
@@ -66,12 +81,16 @@ func pickShard() *shard {
 	return s
 }
 
-// Observe records the time since start as a duration of s. The zero Time is ignored. It allocates nothing in steady
-// state, does not block on other cores, and may be called from many goroutines.
-func Observe(s Stage, start Time) {
-	if start != 0 {
-		observe(s, int64(Now()-start))
+// Observe records the time since start as a duration of s and returns the present instant, at which the next stage of the
+// same work begins. The zero Time is ignored and returned. It allocates nothing in steady state, does not wait for other
+// cores, and may be called from many goroutines.
+func Observe(s Stage, start Time) Time {
+	if start == (Time{}) {
+		return start
 	}
+	end := now()
+	observe(s, end.nanos-start.nanos)
+	return end
 }
 
 func observe(s Stage, nanos int64) {
@@ -93,35 +112,42 @@ func newHistogram() *hdrhistogram.Histogram { return hdrhistogram.New(1, maxDura
 // goroutines.
 func Add(c Counter, n int) { pickShard().counters[c].Add(uint64(n)) }
 
-// Snapshot returns what has been recorded, merged over all shards. Recording goes on meanwhile, so stages and
-// counters are not of one instant.
-func Snapshot() Report {
-	var report Report
-	for s := range report.Stages {
-		report.Stages[s] = timing(Stage(s))
-	}
-	for i := range shards {
-		for c := range report.Counters {
-			report.Counters[c] += shards[i].counters[c].Load()
-		}
-	}
-	return report
+// report is what has been recorded: totals since the start of the process.
+type report struct {
+	stages   [NumStages]summary
+	counters [NumCounters]uint64
 }
 
-func timing(s Stage) Timing {
-	var t Timing
+// summary sums up the durations of one stage, in nanoseconds. The percentiles are within 1 % of the true value, max is
+// exact; durations above one hour count as one hour.
+type summary struct{ count, p50, p99, p999, max int64 }
+
+// snapshot merges the shards. Recording goes on meanwhile, so stages and counters are not of one instant.
+func snapshot() (r report) {
+	for s := range r.stages {
+		r.stages[s] = summarize(Stage(s))
+	}
+	for i := range shards {
+		for c := range r.counters {
+			r.counters[c] += shards[i].counters[c].Load()
+		}
+	}
+	return r
+}
+
+func summarize(s Stage) (t summary) {
 	merged := newHistogram()
 	for i := range shards {
 		if r := shards[i].copyOf(s); r.histogram != nil {
 			merged.Merge(r.histogram)
-			t.Max = max(t.Max, r.max)
+			t.max = max(t.max, r.max)
 		}
 	}
 	// A percentile is the upper end of its bucket, which may lie above the largest value in it.
-	t.Count = uint64(merged.TotalCount())
-	t.P50 = min(merged.ValueAtPercentile(50), t.Max)
-	t.P99 = min(merged.ValueAtPercentile(99), t.Max)
-	t.P999 = min(merged.ValueAtPercentile(99.9), t.Max)
+	t.count = merged.TotalCount()
+	t.p50 = min(merged.ValueAtPercentile(50), t.max)
+	t.p99 = min(merged.ValueAtPercentile(99), t.max)
+	t.p999 = min(merged.ValueAtPercentile(99.9), t.max)
 	return t
 }
 
@@ -136,20 +162,28 @@ func (s *shard) copyOf(stage Stage) recorder {
 	return r
 }
 
-// Reset forgets what has been recorded. What is recorded meanwhile may stay or go.
-func Reset() {
-	for i := range shards {
-		sh := &shards[i]
-		for c := range sh.counters {
-			sh.counters[c].Store(0)
+// Text returns a table of what has been recorded since the start of the process, stages and counters that are zero left
+// out; "" if nothing was, and in builds without telemetry.
+func Text() string {
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
+	head := fmt.Sprintf("stage, 1 in %d\tcount\tp50 µs\tp99 µs\tp999 µs\tmax µs\t\n", sampleEvery)
+	micros := func(nanos int64) string { return strconv.FormatFloat(float64(nanos)/1e3, 'f', 1, 64) }
+	r := snapshot()
+	for s, t := range r.stages {
+		if t.count > 0 {
+			_, _ = fmt.Fprintf(w, "%s%s\t%d\t%s\t%s\t%s\t%s\t\n", head, stageNames[s], t.count, micros(t.p50), micros(t.p99), micros(t.p999), micros(t.max))
+			head = ""
 		}
-		sh.mu.Lock()
-		for s := range sh.stages {
-			if r := &sh.stages[s]; r.histogram != nil {
-				r.histogram.Reset()
-				r.max = 0
-			}
-		}
-		sh.mu.Unlock()
 	}
+	_ = w.Flush() // into memory
+	head = "counter\ttotal\t\n"
+	for c, n := range r.counters {
+		if n > 0 {
+			_, _ = fmt.Fprintf(w, "%s%s\t%d\t\n", head, counterNames[c], n)
+			head = ""
+		}
+	}
+	_ = w.Flush()
+	return b.String()
 }

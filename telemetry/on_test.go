@@ -4,66 +4,106 @@ package telemetry
 
 import (
 	"math"
+	"slices"
 	"sync"
 	"testing"
 )
 
+// reset forgets what has been recorded.
+func reset() { shards = make([]shard, len(shards)) }
+
+func TestOnNames(t *testing.T) {
+	seen := make(map[string]bool)
+	for _, name := range slices.Concat(stageNames[:], counterNames[:]) {
+		if name == "" || seen[name] {
+			t.Errorf("name %q is empty or used twice", name)
+		}
+		seen[name] = true
+	}
+}
+
 func TestOnTimings(t *testing.T) {
-	Reset()
+	reset()
 	for n := range int64(1000) {
 		observe(StageCacheLookup, (n+1)*1000)
 	}
-	got := Snapshot().Stages[StageCacheLookup]
-	if got.Count != 1000 || got.Max != 1_000_000 {
+	got := snapshot().stages[StageCacheLookup]
+	if got.count != 1000 || got.max != 1_000_000 {
 		t.Errorf("got %+v, want 1000 durations up to 1 ms", got)
 	}
 	for _, p := range []struct {
 		name      string
 		got, want int64
-	}{{"p50", got.P50, 500_000}, {"p99", got.P99, 990_000}, {"p999", got.P999, 999_000}} {
+	}{{"p50", got.p50, 500_000}, {"p99", got.p99, 990_000}, {"p999", got.p999, 999_000}} {
 		if math.Abs(float64(p.got-p.want)) > 0.01*float64(p.want) {
 			t.Errorf("%s is %d, want %d within 1 %%", p.name, p.got, p.want)
 		}
 	}
-	if other := Snapshot().Stages[StageCacheStore]; other != (Timing{}) {
+	if other := snapshot().stages[StageCacheStore]; other != (summary{}) {
 		t.Errorf("another stage has %+v", other)
 	}
 
-	Reset()
-	if got := Snapshot(); got != (Report{}) {
+	reset()
+	if got := snapshot(); got != (report{}) {
 		t.Errorf("after Reset: %+v", got)
 	}
 }
 
 func TestOnBounds(t *testing.T) {
-	Reset()
+	reset()
 	observe(StageClientWrite, -5)
 	observe(StageClientWrite, math.MaxInt64)
-	got := Snapshot().Stages[StageClientWrite]
-	if got.Count != 2 || got.P50 != 0 || got.Max != maxDuration || got.P999 != maxDuration {
+	got := snapshot().stages[StageClientWrite]
+	if got.count != 2 || got.p50 != 0 || got.max != maxDuration || got.p999 != maxDuration {
 		t.Errorf("got %+v", got)
 	}
-	Observe(StageClientEncode, 0)
-	if got := Snapshot().Stages[StageClientEncode].Count; got != 0 {
+	if end := Observe(StageClientEncode, Time{}); end != (Time{}) {
+		t.Errorf("the zero Time became %v", end)
+	}
+	if got := snapshot().stages[StageClientEncode].count; got != 0 {
 		t.Errorf("the zero Time was observed %d times", got)
 	}
 }
 
-func TestOnTime(t *testing.T) {
-	Reset()
-	first := Now()
-	if second := Now(); first <= 0 || second < first {
-		t.Errorf("%d, then %d", first, second)
+// TestOnSamples: about one duration in 16 is taken, and the next stage begins where one ends.
+func TestOnSamples(t *testing.T) {
+	reset()
+	const all = 32_000
+	for range all {
+		first := Start()
+		if second := Observe(StageClientDecode, first); second != (Time{}) && second.nanos < first.nanos {
+			t.Fatalf("%v, then %v", first, second)
+		} else if (first == Time{}) != (second == Time{}) {
+			t.Fatalf("%v became %v", first, second)
+		}
 	}
-	Observe(StageClientDeliver, first)
-	if got := Snapshot().Stages[StageClientDeliver].Count; got != 1 {
-		t.Errorf("got %d durations, want 1", got)
+	got := snapshot().stages[StageClientDecode].count
+	if want := int64(all / sampleEvery); got < want/2 || got > want*2 {
+		t.Errorf("%d durations of %d, want about %d", got, all, want)
+	}
+}
+
+func TestOnText(t *testing.T) {
+	reset()
+	if got := Text(); got != "" {
+		t.Errorf("with nothing recorded: %q", got)
+	}
+	observe(StageReplyWrite, 1500)
+	Add(BrokerAcks, 7)
+	const want = `
+  stage, 1 in 16  count  p50 µs  p99 µs  p999 µs  max µs
+     reply_write      1     1.5     1.5      1.5     1.5
+      counter  total
+  broker_acks      7
+`
+	if got := Text(); got != want[1:] {
+		t.Errorf("got\n%swant%s", got, want)
 	}
 }
 
 // TestOnShards records in every shard, whichever cores there are.
 func TestOnShards(t *testing.T) {
-	Reset()
+	reset()
 	for i := range shards {
 		shards[i].counters[ClientAcks].Add(10)
 		shards[i].stages[StageClientAckWait] = recorder{histogram: newHistogram(), max: int64(i + 1)}
@@ -71,35 +111,35 @@ func TestOnShards(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	got := Snapshot()
-	if n := got.Counters[ClientAcks]; n != uint64(10*len(shards)) {
+	got := snapshot()
+	if n := got.counters[ClientAcks]; n != uint64(10*len(shards)) {
 		t.Errorf("counter is %d", n)
 	}
-	if s := got.Stages[StageClientAckWait]; s.Count != uint64(len(shards)) || s.Max != int64(len(shards)) {
+	if s := got.stages[StageClientAckWait]; s.count != int64(len(shards)) || s.max != int64(len(shards)) {
 		t.Errorf("stage is %+v", s)
 	}
-	Reset()
+	reset()
 }
 
 func TestOnConcurrent(t *testing.T) {
-	Reset()
+	reset()
 	const workers, each = 8, 2000
 	var wg sync.WaitGroup
 	for range workers {
 		wg.Go(func() {
 			for range each {
-				Observe(StageDeliverWrite, Now())
-				Add(BrokerBytesOut, 3)
+				Observe(StageDeliverWrite, now())
+				Add(BrokerEventBytes, 3)
 			}
 		})
 	}
-	Snapshot() // alongside
+	snapshot() // alongside
 	wg.Wait()
-	got := Snapshot()
-	if n := got.Stages[StageDeliverWrite].Count; n != workers*each {
+	got := snapshot()
+	if n := got.stages[StageDeliverWrite].count; n != workers*each {
 		t.Errorf("%d durations, want %d", n, workers*each)
 	}
-	if n := got.Counters[BrokerBytesOut]; n != 3*workers*each {
+	if n := got.counters[BrokerEventBytes]; n != 3*workers*each {
 		t.Errorf("%d bytes, want %d", n, 3*workers*each)
 	}
 }

@@ -2,7 +2,7 @@
 // with status 1 if one of them does more. It never looks at a clock, so a busy machine changes nothing.
 //
 //	allocations   allocs/op as `go test -benchmem` prints them; each one more fails
-//	instructions  executed for each operation, as valgrind counts them; 3 % more fails
+//	instructions  executed for each operation, as valgrind counts them; 3 % more fails, 10 % in cache
 //
 // An instruction count is the difference of two runs of the test binary, one of which repeats the operation often: what
 // starting and preparing cost cancels out. A benchmark above its bound is counted twice more, and the median decides. Those
@@ -22,6 +22,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/pflag"
@@ -118,8 +119,14 @@ func recordAnew(ctx context.Context, stdout io.Writer) error {
 	return os.WriteFile(recordFile, append(text, '\n'), 0o644)
 }
 
-// tolerance is how much more than recorded may be executed. Counts of one build differ by less than 1 %.
-const tolerance = 1.03
+// tolerated is how much more than recorded may be executed. Counts of one build differ by less than 1 %, those of a look-up in
+// the cache by up to 5 %: which of them hand ristretto a batch of used keys is chance.
+func tolerated(name string) float64 {
+	if strings.HasPrefix(name, "cache/") {
+		return 1.10
+	}
+	return 1.03
+}
 
 // errWorse says that the gate stays shut.
 var errWorse = errors.New("more than recorded. If that is the price of something, say so in the commit and run make gate-record")
@@ -206,9 +213,9 @@ func compareInstructions(stdout io.Writer, recorded []row, counts []float64) (wo
 	for i, r := range recorded {
 		verdict := ""
 		switch ratio := counts[i] / r.Instructions; {
-		case ratio > tolerance:
+		case ratio > tolerated(r.Name):
 			verdict, worse = "WORSE ", true
-		case ratio < 1/tolerance:
+		case ratio < 1/tolerated(r.Name):
 			verdict = "better"
 		default:
 			continue

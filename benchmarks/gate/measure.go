@@ -146,7 +146,7 @@ func (b binaries) counts(ctx context.Context, rows []row) ([]float64, error) {
 	return counts, forEach(indexes, func(i *int) (err error) {
 		r := rows[*i]
 		counts[*i], err = b.instructions(ctx, r.Name, r.Repeats)
-		if err == nil && counts[*i] > tolerance*r.Instructions {
+		if err == nil && counts[*i] > tolerated(r.Name)*r.Instructions {
 			counts[*i], err = b.medianInstructions(ctx, r.Name, r.Repeats)
 		}
 		return err

@@ -16,6 +16,7 @@ import (
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/internal/ops"
 	"github.com/felix-mq/felix/internal/version"
+	"github.com/felix-mq/felix/telemetry"
 )
 
 // output collects what a program prints, and tells when a line is there.
@@ -66,7 +67,12 @@ func TestServeAndDrain(t *testing.T) {
 		t.Errorf("ready line %s: %v", stdout, err)
 	}
 	addr := metricsAddr(t, stderr.String())
-	for path, want := range map[string]string{"/metrics": "felix_connections 0\n", "/live": "ok\n", "/ready": "ok\n", broker.StreamsPath: `"stream":"demo"`} {
+	stages := "404 page not found"
+	if telemetry.Enabled {
+		telemetry.Add(telemetry.BrokerAcks, 1)
+		stages = "broker_acks"
+	}
+	for path, want := range map[string]string{"/metrics": "felix_connections 0\n", "/live": "ok\n", "/ready": "ok\n", broker.StreamsPath: `"stream":"demo"`, "/debug/felix": stages} {
 		if body := get(t, "http://"+addr+path); !strings.Contains(body, want) {
 			t.Errorf("%s does not contain %q: %.300s", path, want, body)
 		}

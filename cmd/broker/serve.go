@@ -25,6 +25,7 @@ import (
 	"github.com/felix-mq/felix/internal/logs"
 	"github.com/felix-mq/felix/internal/ops"
 	"github.com/felix-mq/felix/internal/traces"
+	"github.com/felix-mq/felix/telemetry"
 )
 
 // ready is the line that development mode prints when clients can connect.
@@ -71,7 +72,7 @@ func serve(o *options, stdout io.Writer, log *slog.Logger, limiter *logs.Limiter
 	var life ops.Lifecycle
 	server, err := ops.Start(ops.Config{
 		Settings: o.ops, Metrics: registry(b, certs, limiter), Checks: []ops.Check{life.Check()},
-		Streams: http.HandlerFunc(b.ServeStreams),
+		Streams: http.HandlerFunc(b.ServeStreams), Debug: stages(),
 		Certificate: certs.metricsTLS(), Log: log,
 	})
 	if err != nil {
@@ -106,6 +107,14 @@ func serve(o *options, stdout io.Writer, log *slog.Logger, limiter *logs.Limiter
 	}
 	stopSignals() // a second signal ends the process at once
 	return drain(b, o, &life, served, log)
+}
+
+// stages shows what a build with telemetry records; others have nothing to show.
+func stages() http.Handler {
+	if !telemetry.Enabled {
+		return nil
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, telemetry.Text()) })
 }
 
 // tracesTimeout bounds what the end of the process waits for a collector.

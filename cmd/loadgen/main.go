@@ -11,6 +11,7 @@ import (
 	"github.com/felix-mq/felix/internal/settings"
 	"github.com/felix-mq/felix/loadgen"
 	"github.com/felix-mq/felix/loadgen/report"
+	"github.com/felix-mq/felix/telemetry"
 )
 
 // Exit codes.
@@ -23,7 +24,9 @@ const (
 
 func main() {
 	loadgen.ServeBroker(tune)
-	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+	code := run(os.Args[1:], os.Stdout, os.Stderr)
+	fmt.Fprint(os.Stderr, telemetry.Text())
+	os.Exit(code)
 }
 
 // tune reads the FELIX_* variables that cmd/broker reads.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -47,7 +48,10 @@ func program(t *testing.T, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// execute runs it and returns its exit code and what it printed.
+// telemetryTable is what a build with telemetry adds to standard error.
+var telemetryTable = regexp.MustCompile(`(?m)^ +(\w+  +\d.*|(stage|counter)\b.*)\n`)
+
+// execute runs it and returns its exit code and what it printed, telemetry aside.
 func execute(t *testing.T, cmd *exec.Cmd) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
@@ -57,7 +61,7 @@ func execute(t *testing.T, cmd *exec.Cmd) (code int, stdout, stderr string) {
 	if err != nil && !errors.As(err, &exit) {
 		t.Fatal(err)
 	}
-	return cmd.ProcessState.ExitCode(), out.String(), errs.String()
+	return cmd.ProcessState.ExitCode(), out.String(), telemetryTable.ReplaceAllString(errs.String(), "")
 }
 
 var smallRun = []string{"--fanout=4", "--payload=128", "--batch=8", "--window=2", "--total=1000", "--warmup=1ms"}
