@@ -96,7 +96,16 @@ cost: ## What a delivery, an idle subscription and an idle topic cost the broker
 # The two files are committed: go build finds them by their name. Make them anew when the hot path has changed.
 .PHONY: pgo
 pgo: ## Make the profiles by which the broker and loadgen are optimized (about 90 seconds)
-	$(GO) run ./benchmarks/pgo
+	$(GO) run ./benchmarks/profile pgo
+
+.PHONY: pgo-worth
+pgo-worth: ## What these profiles are worth: five rounds with and without, in turn (about six minutes)
+	$(GO) run ./benchmarks/profile worth
+
+SCENARIO ?= fanout
+.PHONY: profile
+profile: ## Profile the broker under SCENARIO=pubsub-small|pubsub-large|fanout|latency|cache, and fail if a hot path does what it must not
+	$(GO) run ./benchmarks/profile $(SCENARIO)
 
 .PHONY: chaos
 chaos: ## Kill a broker under load 50 times, and check that nothing is lost unsaid and how soon clients are back (about three minutes)

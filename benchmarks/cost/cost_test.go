@@ -5,26 +5,9 @@ import (
 	"testing"
 
 	"github.com/google/pprof/profile"
-)
 
-func TestRoomOfFunction(t *testing.T) {
-	for name, want := range map[string]string{
-		"github.com/felix-mq/felix/fanout.(*Topic).Publish":                           "fanout",
-		"github.com/felix-mq/felix/internal/buf.Get":                                  "internal/buf",
-		"github.com/felix-mq/felix/ring.(*Ring[go.shape.*uint8]).growLocked":          "ring",
-		"github.com/felix-mq/felix/ring.New[github.com/felix-mq/felix/fanout.Frame]":  "ring",
-		"github.com/felix-mq/felix/benchmarks/internal/brokerproc.(*answerer).answer": measuring,
-		"github.com/quic-go/quic-go.(*SendStream).Write":                              quicGo,
-		"github.com/quic-go/quic-go/internal/wire.GetStreamFrame":                     quicGo,
-		"github.com/felix-mq/felixology.Study":                                        "",
-		"crypto/tls.(*Conn).quicReadHandshakeBytes":                                   "",
-		"runtime.mallocgc": "",
-	} {
-		if got := roomOfFunction(name); got != want {
-			t.Errorf("%s is of %q, want %q", name, got, want)
-		}
-	}
-}
+	"github.com/felix-mq/felix/profiles"
+)
 
 // sample is one whose stack has these functions, the leaf first, each list inlined into its last.
 func sample(values []int64, stack ...[]string) *profile.Sample {
@@ -54,7 +37,7 @@ func TestAccount(t *testing.T) {
 	}
 	a := accountOf(p)
 	for room, want := range map[string]usage{
-		quicGo: {1, 10, 10}, "quicx": {6, 60, 20}, elsewhere: {8, 80, 0}, measuring: {16, 160, 0},
+		profiles.QuicGo: {1, 10, 10}, "quicx": {6, 60, 20}, profiles.Elsewhere: {8, 80, 0}, profiles.Measuring: {16, 160, 0},
 	} {
 		if a[room] != want {
 			t.Errorf("%s: %+v, want %+v", room, a[room], want)
@@ -63,7 +46,7 @@ func TestAccount(t *testing.T) {
 	if got, want := a.ours(), (usage{14, 140, 20}); got != want {
 		t.Errorf("ours: %+v, want %+v", got, want)
 	}
-	if got, want := a.rooms(func(u usage) float64 { return u.bytes }), []string{measuring, elsewhere, "quicx", quicGo}; !slices.Equal(got, want) {
+	if got, want := a.rooms(func(u usage) float64 { return u.bytes }), []string{profiles.Measuring, profiles.Elsewhere, "quicx", profiles.QuicGo}; !slices.Equal(got, want) {
 		t.Errorf("rooms %v, want %v", got, want)
 	}
 	if got, want := a.since(account{"quicx": {1, 1, 30}})["quicx"], (usage{5, 59, -10}); got != want {

@@ -7,13 +7,8 @@ import (
 	"strings"
 
 	"github.com/google/pprof/profile"
-)
 
-// Rooms that are not packages of ours.
-const (
-	quicGo    = "quic-go" // and what it calls
-	measuring = "(measuring)"
-	elsewhere = "(elsewhere)" // below no package of ours nor of quic-go
+	"github.com/felix-mq/felix/profiles"
 )
 
 // account is what each room has allocated, and holds of that.
@@ -34,7 +29,7 @@ func accountOf(p *profile.Profile) account {
 	a := account{}
 	for _, s := range p.Sample {
 		value := func(name string) float64 { return float64(s.Value[index[name]]) }
-		room := roomOf(s)
+		room := profiles.Owner(s)
 		u := a[room]
 		u.objects += value("alloc_objects")
 		u.bytes += value("alloc_space")
@@ -56,7 +51,7 @@ func (a account) since(before account) account {
 // ours sums up what neither quic-go nor the measurement itself is charged.
 func (a account) ours() (u usage) {
 	for room, r := range a {
-		if room != quicGo && room != measuring {
+		if room != profiles.QuicGo && room != profiles.Measuring {
 			u.objects += r.objects
 			u.bytes += r.bytes
 			u.heldBytes += r.heldBytes
@@ -70,34 +65,4 @@ func (a account) rooms(most func(usage) float64) []string {
 	return slices.SortedFunc(maps.Keys(a), func(x, y string) int {
 		return cmp.Or(cmp.Compare(most(a[y]), most(a[x])), strings.Compare(x, y))
 	})
-}
-
-// roomOf says whose an allocation is: that of the first function from the leaf that is in a package of ours or in quic-go.
-func roomOf(s *profile.Sample) string {
-	for _, l := range s.Location {
-		for _, line := range l.Line { // what was inlined comes first
-			if room := roomOfFunction(line.Function.Name); room != "" {
-				return room
-			}
-		}
-	}
-	return elsewhere
-}
-
-// roomOfFunction returns the package of a function of ours, below the module; "" for those of others.
-func roomOfFunction(name string) string {
-	if strings.HasPrefix(name, "github.com/quic-go/quic-go") {
-		return quicGo
-	}
-	rest, ok := strings.CutPrefix(name, "github.com/felix-mq/felix/")
-	if !ok {
-		return ""
-	}
-	slash := strings.LastIndexByte(rest[:strings.IndexAny(rest+"([", "([")], '/') + 1 // types of arguments have slashes too
-	end := strings.IndexByte(rest[slash:], '.')
-	room := rest[:slash+max(end, 0)]
-	if strings.HasPrefix(room, "benchmarks/") {
-		return measuring
-	}
-	return room
 }

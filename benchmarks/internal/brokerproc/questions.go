@@ -8,6 +8,7 @@ import (
 	"io"
 	"runtime"
 	"runtime/pprof"
+	"runtime/trace"
 	"time"
 
 	"github.com/google/pprof/profile"
@@ -18,7 +19,7 @@ import (
 // question is what a [Process] asks the broker's process.
 type question struct {
 	Ask   string
-	Names []string `json:",omitempty"` // of streams
+	Names []string `json:",omitempty"` // of streams, or of a profile
 }
 
 // What is asked.
@@ -26,7 +27,10 @@ const (
 	askMetrics         = "metrics"
 	askCPUTime         = "cpu time"
 	askMemory          = "memory"
-	askAllocations     = "allocations"
+	askProfile         = "profile" // of that name in runtime/pprof
+	askContention      = "contention"
+	askStartTrace      = "start trace"
+	askTrace           = "trace"
 	askStartCPUProfile = "start cpu profile"
 	askCPUProfile      = "cpu profile"
 	askAddStreams      = "add streams"
@@ -34,8 +38,8 @@ const (
 
 // answerer answers in the broker's process.
 type answerer struct {
-	dev *broker.Dev
-	cpu bytes.Buffer // the CPU profile under way
+	dev        *broker.Dev
+	cpu, trace bytes.Buffer // the CPU profile and the trace under way
 }
 
 // serve answers until there are no more questions.
@@ -65,11 +69,20 @@ func (a *answerer) answer(q question) (any, error) {
 		return CPUTime()
 	case askMemory:
 		return memory(), nil
-	case askAllocations:
+	case askProfile:
 		collect()
 		var b bytes.Buffer
-		err := pprof.Lookup("allocs").WriteTo(&b, 0)
+		err := pprof.Lookup(q.Names[0]).WriteTo(&b, 0)
 		return b.Bytes(), err
+	case askContention:
+		runtime.SetMutexProfileFraction(1)
+		runtime.SetBlockProfileRate(1)
+		return true, nil
+	case askStartTrace:
+		return true, trace.Start(&a.trace)
+	case askTrace:
+		trace.Stop()
+		return a.trace.Bytes(), nil
 	case askStartCPUProfile:
 		a.cpu.Reset()
 		return true, pprof.StartCPUProfile(&a.cpu)
@@ -161,12 +174,33 @@ const ExactAllocations = "GODEBUG=memprofilerate=1"
 const SampledAllocations = "GODEBUG=memprofilerate=4096"
 
 // Allocations returns the profile of what the broker's process has allocated so far and of what it holds of that.
-func (p *Process) Allocations() (*profile.Profile, error) {
+func (p *Process) Allocations() (*profile.Profile, error) { return p.Profile("allocs") }
+
+// Profile returns a profile of the broker's process by its name in runtime/pprof, after a collection.
+func (p *Process) Profile(name string) (*profile.Profile, error) {
 	var b []byte
-	if err := p.ask(question{Ask: askAllocations}, &b); err != nil {
+	if err := p.ask(question{Ask: askProfile, Names: []string{name}}, &b); err != nil {
 		return nil, err
 	}
 	return profile.ParseData(b)
+}
+
+// RecordContention makes the profiles "mutex" and "block" record every wait from here on, which slows the broker.
+func (p *Process) RecordContention() error {
+	var ok bool
+	return p.ask(question{Ask: askContention}, &ok)
+}
+
+// StartTrace begins an execution trace that [Process.Trace] ends.
+func (p *Process) StartTrace() error {
+	var ok bool
+	return p.ask(question{Ask: askStartTrace}, &ok)
+}
+
+// Trace returns what the broker's process has done since [Process.StartTrace], for go tool trace.
+func (p *Process) Trace() (b []byte, err error) {
+	err = p.ask(question{Ask: askTrace}, &b)
+	return b, err
 }
 
 // StartCPUProfile begins a profile that [Process.CPUProfile] ends.

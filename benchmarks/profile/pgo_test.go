@@ -1,11 +1,12 @@
 package main
 
 import (
-	"bytes"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/pprof/profile"
 	"go.uber.org/goleak"
@@ -58,9 +59,8 @@ func TestMakesBoth(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	var stderr bytes.Buffer
-	if code := run(t.Context(), []string{"--duration", "100ms", "--fanouts", "1"}, &stderr); code != 0 {
-		t.Fatalf("exit code %d:\n%s", code, &stderr)
+	if err := makePGO(t.Context(), []scenario{scenarios[0], {name: "cache"}}, 100*time.Millisecond, io.Discard); err != nil {
+		t.Fatal(err)
 	}
 	for _, file := range []string{brokerFile, loadgenFile} {
 		b, err := os.ReadFile(file)
