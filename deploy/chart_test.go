@@ -236,7 +236,7 @@ func TestChartRefuses(t *testing.T) {
 		{"service: {nodePort: 30500}", "nodePort"},
 		{"service: {type: NodePort, externalTrafficPolicy: Nearby}", "externalTrafficPolicy"},
 		{"service: {loadBalancerSourceRanges: [10.0.0.1]}", "loadBalancerSourceRanges"},
-		{"metrics: {tokenSecret: token, serviceMonitor: {interval: often}}", "interval"},
+		{"metrics: {serviceMonitor: {interval: often}}", "interval"},
 		{"podDisruptionBudget: {maxUnavailable: 2}", "maxUnavailable"},
 		{"networkPolicy: {clients: [all]}", "clients"},
 		{"catalog: [x]", "catalog"},
