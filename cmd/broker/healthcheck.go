@@ -34,7 +34,7 @@ func healthcheck(s ops.Settings) error {
 	if err != nil {
 		return err
 	}
-	defer res.Body.Close()
+	defer func() { _ = res.Body.Close() }()
 	if res.StatusCode != http.StatusOK {
 		why, _ := io.ReadAll(io.LimitReader(res.Body, 1024))
 		return fmt.Errorf("%s: %s", res.Status, why)
