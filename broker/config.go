@@ -40,7 +40,9 @@ type Config struct {
 
 	EventMaxItems int `env:"FELIX_EVENT_BATCH_MAX_EVENTS" unit:"events" min:"0" max:"1048576" doc:"events in one delivered frame; larger batches are split. 0 forwards batches as they came, but to peers without extensions in frames of 256"`
 	EventMaxBytes int `env:"FELIX_EVENT_BATCH_MAX_BYTES" unit:"bytes" min:"0" max:"1073741824" doc:"bytes of events in one delivered frame; 0 forwards batches as they came"`
-	MaxWriteBytes int `yaml:"subscriber_max_bytes_per_write" env:"FELIX_SUB_MAX_BYTES_PER_WRITE" unit:"bytes" min:"1024" max:"16777216" doc:"bytes that a subscription's writer gathers into one write"`
+	// EventMaxDelayMicros is not a Duration because its variable counts microseconds.
+	EventMaxDelayMicros int `env:"FELIX_EVENT_BATCH_MAX_DELAY_US" unit:"µs" min:"0" max:"100000" doc:"time that a subscription's first event may wait for others to be written with it, in microseconds; 0 writes it at once, and batches come from load alone"`
+	MaxWriteBytes       int `yaml:"subscriber_max_bytes_per_write" env:"FELIX_SUB_MAX_BYTES_PER_WRITE" unit:"bytes" min:"1024" max:"16777216" doc:"bytes that a subscription's writer gathers into one write"`
 
 	InlineBytes int `env:"FELIX_SUB_INLINE_BYTES" unit:"bytes" min:"0" max:"65536" doc:"largest frame that a publisher writes to an idle subscription itself, without waking a writer; 0 for none"`
 
@@ -219,6 +221,7 @@ func (c *Config) Validate() error {
 		{"QueueBytes", int64(c.QueueBytes)},
 		{"RetainedBytes", c.RetainedBytes},
 		{"EventMaxItems", int64(c.EventMaxItems)},
+		{"EventMaxDelayMicros", int64(c.EventMaxDelayMicros)},
 		{"MaxWriteBytes", int64(c.MaxWriteBytes)},
 		{"PublishWait", int64(c.PublishWait)},
 		{"StallTimeout", int64(c.StallTimeout)},

@@ -137,6 +137,28 @@ func TestPublishSubscribe(t *testing.T) {
 	}
 }
 
+// TestDelay sets the time that a first event waits for others. Without it an event is on its way when its publish is
+// acknowledged; with it, a machine that is not too busy shows that it is not.
+func TestDelay(t *testing.T) {
+	d := start(t, func(cfg *broker.Config) { cfg.EventMaxDelayMicros = 100_000 })
+	ctx := testContext(t)
+	c := connect(t, d)
+	sub := subscribe(t, c, "demo")
+	waited := false
+	for i := range 10 {
+		before := metric(t, d, "felix_delivered_events_total")
+		event := fmt.Sprint(i)
+		if err := c.Publisher("default", "demo").Publish(ctx, []byte(event)); err != nil {
+			t.Fatal(err)
+		}
+		waited = waited || metric(t, d, "felix_delivered_events_total") == before
+		wantEvents(ctx, t, sub, event)
+	}
+	if !waited {
+		t.Error("no event waited")
+	}
+}
+
 func TestReplay(t *testing.T) {
 	d := start(t, nil)
 	c := connect(t, d)

@@ -224,7 +224,7 @@ func (s *subscription) wake() {
 	if s.gate.Load() != gateOpen {
 		return
 	}
-	if s.c.b.cfg.InlineBytes == 0 {
+	if s.c.b.cfg.InlineBytes == 0 || s.c.b.cfg.EventMaxDelayMicros > 0 {
 		s.launch()
 		return
 	}
@@ -300,6 +300,14 @@ func (s *subscription) write() {
 		b = bursts.Get().(*burst)
 	}
 	defer bursts.Put(b)
+	if d := s.c.b.cfg.EventMaxDelayMicros; d > 0 {
+		wait := time.NewTimer(time.Duration(d) * time.Microsecond)
+		select {
+		case <-wait.C:
+		case <-s.out.Context().Done(): // the peer does not want it any more
+			wait.Stop()
+		}
+	}
 	for {
 		if len(b.batch) == 0 {
 			batch, ended := s.events.Take(b.batch, s.c.b.cfg.MaxWriteBytes)

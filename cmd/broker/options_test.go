@@ -72,6 +72,7 @@ cache_conn_recv_window: 2003
 cache_stream_recv_window: 20004
 event_batch_max_events: 2005
 event_batch_max_bytes: 2006
+event_batch_max_delay_us: 2010
 pub_ingress_wait: false
 subscriber_queue_capacity: 2007
 max_subscriptions_per_conn: 2008
@@ -90,13 +91,14 @@ subscriber_max_bytes_per_write: 2009
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(l.Ignored) != dead || dead != 24 {
+	if len(l.Ignored) != dead || dead != 23 {
 		t.Errorf("%d keys without effect, of which %d are named", dead, len(l.Ignored))
 	}
 	want := defaultOptions()
 	want.ops.Bind = "127.0.0.1:8081"
 	want.broker.Bind = "127.0.0.1:5001"
 	want.broker.MaxFrameBytes = 2000
+	want.broker.EventMaxDelayMicros = 2010
 	want.broker.PublishWait = 2001 * time.Millisecond
 	want.broker.ShutdownDrain = 2002 * time.Millisecond
 	want.broker.ConnWindow = 2003

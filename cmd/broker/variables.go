@@ -16,7 +16,6 @@ var withoutEffect = []settings.WithoutEffect{
 	{Key: "cache_send_window", Variable: "FELIX_CACHE_SEND_WINDOW", Why: "the receiver's window and congestion control bound what is sent"},
 	{Key: "disable_timings", Variable: "FELIX_DISABLE_TIMINGS", Why: "timings are compiled in by the build tag telemetry"},
 	{Key: "fanout_batch_size", Variable: "FELIX_FANOUT_BATCH", Why: "see event_batch_max_events"},
-	{Key: "event_batch_max_delay_us", Variable: "FELIX_EVENT_BATCH_MAX_DELAY_US", Why: "nothing waits for a timer: batches come from load"},
 	{Key: "subscriber_writer_lanes", Variable: "FELIX_SUB_EGRESS_LANES", Why: "each subscription has a writer of its own"},
 	{Key: "subscriber_writer_lanes", Variable: "FELIX_SUB_WRITER_LANES", Why: "each subscription has a writer of its own"},
 	{Key: "subscriber_lane_queue_depth", Variable: "FELIX_SUB_QUEUE_BOUND", Why: "each subscription has one queue; see subscriber_queue_capacity"},
