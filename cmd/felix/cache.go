@@ -18,7 +18,7 @@ const defaultCache = "primary"
 
 func (a *app) newCache() *cobra.Command {
 	cache := defaultCache
-	c := group("cache", "Get, put and delete entries of a cache", a.newCacheGet(&cache), a.newCachePut(&cache), a.newCacheDelete(&cache))
+	c := group("cache", "Get, put, delete and watch entries of a cache", a.newCacheGet(&cache), a.newCachePut(&cache), a.newCacheDelete(&cache), a.newCacheWatch(&cache))
 	c.PersistentFlags().StringVar(&cache, "cache", cache, "name of the cache")
 	return c
 }
@@ -173,4 +173,56 @@ func (a *app) newCacheDelete(cache *string) *cobra.Command {
 			return errors.Join(missing...)
 		},
 	}
+}
+
+// changeJSON is a change of a cache as JSON.
+type changeJSON struct {
+	Change  string `json:"change"`
+	Key     string `json:"key,omitempty"`
+	Version uint64 `json:"version,omitempty"`
+}
+
+func (a *app) newCacheWatch(cache *string) *cobra.Command {
+	format := formatTable
+	var count int
+	c := &cobra.Command{
+		Use:   "watch",
+		Short: "Print the changes of a cache",
+		Long: `Print the changes of a cache, each with its key and version, until an interrupt or --count: set, deleted, expired and evicted.
+Values are not told. A "reset" says that anything may have changed: it comes first, and whenever changes were missed. With
+--output json each change is an object of its own, over several lines.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if count < 0 {
+				return usageError{errors.New("--count is at least 0")}
+			}
+			conn, r, err := a.connect(c.Context())
+			if err != nil {
+				return err
+			}
+			defer func() { _ = conn.Close() }()
+			w, n := c.OutOrStdout(), 0
+			for event, err := range conn.Cache(r.Namespace, *cache).Watch(c.Context()) {
+				if err != nil && c.Context().Err() != nil && count == 0 {
+					return nil // an interrupt is the ordinary end
+				}
+				if err != nil {
+					return err
+				}
+				change := changeJSON{event.Kind.String(), string(event.Key), event.Version}
+				if format != formatTable {
+					err = printJSON(w, format, change)
+				} else {
+					_, err = fmt.Fprintf(w, "%-8s %s\n", change.Change, printable(event.Key))
+				}
+				if n++; err != nil || n == count {
+					return err
+				}
+			}
+			return nil // not reached: the last thing that Watch yields is an error
+		},
+	}
+	c.Flags().IntVar(&count, "count", 0, "end after so many `changes`; 0 for never")
+	format.bind(c)
+	return c
 }

@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/cobra"
 
 	"github.com/felix-mq/felix/auth"
@@ -26,6 +25,7 @@ import (
 	"github.com/felix-mq/felix/catalog"
 	"github.com/felix-mq/felix/internal/devca"
 	"github.com/felix-mq/felix/internal/devkey"
+	"github.com/felix-mq/felix/internal/ops"
 	"github.com/felix-mq/felix/internal/settings"
 )
 
@@ -112,7 +112,17 @@ func (a *app) runDev(ctx context.Context, cfg broker.Config, o broker.DevOptions
 	one := connection{Addr: reachable(d.Addr()), Tenant: d.Tenant, Namespace: d.Namespace, Dev: true, Token: d.Token, CAPEM: string(d.CertPEM)}
 	served := make(chan error, 1)
 	go func() { served <- d.Serve(context.Background()) }() // ends with Shutdown, below
-	stopMetrics, err := serveMetrics(metrics, d, &one.MetricsURL)
+	registry := d.Registry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	server, err := ops.Start(ops.Config{
+		Settings: ops.Settings{Bind: metrics}, Metrics: registry, Streams: http.HandlerFunc(d.ServeStreams), Log: cfg.Logger,
+	})
+	if err != nil {
+		err = usageError{fmt.Errorf("--metrics-bind: %w", err)}
+	}
+	if server != nil {
+		one.MetricsURL = "http://" + server.Addr().String() + "/metrics"
+	}
 	if err == nil {
 		err = announce(all, name, one, dir, d.DevOptions, stdout)
 	}
@@ -129,7 +139,7 @@ func (a *app) runDev(ctx context.Context, cfg broker.Config, o broker.DevOptions
 	if serveErr := <-served; !errors.Is(serveErr, broker.ErrShutdown) {
 		err = errors.Join(err, serveErr)
 	}
-	stopMetrics()
+	server.Close()
 	return err
 }
 
@@ -196,33 +206,6 @@ func cacheFlag(name string) string {
 		return ""
 	}
 	return " --cache " + name
-}
-
-// serveMetrics serves the broker's metrics at an address, and says where.
-func serveMetrics(addr string, d *broker.Dev, url *string) (stop func(), err error) {
-	if addr == "" {
-		return func() {}, nil
-	}
-	listener, err := net.Listen("tcp", addr)
-	if err != nil {
-		return func() {}, usageError{fmt.Errorf("--metrics-bind: %w", err)}
-	}
-	*url = "http://" + listener.Addr().String() + "/metrics"
-	registry := d.Registry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET "+broker.StreamsPath, d.ServeStreams)
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = server.Serve(listener) // ends with Close
-	}()
-	return func() {
-		_ = server.Close()
-		<-done
-	}, nil
 }
 
 // prepareDir reads what an earlier broker has left in the directory, and makes what is missing.
