@@ -57,7 +57,7 @@ var mutants = []mutant{
 		"ctl.nack(id, codec.MalformedBatch)\n\t\treturn errorEnd",
 	}}, "RAW-23 RAW-10f"},
 	{"a duplicate subscription id is accepted", []edit{{
-		"broker/subscription.go", "if c.subs[s.id] != nil {", "if false {",
+		"broker/subscription.go", "} else if c.takenLocked(s.id) {", "} else if false {",
 	}}, "D11a"},
 	{"the tenant of messages is not compared", []edit{{
 		"broker/control.go", "if string(m.Tenant) != ctl.identity.Tenant {", "if false {",
@@ -79,13 +79,12 @@ var mutants = []mutant{
 		"broker/control.go", "if !m.HasClientFlags {", "if !m.HasExt {",
 	}}, "RAW-12a RAW-12b"},
 	{"a subscribe keeps its stream", []edit{{
-		"broker/subscription.go", "s.start()\n\treturn cleanEnd", "s.start()\n\treturn keep",
+		"broker/subscription.go", "made = nil\n\treturn cleanEnd", "made = nil\n\treturn keep",
 	}}, "RAW-37"},
-	{"a failed look-up is remembered", []edit{{
-		"broker/publish.go",
-		"sc.topic = nil\n\t}\n\tif sc.allowed && sc.topic == nil {\n",
-		"sc.topic = nil\n",
-	}}, "D21"},
+	{"a failed look-up is remembered", []edit{
+		{"broker/publish.go", "sc.topic = nil\n", "sc.topic = s.c.b.hub.Lookup(tenant, namespace, name)\n"},
+		{"broker/publish.go", "if sc.topic = s.c.b.hub.Lookup(tenant, namespace, name); sc.topic == nil {", "if sc.topic == nil {"},
+	}, "D21"},
 	{"a handshake with ALPN ends the listener", []edit{{
 		"quicx/listen.go",
 		"rules := tlsRules(tlsConf)\n",
