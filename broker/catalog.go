@@ -3,6 +3,7 @@ package broker
 import (
 	"cmp"
 	"context"
+	"log/slog"
 	"sync"
 
 	"github.com/felix-mq/felix/auth"
@@ -41,6 +42,8 @@ func (t *tenantKeys) remove(tenant string) {
 // to it and requests to a removed cache are answered as if it had never been. Streams of connections that have authenticated for a tenant whose keys
 // change or go stay open until their tokens expire.
 func (b *Broker) update(changes []catalog.Change, err error) {
+	end := b.cfg.Trace("catalog", slog.Int("felix.changes", len(changes)))
+	defer func() { end(err) }()
 	b.metrics.catalogStale.Store(err != nil)
 	if err != nil {
 		b.metrics.catalogErrors.Add(1)

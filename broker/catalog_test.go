@@ -199,7 +199,11 @@ func (s *served) first() *catalog.Catalog {
 // TestCatalogReload changes the catalog under traffic: what is in both is not touched, what is removed goes in order, what
 // is new can be used at once.
 func TestCatalogReload(t *testing.T) {
-	s := startServed(t, nil)
+	tr := new(traces)
+	s := startServed(t, func(cfg *broker.Config) { cfg.Trace = tr.start })
+	if !tr.has("catalog felix.changes failed=false") {
+		t.Error("the first catalog leaves no trace")
+	}
 	ctx := testContext(t)
 	acme, other := s.connect("acme"), s.connect("other")
 	kept, gone := subscribe(t, acme, "kept"), subscribe(t, acme, "gone")

@@ -98,14 +98,28 @@ func TestServeAndDrain(t *testing.T) {
 	}
 }
 
-// TestServeCatalog serves what a file says, which is told from a valid one by the names in it.
+// TestServeCatalog serves what a file says, which is told from a valid one by the names in it, with certificate files and without.
 func TestServeCatalog(t *testing.T) {
-	dir := t.TempDir()
-	cert, key := certificateFiles(t, dir)
-	args := []string{
+	cert, key := certificateFiles(t, t.TempDir())
+	t.Run("files", func(t *testing.T) {
+		if line := serveCatalog(t, "--set=tls_cert_file="+cert, "--set=tls_key_file="+key); line != "" {
+			t.Errorf("printed %s", line)
+		}
+	})
+	t.Run("development certificate", func(t *testing.T) {
+		var r ready
+		if err := json.Unmarshal([]byte(serveCatalog(t)), &r); err != nil || r.Addr == "" || r.CACert == "" || r.Token != "" {
+			t.Errorf("printed %+v, %v", r, err)
+		}
+	})
+}
+
+// serveCatalog runs the program until it serves, ends it, and returns what it has printed.
+func serveCatalog(t *testing.T, more ...string) string {
+	t.Helper()
+	args := append([]string{
 		"--catalog", write(t, "catalog.yml", validCatalog(t)), "--set=quic_bind=127.0.0.1:0", "--set=metrics_bind=127.0.0.1:0",
-		"--set=tls_cert_file=" + cert, "--set=tls_key_file=" + key,
-	}
+	}, more...)
 	stdout, stderr := newOutput(), newOutput()
 	code := make(chan int, 1)
 	go func() { code <- run(args, stdout, stderr) }()
@@ -124,15 +138,13 @@ func TestServeCatalog(t *testing.T) {
 			t.Errorf("%q is not in the metrics", want)
 		}
 	}
-	if stdout.String() != "" {
-		t.Errorf("printed %s", stdout)
-	}
 	if err := syscall.Kill(syscall.Getpid(), syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	if c := <-code; c != exitOK {
 		t.Errorf("ended with %d: %s", c, stderr)
 	}
+	return stdout.String()
 }
 
 // metricsAddr finds the address of the metrics in a log.

@@ -39,6 +39,8 @@ type options struct {
 	files  certfile.Files
 	ops    ops.Settings
 	logs   logs.Settings
+
+	devCA []byte // PEM, if the certificate is one for development; set by check
 }
 
 func defaultOptions() *options {
@@ -90,11 +92,11 @@ func (o *options) check(loaded *settings.Loaded) error {
 		_, err := net.ResolveTCPAddr("tcp", o.ops.Bind)
 		problem("metrics_bind", err)
 	}
-	certs, err := loadCertificates(o, slog.New(slog.DiscardHandler))
-	problem("tls_cert_file", err)
-	if certs.broker == nil && o.Catalog != "" {
-		problem("tls_cert_file", errors.New("beside a catalog the broker needs a certificate: set tls_cert_file and tls_key_file"))
+	_, err = loadCertificates(o, slog.New(slog.DiscardHandler))
+	if err == nil && o.broker.TLS == nil && o.Catalog != "" {
+		o.broker.TLS, o.devCA, err = certfile.Development(o.broker.Bind)
 	}
+	problem("tls_cert_file", err)
 	errs = append(errs, o.broker.Validate())
 	switch {
 	case o.Dev && o.Catalog != "":

@@ -28,14 +28,15 @@ import (
 	"github.com/felix-mq/felix/telemetry"
 )
 
-// ready is the line that development mode prints when clients can connect.
+// ready is the line that says what a client needs and cannot know, once it can connect: of development mode, and with a
+// catalog of a certificate for development.
 type ready struct {
 	Addr      string   `json:"addr"`
-	Tenant    string   `json:"tenant"`
-	Namespace string   `json:"namespace"`
-	Streams   []string `json:"streams"`
-	Cache     string   `json:"cache"`
-	Token     string   `json:"token"`
+	Tenant    string   `json:"tenant,omitempty"`
+	Namespace string   `json:"namespace,omitempty"`
+	Streams   []string `json:"streams,omitempty"`
+	Cache     string   `json:"cache,omitempty"`
+	Token     string   `json:"token,omitempty"`
 	CACert    string   `json:"ca_pem,omitempty"` // absent if the certificate came from files
 }
 
@@ -213,12 +214,15 @@ func registry(b *broker.Broker, certs certificates, limiter *logs.Limiter) *prom
 	return r
 }
 
-// newBroker makes the broker, and in development mode the line that says how to use it.
+// newBroker makes the broker, and the line that says how to use it, if there is something to say.
 func newBroker(o *options) (*broker.Broker, *ready, error) {
 	if o.Catalog != "" {
 		o.broker.Catalog = catalog.NewFile(o.Catalog)
 		b, err := broker.New(o.broker)
-		return b, nil, err
+		if err != nil || o.devCA == nil {
+			return b, nil, err
+		}
+		return b, &ready{Addr: b.Addr().String(), CACert: string(o.devCA)}, nil
 	}
 	if o.DevKeyFile != "" {
 		key, err := devkey.ReadOrMake(o.DevKeyFile)
