@@ -23,7 +23,7 @@ const module = "github.com/felix-mq/felix/"
 func program(t *testing.T, command string, flags ...string) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), command)
-	args := append([]string{"build", "-pgo=off", "-trimpath", "-o", file}, flags...)
+	args := append([]string{"build", "-pgo=off", "-o", file}, flags...)
 	if out, err := exec.CommandContext(t.Context(), "go", append(args, module+"cmd/"+command)...).CombinedOutput(); err != nil {
 		t.Fatalf("building %s %q: %v\n%s", command, flags, err, out)
 	}
