@@ -97,7 +97,7 @@ func (b *bench) churn(ctx context.Context) (err error) {
 func (b *bench) watchMemory(broker *brokerproc.Process, done <-chan struct{}, began time.Time, duration time.Duration, put *atomic.Int64) (peak int64, err error) {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	b.say("%v", duration)
+	b.progress.Say("%v", duration)
 	for told := began; ; {
 		select {
 		case <-done:
@@ -111,7 +111,7 @@ func (b *bench) watchMemory(broker *brokerproc.Process, done <-chan struct{}, be
 		peak = max(peak, now)
 		if time.Since(told) >= time.Minute {
 			told = time.Now()
-			b.say("%4.0fs: %6d MiB put, %5d MiB resident, %5d at most", time.Since(began).Seconds(), put.Load()/mib, now/mib, peak/mib)
+			b.progress.Say("%4.0fs: %6d MiB put, %5d MiB resident, %5d at most", time.Since(began).Seconds(), put.Load()/mib, now/mib, peak/mib)
 		}
 	}
 }

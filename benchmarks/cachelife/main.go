@@ -8,31 +8,24 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
 	"slices"
-	"syscall"
 	"time"
 
-	"github.com/spf13/pflag"
-
 	"github.com/felix-mq/felix/benchmarks/internal/brokerproc"
+	"github.com/felix-mq/felix/benchmarks/internal/program"
 )
 
 func main() {
 	brokerproc.Serve()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
+	program.Main(run)
 }
 
 // bench is a run of this program.
 type bench struct {
-	out, progress io.Writer
+	out      io.Writer
+	progress program.Progress
 
 	duration time.Duration
 	budget   int64 // of churn, in MiB
@@ -41,18 +34,13 @@ type bench struct {
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	b := &bench{out: stdout, progress: stderr}
-	flags := pflag.NewFlagSet("cachelife", pflag.ContinueOnError)
-	flags.SetOutput(stderr)
+	b := &bench{out: stdout, progress: program.Progress{Writer: stderr}}
+	flags := program.Flags("cachelife", stderr)
 	flags.DurationVar(&b.duration, "duration", 0, "of the measurement; 0 is 30s for ttl and 10m for churn")
 	flags.Int64Var(&b.budget, "budget", 1024, "MiB that the cache of churn may hold")
 	flags.Int64Var(&b.times, "times", 10, "times that the budget is put by churn, evenly over the duration")
-	if err := flags.Parse(args); err != nil {
-		if errors.Is(err, pflag.ErrHelp) {
-			return 0
-		}
-		fmt.Fprintln(stderr, "cachelife:", err)
-		return 2
+	if code, ok := program.Parse(flags, args); !ok {
+		return code
 	}
 	tables := map[string]func(context.Context) error{"ttl": b.ttl, "churn": b.churn}
 	table := tables[flags.Arg(0)]
@@ -68,10 +56,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 1
 	}
 	return 0
-}
-
-func (b *bench) say(format string, args ...any) {
-	fmt.Fprintf(b.progress, "%s  "+format+"\n", append([]any{time.Now().Format(time.TimeOnly)}, args...)...)
 }
 
 // verdict prints what was wanted beside what was measured.

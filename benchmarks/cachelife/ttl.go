@@ -68,7 +68,7 @@ func (b *bench) ttl(ctx context.Context) (err error) {
 			cancel(err)
 		}
 	})
-	b.say("%v", duration)
+	b.progress.Say("%v", duration)
 	probes := make([]probe, probers)
 	for i := range probes {
 		wg.Go(func() {

@@ -34,7 +34,7 @@ func (b *bench) allocationsOf(ctx context.Context, cfg loadgen.Config) (err erro
 	}
 	defer func() { err = errors.Join(err, broker.Stop()) }()
 	cfg.Target = broker.Target("demo")
-	b.say("allocations at fanout %d", cfg.Fanout)
+	b.progress.Say("allocations at fanout %d", cfg.Fanout)
 	before, err := broker.Allocations()
 	if err != nil {
 		return err

@@ -57,7 +57,7 @@ func (b *bench) deliveriesOf(ctx context.Context, l load) (err error) {
 	costs := make([][]float64, len(fanouts))
 	for round := range b.rounds {
 		for i, fanout := range fanouts {
-			b.say("%d B × %d, fanout %d, round %d of %d", l.payload, l.batch, fanout, round+1, b.rounds)
+			b.progress.Say("%d B × %d, fanout %d, round %d of %d", l.payload, l.batch, fanout, round+1, b.rounds)
 			rate := l.deliveries / float64(fanout)
 			single, err := b.deliver(ctx, broker, l, 1, rate)
 			if err != nil {

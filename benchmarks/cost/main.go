@@ -16,32 +16,25 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
-	"github.com/spf13/pflag"
-
 	"github.com/felix-mq/felix/benchmarks/internal/brokerproc"
+	"github.com/felix-mq/felix/benchmarks/internal/program"
 )
 
 func main() {
 	brokerproc.Serve()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
+	program.Main(run)
 }
 
 // bench is a run of this program.
 type bench struct {
-	out, progress io.Writer
+	out      io.Writer
+	progress program.Progress
 
 	rounds, subs, topics, procs int
 	duration                    time.Duration
@@ -56,21 +49,16 @@ const (
 )
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	b := &bench{out: stdout, progress: stderr}
-	flags := pflag.NewFlagSet("cost", pflag.ContinueOnError)
-	flags.SetOutput(stderr)
+	b := &bench{out: stdout, progress: program.Progress{Writer: stderr}}
+	flags := program.Flags("cost", stderr)
 	flags.IntVar(&b.rounds, "rounds", 5, "times that each measurement of deliveries is made")
 	flags.DurationVar(&b.duration, "duration", 3*time.Second, "of each measurement under load")
 	flags.IntVar(&b.subs, "subs", 2048, "idle subscriptions")
 	flags.IntVar(&b.topics, "topics", 100_000, "idle topics")
 	flags.IntVar(&b.procs, "procs", 1, "GOMAXPROCS of the broker; 0 leaves it to the runtime")
 	only := flags.String("only", "deliveries,allocations,memory", "tables to print")
-	if err := flags.Parse(args); err != nil {
-		if errors.Is(err, pflag.ErrHelp) {
-			return 0
-		}
-		fmt.Fprintln(stderr, "cost:", err)
-		return 2
+	if code, ok := program.Parse(flags, args); !ok {
+		return code
 	}
 	within := func(n, most int) bool { return n >= 1 && n <= most }
 	if !within(b.rounds, maxRounds) || !within(b.subs, maxSubs) || !within(b.topics, maxTopics) ||
@@ -92,10 +80,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		}
 	}
 	return 0
-}
-
-func (b *bench) say(format string, args ...any) {
-	fmt.Fprintf(b.progress, "%s  "+format+"\n", append([]any{time.Now().Format(time.TimeOnly)}, args...)...)
 }
 
 // verdict prints what was wanted beside what was measured.

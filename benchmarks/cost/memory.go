@@ -65,7 +65,7 @@ func (b *bench) subscriptions(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	b.say("%d subscriptions", b.subs)
+	b.progress.Say("%d subscriptions", b.subs)
 	if err := subscribe(b.subs, "demo"); err != nil {
 		return err
 	}
@@ -74,7 +74,7 @@ func (b *bench) subscriptions(ctx context.Context) (err error) {
 		return err
 	}
 	b.subscriptionTable(b.subs, "that have received nothing", before, fresh)
-	b.say("%d events for each of them", idleEvents)
+	b.progress.Say("%d events for each of them", idleEvents)
 	received := receive(ctx, subs, idleEvents)
 	if err := publish(ctx, publisher, idleEvents); err != nil {
 		return err
@@ -88,7 +88,7 @@ func (b *bench) subscriptions(ctx context.Context) (err error) {
 	}
 	b.subscriptionTable(b.subs, fmt.Sprintf("that have received %d events of %d B", idleEvents, idlePayload), before, used)
 
-	b.say("%d events for %d subscriptions that are late", lateEvents, lateSubs)
+	b.progress.Say("%d events for %d subscriptions that are late", lateEvents, lateSubs)
 	if err := broker.AddStreams([]string{"late"}); err != nil {
 		return err
 	}
@@ -192,7 +192,7 @@ func (b *bench) idleTopics() (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, broker.Stop()) }()
-	b.say("%d topics", b.topics)
+	b.progress.Say("%d topics", b.topics)
 	before, err := broker.Memory()
 	if err != nil {
 		return err

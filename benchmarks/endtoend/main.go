@@ -7,7 +7,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -15,8 +14,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/spf13/pflag"
-
+	"github.com/felix-mq/felix/benchmarks/internal/program"
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/internal/settings"
 	"github.com/felix-mq/felix/loadgen"
@@ -28,15 +26,10 @@ func main() {
 }
 
 func run(args []string, stdout, stderr io.Writer) int {
-	flags := pflag.NewFlagSet("endtoend", pflag.ContinueOnError)
-	flags.SetOutput(stderr)
+	flags := program.Flags("endtoend", stderr)
 	duration := flags.Duration("duration", 2500*time.Millisecond, "measured time of each row")
-	if err := flags.Parse(args); err != nil {
-		if errors.Is(err, pflag.ErrHelp) {
-			return 0
-		}
-		fmt.Fprintln(stderr, "endtoend:", err)
-		return 2
+	if code, ok := program.Parse(flags, args); !ok {
+		return code
 	}
 	if *duration <= 0 || flags.NArg() > 0 {
 		fmt.Fprintln(stderr, "endtoend: want a positive --duration and no arguments")

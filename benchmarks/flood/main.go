@@ -14,17 +14,14 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"os"
-	"os/signal"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
-	"github.com/spf13/pflag"
 
 	"github.com/felix-mq/felix/benchmarks/internal/brokerproc"
+	"github.com/felix-mq/felix/benchmarks/internal/program"
 	"github.com/felix-mq/felix/client"
 	"github.com/felix-mq/felix/quicx"
 )
@@ -32,25 +29,17 @@ import (
 func main() {
 	brokerproc.Serve()
 	serveSender()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
+	program.Main(run)
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	flags := pflag.NewFlagSet("flood", pflag.ContinueOnError)
-	flags.SetOutput(stderr)
+	flags := program.Flags("flood", stderr)
 	rate := flags.Int("rate", 20_000, "Initials per second")
 	duration := flags.Duration("duration", time.Minute, "of the flood")
 	idle := flags.Duration("idle", 15*time.Second, "of the measurement at rest")
 	seed := flags.Uint64("seed", 1, "of addresses and connection ids")
-	if err := flags.Parse(args); err != nil {
-		if errors.Is(err, pflag.ErrHelp) {
-			return 0
-		}
-		fmt.Fprintln(stderr, "flood:", err)
-		return 2
+	if code, ok := program.Parse(flags, args); !ok {
+		return code
 	}
 	if *rate < 1 || *rate > maxRate || *duration < time.Second || *duration > maxDuration || *idle < time.Second || *idle > maxDuration || flags.NArg() > 0 {
 		fmt.Fprintf(stderr, "flood: want a rate up to %d, times from 1s to %v, and no arguments\n", maxRate, maxDuration)

@@ -19,13 +19,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 
-	"github.com/spf13/pflag"
+	"github.com/felix-mq/felix/benchmarks/internal/program"
 )
 
 // rooms are the packages whose benchmarks count.
@@ -51,22 +49,14 @@ type row struct {
 }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
+	program.Main(run)
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	flags := pflag.NewFlagSet("gate", pflag.ContinueOnError)
-	flags.SetOutput(stderr)
+	flags := program.Flags("gate", stderr)
 	recording := flags.Bool("record", false, "write "+recordFile+" anew")
-	if err := flags.Parse(args); err != nil {
-		if errors.Is(err, pflag.ErrHelp) {
-			return 0
-		}
-		fmt.Fprintln(stderr, "gate:", err)
-		return 2
+	if code, ok := program.Parse(flags, args); !ok {
+		return code
 	}
 	if flags.NArg() > 0 {
 		fmt.Fprintln(stderr, "gate: want no arguments")

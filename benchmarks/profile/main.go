@@ -19,39 +19,29 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"slices"
-	"syscall"
 	"time"
 
 	"github.com/google/pprof/profile"
-	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/felix-mq/felix/benchmarks/internal/brokerproc"
+	"github.com/felix-mq/felix/benchmarks/internal/program"
 	"github.com/felix-mq/felix/profiles"
 )
 
 func main() {
 	brokerproc.Serve()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
+	program.Main(run)
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	flags := pflag.NewFlagSet("profile", pflag.ContinueOnError)
-	flags.SetOutput(stderr)
+	flags := program.Flags("profile", stderr)
 	duration := flags.Duration("duration", 5*time.Second, "of each load")
 	rounds := flags.Int("rounds", 5, "of worth")
-	if err := flags.Parse(args); err != nil {
-		if errors.Is(err, pflag.ErrHelp) {
-			return 0
-		}
-		fmt.Fprintln(stderr, "profile:", err)
-		return 2
+	if code, ok := program.Parse(flags, args); !ok {
+		return code
 	}
 	if *duration < 100*time.Millisecond || *duration > time.Minute || *rounds < 1 || *rounds > 25 || flags.NArg() != 1 {
 		fmt.Fprintln(stderr, "profile: want the name of a scenario, pgo or worth, a duration from 100ms to 1m and 1 to 25 rounds")

@@ -15,17 +15,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
 	"runtime/debug"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
-	"github.com/spf13/pflag"
-
 	"github.com/felix-mq/felix/benchmarks/internal/brokerproc"
+	"github.com/felix-mq/felix/benchmarks/internal/program"
 	felix "github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/client"
 	"github.com/felix-mq/felix/internal/settings"
@@ -36,15 +32,13 @@ func main() {
 	brokerproc.Serve()
 	serveNeighbors()
 	debug.SetGCPercent(800) // what loads the broker is small, and would collect ten times a second
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
+	program.Main(run)
 }
 
 // bench is a run of this program.
 type bench struct {
-	out, progress io.Writer
+	out      io.Writer
+	progress program.Progress
 
 	conns, subs, topics, rounds int
 	duration                    time.Duration
@@ -60,21 +54,16 @@ const (
 )
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	b := &bench{out: stdout, progress: stderr}
-	flags := pflag.NewFlagSet("stall", pflag.ContinueOnError)
-	flags.SetOutput(stderr)
+	b := &bench{out: stdout, progress: program.Progress{Writer: stderr}}
+	flags := program.Flags("stall", stderr)
 	flags.IntVar(&b.conns, "conns", 2000, "connections of stalled subscriptions on one topic")
 	flags.IntVar(&b.subs, "subs", 5, "stalled subscriptions of each of them")
 	flags.IntVar(&b.topics, "topics", 1000, "topics with a stalled subscription each")
 	flags.IntVar(&b.rounds, "rounds", 5, "times that each measurement is made")
 	flags.DurationVar(&b.duration, "duration", 4*time.Second, "of each measurement")
 	only := flags.String("only", "same-topic,many-topics,one-conn", "tables to print")
-	if err := flags.Parse(args); err != nil {
-		if errors.Is(err, pflag.ErrHelp) {
-			return 0
-		}
-		fmt.Fprintln(stderr, "stall:", err)
-		return 2
+	if code, ok := program.Parse(flags, args); !ok {
+		return code
 	}
 	within := func(n, most int) bool { return n >= 1 && n <= most }
 	if !within(b.conns, maxConns) || !within(b.subs, maxSubs) || !within(b.topics, maxTopics) || !within(b.rounds, maxRounds) ||
@@ -98,10 +87,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-func (b *bench) say(format string, args ...any) {
-	fmt.Fprintf(b.progress, "%s  "+format+"\n", append([]any{time.Now().Format(time.TimeOnly)}, args...)...)
-}
-
 // row is one measurement.
 type row struct {
 	published float64 // events per second
@@ -119,7 +104,7 @@ func (b *bench) alternate(ctx context.Context, cases []string, measure func(cont
 	rows := make([][]row, len(cases))
 	for round := range b.rounds {
 		for i, name := range cases {
-			b.say("%s, round %d of %d", name, round+1, b.rounds)
+			b.progress.Say("%s, round %d of %d", name, round+1, b.rounds)
 			r, err := measure(ctx, i)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", name, err)
@@ -186,7 +171,7 @@ func (b *bench) sameTopic(ctx context.Context) (err error) {
 		// All that stalls has filled its windows and queues before latencies count.
 		Warmup: 5 * time.Second,
 	}
-	b.say("measuring the maximum")
+	b.progress.Say("measuring the maximum")
 	most, err := loadgen.Run(ctx, cfg)
 	if err != nil {
 		return err
@@ -198,7 +183,7 @@ func (b *bench) sameTopic(ctx context.Context) (err error) {
 	fresh, retained := broker.Resident(), 0.0
 	medians, err := b.alternate(ctx, []string{"alone", "with stalled neighbors"}, func(ctx context.Context, i int) (_ row, err error) {
 		if i == 1 {
-			stop, err := startNeighbors(broker, b.conns, streams, func(line string) { b.say("%s", line) })
+			stop, err := startNeighbors(broker, b.conns, streams, func(line string) { b.progress.Say("%s", line) })
 			if err != nil {
 				return row{}, err
 			}
@@ -258,7 +243,7 @@ func (b *bench) manyTopics(ctx context.Context) (err error) {
 	var retained float64
 	medians, err := b.alternate(ctx, []string{"alone", "with stalled neighbors"}, func(ctx context.Context, i int) (_ row, err error) {
 		if i == 1 {
-			stop, err := startNeighbors(broker, min(32, b.topics), topics, func(line string) { b.say("%s", line) })
+			stop, err := startNeighbors(broker, min(32, b.topics), topics, func(line string) { b.progress.Say("%s", line) })
 			if err != nil {
 				return row{}, err
 			}
