@@ -96,31 +96,11 @@ func (h *Cache) openWatch(ctx context.Context) (*feed, error) {
 	if n := len(request) - codec.HeaderLen; n > h.c.o.maxFrame {
 		return nil, fmt.Errorf("%w: watch of %d bytes, limit %d", ErrFrameTooLarge, n, h.c.o.maxFrame)
 	}
-	return h.c.obtainFeed(ctx, func(ctx context.Context, k *conn) (*feed, error) {
-		ctl, err := k.openControl(ctx, nil)
-		if err != nil {
-			return nil, err
-		}
-		defer ctl.abandon()
-		stop := context.AfterFunc(ctx, func() {
-			_ = ctl.s.Recv().SetReadDeadline(past)
-			_ = ctl.s.Send().SetWriteDeadline(past)
-		})
-		defer stop()
+	return h.c.obtainFeed(ctx, nil, func(ctl *control) (uint64, error) {
 		if ctl.ext&codec.ExtCache == 0 {
-			return nil, ErrUnsupported
+			return 0, ErrUnsupported
 		}
-		id, err := ctl.watch(request)
-		if err == nil {
-			var e *eventStream
-			if e, err = k.awaitEvents(ctx, id); err == nil {
-				return &feed{k: k, id: id, e: e, ext: ctl.ext}, nil
-			}
-		}
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
-		return nil, err
+		return ctl.watch(request)
 	})
 }
 

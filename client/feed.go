@@ -36,17 +36,33 @@ func (f *feed) close() {
 
 // openFeed subscribes. A context without a deadline is bounded by the request timeout.
 func (c *Client) openFeed(ctx context.Context, namespace, stream string, start origin) (*feed, error) {
-	if n := len(start.request(nil, c.o.tenant, namespace, stream)) - codec.HeaderLen; n > c.o.maxFrame {
+	request := func(out []byte) []byte {
+		return start.request(out, c.o.tenant, namespace, stream)
+	}
+	if n := len(request(nil)) - codec.HeaderLen; n > c.o.maxFrame {
 		return nil, fmt.Errorf("%w: subscribe of %d bytes, limit %d", ErrFrameTooLarge, n, c.o.maxFrame)
 	}
-	return c.obtainFeed(ctx, func(ctx context.Context, k *conn) (*feed, error) {
-		return k.openFeed(ctx, namespace, stream, start)
+	// A start position needs a broker that knows them: others would silently begin at the tail (session.md, 4.3). So
+	// does an epoch.
+	positioned := start.Kind == codec.StartEarliest || start.Kind == codec.StartOffset
+	pipelined := request
+	if positioned {
+		pipelined = nil
+	}
+	return c.obtainFeed(ctx, pipelined, func(ctl *control) (uint64, error) {
+		if start.resume && ctl.ext&codec.ExtGaps == 0 {
+			return 0, fmt.Errorf("%w: resuming at a position", ErrUnsupported)
+		}
+		return ctl.subscribe(positioned, request)
 	})
 }
 
-// obtainFeed has open carry out the exchange on a connection that has a place for one more event stream. A context
-// without a deadline is bounded by the request timeout.
-func (c *Client) obtainFeed(ctx context.Context, open func(context.Context, *conn) (*feed, error)) (*feed, error) {
+// An exchange asks for an event stream on a control stream that was opened for it, and returns the id of the former.
+type exchange func(*control) (id uint64, err error)
+
+// obtainFeed has ask carry out its exchange on a connection that has a place for one more event stream, and sends pipelined,
+// unless it is nil, beside auth. A context without a deadline is bounded by the request timeout.
+func (c *Client) obtainFeed(ctx context.Context, pipelined func([]byte) []byte, ask exchange) (*feed, error) {
 	bounded, cancel := c.bound(ctx)
 	defer cancel()
 	k, err := c.eventConn(bounded)
@@ -63,10 +79,10 @@ func (c *Client) obtainFeed(ctx context.Context, open func(context.Context, *con
 	if deadline, ok := ctx.Deadline(); ok {
 		timeout = max(timeout, time.Until(deadline))
 	}
-	exchange := func() {
+	carryOut := func() {
 		ctx, cancel := context.WithTimeoutCause(c.ctx, timeout, ErrTimeout)
 		defer cancel()
-		f, err := open(ctx, k)
+		f, err := k.openFeed(ctx, pipelined, ask)
 		if err != nil {
 			k.unreserve()
 		}
@@ -78,7 +94,7 @@ func (c *Client) obtainFeed(ctx context.Context, open func(context.Context, *con
 			}
 		}
 	}
-	if err := k.start(exchange); err != nil {
+	if err := k.start(carryOut); err != nil {
 		k.unreserve()
 		return nil, err
 	}
@@ -90,18 +106,8 @@ func (c *Client) obtainFeed(ctx context.Context, open func(context.Context, *con
 	}
 }
 
-// openFeed carries out the exchange (session.md, section 7.1).
-func (k *conn) openFeed(ctx context.Context, namespace, stream string, start origin) (*feed, error) {
-	request := func(out []byte) []byte {
-		return start.request(out, k.c.o.tenant, namespace, stream)
-	}
-	// A start position needs a broker that knows them: others would silently begin at the tail (session.md, 4.3). So
-	// does an epoch.
-	positioned := start.Kind == codec.StartEarliest || start.Kind == codec.StartOffset
-	pipelined := request
-	if positioned {
-		pipelined = nil
-	}
+// openFeed carries an exchange out and waits for the event stream (session.md, section 7.1).
+func (k *conn) openFeed(ctx context.Context, pipelined func([]byte) []byte, ask exchange) (*feed, error) {
 	ctl, err := k.openControl(ctx, pipelined)
 	if err != nil {
 		return nil, err
@@ -111,11 +117,7 @@ func (k *conn) openFeed(ctx context.Context, namespace, stream string, start ori
 		_ = ctl.s.Send().SetWriteDeadline(past)
 	})
 	defer stop()
-	if start.resume && ctl.ext&codec.ExtGaps == 0 {
-		ctl.abandon()
-		return nil, fmt.Errorf("%w: resuming at a position", ErrUnsupported)
-	}
-	id, err := ctl.subscribe(positioned, request)
+	id, err := ask(ctl)
 	ctl.abandon()
 	if err == nil {
 		var e *eventStream
