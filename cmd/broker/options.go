@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"log/slog"
 	"net"
 	"os"
 	"slices"
@@ -40,7 +39,9 @@ type options struct {
 	ops    ops.Settings
 	logs   logs.Settings
 
-	devCA []byte // PEM, if the certificate is one for development; set by check
+	// Set by check:
+	certs certificates
+	devCA []byte // PEM, if the certificate is one for development
 }
 
 func defaultOptions() *options {
@@ -92,7 +93,7 @@ func (o *options) check(loaded *settings.Loaded) error {
 		_, err := net.ResolveTCPAddr("tcp", o.ops.Bind)
 		problem("metrics_bind", err)
 	}
-	_, err = loadCertificates(o, slog.New(slog.DiscardHandler))
+	o.certs, err = loadCertificates(o)
 	if err == nil && o.broker.TLS == nil && o.Catalog != "" {
 		o.broker.TLS, o.devCA, err = certfile.Development(o.broker.Bind)
 	}

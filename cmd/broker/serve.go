@@ -47,10 +47,6 @@ func serve(o *options, stdout io.Writer, log *slog.Logger, limiter *logs.Limiter
 	defer stopSignals()
 
 	o.broker.TuneRuntime()
-	certs, err := loadCertificates(o, log)
-	if err != nil {
-		return err
-	}
 	tracer, err := traces.Start(signaled, "felix-broker", log)
 	if err != nil {
 		return err
@@ -72,9 +68,9 @@ func serve(o *options, stdout io.Writer, log *slog.Logger, limiter *logs.Limiter
 
 	var life ops.Lifecycle
 	server, err := ops.Start(ops.Config{
-		Settings: o.ops, Metrics: registry(b, certs, limiter), Checks: []ops.Check{life.Check()},
+		Settings: o.ops, Metrics: registry(b, o.certs, limiter), Checks: []ops.Check{life.Check()},
 		Streams: http.HandlerFunc(b.ServeStreams), Debug: stages(),
-		Certificate: certs.metricsTLS(), Log: log,
+		Certificate: o.certs.metricsTLS(), Log: log,
 	})
 	if err != nil {
 		return errors.Join(err, b.Shutdown(context.Background()))
@@ -85,7 +81,7 @@ func serve(o *options, stdout io.Writer, log *slog.Logger, limiter *logs.Limiter
 	var work sync.WaitGroup
 	defer work.Wait()
 	defer stopBackground()
-	certs.watch(background, &work)
+	o.certs.watch(background, &work)
 	work.Go(func() {
 		// Gathering takes every lock that the broker's work takes.
 		if err := ops.Watchdog(background, func() { _, _ = b.Registry().Gather() }); err != nil {
@@ -155,7 +151,8 @@ func ignoreShutdown(err error) error {
 type certificates struct{ broker, metrics *certfile.Source }
 
 // loadCertificates reads the files that the settings name.
-func loadCertificates(o *options, log *slog.Logger) (c certificates, err error) {
+func loadCertificates(o *options) (c certificates, err error) {
+	log := o.broker.Logger
 	if o.files == (certfile.Files{}) {
 		return c, nil
 	}
