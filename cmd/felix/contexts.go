@@ -140,19 +140,24 @@ is read anew whenever a stream is opened, so that something else can renew the t
 	return c
 }
 
+// editContexts changes the file of contexts, in which the named one has to be.
+func editContexts(name string, edit func(*contexts)) error {
+	all, err := loadContexts()
+	if err != nil {
+		return err
+	}
+	if _, err := all.get(name); err != nil {
+		return err
+	}
+	edit(all)
+	return all.save()
+}
+
 func (a *app) newContextUse() *cobra.Command {
 	return &cobra.Command{
 		Use: "use NAME", Short: "Use a context from now on", Args: cobra.ExactArgs(1), ValidArgsFunction: completeContext,
 		RunE: func(_ *cobra.Command, args []string) error {
-			all, err := loadContexts()
-			if err != nil {
-				return err
-			}
-			if _, err := all.get(args[0]); err != nil {
-				return err
-			}
-			all.Current = args[0]
-			return all.save()
+			return editContexts(args[0], func(all *contexts) { all.Current = args[0] })
 		},
 	}
 }
@@ -212,18 +217,12 @@ func newContextRemove() *cobra.Command {
 	return &cobra.Command{
 		Use: "rm NAME", Short: "Remove a context", Args: cobra.ExactArgs(1), ValidArgsFunction: completeContext,
 		RunE: func(_ *cobra.Command, args []string) error {
-			all, err := loadContexts()
-			if err != nil {
-				return err
-			}
-			if _, err := all.get(args[0]); err != nil {
-				return err
-			}
-			delete(all.Contexts, args[0])
-			if all.Current == args[0] {
-				all.Current = ""
-			}
-			return all.save()
+			return editContexts(args[0], func(all *contexts) {
+				delete(all.Contexts, args[0])
+				if all.Current == args[0] {
+					all.Current = ""
+				}
+			})
 		},
 	}
 }
