@@ -46,9 +46,6 @@ func cache(c *command) {
 		cfg.Interval = c.output.interval
 		var err error
 		cfg.Target, cfg.Processes, cfg.Tune, err = c.broker()
-		if cfg.Target != nil {
-			cfg.Processes = 1 // unused
-		}
 		return cfg, errors.Join(err, cfg.Validate())
 	}
 	c.prepare = func() (runner, error) {

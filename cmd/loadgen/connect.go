@@ -30,9 +30,6 @@ func connect(c *command) {
 		cfg.Interval = c.output.interval
 		var err error
 		cfg.Target, cfg.Processes, cfg.Tune, err = c.broker()
-		if cfg.Target != nil {
-			cfg.Processes = 1 // unused
-		}
 		return func(ctx context.Context, o loadgen.Observer) (report.Result, error) {
 			cfg.Observer = o
 			return present(loadgen.RunConnect(ctx, cfg))

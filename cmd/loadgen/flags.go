@@ -64,8 +64,8 @@ func (c *command) targetFlags(noun, defaultObject string) {
 	t.token = os.Getenv("FELIX_AUTH_TOKEN")
 }
 
-// broker returns the broker to load, or how to start one: in this many processes, and with which settings. Errors are of
-// the flags and the environment.
+// broker returns the broker to load, or how to start one: in this many processes (1 if it is there), and with which settings.
+// Errors are of the flags and the environment.
 func (c *command) broker() (there *loadgen.Target, processes int, settings func(*broker.Config) error, err error) {
 	t := &c.target
 	if t.addr == "" {
@@ -96,7 +96,7 @@ func (c *command) broker() (there *loadgen.Target, processes int, settings func(
 	}
 	return &loadgen.Target{
 		Addr: t.addr, Tenant: t.tenant, Namespace: t.namespace, Stream: t.object, Token: t.token, TLS: conf,
-	}, 0, nil, err
+	}, 1, nil, err
 }
 
 // atLeastOne refuses zero, which means the default to the library and nothing to the user.

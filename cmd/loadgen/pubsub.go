@@ -98,6 +98,9 @@ func (c *command) pubsubFlags(durationHelp string) func() (loadgen.Config, error
 		var kindErr, brokerErr error
 		cfg.Kind, kindErr = loadgen.ParsePayloadKind(kind)
 		cfg.Target, cfg.Processes, cfg.Tune, brokerErr = c.broker()
+		if cfg.Target != nil {
+			cfg.Processes = 0 // or it would be refused
+		}
 		zeroErr := c.atLeastOne("fanout", "payload", "batch", "topics", "publishers", "streams", "conns", "processes")
 		return cfg, errors.Join(zeroErr, kindErr, brokerErr, cfg.Validate())
 	}
