@@ -108,19 +108,9 @@ func (p *parser) namespace(m settings.Member, key string) (n Namespace) {
 	for _, m := range p.Members(m.Value, key) {
 		switch m.Key {
 		case "streams":
-			n.Streams = make(map[string]Stream)
-			for _, m := range p.named(m, key, auth.ValidName) {
-				var s Stream
-				p.options(m, key+".streams."+m.Key, &s)
-				n.Streams[m.Key] = s
-			}
+			n.Streams = objects[Stream](p, m, key)
 		case "caches":
-			n.Caches = make(map[string]Cache)
-			for _, m := range p.named(m, key, auth.ValidName) {
-				var c Cache
-				p.options(m, key+".caches."+m.Key, &c)
-				n.Caches[m.Key] = c
-			}
+			n.Caches = objects[Cache](p, m, key)
 		default:
 			p.Unknown(m, key, []string{"streams", "caches"})
 		}
@@ -128,11 +118,19 @@ func (p *parser) namespace(m settings.Member, key string) (n Namespace) {
 	return n
 }
 
-// options reads what follows the name of a stream or a cache, which may be nothing.
-func (p *parser) options(m settings.Member, key string, dst any) {
-	if m.Value.Tag != "!!null" {
-		p.Decode(m.Value, key, dst)
+// objects reads the streams or caches of a namespace. Behind the name of each are its settings, or nothing. in names what
+// m stands in.
+func objects[T any](p *parser, m settings.Member, in string) map[string]T {
+	key := settings.Join(in, m.Key)
+	all := make(map[string]T)
+	for _, m := range p.named(m, in, auth.ValidName) {
+		var one T
+		if m.Value.Tag != "!!null" {
+			p.Decode(m.Value, settings.Join(key, m.Key), &one)
+		}
+		all[m.Key] = one
 	}
+	return all
 }
 
 // inlineKeys reads a JWKS that stands in the file. Each of its keys must be one that verifies: it was written for this
