@@ -59,7 +59,7 @@ func planted(n uint64) {
 	for i := range uint64(2000) {
 		plantedMap[n+i] = n
 	}
-	for range 300 {
+	for range 3000 {
 		plantedAt = time.Now()
 	}
 }

@@ -119,7 +119,7 @@ func captureCPU(ctx context.Context, s scenario, duration time.Duration, dir str
 	if err := errors.Join(err, profileErr, metricsErr); err != nil {
 		return nil, nil, err
 	}
-	return p, profiles.Check(p, profiles.Rules, done*float64(max(s.fanout, 1))), writeProfile(filepath.Join(dir, "cpu.pprof"), p)
+	return p, profiles.Check(p, profiles.Rules, s.operations(0, done)), writeProfile(filepath.Join(dir, "cpu.pprof"), p)
 }
 
 // captureRest loads a broker with every allocation and every wait recorded: one sample of a small object would stand for hundreds. The account is of the middle of the
@@ -134,20 +134,28 @@ func captureRest(ctx context.Context, s scenario, duration time.Duration, dir st
 		return nil, err
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.run(ctx, broker, 2*duration) })
+	load, endLoad := context.WithCancel(ctx)
 	g.Go(func() error {
+		err := s.run(load, broker, 2*time.Minute) // unless it is ended
+		if load.Err() != nil {
+			return nil
+		}
+		return err
+	})
+	g.Go(func() error {
+		defer endLoad()
 		begin, err := snapshot(ctx, broker, duration/2)
 		if err != nil {
 			return err
 		}
-		end, err := snapshot(ctx, broker, duration)
+		if err := waitForOperations(ctx, s, broker, duration, begin.done); err != nil {
+			return err
+		}
+		end, err := snapshot(ctx, broker, 0)
 		if err != nil {
 			return err
 		}
-		done := (end.done - begin.done) * float64(max(s.fanout, 1))
-		if done < leastOperations {
-			return fmt.Errorf("%.0f operations are too few to judge by: want %d, and thus a longer duration", done, leastOperations)
-		}
+		done := s.operations(begin.done, end.done)
 		for name, p := range end.profiles {
 			if err := writeProfile(filepath.Join(dir, name+".pprof"), p); err != nil {
 				return err
@@ -175,6 +183,26 @@ func captureRest(ctx context.Context, s scenario, duration time.Duration, dir st
 		return os.WriteFile(filepath.Join(dir, "trace.out"), trace, 0o644)
 	})
 	return violations, g.Wait()
+}
+
+// waitForOperations waits so long, and on until there is enough to judge by: a busy machine needs longer.
+func waitForOperations(ctx context.Context, s scenario, broker *brokerproc.Process, duration time.Duration, begin float64) error {
+	for waited := duration; ; waited += duration {
+		if err := pause(ctx, duration); err != nil {
+			return err
+		}
+		now, _, err := operations(broker)
+		if err != nil {
+			return err
+		}
+		done := s.operations(begin, now)
+		if done >= leastOperations {
+			return nil
+		}
+		if waited >= time.Minute {
+			return fmt.Errorf("%.0f operations in %v are too few to judge by: want %d", done, waited, leastOperations)
+		}
+	}
 }
 
 // leastOperations make pools that a snapshot has emptied, and which fill again, count for little.

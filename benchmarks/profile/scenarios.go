@@ -52,6 +52,11 @@ func (s scenario) run(ctx context.Context, broker *brokerproc.Process, duration 
 	return err
 }
 
+// operations are those between two counts of a broker, once for each subscription.
+func (s scenario) operations(begin, end float64) float64 {
+	return (end - begin) * float64(max(s.fanout, 1))
+}
+
 // operations returns how many publishes and cache requests a broker has carried out, and how many events and values it has
 // handed out.
 func operations(broker *brokerproc.Process) (done, delivered float64, err error) {
