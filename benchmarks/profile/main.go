@@ -136,11 +136,13 @@ func captureRest(ctx context.Context, s scenario, duration time.Duration, dir st
 	g, ctx := errgroup.WithContext(ctx)
 	load, endLoad := context.WithCancel(ctx)
 	g.Go(func() error {
-		err := s.run(load, broker, 2*time.Minute) // unless it is ended
-		if load.Err() != nil {
+		err := s.run(load, broker, 2*time.Minute)
+		select {
+		case <-load.Done(): // ended below
 			return nil
+		default:
+			return err
 		}
-		return err
 	})
 	g.Go(func() error {
 		defer endLoad()
