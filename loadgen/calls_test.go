@@ -43,13 +43,13 @@ func TestOpenLoopOfCalls(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n := r.kinds[0].lat.h.TotalCount() + r.kinds[1].lat.h.TotalCount(); n != 200 || r.kinds[0].keys != 200 || r.kinds[1].hits != 100 {
+		if n := r.kinds[0].lat.histogram().TotalCount() + r.kinds[1].lat.histogram().TotalCount(); n != 200 || r.kinds[0].keys != 200 || r.kinds[1].hits != 100 {
 			t.Errorf("%d calls measured, want 200: %+v", n, r.kinds)
 		}
 		if calls != 220 {
 			t.Errorf("%d calls made, want 220", calls)
 		}
-		longest := max(r.kinds[0].lat.h.Max(), r.kinds[1].lat.h.Max())
+		longest := max(r.kinds[0].lat.histogram().Max(), r.kinds[1].lat.histogram().Max())
 		if r.late == 0 || longest < 95e6 || longest > 96e6 {
 			t.Errorf("%d late calls, longest %v ns", r.late, longest)
 		}

@@ -2,6 +2,7 @@ package loadgen
 
 import (
 	"math"
+	"math/rand/v2"
 	"testing"
 	"time"
 )
@@ -41,5 +42,47 @@ func TestLatenciesClamp(t *testing.T) {
 	empty := newLatencies()
 	if got := empty.summary(); got != (Latency{}) {
 		t.Errorf("no samples sum up to %+v", got)
+	}
+}
+
+// TestLatenciesAreHDR holds the counts against those that the library makes of the same values.
+func TestLatenciesAreHDR(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	want, got, part := newHistogram(), newLatencies(), newLatencies()
+	for i := range 200_000 {
+		ns := random.Int64N(int64(maxLatency)+1) >> random.IntN(36)
+		if i < 4096 {
+			ns = int64(i)
+		}
+		if err := want.RecordValue(ns); err != nil {
+			t.Fatal(err)
+		}
+		if part.record(ns, 1); i%1000 == 0 {
+			got.merge(&part)
+			part.reset()
+		}
+	}
+	got.merge(&part)
+	if !got.histogram().Equals(want) {
+		t.Error("the histograms differ")
+	}
+	if got.reset(); got.histogram().TotalCount() != 0 || !got.empty() {
+		t.Error("not empty after a reset")
+	}
+}
+
+// BenchmarkInterval ends an interval of 64 workers, while latencies are measured.
+func BenchmarkInterval(b *testing.B) {
+	t := newTimeline(Observer{}, nil, time.Now(), "deliver")
+	for range 64 {
+		t.recorder(0)
+	}
+	for b.Loop() {
+		for i, r := range t.series[0].recorders {
+			for k := range int64(100) {
+				r.record(int64(100*time.Microsecond)<<(k%6)+k*int64(time.Microsecond), int64(i))
+			}
+		}
+		t.end(0)
 	}
 }

@@ -27,8 +27,8 @@ func TestPunctuality(t *testing.T) {
 	p.sent(100, 100+int64(lateAfter))
 	p.sent(100, 101+int64(lateAfter))
 	p.sent(100, 50)
-	if p.late != 1 || p.lag.h.TotalCount() != 4 || p.lag.clamped != 0 {
-		t.Errorf("%d late of %d", p.late, p.lag.h.TotalCount())
+	if p.late != 1 || p.lag.histogram().TotalCount() != 4 || p.lag.clamped != 0 {
+		t.Errorf("%d late of %d", p.late, p.lag.histogram().TotalCount())
 	}
 }
 

@@ -145,12 +145,14 @@ func (t *timeline) end(now int64) {
 			t.one.merge(&full)
 			full.reset()
 			t.spare = full
+			runtime.Gosched() // what is measured goes on meanwhile
 		}
 		if t.observer.OnInterval != nil {
-			t.one.h.SetTag(s.tag)
-			t.one.h.SetStartTimeMs(t.base.Add(time.Duration(t.last)).UnixMilli())
-			t.one.h.SetEndTimeMs(t.base.Add(time.Duration(now)).UnixMilli())
-			t.observer.OnInterval(t.one.h)
+			h := t.one.histogram()
+			h.SetTag(s.tag)
+			h.SetStartTimeMs(t.base.Add(time.Duration(t.last)).UnixMilli())
+			h.SetEndTimeMs(t.base.Add(time.Duration(now)).UnixMilli())
+			t.observer.OnInterval(h)
 		}
 		s.total.merge(&t.one)
 		t.sum.merge(&t.one)
@@ -181,8 +183,8 @@ func (t *timeline) p99() float64 {
 func (t *timeline) measurement() Measurement {
 	m := Measurement{Environment: CurrentEnvironment(), Intervals: t.intervals}
 	for _, s := range t.series {
-		if s.total.h.TotalCount() > 0 {
-			m.Series = append(m.Series, Series{s.tag, s.total.h})
+		if !s.total.empty() {
+			m.Series = append(m.Series, Series{s.tag, s.total.histogram()})
 		}
 	}
 	return m
