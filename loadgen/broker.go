@@ -237,7 +237,7 @@ func ServeBroker(tune func(*broker.Config) error) {
 	}
 	// An interrupt from the terminal goes to both processes. This one ends when the other closes its input.
 	signal.Ignore(os.Interrupt)
-	if err := serveBroker(os.Args[2], os.Args[3], tune, os.Stdin, os.Stdout); err != nil {
+	if err := serveBroker(os.Args[2], os.Args[3], tune, selfproc.Input(), os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}

@@ -54,7 +54,7 @@ func serveSender() {
 		return
 	}
 	signal.Ignore(os.Interrupt)
-	sent, err := send(os.Stdin)
+	sent, err := send(selfproc.Input())
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

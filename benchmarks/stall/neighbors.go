@@ -45,7 +45,7 @@ func serveNeighbors() {
 		return
 	}
 	signal.Ignore(os.Interrupt)
-	if err := hold(os.Stdin, os.Stdout); err != nil {
+	if err := hold(selfproc.Input(), os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}

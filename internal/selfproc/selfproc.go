@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"syscall"
 )
 
 // Process is an instance that was started. Its Wait must be called, when all of Out has been read.
@@ -37,4 +38,12 @@ func Start(env []string, args ...string) (*Process, error) {
 		return nil, err
 	}
 	return &Process{cmd, in, out}, nil
+}
+
+// Input is the standard input of a process that [Start] has started. Whoever reads it waits as for a connection. A read of
+// [os.Stdin] blocks its thread instead, and with it the process's only processor, if it has but one, until the runtime looks
+// after it: nothing else runs for up to 10 ms.
+func Input() *os.File {
+	_ = syscall.SetNonblock(syscall.Stdin, true) // without it reads block
+	return os.NewFile(uintptr(syscall.Stdin), os.Stdin.Name())
 }

@@ -38,7 +38,7 @@ func Child(name string, serve func(ctx context.Context, arg string, ready func(a
 	signal.Ignore(os.Interrupt)
 	ctx, end := context.WithCancelCause(context.Background())
 	go func() { // ends with the process
-		_, _ = io.Copy(io.Discard, os.Stdin) // until it is closed, however
+		_, _ = io.Copy(io.Discard, selfproc.Input()) // until it is closed, however
 		end(errEnd)
 		time.AfterFunc(endTimeout, func() {
 			fmt.Fprintf(os.Stderr, "drive: child %s did not end in time\n", name)

@@ -84,7 +84,7 @@ func Serve() {
 		return
 	}
 	signal.Ignore(os.Interrupt) // it goes to both processes; this one ends when the other does
-	if err := serve(os.Stdin, os.Stdout); err != nil {
+	if err := serve(selfproc.Input(), os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
