@@ -57,6 +57,8 @@ type socket struct {
 
 	dropped atomic.Uint64 // by the kernel, when it was last asked
 
+	only atomic.Pointer[backlog] // of the one connection that the socket was made for, once there is one; owned as rx is
+
 	rx receiver // owned by the goroutine in ReadBatch
 
 	txMu sync.Mutex
@@ -122,6 +124,11 @@ func setBuffer(fd, option, force, size int) (granted int) {
 		return 0
 	}
 	return granted / 2 // the kernel doubles what it is asked for, to allow for bookkeeping
+}
+
+// serves says that the socket has one connection, which has received so many datagrams.
+func (s *socket) serves(received func() uint64) {
+	s.only.Store(&backlog{received: received, last: received()})
 }
 
 // drops asks how many datagrams the kernel has dropped for lack of room. A socket that is closed answers as it last did.
@@ -293,6 +300,9 @@ func (s *socket) receive(ms []ipv4.Message) (n int, err error) {
 		r.handed = 0
 		runtime.Gosched()
 	}
+	if b := s.only.Load(); b != nil {
+		b.wait()
+	}
 	err = s.raw.Read(r.call)
 	if err == nil && r.errno != 0 {
 		r.count = 0
@@ -333,6 +343,9 @@ func (s *socket) cut(ms []ipv4.Message) (n int) {
 		r.advance(len(datagram))
 	}
 	r.handed += n
+	if b := s.only.Load(); b != nil {
+		b.given += n
+	}
 	return n
 }
 
