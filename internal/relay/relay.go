@@ -20,6 +20,7 @@ type Relay struct {
 	target netip.AddrPort
 	silent atomic.Bool
 	loss   atomic.Uint32 // of 1<<16
+	lost   atomic.Uint64
 	wg     sync.WaitGroup
 
 	mu     sync.Mutex // guards backs and closed
@@ -51,9 +52,16 @@ func (r *Relay) Silence(on bool) { r.silent.Store(on) }
 // Lose makes the relay lose a share of all datagrams, from 0 for none to 1, at random.
 func (r *Relay) Lose(share float64) { r.loss.Store(uint32(min(max(share, 0), 1) * (1 << 16))) }
 
+// Lost returns how many datagrams the relay has lost so far.
+func (r *Relay) Lost() uint64 { return r.lost.Load() }
+
 func (r *Relay) loses() bool {
 	loss := r.loss.Load()
-	return r.silent.Load() || loss > 0 && rand.Uint32N(1<<16) < loss
+	lost := r.silent.Load() || loss > 0 && rand.Uint32N(1<<16) < loss
+	if lost {
+		r.lost.Add(1)
+	}
+	return lost
 }
 
 // Close ends the relay and waits for its goroutines.
