@@ -145,13 +145,13 @@ func (s *Source) reload() {
 	}
 	s.tried = contents
 	if err != nil {
-		s.failing.Store(true)
 		s.log.Error("certificate not reloaded", "error", err, "kept_until", s.current.Load().cert.Leaf.NotAfter)
+		s.failing.Store(true) // after the line: whoever has seen the gauge looks for it
 		return
 	}
-	s.current.Store(p)
 	s.reloads.Add(1)
 	s.failing.Store(false)
+	s.current.Store(p) // last: whoever is shown the new certificate finds the rest
 	s.log.Info("certificate reloaded", "file", s.files.Cert, "serial", p.cert.Leaf.SerialNumber.Text(16), "not_after", p.cert.Leaf.NotAfter)
 }
 
