@@ -274,16 +274,18 @@ func TestSystemd(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var looks atomic.Int64
 	ended := make(chan error, 1)
-	go func() { ended <- Watchdog(ctx, func() { looks.Add(1) }) }()
+	go func() {
+		ended <- Watchdog(ctx, func() { looks.Add(1) })
+		life.Draining()
+	}()
 	for range 3 {
 		want("WATCHDOG=1", "")
 	}
 	cancel()
+	want("STOPPING=1", "WATCHDOG=1") // reading on: a watchdog that finds the socket full waits
 	if err := <-ended; err != nil || looks.Load() < 3 {
 		t.Errorf("%v after %d looks", err, looks.Load())
 	}
-	life.Draining()
-	want("STOPPING=1", "WATCHDOG=1")
 	t.Setenv("WATCHDOG_USEC", "x")
 	if err := Watchdog(t.Context(), nil); err == nil {
 		t.Error("a bad WATCHDOG_USEC is no error")
