@@ -208,12 +208,8 @@ func (p *publisher) acquire(ctx context.Context) error {
 	if p.window == nil {
 		return nil
 	}
-	select {
-	case <-p.window.free:
-	default:
-		if err := p.await(ctx, p.window.free); err != nil {
-			return err
-		}
+	if err := p.await(ctx, p.window.free); err != nil {
+		return err
 	}
 	p.window.open(p.seq)
 	return nil
@@ -221,6 +217,11 @@ func (p *publisher) acquire(ctx context.Context) error {
 
 // await receives from c, and sends marks while it waits.
 func (p *publisher) await(ctx context.Context, c <-chan struct{}) error {
+	select {
+	case <-c:
+		return nil
+	default: // from here on it waits, however late a mark finds it
+	}
 	marks := time.NewTicker(markEvery)
 	defer marks.Stop()
 	for {
