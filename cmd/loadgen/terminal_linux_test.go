@@ -2,10 +2,10 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -29,25 +29,32 @@ func TestLiveLine(t *testing.T) {
 	if err != nil {
 		t.Skipf("no terminals here: %v", err)
 	}
-	cmd := program(t, "--duration=1s", "--rate=2000", "--warmup=250ms", "--interval=100ms", "--json")
+	cmd := program(t, "--duration=1m", "--rate=2000", "--warmup=250ms", "--interval=100ms", "--json")
 	cmd.Stderr = terminal
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	_ = terminal.Close()
-	shown := make(chan string)
-	go func() {
-		b, _ := io.ReadAll(control) // ends with an error when the program has let go of the terminal
-		shown <- string(b)
-	}()
-	if err := cmd.Wait(); err != nil {
-		t.Error(err)
+	progress := regexp.MustCompile(`\d+/s  p99 [\d.]+ .?s  0 dropped  \d+s to go`)
+	var shown, b []byte
+	for b = make([]byte, 4096); ; {
+		n, err := control.Read(b)
+		before := progress.Match(shown)
+		if shown = append(shown, b[:n]...); !before && progress.Match(shown) { // seen enough
+			if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+				t.Error(err)
+			}
+		}
+		if err != nil { // the program has let go of the terminal
+			break
+		}
 	}
-	text, _, _ := strings.Cut(<-shown, "      stage,") // what a build with telemetry adds
-	if !regexp.MustCompile(`^(\r\x1b\[K[^\r\n]*)+\r\x1b\[K$`).MatchString(text) {
+	_ = cmd.Wait()
+	text, _, _ := strings.Cut(string(shown), "      stage,") // what a build with telemetry adds
+	if !regexp.MustCompile(`^(\r\x1b\[K[^\r\n]*)+\r\x1b\[Kloadgen: ended by a signal\r\n$`).MatchString(text) {
 		t.Errorf("not one line: %q", text)
 	}
-	if !regexp.MustCompile(`\d+/s  p99 [\d.]+ .?s  0 dropped  \d+s to go`).MatchString(text) {
+	if !progress.MatchString(text) {
 		t.Errorf("got %q", text)
 	}
 }
