@@ -74,7 +74,7 @@ func serverIn(ctx context.Context, dir, path string, args func(f files) ([]strin
 		_ = cmd.Wait() // that it was killed is no news
 		return os.RemoveAll(dir)
 	}}
-	for range 200 {
+	for range 2000 { // 20 s
 		if c, err := net.Dial("tcp", addr); err == nil {
 			return s, c.Close()
 		}
