@@ -46,7 +46,7 @@ type figures struct {
 const payloadSize = 1 << 10
 
 // patience is how long readers wait for the last events.
-const patience = 5 * time.Second
+const patience = 20 * time.Second
 
 func (l *load) run(ctx context.Context, c *client.Client, readers []reader) (figures, error) {
 	ctx, fail := context.WithCancelCause(ctx)
