@@ -104,19 +104,22 @@ func (m image) command(t *testing.T, environ []string, command ...string) *exec.
 
 // run starts the entry point with arguments, on addresses that nobody has, and expects the image's health check, the
 // probes of the chart, use, and the end on SIGTERM to succeed. use is given the broker's output.
-func (m image) run(t *testing.T, args, environ []string, use func(stdout string)) {
+func (m image) run(t *testing.T, args, environ []string, use func(stdout *json.Decoder)) {
 	t.Helper()
 	addr := freeAddr(t)
 	environ = append(environ, "FELIX_QUIC_BIND=127.0.0.1:0", "FELIX_BROKER_METRICS_BIND="+addr)
 	broker := m.command(t, environ, append(command(t, "ENTRYPOINT"), args...)...)
-	stdout, err := os.Create(filepath.Join(t.TempDir(), "stdout"))
+	stdout, printed, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer stdout.Close()
+	_ = stdout.SetReadDeadline(time.Now().Add(time.Minute))
 	var log bytes.Buffer
-	broker.Stdout, broker.Stderr = stdout, &log
-	if err := broker.Start(); err != nil {
+	broker.Stdout, broker.Stderr = printed, &log
+	err = broker.Start()
+	_ = printed.Close()
+	if err != nil {
 		t.Fatal(err)
 	}
 	ended := make(chan error, 1)
@@ -141,11 +144,7 @@ func (m image) run(t *testing.T, args, environ []string, use func(stdout string)
 			t.Errorf("probe %s: %s", path, res.Status)
 		}
 	}
-	printed, err := os.ReadFile(stdout.Name())
-	if err != nil {
-		t.Error(err)
-	}
-	use(string(printed))
+	use(json.NewDecoder(stdout))
 	if err := broker.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Error(err)
 	}
@@ -161,13 +160,13 @@ func (m image) run(t *testing.T, args, environ []string, use func(stdout string)
 func TestComposeBroker(t *testing.T) {
 	m := newImage(t)
 	_, bin := dist(t)
-	m.run(t, project(t).Services["broker"].Command, nil, func(stdout string) {
+	m.run(t, project(t).Services["broker"].Command, nil, func(stdout *json.Decoder) {
 		var ready struct {
 			Addr, Tenant, Token string
 			CA                  string `json:"ca_pem"`
 		}
-		if err := json.Unmarshal([]byte(stdout), &ready); err != nil {
-			t.Errorf("%v: %s", err, stdout)
+		if err := stdout.Decode(&ready); err != nil { // it is healthy before it has printed the line
+			t.Error(err)
 			return
 		}
 		m.write(t, "/ca.pem", ready.CA)
@@ -220,7 +219,7 @@ func TestPod(t *testing.T) {
 			if out, err := m.command(t, environ, validate...).CombinedOutput(); err != nil {
 				t.Errorf("%v: %s", err, out)
 			}
-			m.run(t, container.Args, environ, func(string) {})
+			m.run(t, container.Args, environ, func(*json.Decoder) {})
 		})
 	}
 }
