@@ -816,7 +816,7 @@ func expiresMeanwhile(ctx context.Context, p *peer) error {
 	}
 	now := time.Now()
 	token, err := signer.Mint(auth.Claims{
-		Tenant: p.Tenant, Subject: "short", IssuedAt: now.Add(-time.Hour), Expires: now.Add(2*time.Second - auth.Leeway),
+		Tenant: p.Tenant, Subject: "short", IssuedAt: now.Add(-time.Hour), Expires: now.Add(4*time.Second - auth.Leeway),
 		Permissions: []string{"stream.subscribe:stream:" + p.Tenant + "/*"},
 	})
 	if err != nil {
