@@ -44,9 +44,9 @@ func (t *tenantKeys) remove(tenant string) {
 func (b *Broker) update(changes []catalog.Change, err error) {
 	end := b.cfg.Trace("catalog", slog.Int("felix.changes", len(changes)))
 	defer func() { end(err) }()
-	b.metrics.catalogStale.Store(err != nil)
 	if err != nil {
 		b.metrics.catalogErrors.Add(1)
+		b.metrics.catalogStale.Store(true)
 		b.log.Error("catalog not read", "error", err)
 		return
 	}
@@ -54,6 +54,7 @@ func (b *Broker) update(changes []catalog.Change, err error) {
 		b.apply(&changes[i])
 	}
 	b.metrics.catalogChanges.Add(uint64(len(changes)))
+	b.metrics.catalogStale.Store(false) // last: who sees it finds the changes made
 	b.log.Info("catalog read", "changes", len(changes))
 }
 
