@@ -379,15 +379,15 @@ func (c *Cache) Delete(key []byte) (version uint64, found bool) {
 func (s *Store) removeLocked(sh *shard, e *entry, why EventKind) (version uint64) {
 	s.unlinkLocked(sh, e)
 	c := e.cache
-	switch why {
+	version = s.version.Add(1)
+	c.notify(Event{Kind: why, Key: e.key, Version: version})
+	switch why { // what is counted has been told
 	case Evicted:
 		c.evicted.Add(1)
 	case Expired:
 		c.expired.Add(1)
 	case Set, Deleted, Removed:
 	}
-	version = s.version.Add(1)
-	c.notify(Event{Kind: why, Key: e.key, Version: version})
 	return version
 }
 
