@@ -52,8 +52,11 @@ var errHandshakeRate = errors.New("quicx: too many handshakes from this network"
 // newAdmission returns the part of one of n sockets, over which the kernel spreads what comes.
 func newAdmission(cfg Config, n int) *admission {
 	a := &admission{
-		retryAbove: cfg.RetryAbove, perPrefix: cfg.HandshakesPerPrefix, now: time.Now,
+		retryAbove: cfg.RetryAbove, perPrefix: cfg.HandshakesPerPrefix, now: cfg.now,
 		prefixes: make(map[netip.Prefix]*rate.Limiter),
+	}
+	if a.now == nil {
+		a.now = time.Now
 	}
 	if a.retryAbove == 0 {
 		a.retryAbove = DefaultRetryAbovePerCore * runtime.GOMAXPROCS(0)

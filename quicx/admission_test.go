@@ -117,10 +117,11 @@ func TestHandshakesPerPrefix(t *testing.T) {
 	}
 }
 
-// TestRetryOnTheWire dials a listener that wants a proof of address from the second attempt on.
+// TestRetryOnTheWire dials a listener that wants a proof of address from the second attempt on, all within one moment.
 func TestRetryOnTheWire(t *testing.T) {
 	checkLeaks(t)
-	ln, conf := listen(t, Config{RetryAbove: 1, HandshakesPerPrefix: 2})
+	moment := time.Now()
+	ln, conf := listen(t, Config{RetryAbove: 1, HandshakesPerPrefix: 2, now: func() time.Time { return moment }})
 	accepted := make(chan struct{})
 	go func() {
 		defer close(accepted)

@@ -83,6 +83,8 @@ type Config struct {
 	// StatelessResetKey lets a restarted listener tell the peers of its former life that their connections are gone, if
 	// it is given the same key again. Nil means that they find out by their idle timeout.
 	StatelessResetKey *[32]byte
+
+	now func() time.Time // by which handshakes are counted, for tests; nil: the present
 }
 
 func (c Config) withDefaults() Config {

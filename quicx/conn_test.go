@@ -344,6 +344,7 @@ func testStatelessReset(t *testing.T, sockets int) {
 		t.Fatal(err)
 	}
 	acceptRecv()
+	server, _ := devTLS(t) // before the port is free, which somebody else could be given
 	l.closeOnce.Do(func() { // without a word
 		close(l.stop)
 		for _, e := range l.ends {
@@ -352,7 +353,6 @@ func testStatelessReset(t *testing.T, sockets int) {
 		}
 		l.wg.Wait()
 	})
-	server, _ := devTLS(t)
 	again, err := Listen(l.Addr().String(), server, Config{StatelessResetKey: &key, Sockets: sockets})
 	if err != nil {
 		t.Fatal(err)
@@ -370,7 +370,8 @@ func testStatelessReset(t *testing.T, sockets int) {
 
 func TestIdleTimeout(t *testing.T) {
 	checkLeaks(t)
-	cfg := Config{IdleTimeout: 50 * time.Millisecond, KeepAlive: -1}
+	// Long enough that neither side is found idle between the end of its handshake and that of Dial and Accept.
+	cfg := Config{IdleTimeout: 500 * time.Millisecond, KeepAlive: -1}
 	server, client := connect(t, cfg, cfg)
 	for _, c := range []*Conn{server, client} {
 		<-c.Context().Done()
@@ -502,7 +503,8 @@ func TestStreamLimit(t *testing.T) {
 		send, _ := uniStream(t, client, server)
 		sends = append(sends, send)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	// Long enough that it does not end before the call begins to wait.
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
 	if _, err := client.OpenUniStream(ctx); !errors.Is(err, ErrStreamLimit) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("one too many: %v", err)
