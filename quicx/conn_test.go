@@ -344,7 +344,7 @@ func testStatelessReset(t *testing.T, sockets int) {
 		t.Fatal(err)
 	}
 	acceptRecv()
-	server, _ := devTLS(t) // before the port is free, which somebody else could be given
+	server, _ := devTLS(t)  // before the port is free, which somebody else could be given
 	l.closeOnce.Do(func() { // without a word
 		close(l.stop)
 		for _, e := range l.ends {
