@@ -108,7 +108,7 @@ func (s *slot) sendQueued(q *queued) error {
 			if q.pending != nil {
 				err = q.pending.send(ctx, r, q.mode, q.payloads, q.frameLen, 0)
 			} else if err = q.p.write(ctx, r, 0, q.mode, q.payloads, q.frameLen, nil, 0); err == nil {
-				r.unacked.Store(q.p)
+				r.noteSend(q.p)
 			}
 		}
 		if err == nil || ctx.Err() != nil || !Retryable(err) {

@@ -122,18 +122,12 @@ func (h *Cache) roundTrip(ctx context.Context, r *requests, q codec.CacheRequest
 	if size > h.c.o.maxFrame {
 		return cacheReply{}, fmt.Errorf("%w: cache request of %d bytes, limit %d", ErrFrameTooLarge, size, h.c.o.maxFrame)
 	}
-	c := getCall()
-	defer callPool.Put(c)
+	c, limit := h.c.startCall(ctx)
+	defer c.release()
 	if err := r.expectAck(c); err != nil {
 		return cacheReply{}, err
 	}
 	q.RequestID = c.id
-	var limit time.Duration
-	if _, ok := ctx.Deadline(); !ok {
-		limit = h.c.o.requestTimeout
-		c.timer.Reset(limit)
-		defer c.timer.Stop()
-	}
 	err := r.post(ctx, size, limit, len(keys) > 1, func(b []byte) []byte {
 		return codec.AppendCacheRequest(b, &q, h.namespace, h.name, keys...)
 	})

@@ -33,20 +33,33 @@ func (c *Client) Flush(ctx context.Context) error {
 		if r == nil {
 			continue
 		}
-		if p := r.unacked.Swap(nil); p != nil {
-			// An empty batch publishes nothing, and is acknowledged behind what was sent on its stream before.
-			if err := p.exchange(ctx, s, nil, codec.AckPerBatch, codec.HeaderLen); err != nil {
-				if _, refused := errors.AsType[*BrokerError](err); refused && !errors.Is(err, ErrInDoubt) {
-					continue // its stream does not exist, say: the answer is as good
-				}
-				return err
-			}
+		sends, p := r.uncovered()
+		if p == nil {
+			continue
+		}
+		if err := p.barrier(ctx, r); err == nil {
+			r.cover(sends)
+		} else if !r.broken() {
+			return err
 		}
 	}
 	if c.sendsLost.Swap(false) {
 		return fmt.Errorf("%w: a stream was lost with publishes that no acknowledgement covers", ErrInDoubt)
 	}
 	return nil
+}
+
+// barrier waits until the broker has read what was sent on a stream before. It fails if the stream is lost meanwhile: on
+// another one it would prove nothing.
+func (p *Publisher) barrier(ctx context.Context, r *requests) error {
+	c, limit := p.c.startCall(ctx)
+	defer c.release()
+	// An empty batch publishes nothing, and is acknowledged behind what was sent on its stream before.
+	_, err := p.exchangeOn(ctx, r, c, nil, codec.AckPerBatch, codec.HeaderLen, limit)
+	if _, refused := errors.AsType[*BrokerError](err); refused && !errors.Is(err, ErrInDoubt) {
+		return nil // its stream does not exist, say: the answer is as good
+	}
+	return err
 }
 
 // Drain ends the client in order: publishes that begin from now on fail with [ErrClosed], those before get their outcome,

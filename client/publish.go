@@ -101,7 +101,7 @@ func (p *Publisher) SendBatch(ctx context.Context, payloads [][]byte) (err error
 			return err
 		}
 		if err = p.write(ctx, r, 0, codec.AckNone, payloads, n, nil, 0); err == nil {
-			r.unacked.Store(p)
+			r.noteSend(p)
 			return nil
 		}
 		if err = s.again(ctx, r, err); err != nil {
@@ -144,14 +144,8 @@ func (p *Publisher) publish(ctx context.Context, payloads [][]byte, mode codec.A
 
 // exchange publishes on the stream of a slot and waits for the acknowledgement.
 func (p *Publisher) exchange(ctx context.Context, s *slot, payloads [][]byte, mode codec.AckMode, frameLen int) error {
-	c := getCall()
-	defer callPool.Put(c)
-	var limit time.Duration
-	if _, ok := ctx.Deadline(); !ok {
-		limit = p.c.o.requestTimeout
-		c.timer.Reset(limit)
-		defer c.timer.Stop()
-	}
+	c, limit := p.c.startCall(ctx)
+	defer c.release()
 	for {
 		if s.mustQueue() {
 			return s.publishQueued(ctx, c.timer.C, &queued{p: p, payloads: payloads, mode: mode, frameLen: frameLen})
@@ -160,17 +154,27 @@ func (p *Publisher) exchange(ctx context.Context, s *slot, payloads [][]byte, mo
 		if err != nil {
 			return err
 		}
-		err = r.expectAck(c)
-		if err == nil {
-			if err = p.write(ctx, r, c.id, mode, payloads, frameLen, c.timer.C, limit); err == nil {
-				return p.await(ctx, r, c)
-			}
-			r.forget(c) // the broker cannot have read it, so there is no doubt
+		sent, err := p.exchangeOn(ctx, r, c, payloads, mode, frameLen, limit)
+		if sent {
+			return err
 		}
 		if err = s.again(ctx, r, err); err != nil {
 			return err
 		}
 	}
+}
+
+// exchangeOn publishes on one stream and waits for the acknowledgement. If the batch was not sent, the broker cannot have
+// read it.
+func (p *Publisher) exchangeOn(ctx context.Context, r *requests, c *call, payloads [][]byte, mode codec.AckMode, frameLen int, limit time.Duration) (sent bool, err error) {
+	if err := r.expectAck(c); err != nil {
+		return false, err
+	}
+	if err := p.write(ctx, r, c.id, mode, payloads, frameLen, c.timer.C, limit); err != nil {
+		r.forget(c) // there is no doubt
+		return false, err
+	}
+	return true, p.await(ctx, r, c)
 }
 
 // await waits for the acknowledgement of a publish that was sent.

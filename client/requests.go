@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/felix-mq/felix/codec"
@@ -24,17 +23,19 @@ type requests struct {
 
 	compressor compressor
 	gather     gather
-	unacked    atomic.Pointer[Publisher] // who sent without an acknowledgement last, since one covered it
 
 	watchdog *time.Timer   // ends a write that has no deadline of its own; whoever holds writing starts and stops it
 	fired    chan struct{} // capacity 2: what ended a write says so when it is through
 
-	mu     sync.Mutex // guards all below
-	nextID uint64
-	acks   map[uint64]*call
-	cache  []*call // oldest first
-	err    error   // why the stream takes no more requests
-	dead   bool    // no more replies either
+	mu      sync.Mutex // guards all below
+	nextID  uint64
+	acks    map[uint64]*call
+	cache   []*call    // oldest first
+	err     error      // why the stream takes no more requests
+	dead    bool       // no more replies either
+	sends   uint64     // publishes without an acknowledgement
+	covered uint64     // how many of them, from the first on, an acknowledgement behind them covers, or are known to be in doubt
+	sender  *Publisher // of the last one
 }
 
 // call is a request that waits for its reply.
@@ -82,6 +83,23 @@ func getCall() *call {
 	return c
 }
 
+// startCall returns a call for a request, whose timer runs if ctx has no deadline. limit is the time that it has then, and
+// 0 otherwise.
+func (c *Client) startCall(ctx context.Context) (k *call, limit time.Duration) {
+	k = getCall()
+	if _, ok := ctx.Deadline(); !ok {
+		limit = c.o.requestTimeout
+		k.timer.Reset(limit)
+	}
+	return k, limit
+}
+
+// release gives the call back.
+func (c *call) release() {
+	c.timer.Stop()
+	callPool.Put(c)
+}
+
 // openRequests opens and authenticates a stream and starts its reader.
 func (k *conn) openRequests(ctx context.Context) (*requests, error) {
 	ctl, err := k.openControl(ctx, nil)
@@ -121,9 +139,9 @@ func (r *requests) retire(err error) {
 	if r.err != nil {
 		return
 	}
+	r.loseSendsLocked()
 	r.err = err
 	close(r.done)
-	r.loseSends()
 	_ = r.ctl.s.Recv().SetReadDeadline(time.Now().Add(r.k.c.o.requestTimeout))
 }
 
@@ -135,6 +153,7 @@ func (r *requests) fail(err error) {
 		return
 	}
 	r.dead = true
+	r.loseSendsLocked()
 	if r.err == nil {
 		r.err = err
 		close(r.done)
@@ -149,16 +168,45 @@ func (r *requests) fail(err error) {
 		c.err = err
 		c.finish()
 	}
-	r.loseSends()
 	r.ctl.s.Send().Cancel(0)
 	r.ctl.s.Recv().Cancel(0)
 }
 
-// loseSends notes for Flush that publishes without an acknowledgement may not have arrived.
-func (r *requests) loseSends() {
-	if r.unacked.Swap(nil) != nil {
+// loseSendsLocked notes for Flush that publishes without an acknowledgement may not have arrived. It is called before the
+// stream looks broken: whoever finds it so finds the note too.
+func (r *requests) loseSendsLocked() {
+	if r.sends > r.covered {
+		r.covered = r.sends
 		r.k.c.sendsLost.Store(true)
 	}
+}
+
+// noteSend counts a publish without an acknowledgement that was written.
+func (r *requests) noteSend(p *Publisher) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sends, r.sender = r.sends+1, p
+	if r.err != nil {
+		r.loseSendsLocked()
+	}
+}
+
+// uncovered returns how many publishes without an acknowledgement there were, and who made the last of them; nil if they
+// are covered.
+func (r *requests) uncovered() (sends uint64, sender *Publisher) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.sends == r.covered {
+		return 0, nil
+	}
+	return r.sends, r.sender
+}
+
+// cover notes that an acknowledgement has come behind so many of them.
+func (r *requests) cover(sends uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.covered = max(r.covered, sends)
 }
 
 // reserveID returns the next request id.
