@@ -12,31 +12,56 @@ type backlog struct {
 	received func() uint64 // datagrams that the connection has taken from its queue
 	last     uint64        // what that was when given was last brought up to date
 	given    int           // datagrams given to the connection and not known to be taken
+	inVain   time.Time     // when a wait last was
 }
 
 const (
 	// maxBacklog is how many datagrams may be queued when more are received: up to 180 come at once.
 	maxBacklog = 64
 
-	// A connection gets this often this long to catch up. Datagrams that it had no use for are not counted as received, so
-	// the wait has an end, and the account begins anew.
-	backlogWaits = 20
-	backlogWait  = 50 * time.Microsecond
+	// backlogWait is the time from one look at what the connection has taken to the next.
+	backlogWait = 50 * time.Microsecond
+
+	// backlogPatience is how long a connection has to catch up: longer than a busy system lets a thread that could run wait for
+	// its turn, which is several slices of 3 ms.
+	backlogPatience = 20 * time.Millisecond
+
+	// Datagrams that the connection had no use for are not counted as received: whoever sends such to its port would stop it if
+	// the wait had no end, and slow it down to a crawl if each wait were that long. So for some time after one that was in vain
+	// they are short, and the account begins anew after each.
+	backlogHaste    = time.Millisecond
+	backlogDistrust = time.Second
 )
 
 // wait returns when the connection has caught up.
 func (b *backlog) wait() {
-	for range backlogWaits {
-		if b.given < maxBacklog {
-			return
-		}
-		now := b.received()
-		b.given -= int(min(now-b.last, uint64(b.given)))
-		b.last = now
-		if b.given < maxBacklog {
-			return
-		}
+	if b.caughtUp() {
+		return
+	}
+	start := time.Now()
+	patience := backlogPatience
+	if start.Sub(b.inVain) < backlogDistrust {
+		patience = backlogHaste
+	}
+	for now := start; now.Sub(start) < patience; now = time.Now() {
 		time.Sleep(backlogWait) //nolint:forbidigo // there is nothing that it could be told by
+		if b.caughtUp() {
+			return
+		}
+	}
+	if patience == backlogPatience {
+		b.inVain = start.Add(patience)
 	}
 	b.given = 0
+}
+
+// caughtUp brings the account up to date if it has to, and says whether the connection has room for what one call brings.
+func (b *backlog) caughtUp() bool {
+	if b.given < maxBacklog {
+		return true
+	}
+	now := b.received()
+	b.given -= int(min(now-b.last, uint64(b.given)))
+	b.last = now
+	return b.given < maxBacklog
 }
