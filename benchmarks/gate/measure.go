@@ -35,6 +35,7 @@ func build(ctx context.Context, rooms []string, flags ...string) (b binaries, er
 	for _, room := range rooms {
 		args := slices.Concat([]string{"test", "-c", "-pgo=off", "-o", b.path(room)}, flags, []string{"./" + room})
 		cmd := exec.CommandContext(ctx, "go", args...)
+		cmd.Env = append(os.Environ(), "GOAMD64=v1") // the default, which the record was made with
 		if out, err := cmd.CombinedOutput(); err != nil {
 			b.remove()
 			return b, fmt.Errorf("building the tests of %s: %w\n%s", room, err, out)
@@ -53,7 +54,8 @@ func (b binaries) benchmark(ctx context.Context, room, pattern string, repeats i
 		fmt.Sprintf("-test.benchtime=%dx", repeats))
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Dir = room
-	cmd.Env = append(os.Environ(), "GOMAXPROCS=1", "GOGC=off") // collections come when they like
+	// Collections come when they like, and other variables of whoever calls must not change what is counted.
+	cmd.Env = append(os.Environ(), "GOMAXPROCS=1", "GOGC=off", "GOMEMLIMIT=off", "GODEBUG=")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("running %q of %s: %w\n%s", pattern, room, err, out)

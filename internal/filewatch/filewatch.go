@@ -49,11 +49,11 @@ func (w *Watcher) Wait(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-w.ticker.C:
-			return nil
+			return ctx.Err() // which may be over as well
 		case <-lost: //nolint:errcheck // whatever it is, it is time to look
-			return nil
+			return ctx.Err()
 		case <-quiet:
-			return nil
+			return ctx.Err()
 		case <-events:
 			quiet = time.After(settle)
 		}

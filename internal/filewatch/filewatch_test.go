@@ -53,3 +53,16 @@ func TestWaitPolls(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// Whoever stops at the context's end must not look once more.
+func TestWaitAtTheContextsEnd(t *testing.T) {
+	w := New(time.Microsecond, filepath.Join(t.TempDir(), "none", "file"))
+	defer w.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 100 { // a tick is there too, as a rule
+		if err := w.Wait(ctx); !errors.Is(err, context.Canceled) {
+			t.Fatalf("got %v", err)
+		}
+	}
+}
