@@ -249,6 +249,8 @@ func (r *receiver) poll(fd uintptr) bool {
 			r.idle = 0
 			return true
 		}
+		// And what else could run on this processor, such as the peer that is waited for: polling must not keep it from that.
+		_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 	}
 	r.idle++
 	return false
