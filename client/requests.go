@@ -46,7 +46,7 @@ type call struct {
 	err      error
 	answered bool // by the broker; otherwise err is why no reply will come
 	expected telemetry.Time
-	timer    *time.Timer // of a publish without a deadline
+	timer    *time.Timer // of a request without a deadline
 	value    []byte      // cache_get: a copy
 	hit      bool
 	binary   cacheReply // of a binary cache request
@@ -77,16 +77,11 @@ var callPool = sync.Pool{New: func() any {
 	return c
 }}
 
-func getCall() *call {
-	c, _ := callPool.Get().(*call)
-	c.err, c.answered, c.binary = nil, false, cacheReply{}
-	return c
-}
-
 // startCall returns a call for a request, whose timer runs if ctx has no deadline. limit is the time that it has then, and
 // 0 otherwise.
 func (c *Client) startCall(ctx context.Context) (k *call, limit time.Duration) {
-	k = getCall()
+	k, _ = callPool.Get().(*call)
+	k.err, k.answered, k.binary = nil, false, cacheReply{}
 	if _, ok := ctx.Deadline(); !ok {
 		limit = c.o.requestTimeout
 		k.timer.Reset(limit)

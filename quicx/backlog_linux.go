@@ -43,7 +43,7 @@ func (b *backlog) wait() {
 	if start.Sub(b.inVain) < backlogDistrust {
 		patience = backlogHaste
 	}
-	for now := start; now.Sub(start) < patience; now = time.Now() {
+	for time.Since(start) < patience {
 		time.Sleep(backlogWait) //nolint:forbidigo // there is nothing that it could be told by
 		if b.caughtUp() {
 			return
