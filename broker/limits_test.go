@@ -105,10 +105,27 @@ func (p *peer) wantClosed(reason string) {
 	case <-testContext(p.t).Done():
 		p.t.Fatal("the connection stays open")
 	}
-	e, ok := errors.AsType[*quicx.ConnClosedError](context.Cause(p.c.Context()))
+	wantCloseReason(p.t, context.Cause(p.c.Context()), reason)
+}
+
+func wantCloseReason(t *testing.T, err error, reason string) {
+	t.Helper()
+	e, ok := errors.AsType[*quicx.ConnClosedError](err)
 	if !ok || e.Code != 0 || !e.Remote || e.Reason != reason {
-		p.t.Fatalf("closed with %v, want reason %q", context.Cause(p.c.Context()), reason)
+		t.Fatalf("closed with %v, want reason %q", err, reason)
 	}
+}
+
+// dialRefused connects, which the broker ends at once: the dial may learn of it, or its connection.
+func dialRefused(t *testing.T, d *broker.Dev, reason string) {
+	t.Helper()
+	c, err := quicx.Dial(testContext(t), d.Addr().String(), d.ClientTLS(), quicx.Config{})
+	if err != nil {
+		wantCloseReason(t, err, reason)
+		return
+	}
+	defer c.Close(0, "")
+	(&peer{t, c, d}).wantClosed(reason)
 }
 
 // wantLimit waits for the metric of a limit.
@@ -326,7 +343,7 @@ func TestConnectionBounds(t *testing.T) {
 		dialPeer(t, d)
 		awaitMetric(t, d, "felix_connections_total", float64(5+i))
 	}
-	dialPeer(t, d).wantClosed("too many connections")
+	dialRefused(t, d, "too many connections")
 	healthy(t, known)
 	for name, want := range map[string]float64{"unauthenticated_conns": 1, "connections": 1} {
 		if n := limitCount(t, d, name); n != want {
