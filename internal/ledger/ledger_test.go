@@ -1,0 +1,227 @@
+package ledger
+
+import (
+	"errors"
+	"flag"
+	"math/rand/v2"
+	"sync"
+	"testing"
+)
+
+var seed = flag.Uint64("ledger.seed", 0, "seed of the random tests; 0 chooses one")
+
+// TestGuarantee: what is guaranteed to one share is there whatever the others use.
+func TestGuarantee(t *testing.T) {
+	b := New(1000)
+	a, c := b.Share(200, 0), b.Share(300, 0)
+	if err := a.Charge(701); !errors.Is(err, ErrShort) {
+		t.Errorf("701 with 200 guaranteed and 500 in common: %v", err)
+	}
+	if err := a.Charge(700); err != nil {
+		t.Fatalf("700 with 200 guaranteed and 500 in common: %v", err)
+	}
+	if err := c.Charge(300); err != nil {
+		t.Errorf("the other's guarantee: %v", err)
+	}
+	if err := c.Charge(1); !errors.Is(err, ErrShort) {
+		t.Errorf("beyond the guarantee with nothing in common: %v", err)
+	}
+	if b.Furthest() != a || a.Above() != 500 {
+		t.Errorf("the first share is %d above its guarantee", a.Above())
+	}
+	a.Release(100)
+	if err := c.Charge(100); err != nil {
+		t.Errorf("after a release: %v", err)
+	}
+	a.Release(600)
+	c.Release(400)
+	if used, size := b.Common(); b.Used() != 0 || used != 0 || size != 500 {
+		t.Errorf("in the end %d used, common part %d of %d", b.Used(), used, size)
+	}
+}
+
+// TestMaximum: a share's own maximum and an account's limit are refused as such, and nothing stays charged.
+func TestMaximum(t *testing.T) {
+	b := New(1000)
+	s := b.Share(0, 100)
+	conn := NewAccount(80, s)
+	if err := conn.Charge(81); !errors.Is(err, ErrLimit) {
+		t.Errorf("above the account's limit: %v", err)
+	}
+	if err := conn.Charge(80); err != nil {
+		t.Fatal(err)
+	}
+	if err := NewAccount(0, s).Charge(21); !errors.Is(err, ErrLimit) {
+		t.Errorf("above the share's maximum: %v", err)
+	}
+	if s.Used() != 80 || b.Used() != 80 {
+		t.Errorf("charged %d and %d, want 80", s.Used(), b.Used())
+	}
+	conn.Release(80)
+}
+
+// TestAutomatic: automatic shares have equal parts of what is not guaranteed otherwise, and the sum of all guarantees
+// stays within the budget.
+func TestAutomatic(t *testing.T) {
+	b := New(1 << 20)
+	first := b.Share(Automatic, 0)
+	if first.Guarantee() != 1<<19 {
+		t.Errorf("alone: %d guaranteed", first.Guarantee())
+	}
+	fixed := b.Share(1<<19, 0)
+	var shares []*Share
+	for range 100 {
+		shares = append(shares, b.Share(Automatic, 0))
+		if _, size := b.Common(); size < 0 {
+			t.Fatalf("%d shares: the common part has %d", len(shares)+1, size)
+		}
+	}
+	if want := int64(1 << 18 >> 7); first.Guarantee() != want || shares[99].Guarantee() != want || fixed.Guarantee() != 1<<19 {
+		t.Errorf("among 101: %d and %d guaranteed, want %d", first.Guarantee(), shares[99].Guarantee(), want)
+	}
+	for _, s := range shares {
+		s.Close()
+	}
+	fixed.Close()
+	if first.Guarantee() != 1<<19 {
+		t.Errorf("alone again: %d guaranteed", first.Guarantee())
+	}
+}
+
+// TestRefusalDisturbsNobody: charges that are refused do not make others fail that fit.
+func TestRefusalDisturbsNobody(t *testing.T) {
+	b := New(512)
+	full := b.Share(0, 0)
+	if err := full.Charge(500); err != nil {
+		t.Fatal(err)
+	}
+	bad, good := NewAccount(64, b.Share(0, 0)), b.Share(0, 0)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					if bad.Charge(16) == nil {
+						panic("16 charged with 12 free")
+					}
+				}
+			}
+		})
+	}
+	for range 20000 {
+		if err := good.Charge(10); err != nil {
+			t.Errorf("10 with 12 free: %v", err)
+			break
+		}
+		good.Release(10)
+	}
+	close(stop)
+	wg.Wait()
+}
+
+// TestStress holds the counts of concurrent charges, releases and changes of guarantees against the invariants.
+func TestStress(t *testing.T) {
+	n := *seed
+	if n == 0 {
+		n = rand.Uint64()
+	}
+	t.Logf("-ledger.seed=%d", n)
+	const limit = 1 << 16
+	b := New(limit)
+	shares := make([]*Share, 4)
+	for i := range shares {
+		shares[i] = b.Share(Automatic, 0)
+	}
+	var wg sync.WaitGroup
+	for w := range 8 {
+		r := rand.New(rand.NewPCG(n, uint64(w)))
+		wg.Go(func() {
+			conn := NewAccount(limit/4, shares[w%len(shares)])
+			var held []int64
+			for range 5000 {
+				switch size := r.Int64N(512); {
+				case r.IntN(2) == 0 && len(held) > 0:
+					last := len(held) - 1
+					conn.Release(held[last])
+					held = held[:last]
+				case conn.Charge(size) == nil:
+					held = append(held, size)
+				}
+				if used := b.Used(); used > limit {
+					t.Errorf("%d of %d used", used, limit)
+					return
+				}
+			}
+			for _, size := range held {
+				conn.Release(size)
+			}
+		})
+	}
+	wg.Wait()
+	for _, s := range shares {
+		if s.Used() != 0 || s.Above() != 0 {
+			t.Errorf("a share ends with %d used, %d above", s.Used(), s.Above())
+		}
+		s.Set(limit, 0)
+		s.Set(Automatic, 0)
+		s.Close()
+	}
+	if used, size := b.Common(); b.Used() != 0 || used != 0 || size != limit {
+		t.Errorf("in the end %d used, common part %d of %d", b.Used(), used, size)
+	}
+}
+
+// TestLine: waiters are woken in their order, by releases in their own share and by releases elsewhere that free some
+// of the common part.
+func TestLine(t *testing.T) {
+	b := New(100)
+	a, c := b.Share(0, 0), b.Share(0, 0)
+	if err := a.Charge(100); err != nil {
+		t.Fatal(err)
+	}
+	first, second := c.Join(), c.Join()
+	if !c.First(first) || c.First(second) || c.Waiting() != 2 {
+		t.Error("the line is not in order")
+	}
+	a.Release(10)
+	select {
+	case <-first.C:
+	default:
+		t.Error("the first was not woken by the release elsewhere")
+	}
+	c.Leave(first)
+	select {
+	case <-second.C:
+	default:
+		t.Error("the second was not woken when the first left")
+	}
+	c.Leave(second)
+	if b.waiting.Load() != 0 {
+		t.Error("the budget believes that somebody waits")
+	}
+	a.Release(90)
+}
+
+func TestAllocations(t *testing.T) {
+	conn := NewAccount(1000, New(1000).Share(Automatic, 0))
+	if n := testing.AllocsPerRun(100, func() {
+		if conn.Charge(10) != nil {
+			panic("refused")
+		}
+		conn.Release(10)
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func BenchmarkCharge(b *testing.B) {
+	conn := NewAccount(1000, New(1000).Share(Automatic, 0))
+	for b.Loop() {
+		_ = conn.Charge(10)
+		conn.Release(10)
+	}
+}
