@@ -72,8 +72,7 @@ type Broker struct {
 
 	reads *buf.Account // memory of unfinished requests
 
-	drops         sync.Mutex // an account is closed and added to the total in one step
-	droppedEvents uint64     // by subscriptions that have ended
+	settler *settler
 
 	acceptCtx  context.Context // ends when no more connections and streams are accepted
 	stopAccept context.CancelFunc
@@ -129,6 +128,7 @@ func New(cfg Config) (*Broker, error) {
 		reads:    buf.NewAccount(cfg.ReadBytes, nil),
 
 		unauthenticated: list.New(),
+		settler:         newSettler(),
 	}
 	b.sweepCtx, b.stopSweep = context.WithCancel(context.Background())
 	b.acceptCtx, b.stopAccept = context.WithCancel(context.Background())
@@ -193,6 +193,7 @@ func (b *Broker) Serve(ctx context.Context) error {
 	}
 	b.wg.Add(1)
 	b.wg.Go(func() { b.sweeper(b.sweepCtx) })
+	b.wg.Go(func() { b.settler.run(b.sweepCtx, b.wg.Go) })
 	if b.cfg.Catalog != nil {
 		b.wg.Go(func() { b.cfg.Catalog.Follow(b.acceptCtx, b.update) })
 	}

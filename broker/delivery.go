@@ -74,34 +74,53 @@ func (s *subscription) writeBatch(b *burst) (events, bytes uint64, err error) {
 				bytes += uint64(len(frame.Bytes()))
 				continue
 			}
-			if frame = s.c.b.decompressed(frame); frame == nil {
+			plain, reason := s.decompressed(d)
+			if plain == nil {
 				if s.gaps {
 					lost, next := uint64(d.Frame.Count()-d.Skip), d.Frame.First()+uint64(d.Frame.Count())
-					b.head(codec.AppendGap(b.heads, codec.Gap{Reason: codec.GapCorrupt, Lost: lost, Next: next}))
+					b.head(codec.AppendGap(b.heads, codec.Gap{Reason: reason, Lost: lost, Next: next}))
 				}
 				continue
 			}
+			// It is written before the next one is made, so that one subscription holds one of them at a time.
+			err := s.addFrame(b, plain, d.Skip)
+			if err == nil {
+				err = s.writeFrames(b)
+			}
+			events += uint64(plain.Count() - d.Skip)
+			bytes += uint64(len(plain.Bytes()))
+			plain.Release()
+			if err != nil {
+				return 0, 0, err
+			}
+			continue
 		}
-		wire, count := frame.Bytes(), frame.Count()
-		events += uint64(count - d.Skip)
-		bytes += uint64(len(wire))
-		switch {
-		case d.Skip > 0 || s.tooLarge(wire, count):
-			if err := s.writeFrames(b); err != nil {
-				return 0, 0, err
-			}
-			if err := s.writeParts(frame, d.Skip); err != nil {
-				return 0, 0, err
-			}
-		case s.offsets:
-			b.frames = append(b.frames, wire)
-		default:
-			b.head(codec.AppendEventHead(b.heads, codec.LayoutShared, 0, 0, len(wire)-listAt))
-			b.frames = append(b.frames, wire[listAt:])
+		events += uint64(frame.Count() - d.Skip)
+		bytes += uint64(len(frame.Bytes()))
+		if err := s.addFrame(b, frame, d.Skip); err != nil {
+			return 0, 0, err
 		}
 	}
 	telemetry.Observe(telemetry.StageDeliverBuild, start)
 	return events, bytes, s.writeFrames(b)
+}
+
+// addFrame queues a plain frame to be written as the peer wants it. One that has to be cut is written at once.
+func (s *subscription) addFrame(b *burst, frame *fanout.Frame, skip int) error {
+	wire, count := frame.Bytes(), frame.Count()
+	switch {
+	case skip > 0 || s.tooLarge(wire, count):
+		if err := s.writeFrames(b); err != nil {
+			return err
+		}
+		return s.writeParts(frame, skip)
+	case s.offsets:
+		b.frames = append(b.frames, wire)
+	default:
+		b.head(codec.AppendEventHead(b.heads, codec.LayoutShared, 0, 0, len(wire)-listAt))
+		b.frames = append(b.frames, wire[listAt:])
+	}
+	return nil
 }
 
 var gapReasons = [...]codec.GapReason{
@@ -113,8 +132,15 @@ var gapReasons = [...]codec.GapReason{
 }
 
 func (s *subscription) writeFrames(b *burst) error {
+	if len(b.frames) == 0 {
+		return nil
+	}
 	start := telemetry.Start()
+	inline := s.inline.total.Load()
 	err := s.w.WriteBatch(b.frames)
+	if err == nil {
+		s.inlineSettled(inline) // the write could not begin before that was in packets
+	}
 	telemetry.Observe(telemetry.StageDeliverWrite, start)
 	clear(b.frames)
 	b.frames, b.heads = b.frames[:0], b.heads[:0]
@@ -138,7 +164,7 @@ func (s *subscription) tryBatch(b *burst, limit int) (events, bytes uint64, ok b
 	}
 	wire, count := d.Frame.Bytes(), d.Frame.Count()
 	compressed := isCompressed(d.Frame)
-	if len(wire) > limit || s.tooLarge(wire, count) || compressed && !s.s2 {
+	if len(wire) > limit || s.tooLarge(wire, count) || compressed && !s.s2 || !s.mayInline(len(wire)) {
 		return 0, 0, false
 	}
 	if !s.offsets && !compressed {
@@ -150,6 +176,7 @@ func (s *subscription) tryBatch(b *burst, limit int) (events, bytes uint64, ok b
 	if s.out.TryWrite(wire) != nil {
 		return 0, 0, false // whatever is wrong shows again when a writer writes
 	}
+	s.inline.total.Add(uint64(len(wire)))
 	telemetry.Observe(telemetry.StageDeliverInline, start)
 	return uint64(count), uint64(len(wire)), true
 }
@@ -205,29 +232,42 @@ func isCompressed(f *fanout.Frame) bool {
 	return codec.Flags(binary.BigEndian.Uint16(f.Bytes()[6:])) == codec.LayoutExtension
 }
 
-// decompressed returns the plain form of a compressed frame, for subscriptions that cannot have it as it is: one for all
-// of them. It is nil if the frame's publisher sent something that cannot be decompressed; nobody has looked before.
-func (b *Broker) decompressed(f *fanout.Frame) *fanout.Frame {
-	return f.Derive(func() *fanout.Frame {
-		plain, err := decompress(f)
-		if err != nil {
-			b.metrics.corruptBatches.Add(1)
-			b.log.Warn("compressed batch is corrupt", "events", f.Count(), "error", err)
-			return nil
+// decompressed returns the plain form of a compressed frame, with a reference, for subscriptions that cannot have it as it
+// is. All that write it at the same time share one. It is nil, with the reason, if the frame's publisher sent something
+// that cannot be decompressed, which nobody has looked at before, or if the tenant has no memory for it.
+func (s *subscription) decompressed(d fanout.Delivery) (*fanout.Frame, codec.GapReason) {
+	b, f := s.c.b, d.Frame
+	c, err := codec.ParseCompressedEvents(f.Bytes()[extensionAt:])
+	if err == nil {
+		if n, e := s2.DecodedLen(c.Block); e != nil || n != c.RawLen {
+			err = fmt.Errorf("broker: block of %d bytes, %d declared: %w", n, c.RawLen, cmp.Or(e, s2.ErrCorrupt))
 		}
-		b.metrics.decompressed.Add(1)
-		return plain
+	}
+	size := 0
+	if err == nil {
+		size = buf.CapOf(listAt + 4 + c.RawLen)
+	}
+	tried := false
+	plain, short := f.Derive(size, func() (made *fanout.Frame) {
+		if tried = true; err == nil {
+			made, err = decompress(f.Count(), &c)
+		}
+		return made
 	})
+	switch {
+	case short != nil:
+		s.events.Lost(f.Count() - d.Skip)
+		return nil, codec.GapReclaimed
+	case tried && err != nil:
+		b.metrics.corruptBatches.Add(1)
+		b.log.Warn("compressed batch is corrupt", "events", f.Count(), "error", err)
+	case tried:
+		b.metrics.decompressed.Add(1)
+	}
+	return plain, codec.GapCorrupt
 }
 
-func decompress(f *fanout.Frame) (*fanout.Frame, error) {
-	c, err := codec.ParseCompressedEvents(f.Bytes()[extensionAt:])
-	if err != nil {
-		return nil, err
-	}
-	if n, err := s2.DecodedLen(c.Block); err != nil || n != c.RawLen {
-		return nil, fmt.Errorf("broker: block of %d bytes, %d declared: %w", n, c.RawLen, cmp.Or(err, s2.ErrCorrupt))
-	}
+func decompress(count int, c *codec.CompressedEvents) (*fanout.Frame, error) {
 	chunk := buf.Get(listAt + 4 + c.RawLen)
 	defer chunk.Release()
 	wire := codec.AppendEventHead(chunk.Bytes()[:0], codec.LayoutSharedOffsets, 0, c.BaseOffset, 4+c.RawLen)
@@ -238,5 +278,5 @@ func decompress(f *fanout.Frame) (*fanout.Frame, error) {
 	if _, err := c.Items(wire[listAt:]); err != nil {
 		return nil, err
 	}
-	return fanout.NewFrame(chunk, wire, f.Count()), nil
+	return fanout.NewFrame(chunk, wire, count), nil
 }

@@ -146,11 +146,11 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 	counter("felix_delivered_bytes_total", "Bytes of event frames written to subscriptions.", m.deliveredBytes.Load)
 	labeled("felix_dropped_events_total", "Events that subscriptions lost: their queue was full, or emptied to make room.", "reason", []string{"queue_full", "reclaimed"},
 		func(i int) uint64 {
-			reclaimed := b.hub.Stats().Reclaimed // first, so that the difference is never negative
-			if i == 1 {
-				return reclaimed
+			if st := b.hub.Stats(); i == 0 {
+				return st.Dropped
+			} else {
+				return st.Reclaimed
 			}
-			return b.dropped() - reclaimed
 		})
 	gauge("felix_queued_bytes", "Bytes that wait in the queues of subscriptions, as of 50 ms ago.", func() float64 { return float64(b.hub.Stats().QueuedBytes) })
 	gauge("felix_queue_oldest_age_seconds", "How long the oldest of what waits in a queue has waited, to 50 ms.", func() float64 { return b.hub.Stats().Oldest.Seconds() })

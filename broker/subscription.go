@@ -32,6 +32,8 @@ type subscription struct {
 	running  atomic.Int32 // writers; a new one may start while the last one is on its way out
 	unwatch  func() bool
 	finished atomic.Bool
+	cut      atomic.Bool  // it ended for being stuck
+	inline   inlineWrites // what publishers wrote to it themselves
 
 	expires int64 // when the token does that it was made with, in seconds since 1970; 0: it has been told so
 
@@ -62,6 +64,9 @@ func (ctl *control) subscribe(m *codec.Message) outcome {
 	defer func() { end(made) }()
 	if !ctl.identity.Allowed(auth.ActionStreamSubscribe, auth.KindStream, m.Tenant, m.Namespace, m.Stream) {
 		return ctl.refuse(codec.Forbidden)
+	}
+	if ctl.flush() != nil { // the replies that are owed do not wait for the event stream
+		return errorEnd
 	}
 	topic := b.hub.Lookup(m.Tenant, m.Namespace, m.Stream)
 	s, refusal := ctl.newSubscription(m)
@@ -210,7 +215,11 @@ func (s *subscription) start() {
 		}
 		return false
 	}
-	if s.gate.Swap(gateOpen) == gateKnocked || s.events.Backlog() {
+	knocked := s.gate.Swap(gateOpen) == gateKnocked
+	if s.cut.Load() {
+		s.out.Cancel(0)
+	}
+	if knocked || s.events.Backlog() {
 		s.launch()
 	}
 }
@@ -281,7 +290,8 @@ func (s *subscription) ended(reason fanout.EndReason) {
 	}
 	s.c.b.metrics.stalledEnded.Add(1)
 	s.c.b.log.Warn("subscription stalled", "remote", s.c.qc.RemoteAddr().String(), "subscription", s.id)
-	if s.gate.Load() == gateOpen {
+	s.cut.Store(true)
+	if s.gate.Load() == gateOpen { // otherwise start sees it
 		s.out.Cancel(0)
 	}
 }
@@ -308,9 +318,17 @@ func (s *subscription) write() {
 			wait.Stop()
 		}
 	}
+	// What it takes at first needs little memory, which each subscription may have. For more its tenant is charged.
+	limit := min(smallWrite, s.c.b.cfg.MaxWriteBytes)
+	scratch := int64(0)
+	defer func() {
+		if scratch > 0 {
+			s.events.Scratch().Release(scratch)
+		}
+	}()
 	for {
 		if len(b.batch) == 0 {
-			batch, ended := s.events.Take(b.batch, s.c.b.cfg.MaxWriteBytes)
+			batch, ended := s.events.Take(b.batch, limit)
 			if len(batch) == 0 { // from here on s may belong to another writer, unless it has ended
 				if ended {
 					_ = s.out.Close()
@@ -332,39 +350,26 @@ func (s *subscription) write() {
 		s.c.moved.Add(1)
 		m.deliveredEvents.Add(events)
 		m.deliveredBytes.Add(bytes)
+		if n := s.c.b.cfg.MaxWriteBytes; limit < n {
+			// The bytes that are joined, and as much for the lists of small events.
+			if charge := 2 * int64(n); s.events.Scratch().Charge(charge) == nil {
+				limit, scratch = n, charge
+			}
+		}
 	}
 }
 
-// finish releases what is queued, settles the account of drops and gives the connection its place back.
+// smallWrite is how many bytes a writer gathers that its tenant is not charged for.
+const smallWrite = 4 << 10
+
+// finish releases what is queued and gives the connection its place back.
 func (s *subscription) finish() {
 	if !s.finished.CompareAndSwap(false, true) {
 		return
 	}
 	s.unwatch()
 	s.events.Close()
-	b := s.c.b
-	b.drops.Lock()
-	defer b.drops.Unlock()
+	s.closeInline()
 	s.c.forget(s)
-	b.metrics.subscriptionsEnded.Add(1)
-	b.droppedEvents += s.events.Dropped()
-}
-
-// dropped returns the events that all subscriptions, past and present, have lost.
-func (b *Broker) dropped() uint64 {
-	b.drops.Lock()
-	defer b.drops.Unlock()
-	n := b.droppedEvents
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for c := range b.conns {
-		c.mu.Lock()
-		for _, s := range c.subs {
-			if s.events != nil {
-				n += s.events.Dropped()
-			}
-		}
-		c.mu.Unlock()
-	}
-	return n
+	s.c.b.metrics.subscriptionsEnded.Add(1)
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"slices"
 	"time"
+
+	"github.com/felix-mq/felix/internal/ledger"
 )
 
 // waiter is a publisher in a line. A token in ch says: look again. There is room for one, because looking once serves
@@ -39,27 +41,38 @@ func (l line) wakeFirst() {
 	}
 }
 
-// admission is the time that a publish may spend waiting, over all that it may have to wait for. The zero value of
-// timer serves the common case, in which nothing is waited for and nothing is allocated.
+// admission is the time that a publish may spend waiting, over all that it may have to wait for.
 type admission struct {
 	ctx   context.Context
 	topic *Topic
 	wait  time.Duration // < 0: without limit
 	timer *time.Timer
+	retry *time.Timer // a sweep may have found more that can be given up
 }
 
-// await blocks until w is told to look again, or there is no more reason to: it returns the error for that.
-func (a *admission) await(w *waiter, retry <-chan time.Time) error {
+// await blocks until it is worth looking again, because w or memory, which may be nil, has a token or some time has passed,
+// or there is no more reason to: it returns the error for that.
+func (a *admission) await(w *waiter, memory *ledger.Waiter) error {
 	if a.timer == nil && a.wait >= 0 {
 		a.timer = time.NewTimer(a.wait)
+	}
+	if a.retry == nil {
+		a.retry = time.NewTimer(sweepEvery)
+	} else {
+		a.retry.Reset(sweepEvery)
 	}
 	var expired <-chan time.Time
 	if a.timer != nil {
 		expired = a.timer.C
 	}
+	var freed <-chan struct{}
+	if memory != nil {
+		freed = memory.C
+	}
 	select {
 	case <-w.ch:
-	case <-retry:
+	case <-freed:
+	case <-a.retry.C:
 	case <-expired:
 		return ErrTimeout
 	case <-a.topic.gone:
@@ -80,5 +93,8 @@ func (a *admission) await(w *waiter, retry <-chan time.Time) error {
 func (a *admission) stop() {
 	if a.timer != nil {
 		a.timer.Stop()
+	}
+	if a.retry != nil {
+		a.retry.Stop()
 	}
 }

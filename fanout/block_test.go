@@ -340,16 +340,17 @@ func TestStallTimeCountsRefusals(t *testing.T) {
 	}
 }
 
-// A consumer that works its backlog off is not stuck, though it takes nothing from its ring.
+// A consumer that reads replay is not stuck, though it takes nothing from its queue.
 func TestBacklogIsMovement(t *testing.T) {
 	h := testHub(t, Options{StallTimeout: 4 * sweepEvery})
-	topic := h.Register(testKey, Policy{Overflow: ring.Block, QueueItems: 1})
+	// Replay holds just these: one more event would push out what the consumer has not read.
+	topic := h.Register(testKey, Policy{Overflow: ring.Block, QueueItems: 1, ReplayBytes: 21 * (64 + frameOverhead)})
 	for range 20 {
-		publish(t, topic, 1)
+		publishFrame(t, topic, frameIn(64<<10, 64, 1, 0))
 	}
 	s, _ := subscribe(t, topic, From{Earliest: true})
-	publish(t, topic, 1)
-	f := smallFrame(1)
+	publishFrame(t, topic, frameIn(64<<10, 64, 1, 0))
+	f := frameIn(64<<10, 64, 1, 0)
 	defer f.Release()
 	for i := range 20 {
 		for range 3 {
@@ -360,6 +361,7 @@ func TestBacklogIsMovement(t *testing.T) {
 		}
 		have, _ := take(s, 1)
 		wantGot(t, have, got{uint64(i), 1, 0, 0})
+		publishFrame(t, topic, frameIn(64<<10, 64, 1, 0)) // what was read may go
 	}
 	if h.Stats().Stalled != 0 {
 		t.Error("ended as stalled")

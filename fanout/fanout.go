@@ -9,14 +9,29 @@
 // What a slow subscriber costs is decided here. Its ring fills, its policy applies there and its losses are counted
 // there; a full [ring.DropNew] ring leaves the topic's active set, so that the next publish does not even look at it,
 // and returns when its writer has half emptied it. A full [ring.Block] ring makes publishers wait before any sequence
-// number is given out, so that no delivery is partial. The frames that everybody holds together are bounded by the
-// [Hub]'s budget.
+// number is given out, so that no delivery is partial.
+//
+// A subscription is a cursor first and a live queue second. One that starts in the past reads the topic's replay page by
+// page, and joins live delivery in one step with publishing when what is left fits its queue:
+//
+//	           Subscribe
+//	in the past │      │ at the tail
+//	            ▼      ▼
+//	       replaying ─▶ live ◀──half empty── paused     (paused: a drop_new queue that was full)
+//	            │        │ └───────full────────▲ │
+//	            └────────┴──────────┬────────────┘
+//	                                ▼
+//	                ended: what is queued can still be taken, until a deadline
+//
+// All memory is charged to the topic's tenant before it is held ([ledger.Share]). When there is none, the tenant that is
+// furthest above its guarantee gives first: its replay, then the queues of subscriptions that do not move, then those of
+// slow ones.
 //
 // Encoding, sockets and the policy of who may publish are left to others. Begin at [Hub], [Topic.Publish],
 // [Topic.Subscribe] and [Subscription.Take].
 //
-// Lock order: Hub.reclaiming, Hub.mu, Topic.mu (the turn), Hub.sweepMu, Subscription.backlogMu, ring, budget. Nothing
-// does I/O under any of them.
+// Lock order: Hub.reclaiming, Hub.mu, Topic.mu (the turn), Hub.sweepMu, tenant.mu, ring, ledger. Nothing does I/O under
+// any of them.
 package fanout
 
 import (
@@ -28,6 +43,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/felix-mq/felix/internal/ledger"
 	"github.com/felix-mq/felix/ring"
 )
 
@@ -66,10 +82,15 @@ const DefaultReplayBytes = 1 << 20
 
 // Options configure a [Hub].
 type Options struct {
-	// MaxBytes bounds the bytes of all frames held in rings, replay and writes under way; 0 means 512 MiB. When it
-	// is reached, replay memory is given up first, then the rings of non-blocking subscriptions whose writer has not
-	// moved for 100 ms; what is left can only be waited for.
+	// MaxBytes bounds the memory of all frames held in queues, replay and writes under way; 0 means 512 MiB. It is used
+	// if Budget is nil.
 	MaxBytes int64
+	// Budget is what that memory is charged to, if others share it.
+	Budget *ledger.Budget
+	// Share returns the share of the budget that a tenant's topics are charged to. It is called with locks of the hub
+	// held, when the first topic of a tenant is made. Nil means that the hub makes a share with an automatic guarantee for
+	// each tenant.
+	Share func(tenant string) *ledger.Share
 	// StallTimeout ends a blocking subscription that takes nothing for so long while it keeps publishers waiting: its
 	// ring has no room, or the budget is spent. Time in which nobody wants to publish does not count. 0 means 30 s.
 	StallTimeout time.Duration
@@ -77,32 +98,39 @@ type Options struct {
 	Ticks <-chan time.Time
 }
 
-// sweepEvery is how often rings that hold something are looked at; a writer is stuck when three sweeps in a row find
-// something queued and nothing taken, that is after 100 ms.
+// sweepEvery is how often subscriptions that hold something are looked at; a consumer is stuck when three sweeps in a row
+// find something held and nothing taken, that is after 100 ms.
 const (
 	sweepEvery = 50 * time.Millisecond
 	stuckAfter = 3
 )
 
+// scratchPart is the part of the budget that the consumers of one tenant may use to write.
+const scratchPart = 8
+
+// endTimeout is for how long a subscription that has ended may be stuck before its consumer is cut off.
+const endTimeout = 5 * time.Second
+
 // Hub is the set of topics of one broker. Its methods may be called from any goroutine. It owns one goroutine, which
-// sweeps the rings that hold something; [Hub.Close] waits for it.
+// sweeps the subscriptions that hold something; [Hub.Close] waits for it.
 type Hub struct {
-	budget     *budget
-	epochs     atomic.Uint64 // of the last topic that was made
-	stallTicks int
+	budget     *ledger.Budget
+	newShare   func(string) *ledger.Share // nil: the hub makes them
+	epochs     atomic.Uint64              // of the last topic that was made
+	stallTicks int32
 	ticks      <-chan time.Time
 
-	mu     sync.RWMutex
-	topics map[Key]*Topic
+	mu      sync.RWMutex
+	topics  map[Key]*Topic
+	tenants map[string]*tenant // those that have topics
 
 	sweepMu sync.Mutex
-	dirty   []*Topic            // topics with something to look at
-	stuck   []stuckSubscription // not blocking, with something queued and no movement: found by the last sweep
+	dirty   []*Topic // topics with something to look at
 	kick    chan struct{}
+	found   []*tenant // whose lists the last sweep has filled; the sweeper's own
 
 	reclaiming sync.Mutex
-	replaying  atomic.Int32 // topics whose replay holds something
-	pressed    atomic.Bool  // a publish found the budget spent since the last sweep
+	fruitless  atomic.Bool // the last reclaim found nothing, and no sweep has looked since
 
 	draining  chan struct{}
 	drainOnce sync.Once
@@ -112,18 +140,30 @@ type Hub struct {
 
 	stalled   atomic.Uint64
 	reclaims  atomic.Uint64
-	reclaimed atomic.Uint64 // events
+	dropped   atomic.Uint64 // events that queues had no room for
+	reclaimed atomic.Uint64 // events given up for want of memory
 
 	born   time.Time
 	queued atomic.Int64 // as the last sweep found it: bytes,
 	oldest atomic.Int64 // and nanoseconds
 }
 
-// sweepTotals is what a sweep adds up over all rings.
+// sweepTotals is what a sweep adds up over all queues.
 type sweepTotals struct {
-	now    time.Duration // since the hub was made
-	bytes  int
-	oldest time.Duration
+	now     time.Duration // since the hub was made
+	bytes   int
+	oldest  time.Duration
+	pressed map[*tenant]bool // tenants that were looked at, and whether their publishers found no memory
+}
+
+// isPressed reports whether publishers of the tenant found no memory since the last sweep.
+func (s *sweepTotals) isPressed(n *tenant) bool {
+	p, ok := s.pressed[n]
+	if !ok {
+		p = n.pressed.Swap(false) || n.share.Waiting() > 0
+		s.pressed[n] = p
+	}
+	return p
 }
 
 // NewHub returns a hub without topics.
@@ -134,11 +174,16 @@ func NewHub(o Options) *Hub {
 	if o.StallTimeout <= 0 {
 		o.StallTimeout = 30 * time.Second
 	}
+	if o.Budget == nil {
+		o.Budget = ledger.New(o.MaxBytes)
+	}
 	h := &Hub{
-		budget:     newBudget(o.MaxBytes),
-		stallTicks: max(stuckAfter, int(o.StallTimeout/sweepEvery)),
+		budget:     o.Budget,
+		newShare:   o.Share,
+		stallTicks: max(stuckAfter, int32(o.StallTimeout/sweepEvery)),
 		ticks:      o.Ticks,
 		topics:     make(map[Key]*Topic),
+		tenants:    make(map[string]*tenant),
 		kick:       make(chan struct{}, 1),
 		draining:   make(chan struct{}),
 		done:       make(chan struct{}),
@@ -158,9 +203,35 @@ func (h *Hub) Register(k Key, p Policy) *Topic {
 	if t := h.topics[k]; t != nil {
 		return t
 	}
-	t := newTopic(h, k, p)
+	n := h.tenants[k.Tenant]
+	if n == nil {
+		n = &tenant{}
+		if h.newShare != nil {
+			n.share = h.newShare(k.Tenant)
+		} else {
+			n.share, n.own = h.budget.Share(ledger.Automatic, 0), true
+		}
+		n.share.Tag = n
+		n.scratch = ledger.NewAccount(h.budget.Max()/scratchPart, n.share)
+		h.tenants[k.Tenant] = n
+	}
+	n.topics++
+	t := newTopic(h, n, k, p)
 	h.topics[k] = t
 	return t
+}
+
+// unregisterLocked takes a topic's place in its tenant, with Hub.mu held. A tenant without topics is forgotten: what is
+// made under its name later is another one.
+func (h *Hub) unregisterLocked(t *Topic) {
+	n := t.tenant
+	if n.topics--; n.topics > 0 {
+		return
+	}
+	delete(h.tenants, t.key.Tenant)
+	if n.own {
+		n.share.Close()
+	}
 }
 
 // Lookup finds a topic by the bytes of its names, without allocating. It returns nil if there is none.
@@ -176,6 +247,9 @@ func (h *Hub) Remove(k Key) bool {
 	h.mu.Lock()
 	t := h.topics[k]
 	delete(h.topics, k)
+	if t != nil {
+		h.unregisterLocked(t)
+	}
 	h.mu.Unlock()
 	if t == nil {
 		return false
@@ -201,6 +275,9 @@ func (h *Hub) Close() {
 	h.mu.Lock()
 	topics := h.topics
 	h.topics = make(map[Key]*Topic)
+	for _, t := range topics {
+		h.unregisterLocked(t)
+	}
 	h.mu.Unlock()
 	for _, t := range topics {
 		t.close()
@@ -212,10 +289,11 @@ func (h *Hub) Close() {
 // Stats is a hub's state at one moment.
 type Stats struct {
 	Topics        int
-	RetainedBytes int64  // held by frames, of Options.MaxBytes
-	Stalled       uint64 // blocking subscriptions ended because they took nothing
-	Reclaims      uint64 // times the budget was spent
-	Reclaimed     uint64 // events that subscriptions lost by that
+	RetainedBytes int64  // charged to the budget
+	Stalled       uint64 // subscriptions ended because they took nothing
+	Reclaims      uint64 // times that memory was given up
+	Dropped       uint64 // events that subscriptions lost because their queue had no room
+	Reclaimed     uint64 // events that subscriptions lost because there was no memory
 	// What waits in all rings, and for how long the oldest of it has. A sweep finds it every 50 ms, so both may be that
 	// late, and the time is right to 50 ms. Replay, and what a writer has taken and not written, are not in it.
 	QueuedBytes int64
@@ -228,89 +306,69 @@ func (h *Hub) Stats() Stats {
 	n := len(h.topics)
 	h.mu.RUnlock()
 	return Stats{
-		Topics: n, RetainedBytes: h.budget.used.Load(),
-		Stalled: h.stalled.Load(), Reclaims: h.reclaims.Load(), Reclaimed: h.reclaimed.Load(),
+		Topics: n, RetainedBytes: h.budget.Used(),
+		Stalled: h.stalled.Load(), Reclaims: h.reclaims.Load(), Dropped: h.dropped.Load(), Reclaimed: h.reclaimed.Load(),
 		QueuedBytes: h.queued.Load(), Oldest: time.Duration(h.oldest.Load()),
 	}
 }
 
-// charge makes room for f in the budget, or waits for it.
-func (h *Hub) charge(f *Frame, a *admission) error {
-	b := h.budget
-	if f.budget != nil || (b.waiting.Load() == 0 && b.try(f)) {
-		return nil // charged by an earlier attempt to publish it, or now
+// reclaim gives memory up so that n bytes can be charged to the tenant, and some more, so that it need not be done for
+// each publish. If the tenant has reached its own maximum it gives by itself; if the common part of the budget is spent,
+// those give that are furthest above their guarantee. It reports whether trying again is worthwhile.
+func (h *Hub) reclaim(who *tenant, n int64, why error) bool {
+	if h.fruitless.Load() {
+		return false
 	}
-	h.pressed.Store(true)
-	if a.wait == 0 {
-		if b.waiting.Load() == 0 {
-			h.reclaim(b.cost(f))
-			if b.try(f) {
-				return nil
-			}
-		}
-		return ErrTimeout
-	}
-	w := b.join()
-	defer b.leave(w)
-	retry := time.NewTicker(sweepEvery) // a sweep may have found more that can be given up
-	defer retry.Stop()
-	for {
-		if b.isFirst(w) {
-			h.reclaim(b.cost(f))
-			if b.try(f) {
-				return nil
-			}
-		}
-		if err := a.await(w, retry.C); err != nil {
-			return err
-		}
-	}
-}
-
-// reclaim gives memory up until n bytes of the budget and a part of it are free again, so that it need not be done for
-// each publish.
-func (h *Hub) reclaim(n int64) {
 	h.reclaiming.Lock()
 	defer h.reclaiming.Unlock()
-	low := h.budget.max - max(h.budget.max/8, n)
-	if h.budget.used.Load() <= low {
-		return // somebody else has just done it
+	if errors.Is(why, ledger.ErrLimit) {
+		h.reclaims.Add(1)
+		most := who.share.Max()
+		low := max(most-max(most/8, n), 0)
+		gave := who.give(func() bool { return who.share.Used() <= low })
+		h.fruitless.Store(!gave)
+		return gave
+	}
+	_, size := h.budget.Common()
+	return h.relieve(size - max(size/8, n))
+}
+
+// relieve makes tenants give until the common part of the budget has no more than low used, with reclaiming held. It
+// reports whether anything was given up.
+func (h *Hub) relieve(low int64) (gave bool) {
+	low = max(low, 0)
+	enough := func() bool {
+		used, _ := h.budget.Common()
+		return used <= low
+	}
+	if enough() {
+		return true // somebody else has just done it
 	}
 	h.reclaims.Add(1)
-	if h.replaying.Load() > 0 {
-		h.mu.RLock()
-		topics := slices.Collect(maps.Values(h.topics))
-		h.mu.RUnlock()
-		for _, t := range topics {
-			if h.budget.used.Load() <= low {
-				return
-			}
-			t.forget()
+	var spared map[*ledger.Share]bool // have nothing left to give
+	for !enough() {
+		share := h.budget.Furthest(spared)
+		if share == nil {
+			break
 		}
-	}
-	for h.budget.used.Load() > low {
-		s, ok := h.popStuck()
-		if !ok {
-			return
+		// It gives an eighth of what it has above its guarantee at a time, so that those that are equally far give alike,
+		// but not so little that many tenants make this long.
+		goal := share.Above() - max(share.Above()/8, h.budget.Max()/64)
+		who, ok := share.Tag.(*tenant)
+		if ok && who.give(func() bool { return share.Above() <= goal || enough() }) {
+			gave = true
+			continue
 		}
-		s.sub.topic.empty(s)
+		if spared == nil {
+			spared = make(map[*ledger.Share]bool)
+		}
+		spared[share] = true
 	}
+	h.fruitless.Store(!gave)
+	return gave
 }
 
-// popStuck takes one subscription off the list of those that the last sweep found stuck.
-func (h *Hub) popStuck() (s stuckSubscription, ok bool) {
-	h.sweepMu.Lock()
-	defer h.sweepMu.Unlock()
-	last := len(h.stuck) - 1
-	if last < 0 {
-		return s, false
-	}
-	s, h.stuck[last] = h.stuck[last], s
-	h.stuck = h.stuck[:last]
-	return s, true
-}
-
-// sweeper looks at the rings that hold something, as long as there are any. It ends when the hub is closed.
+// sweeper looks at the subscriptions that hold something, as long as there are any. It ends when the hub is closed.
 func (h *Hub) sweeper() {
 	ticks := h.ticks
 	var ticker *time.Ticker
@@ -338,23 +396,38 @@ func (h *Hub) sweeper() {
 	}
 }
 
-// sweep visits each topic that was published to since the last sweep or still has something queued. It reports
-// whether anything is left to look at.
+// sweep visits each topic that was published to since the last sweep or has something queued. It reports whether anything
+// is left to look at.
 func (h *Hub) sweep() bool {
 	h.sweepMu.Lock()
 	topics := h.dirty
 	h.dirty = nil
 	h.sweepMu.Unlock()
-	pressed := h.pressed.Swap(false) || h.budget.waiting.Load() > 0
-	var stuck []stuckSubscription
-	totals := sweepTotals{now: time.Since(h.born)}
+	for _, n := range h.found {
+		n.mu.Lock()
+		clear(n.stuck)
+		clear(n.slow)
+		n.stuck, n.slow = n.stuck[:0], n.slow[:0]
+		n.mu.Unlock()
+	}
+	h.found = h.found[:0]
+	totals := sweepTotals{now: time.Since(h.born), pressed: make(map[*tenant]bool)}
 	for _, t := range topics {
-		stuck = t.sweep(stuck, pressed, &totals)
+		t.sweep(&totals)
 	}
 	h.queued.Store(int64(totals.bytes))
 	h.oldest.Store(int64(totals.oldest))
+	for n := range totals.pressed {
+		h.found = append(h.found, n)
+	}
+	h.fruitless.Store(false)
+	// Guarantees of tenants that came since may leave less in common than is used.
+	if used, size := h.budget.Common(); used > size {
+		h.reclaiming.Lock()
+		h.relieve(size)
+		h.reclaiming.Unlock()
+	}
 	h.sweepMu.Lock()
-	h.stuck = stuck
 	more := len(h.dirty) > 0
 	h.sweepMu.Unlock()
 	return more

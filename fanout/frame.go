@@ -6,16 +6,17 @@ import (
 	"sync/atomic"
 
 	"github.com/felix-mq/felix/internal/buf"
+	"github.com/felix-mq/felix/internal/ledger"
 	"github.com/felix-mq/felix/telemetry"
 )
 
-// frameOverhead is what a frame costs beside its bytes: the struct, and its slots in rings and replay. It is charged
-// with them, so that a million empty events cannot hide from a budget of bytes.
+// frameOverhead is what a frame costs in addition to its bytes: the struct, and its slot in replay. It is charged, so
+// that a million empty events cannot hide from a budget of bytes.
 const frameOverhead = 128
 
-// Frame is one encoded event frame, shared by all subscriptions that it is offered to. It is counted: whoever keeps
-// it holds a reference ([Frame.Retain], [Frame.Release]), and the last release frees the chunk its bytes lie in. The
-// bytes are read-only from the moment the frame is made.
+// Frame is one encoded event frame, shared by all subscriptions that it is offered to. It is counted: each holder has
+// a reference ([Frame.Retain], [Frame.Release]), and the last release frees the chunk its bytes lie in. The bytes are
+// read-only from the moment the frame is published.
 type Frame struct {
 	refs  atomic.Int32
 	wire  []byte
@@ -24,20 +25,16 @@ type Frame struct {
 	at    int // where in wire the sequence number is written, or 0
 
 	chunk  *buf.Chunk
-	budget *budget // set when it was charged
-	charge int64   // changed by its publisher before it is shared, by the sweep later
+	owner  *ledger.Share // who was charged, or nil
+	charge int64
 
-	// A copy of this frame in memory of its own size, made once when the original pins a much larger chunk.
-	copied atomic.Pointer[Frame]
-	// Another form of the same events, made once when the first subscription needs it.
+	// Another form of the same events, which lives as long as somebody holds it.
 	deriving    sync.Mutex // guards derived and underivable
-	derived     *Frame
+	derived     *Frame     // without a reference
 	underivable bool
+	origin      *Frame // of a derived frame, which holds a reference to it
 
 	offered telemetry.Time // when, if its time in queues is observed
-
-	settled atomic.Bool // the sweep has dealt with this frame: copied it, or charged its chunk
-	pinned  bool        // the sweep has charged its chunk; written by the sweep, which holds a reference
 }
 
 var framePool = sync.Pool{New: func() any { return new(Frame) }}
@@ -74,32 +71,64 @@ func (f *Frame) First() uint64 { return f.first }
 // Count returns the number of events in the frame.
 func (f *Frame) Count() int { return f.count }
 
-// Derive returns another form of the frame, which has the same events and lives as long as the caller's reference to f.
-// make is called by the first who asks, and returns a frame with a reference that is taken over, or nil if there is no
-// such form; all others get the same answer. The form is charged to the budget, beyond its bound if need be: whoever
-// asks is about to write it.
-func (f *Frame) Derive(make func() *Frame) *Frame {
+// end returns the sequence number that follows the frame's last event.
+func (f *Frame) end() uint64 { return f.first + uint64(f.count) }
+
+// Derive returns another form of the frame, which has the same events, with a reference for the caller. While somebody
+// holds that form all callers get the same one; with its last reference it is gone. size is what it takes in bytes, and
+// is charged to the owner of f before form is called to make it. form returns a frame with a reference, which is taken
+// over, or nil if there is no such form.
+//
+// Derive returns an error of package ledger if there is no memory for the form, and nil and no error if there is no form.
+// It may wait for another caller that makes the form at that moment.
+func (f *Frame) Derive(size int, form func() *Frame) (*Frame, error) {
 	f.deriving.Lock()
 	defer f.deriving.Unlock()
-	if f.derived == nil && !f.underivable {
-		d := make()
-		if d == nil {
-			f.underivable = true
-			return nil
-		}
-		d.first = f.first
-		if f.budget != nil {
-			f.budget.force(d, int64(d.chunk.Cap()+frameOverhead))
-		}
-		f.derived = d
+	if f.underivable {
+		return nil, nil
 	}
-	return f.derived
+	if d := f.derived; d != nil && d.tryRetain() {
+		return d, nil
+	}
+	charge := int64(size + frameOverhead)
+	if f.owner != nil {
+		if err := f.owner.Charge(charge); err != nil {
+			return nil, err
+		}
+	}
+	d := form()
+	if d == nil {
+		f.underivable = true
+		if f.owner != nil {
+			f.owner.Release(charge)
+		}
+		return nil, nil
+	}
+	d.first = f.first
+	d.owner, d.charge = f.owner, charge
+	f.Retain()
+	d.origin = f
+	f.derived = d
+	return d, nil
 }
 
 // Retain adds a reference. The caller must hold one.
 func (f *Frame) Retain() {
 	if f.refs.Add(1) <= 1 {
 		panic("fanout: retain of a freed frame")
+	}
+}
+
+// tryRetain adds a reference unless the last one has been given back.
+func (f *Frame) tryRetain() bool {
+	for {
+		n := f.refs.Load()
+		if n == 0 {
+			return false
+		}
+		if f.refs.CompareAndSwap(n, n+1) {
+			return true
+		}
 	}
 }
 
@@ -112,68 +141,26 @@ func (f *Frame) Release() {
 	if n < 0 {
 		panic("fanout: release of a freed frame")
 	}
-	if c := f.copied.Load(); c != nil {
-		c.Release()
-		f.copied.Store(nil)
-	}
-	if f.derived != nil {
-		f.derived.Release()
-	}
-	f.derived, f.underivable = nil, false
-	if f.pinned && f.chunk.Unpin() {
-		f.charge += int64(f.chunk.Cap())
-	}
-	if f.budget != nil {
-		f.budget.release(f.charge)
+	origin := f.origin
+	if origin != nil {
+		origin.deriving.Lock()
+		if origin.derived == f {
+			origin.derived = nil
+		}
+		origin.deriving.Unlock()
 	}
 	f.chunk.Release()
-	f.chunk, f.wire, f.budget, f.charge, f.first, f.count, f.at, f.pinned = nil, nil, nil, 0, 0, 0, 0, false
+	if f.owner != nil {
+		f.owner.Release(f.charge)
+	}
+	f.chunk, f.wire, f.owner, f.origin = nil, nil, nil, nil
+	f.charge, f.first, f.count, f.at, f.underivable = 0, 0, 0, 0, false
 	f.offered = telemetry.Time{}
-	f.settled.Store(false)
 	framePool.Put(f)
+	if origin != nil {
+		origin.Release()
+	}
 }
 
-// cost is what the frame is charged for while anybody holds it, and what it takes of a ring's bound.
+// cost is what the frame takes of a queue's bound.
 func (f *Frame) cost() int { return len(f.wire) + frameOverhead }
-
-// copyTo returns a new frame with the same events whose bytes are a copy in chunk at position at.
-func (f *Frame) copyTo(chunk *buf.Chunk, at int) *Frame {
-	n := copy(chunk.Bytes()[at:], f.wire)
-	c := NewFrame(chunk, chunk.Bytes()[at:at+n:at+n], f.count)
-	c.first = f.first
-	return c
-}
-
-// settle makes a frame that stays queued behind a blocked writer stop pinning memory that nobody accounts for. A
-// frame smaller than 1/8 of its chunk is copied out once, and the one copy serves all rings; for a larger one, or where
-// the copy would take as much as it frees, the whole chunk is charged instead of the frame's share. It consumes the reference to f and returns the
-// one to keep instead. Only the sweep may call it.
-func (f *Frame) settle(b *budget) *Frame {
-	if c := f.copied.Load(); c != nil {
-		c.Retain()
-		f.Release()
-		return c
-	}
-	if !f.settled.CompareAndSwap(false, true) {
-		return f
-	}
-	if max(len(f.wire), minSegment) >= f.chunk.Cap()/8 {
-		if f.pinned = true; f.chunk.Pin() {
-			b.used.Add(int64(f.chunk.Cap()))
-		}
-		if share := f.charge - frameOverhead; share > 0 { // the chunk's charge covers it now
-			f.charge = frameOverhead
-			b.release(share)
-		}
-		return f
-	}
-	own := buf.Get(len(f.wire))
-	defer own.Release()
-	c := f.copyTo(own, 0)
-	c.settled.Store(true)
-	b.force(c, int64(own.Cap()+frameOverhead))
-	f.copied.Store(c) // f's own reference to its copy
-	c.Retain()
-	f.Release()
-	return c
-}

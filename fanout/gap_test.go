@@ -144,7 +144,7 @@ func TestGapReasons(t *testing.T) {
 	publish(t, topic, 1)
 	wantGap(t, s, GapQueueFull, 2, 16) // in front of the event that followed
 
-	old := h.Register(Key{Stream: "old"}, noReplay(ring.DropOld, 4))
+	old := h.Register(Key{Tenant: testKey.Tenant, Stream: "old"}, noReplay(ring.DropOld, 4))
 	dropOld, _ := subscribe(t, old, From{})
 	for range 10 {
 		publish(t, old, 1)

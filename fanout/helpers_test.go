@@ -29,9 +29,15 @@ func checkedHub(t *testing.T, o Options) *Hub {
 	live := buf.Live()
 	h := NewHub(o)
 	t.Cleanup(func() {
+		topics := h.Topics()
 		h.Close()
-		if st := h.Stats(); st.RetainedBytes != 0 || h.replaying.Load() != 0 {
-			t.Errorf("%d bytes and the replay of %d topics retained after the end", st.RetainedBytes, h.replaying.Load())
+		if st := h.Stats(); st.RetainedBytes != 0 {
+			t.Errorf("%d bytes retained after the end", st.RetainedBytes)
+		}
+		for _, topic := range topics {
+			if n := topic.tenant.replaying; len(n) != 0 || topic.readers != 0 || topic.paused != 0 || len(topic.behind) != 0 {
+				t.Errorf("%v: after the end %d topics with replay, %d readers, %d paused, %d behind", topic.key, len(n), topic.readers, topic.paused, len(topic.behind))
+			}
 		}
 		if n := buf.Live() - live; n != 0 {
 			t.Errorf("%d chunks not returned", n)

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/felix-mq/felix/internal/ledger"
 	"github.com/felix-mq/felix/ring"
 	"github.com/felix-mq/felix/telemetry"
 )
@@ -75,43 +76,41 @@ type Subscription struct {
 	blocks bool
 	wake   func()
 	onEnd  func(EndReason)
-	waking sync.WaitGroup // calls of wake that a publish has decided and not made yet
+	waking sync.WaitGroup // calls of wake that were decided under the turn and are still to come
 	start  uint64         // sequence number of the first event it wants
-	behind bool           // it was made with a backlog
+
+	startsBusy bool // it was made with replay or a gap to take
 
 	// Guarded by the topic's turn.
-	index      int    // in Topic.active, or -1
-	missedFrom uint64 // while out of the active set: the first sequence number it was not offered
-	missed     uint64 // events it was not offered in earlier absences
-	ended      bool
+	subIndex    int    // in Topic.subs, until it ends
+	index       int    // in Topic.active, or -1
+	behindIndex int    // in Topic.behind, or -1
+	busy        bool   // in Topic.busy, or in the hands of the sweep
+	paused      bool   // out of the active set because its queue was full
+	missedFrom  uint64 // while paused: the first sequence number it was not offered
+	missed      uint64 // events that it was not offered, but for those of the present pause
+	endedAt     uint64 // the topic's next sequence number when it ended
+	cursor      uint64 // while it reads replay: the next event to read
 
-	// Replay, to be taken before the ring. replaying says that there is some, so that a consumer which has none left
-	// takes no lock.
-	lossy        atomic.Bool // events were refused or discarded, or missing from the start, since the consumer last looked
-	reclaimed    atomic.Bool // the ring was emptied since then
-	replaying    atomic.Bool
-	backlogMu    sync.Mutex
-	backlog      []*Frame
-	backlogTakes atomic.Uint64
+	ended     atomic.Bool // written under the turn
+	replaying atomic.Bool // it reads replay; written under the turn
+	lossy     atomic.Bool // events were refused or discarded, or missing from the start, since the consumer last looked
+	reclaimed atomic.Bool // the queue was emptied since then
+	cutOff    atomic.Bool // its consumer was told that it will not be waited for
+	left      atomic.Bool // its consumer takes nothing more
+	pages     atomic.Uint64
 
 	// The consumer's own.
 	next   uint64    // sequence number of the next event it expects
 	reason GapReason // of a gap that was there from the start
 
-	// The sweep's own.
-	lastMoves    uint64 // moves that the last sweep saw
-	settledTo    uint64 // position in the ring up to which frames are settled
-	stuckTicks   int    // sweeps since then that found something queued and no move
-	stalledTicks int    // of these, sweeps that found publishers waiting for it
-	mark         uint64 // position behind what was queued
+	// The sweep's own, but for stuckTicks, which those read who look for memory.
+	lastMoves    uint64       // moves that the last sweep saw
+	stuckTicks   atomic.Int32 // sweeps since then that found something held and no move
+	stalledTicks int32        // of these, sweeps that found publishers waiting for it
+	mark         uint64       // position after what was queued
 	markedAt     time.Duration
 	delay        time.Duration // what was queued at the mark before needed so long to leave
-}
-
-// stuckSubscription is one whose consumer had not moved when the sweep looked: a later move is a reprieve.
-type stuckSubscription struct {
-	sub   *Subscription
-	moves uint64
 }
 
 func newSubscription(t *Topic, o SubscriptionOptions) *Subscription {
@@ -125,6 +124,7 @@ func newSubscription(t *Topic, o SubscriptionOptions) *Subscription {
 		Overflow: t.pol.Overflow,
 		Discard:  (*Frame).Release,
 		OnRoom:   func() { t.room(s) },
+		Charge:   t.tenant.chargeSlots,
 	})
 	return s
 }
@@ -142,24 +142,19 @@ type Delivery struct {
 
 // Backlog reports whether the subscription was made with replay or a gap to take. If so its consumer starts by itself: no
 // Wake announces them, nor anything else before the consumer has found nothing to take.
-func (s *Subscription) Backlog() bool { return s.behind }
+func (s *Subscription) Backlog() bool { return s.startsBusy }
 
-// Take appends what is queued to out, as much as fits in maxBytes but at least one frame if there is one, replay
+// Take appends what there is to out, as much as fits in maxBytes but at least one frame if there is one, replay
 // first. When it adds nothing, either ended is true and nothing will ever come, or the consumer will be woken when
 // there is more: it must not call Take again before that. Wake may then be called before Take returns: if it starts
 // another goroutine, the caller must leave alone what it shares with that one, out's array included.
 //
 // Take never waits for events, but it may wait for the topic's turn.
 func (s *Subscription) Take(out []Delivery, maxBytes int) (_ []Delivery, ended bool) {
-	if s.replaying.Load() {
+	if s.replaying.Load() || s.lossy.Load() {
 		before := len(out)
-		if out = s.takeBacklog(out, maxBytes); len(out) > before {
+		if out = s.topic.advance(s, out, maxBytes); len(out) > before {
 			return out, false
-		}
-	}
-	if s.lossy.Load() {
-		if d := s.topic.trailing(s); d.Reason != GapNone {
-			return append(out, d), false
 		}
 	}
 	list := taken.Get().(*[]*Frame)
@@ -179,49 +174,18 @@ func (s *Subscription) Take(out []Delivery, maxBytes int) (_ []Delivery, ended b
 // taken has lists for what is taken at a time.
 var taken = sync.Pool{New: func() any { return new([]*Frame) }}
 
-func (s *Subscription) takeBacklog(out []Delivery, maxBytes int) []Delivery {
-	s.backlogMu.Lock()
-	defer s.backlogMu.Unlock()
-	s.backlogTakes.Add(1)
-	for i, f := range s.backlog {
-		if i > 0 && f.cost() > maxBytes {
-			s.backlog = s.backlog[i:]
-			return out
+// fits reports whether the subscription's queue, which is empty, has room for all of the list.
+func (s *Subscription) fits(list []kept) bool {
+	maxBytes, maxItems := s.ring.Bounds()
+	if len(list) > maxItems {
+		return false
+	}
+	for _, k := range list {
+		if maxBytes -= k.frame.cost(); maxBytes < 0 {
+			return false
 		}
-		maxBytes -= f.cost()
-		s.backlog[i] = nil
-		out = append(out, s.delivery(f))
 	}
-	s.backlog = nil
-	s.replaying.Store(false)
-	return out
-}
-
-// setBacklog is for Subscribe.
-func (s *Subscription) setBacklog(frames []*Frame) {
-	s.backlog = frames
-	s.replaying.Store(true)
-	s.startBusy()
-}
-
-// startBusy is for a subscription whose consumer has something to do before anything is published.
-func (s *Subscription) startBusy() {
-	s.behind = true
-	s.ring.Unpark() // or a second consumer would be woken while the first one is busy
-}
-
-// dropBacklog gives up what is left of the backlog and returns the number of events in it.
-func (s *Subscription) dropBacklog() uint64 {
-	s.backlogMu.Lock()
-	defer s.backlogMu.Unlock()
-	n := uint64(0)
-	for _, f := range s.backlog {
-		n += f.first + uint64(f.count) - max(f.first, s.start)
-		f.Release()
-	}
-	s.backlog = nil
-	s.replaying.Store(false)
-	return n
+	return true
 }
 
 func (s *Subscription) delivery(f *Frame) Delivery {
@@ -256,36 +220,57 @@ func (s *Subscription) Start() uint64 { return s.start }
 // Next returns the sequence number of the next event that the consumer expects. Only the consumer may call it.
 func (s *Subscription) Next() uint64 { return s.next }
 
-// Dropped returns the number of events that this subscription has lost so far, exactly: those its ring dropped, those
-// of its backlog that were given up, those that passed while it was out of the active set, and those it was still out
-// for when it ended.
+// Scratch returns what a consumer charges for memory that it needs to write what it has taken: a bounded part of what
+// the topic's tenant may have. It must do without if there is none.
+func (s *Subscription) Scratch() *ledger.Account { return s.topic.tenant.scratch }
+
+// Lost tells the hub of events that the consumer has taken and cannot deliver, because there is no memory for the form
+// that its peer needs.
+func (s *Subscription) Lost(events int) {
+	s.topic.hub.reclaimed.Add(uint64(events))
+	s.topic.tenant.pressed.Store(true)
+}
+
+// Dropped returns the number of events that this subscription has lost so far, exactly: those its queue dropped, those
+// that replay no longer had when it came to them, and those that passed while it was paused.
 func (s *Subscription) Dropped() uint64 {
 	s.topic.mu.Lock()
 	defer s.topic.mu.Unlock()
-	return s.droppedLocked()
-}
-
-func (s *Subscription) droppedLocked() uint64 {
 	n := s.ring.Stats().Dropped + s.missed
-	if s.index < 0 && !s.ended {
+	if s.paused {
 		n += s.topic.next - s.missedFrom
+	}
+	if s.replaying.Load() {
+		end := s.topic.next
+		if s.ended.Load() {
+			end = s.endedAt
+		}
+		if oldest := min(s.topic.replay.oldest(end), end); s.cursor < oldest {
+			n += oldest - s.cursor
+		}
 	}
 	return n
 }
 
-// QueuedBytes returns what the ring holds at this moment.
+// QueuedBytes returns what the queue holds at this moment.
 func (s *Subscription) QueuedBytes() int { return s.ring.Stats().Bytes }
 
-// End ends the subscription from outside. What is queued can still be taken.
+// End ends the subscription from outside. What is queued can still be taken, for as long as the consumer moves.
 func (s *Subscription) End(reason EndReason) { s.end(reason) }
 
 // end reports false if the subscription has ended already.
 func (s *Subscription) end(reason EndReason) bool {
-	if !s.topic.end(s) {
+	wake, ok := s.topic.end(s)
+	if wake {
+		s.wake()
+		s.waking.Done()
+	}
+	if !ok {
 		return false
 	}
-	if s.ring.Close() {
-		s.wake()
+	if reason == EndStalled {
+		s.cutOff.Store(true)
+		s.topic.abandon(s)
 	}
 	if s.onEnd != nil && reason != EndClosed {
 		s.onEnd(reason)
@@ -293,45 +278,103 @@ func (s *Subscription) end(reason EndReason) bool {
 	return true
 }
 
+// cut ends the subscription with [EndStalled], even if it has ended for another reason, and reports whether it was the
+// first to do so: its consumer is stuck and will not be waited for.
+func (s *Subscription) cut() bool {
+	if s.end(EndStalled) {
+		return true
+	}
+	if s.left.Load() || !s.cutOff.CompareAndSwap(false, true) {
+		return false
+	}
+	s.topic.abandon(s)
+	if s.onEnd != nil {
+		s.onEnd(EndStalled)
+	}
+	return true
+}
+
+// cutIf is cut for a subscription that has not moved since the sweep saw it.
+func (s *Subscription) cutIf(moves uint64) bool {
+	if s.moves(s.ring.Stats()) != moves || !s.cut() {
+		return false
+	}
+	s.topic.hub.stalled.Add(1)
+	return true
+}
+
 // Quiesce waits for calls of Wake that were decided before the subscription ended and are still to come or under way.
 // It is called after End, by somebody who wants to know that no other consumer will be started.
-func (s *Subscription) Quiesce() { s.waking.Wait() }
+func (s *Subscription) Quiesce() {
+	s.topic.mu.Lock() // what was decided under the turn is counted
+	s.topic.mu.Unlock()
+	s.waking.Wait()
+}
 
 // Close ends the subscription on behalf of its consumer and releases everything queued. The consumer must not take
 // afterwards. It may be called twice.
 func (s *Subscription) Close() {
-	s.topic.end(s)
-	s.ring.Close()
+	if wake, _ := s.topic.end(s); wake {
+		s.waking.Done() // the one who would be woken is the one who calls
+	}
+	s.left.Store(true)
 	s.ring.Discard()
-	s.dropBacklog()
+	s.topic.leave(s)
 }
 
 // moves counts the calls of Take, so that an observer can tell a consumer that moves from one that does not.
-func (s *Subscription) moves(st ring.Stats) uint64 { return s.backlogTakes.Load() + st.Takes }
+func (s *Subscription) moves(st ring.Stats) uint64 { return s.pages.Load() + st.Takes }
 
-// sweep notes whether the consumer has moved since the last sweep and settles the frames that stay queued behind a
-// stuck one. wanted is the cost of a frame that waits for room in the topic's rings, if one does; spent says that
-// publishers wait for the budget. It takes back the memory of a ring that was long and has been idle since the last
-// sweep. What is queued is added to totals. It reports whether there is more to look at.
+// isIdle reports whether there is nothing for the sweep to look at: the consumer has parked, or left.
+func (s *Subscription) isIdle() bool { return s.left.Load() || s.ring.Stats().Parked }
+
+// sweep notes whether the consumer has moved since the last sweep, and does what follows from that. wanted is the cost of
+// a frame that waits for room in the topic's queues, if one does; spent says that publishers wait for memory. It takes
+// back the memory of a queue that was long and has been idle since the last sweep. What is queued is added to totals. It
+// reports whether there is more to look at.
 func (s *Subscription) sweep(wanted int, spent bool, totals *sweepTotals) bool {
+	if s.left.Load() {
+		return false
+	}
 	st := s.ring.Stats()
 	totals.bytes += st.Bytes
-	totals.oldest = max(totals.oldest, s.age(st, totals.now))
-	moves, queued := s.moves(st), st.Items > 0 || s.replaying.Load()
-	if !queued || moves != s.lastMoves {
-		idle := moves == s.lastMoves && s.ring.Trim()
-		s.lastMoves, s.stuckTicks, s.stalledTicks = moves, 0, 0
-		return queued || st.Grown && !idle
+	age := s.age(st, totals.now)
+	totals.oldest = max(totals.oldest, age)
+	moves := s.moves(st)
+	moved := moves != s.lastMoves
+	s.lastMoves = moves
+	if moved || st.Parked {
+		s.stuckTicks.Store(0)
+		s.stalledTicks = 0
+		if moved && age >= slowAfter {
+			s.canGive(&s.topic.tenant.slow, moves)
+		}
+		return !st.Parked || st.Grown && (moved || !s.ring.Trim())
 	}
-	s.stuckTicks++
-	if s.blocks && (spent || (wanted > 0 && !s.ring.Fits(wanted))) {
+	stuck := s.stuckTicks.Add(1)
+	if s.blocks && (spent || wanted > 0 && (s.replaying.Load() || !s.ring.Fits(wanted))) {
 		s.stalledTicks++
 	}
-	if s.stuckTicks >= stuckAfter {
-		b := s.topic.hub.budget
-		s.settledTo = s.ring.Replace(s.settledTo, func(f *Frame) *Frame { return f.settle(b) })
+	switch {
+	case s.ended.Load() && stuck >= int32(endTimeout/sweepEvery), s.stalledTicks >= s.topic.hub.stallTicks:
+		if s.cut() {
+			s.topic.hub.stalled.Add(1)
+		}
+	case stuck >= stuckAfter:
+		s.canGive(&s.topic.tenant.stuck, moves)
 	}
 	return true
+}
+
+// canGive puts the subscription on a list of those whose queue may be emptied.
+func (s *Subscription) canGive(list *[]seen, moves uint64) {
+	if s.blocks && !s.ended.Load() {
+		return
+	}
+	n := s.topic.tenant
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	*list = append(*list, seen{s, moves})
 }
 
 // age returns for how long the oldest frame in the ring has waited. Nobody writes down when a frame comes; instead, a sweep

@@ -5,44 +5,55 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
+	"github.com/felix-mq/felix/internal/ledger"
 	"github.com/felix-mq/felix/ring"
 	"github.com/felix-mq/felix/telemetry"
 )
 
-// Topic is an ordered sequence of events and the set of those who want them. Its mutex is the topic's turn: whoever
+// Topic is an ordered sequence of events and the set of those who want them. Its mutex is the topic's turn: the one who
 // holds it assigns sequence numbers and offers frames, so all subscriptions see one order.
 //
-// The set of subscriptions exists twice. subs is copy-on-write, for those who only look (sweep, counts, removal).
-// active is what a publish walks; it is changed in place under the turn, because a reader that trickles leaves and
-// joins it at each step, and copying 10 000 entries for that would make the slow reader everybody's cost.
+// Each set of subscriptions is a slice that changes in place under the turn: subs has all of them, active those that a
+// publish walks, and busy those that the next sweep looks at.
 type Topic struct {
-	hub   *Hub
-	key   Key
-	epoch uint64
+	hub    *Hub
+	tenant *tenant
+	key    Key
+	epoch  uint64
 
-	subs atomic.Pointer[[]*Subscription]
+	replayIndex int // in tenant.replaying, guarded by tenant.mu; -1: replay is empty
+
 	gone chan struct{} // closed with the topic
 
 	mu       sync.Mutex // the turn; guards all below
 	pol      Policy
 	next     uint64 // sequence number of the next event
+	subs     []*Subscription
 	active   []*Subscription
-	blocking int  // subscriptions whose ring blocks
-	waiters  line // publishers that wait for their turn or for room
-	wanted   int  // cost of the frame that last found no room; 0 if none did since the last sweep
+	busy     []*Subscription // hold something, or have had something offered since the last sweep
+	behind   []*Subscription // blocking ones that still read replay, ended or not
+	blocking int             // subscriptions whose ring blocks
+	readers  int             // subscriptions that read replay, ended or not
+	paused   int             // subscriptions that a publish passes by, because their queue was full
+	waiters  line            // publishers that wait for their turn or for room
+	wanted   int             // cost of the frame that last found no room; 0 if none did since the last sweep
 	replay   replay
-	closed   bool
-	dirty    bool // on the hub's list for the next sweep
+	packer   packer
+	// What comes before this sequence number is not in replay, because there was no memory for it.
+	forgotten uint64
+	kept      bool // the tenant's list has this topic, because its replay holds something
+	closed    bool
+	dirty     bool // on the hub's list for the next sweep
 }
 
-func newTopic(h *Hub, k Key, p Policy) *Topic {
-	t := &Topic{hub: h, key: k, pol: p, epoch: h.epochs.Add(1), gone: make(chan struct{})}
-	t.replay = replay{maxBytes: p.replayBytes(), budget: h.budget, topics: &h.replaying}
-	t.subs.Store(new([]*Subscription))
+func newTopic(h *Hub, n *tenant, k Key, p Policy) *Topic {
+	t := &Topic{hub: h, tenant: n, key: k, pol: p, epoch: h.epochs.Add(1), gone: make(chan struct{}), replayIndex: -1}
+	t.replay.maxBytes = p.replayBytes()
+	t.packer.owner = n.share
 	return t
 }
 
@@ -52,7 +63,7 @@ func (t *Topic) SetPolicy(p Policy) {
 	defer t.mu.Unlock()
 	t.pol = p
 	t.replay.maxBytes = p.replayBytes()
-	t.replay.trim(t.replay.maxBytes)
+	t.trimLocked(t.replay.maxBytes)
 }
 
 // Key returns the topic's names.
@@ -63,38 +74,39 @@ func (t *Topic) Key() Key { return t.key }
 func (t *Topic) Epoch() uint64 { return t.epoch }
 
 // Publish gives f its place in the topic's order and offers it to every subscription. It returns the sequence number
-// of f's first event when f has been offered to all rings: a subscription whose ring was full has then lost it under
-// its policy, and no ring has a part of it.
+// of f's first event when f, or a copy of it, has been offered to all queues: a subscription whose queue was full has
+// then lost it under its policy, and no queue has a part of it.
 //
-// The caller keeps its reference to f. Publish waits when the hub's budget is spent or a blocking subscription has no
-// room, first come first served: up to wait in all, without limit if wait is negative, not at all if it is 0. It then
-// returns [ErrTimeout], [ErrDraining], [ErrClosed], or the context's error, and nothing was published.
+// The caller keeps its reference to f. Publish waits when there is no memory or a blocking subscription has no room,
+// first come first served: up to wait in all, without limit if wait is negative, not at all if it is 0. It then
+// returns [ErrTimeout], [ErrDraining], [ErrClosed], or the context's error, and nothing was published. While it waits
+// nothing is charged for f.
 func (t *Topic) Publish(ctx context.Context, f *Frame, wait time.Duration) (first uint64, err error) {
 	start := telemetry.Start()
-	a := admission{ctx: ctx, topic: t, wait: wait}
-	defer a.stop()
 	select {
 	case <-t.hub.draining:
 		return 0, ErrDraining
 	default:
 	}
-	if err := t.hub.charge(f, &a); err != nil {
-		return 0, err
-	}
 	t.mu.Lock()
-	if len(t.waiters) > 0 || !t.roomLocked(f) {
-		if err := t.waitLocked(f, &a); err != nil {
+	var k *Frame
+	if t.closed {
+		err = ErrClosed
+	} else if len(t.waiters) > 0 || t.tenant.share.Waiting() > 0 {
+		err = errNoRoom
+	} else {
+		k, err = t.admitLocked(f)
+	}
+	if err != nil {
+		if k, err = t.admitLater(ctx, f, wait, err); err != nil {
 			t.mu.Unlock()
 			return 0, err
 		}
 	}
-	if t.closed {
-		t.mu.Unlock()
-		return 0, ErrClosed
-	}
 	telemetry.Observe(telemetry.StagePublishTurn, start)
-	first, woken := t.offerLocked(f)
+	first, woken := t.offerLocked(k)
 	t.mu.Unlock()
+	k.Release()
 	if woken != nil {
 		start = telemetry.Start()
 		for i, s := range *woken {
@@ -112,48 +124,143 @@ func (t *Topic) Publish(ctx context.Context, f *Frame, wait time.Duration) (firs
 // wokenPool holds lists of subscriptions to be woken by a publish when it has given the turn back.
 var wokenPool = sync.Pool{New: func() any { return new([]*Subscription) }}
 
-// roomLocked reports whether every blocking ring would accept f. If not, the first that would not will say when that
-// changes.
-func (t *Topic) roomLocked(f *Frame) bool {
-	if t.blocking == 0 {
-		return true
+// errNoRoom means that a publish has to wait for its turn or for room in a queue.
+var errNoRoom = errors.New("fanout: no room")
+
+// admitLocked sees to it that f can be offered: that all blocking subscriptions have room, and that there is memory. It
+// returns the frame to offer, which is f or a copy, with a reference.
+func (t *Topic) admitLocked(f *Frame) (*Frame, error) {
+	if err := t.roomLocked(f); err != nil {
+		return nil, err
 	}
-	for _, s := range t.active {
-		if s.blocks && !s.ring.Room(f.cost()) {
-			t.wanted = f.cost()
-			return false
+	if len(t.active) == 0 && !t.replay.wants(f.cost()) {
+		f.Retain()
+		return f, nil // nobody keeps it
+	}
+	return t.packer.keep(f, t.replay.bytes)
+}
+
+// admitLater is for a publish that cannot be admitted at once, for the reason why: it gives memory up or waits. The turn
+// is held when it is called and when it returns. Only the publisher that is first in the topic's line looks for memory,
+// and only the first in the tenant's line is charged for it, so those that wait hold nothing.
+func (t *Topic) admitLater(ctx context.Context, f *Frame, wait time.Duration, why error) (k *Frame, err error) {
+	if errors.Is(why, ErrClosed) {
+		return nil, why
+	}
+	if memoryError(why) {
+		if t.reclaimLocked(f, why) && !t.closed && len(t.waiters) == 0 {
+			if k, err = t.admitLocked(f); err == nil {
+				return k, nil
+			}
 		}
 	}
-	return true
-}
-
-// waitLocked queues the caller behind the publishers that wait already and returns, with the turn held, when it is
-// first and there is room.
-func (t *Topic) waitLocked(f *Frame, a *admission) error {
-	if a.wait == 0 {
-		return ErrTimeout
+	if wait == 0 {
+		return nil, ErrTimeout
 	}
+	a := admission{ctx: ctx, topic: t, wait: wait}
+	defer a.stop()
 	w := t.waiters.join()
-	t.markDirtyLocked()
-	var err error
-	for err == nil && (t.waiters[0] != w || !t.roomLocked(f)) {
+	defer func() { t.waiters.leave(w) }() // the next in line looks for room of its own
+	share := t.tenant.share
+	var memory *ledger.Waiter
+	defer func() {
+		if memory != nil {
+			share.Leave(memory)
+		}
+	}()
+	for {
+		switch {
+		case t.closed:
+			return nil, ErrClosed
+		case t.waiters[0] != w:
+		case memory == nil && share.Waiting() > 0:
+			memory = share.Join()
+		case memory == nil || share.First(memory):
+			k, err = t.admitLocked(f)
+			switch {
+			case err == nil:
+				return k, nil
+			case !memoryError(err):
+				if memory != nil { // others of the tenant must not wait for this topic
+					share.Leave(memory)
+					memory = nil
+				}
+			case memory == nil:
+				memory = share.Join() // a release before this went unseen
+				continue
+			default:
+				t.reclaimLocked(f, err)
+				if k, err = t.admitLocked(f); err == nil {
+					return k, nil
+				}
+			}
+		}
+		t.markDirtyLocked()
 		t.mu.Unlock()
-		err = a.await(w, nil)
+		err = a.await(w, memory)
 		t.mu.Lock()
+		if err != nil {
+			return nil, err
+		}
 	}
-	t.waiters.leave(w) // the next in line looks for room of its own
-	return err
 }
 
-// offerLocked is the hot path: numbers, replay, and one Offer for each active subscription.
+// reclaimLocked has memory given up for f. It lets go of the turn meanwhile.
+func (t *Topic) reclaimLocked(f *Frame, why error) bool {
+	t.tenant.pressed.Store(true)
+	t.mu.Unlock()
+	defer t.mu.Lock()
+	return t.hub.reclaim(t.tenant, int64(t.packer.size(f)), why)
+}
+
+// roomLocked returns nil if every blocking subscription would accept f. If not, the first that would not will say when that
+// changes. An error of package ledger means that there is no memory for its queue to grow.
+func (t *Topic) roomLocked(f *Frame) error {
+	if len(t.behind) > 0 {
+		// What they have not read must not be pushed out of replay.
+		oldest := t.replay.oldestAfter(t.packer.size(f), t.next)
+		for _, s := range t.behind {
+			if s.cursor < oldest {
+				t.wanted = f.cost()
+				return errNoRoom
+			}
+		}
+	}
+	if t.blocking == 0 {
+		return nil
+	}
+	for _, s := range t.active {
+		if !s.blocks {
+			continue
+		}
+		if ok, memory := s.ring.Room(f.cost()); !ok {
+			t.wanted = f.cost()
+			if memory {
+				return t.tenant.share.Refusal(1)
+			}
+			return errNoRoom
+		}
+	}
+	return nil
+}
+
+// offerLocked is the hot path: numbers, replay, and one Offer for each active subscription. The caller keeps its
+// reference to f.
 func (t *Topic) offerLocked(f *Frame) (first uint64, woken *[]*Subscription) {
 	start := telemetry.Start()
 	first = t.next
 	f.number(first)
 	t.next += uint64(f.count)
-	t.replay.add(f)
+	if f.owner != nil {
+		t.replay.add(f)
+		t.listReplayLocked()
+	} else if t.kept {
+		t.trimLocked(0) // f is too large to be kept, and replay has no holes
+	}
 	start = telemetry.Observe(telemetry.StagePublishAppend, start)
+	dropped := t.paused * f.count
 	if len(t.active) == 0 {
+		t.hub.drop(dropped)
 		return first, nil
 	}
 	t.markDirtyLocked()
@@ -163,21 +270,37 @@ func (t *Topic) offerLocked(f *Frame) (first uint64, woken *[]*Subscription) {
 	refused, cost := 0, f.cost()
 	for i := 0; i < len(t.active); {
 		s := t.active[i]
-		switch s.ring.Offer(f, cost, f.count) {
+		result, lost := s.ring.Offer(f, cost, f.count)
+		if lost > 0 {
+			dropped += lost
+			s.lossy.Store(true)
+		}
+		switch result {
 		case ring.AcceptedWake:
 			if woken == nil {
 				woken, _ = wokenPool.Get().(*[]*Subscription)
 			}
 			s.waking.Add(1)
 			*woken = append(*woken, s)
+			if !s.busy {
+				t.busyLocked(s)
+			}
 		case ring.Accepted:
+			if !s.busy {
+				t.busyLocked(s)
+			}
 		case ring.Closed:
 			refused++
 		case ring.Full:
 			refused++
-			s.lossy.Store(true)
-			if !s.blocks && !s.ring.Watch() {
-				t.detachLocked(s) // swaps another one into place i
+			if s.blocks {
+				// Only memory for slots can be missing: roomLocked has seen room. It is lost like anything else that
+				// there is no memory for.
+				t.hub.reclaimed.Add(uint64(f.count))
+				s.missed += uint64(f.count)
+				s.lossy.Store(true)
+			} else if !s.ring.Watch() {
+				t.pauseLocked(s) // swaps another one into place i
 				continue
 			}
 		}
@@ -187,7 +310,38 @@ func (t *Topic) offerLocked(f *Frame) (first uint64, woken *[]*Subscription) {
 	if refused > 0 {
 		f.refs.Add(-int32(refused)) // never the last: the caller has one
 	}
+	t.hub.drop(dropped)
 	return first, woken
+}
+
+// drop counts events that queues had no room for.
+func (h *Hub) drop(events int) {
+	if events > 0 {
+		h.dropped.Add(uint64(events))
+	}
+}
+
+// trimLocked drops the oldest of replay until at most limit bytes are kept.
+func (t *Topic) trimLocked(limit int) {
+	t.replay.trim(limit)
+	t.listReplayLocked()
+	if t.replay.bytes == 0 {
+		t.packer.close()
+	}
+}
+
+// listReplayLocked keeps the tenant's list of topics with replay right.
+func (t *Topic) listReplayLocked() {
+	switch holds := t.replay.bytes > 0; {
+	case holds == t.kept:
+	case holds:
+		t.kept = true
+		t.tenant.addReplay(t)
+		t.hub.fruitless.Store(false)
+	default:
+		t.kept = false
+		t.tenant.removeReplay(t)
+	}
 }
 
 func (t *Topic) markDirtyLocked() {
@@ -197,8 +351,24 @@ func (t *Topic) markDirtyLocked() {
 	}
 }
 
-// detachLocked takes a subscription out of the active set. What it misses from here on is the difference of sequence
-// numbers when it returns.
+// busyLocked has the next sweep look at s.
+func (t *Topic) busyLocked(s *Subscription) {
+	if !s.busy {
+		s.busy = true
+		t.busy = append(t.busy, s)
+		t.markDirtyLocked()
+	}
+}
+
+// pauseLocked takes a subscription out of the active set because its queue is full. What it misses from here on is the
+// difference of sequence numbers when it returns; the hub counts it with each publish.
+func (t *Topic) pauseLocked(s *Subscription) {
+	t.detachLocked(s)
+	s.paused = true
+	s.missedFrom = t.next
+	t.paused++
+}
+
 func (t *Topic) detachLocked(s *Subscription) {
 	last := len(t.active) - 1
 	t.active[s.index] = t.active[last]
@@ -206,7 +376,6 @@ func (t *Topic) detachLocked(s *Subscription) {
 	t.active[last] = nil
 	t.active = t.active[:last]
 	s.index = -1
-	s.missedFrom = t.next
 }
 
 func (t *Topic) attachLocked(s *Subscription) {
@@ -214,41 +383,158 @@ func (t *Topic) attachLocked(s *Subscription) {
 	t.active = append(t.active, s)
 }
 
-// room is called by a ring, on its consumer's goroutine, when the room that was asked for is there: a detached
+// room is called by a ring, on its consumer's goroutine, when the room that was asked for is there: a paused
 // subscription returns, and the first waiting publisher looks again.
 func (t *Topic) room(s *Subscription) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !s.ended {
-		t.rejoinLocked(s)
-	}
+	t.resumeLocked(s)
 	t.waiters.wakeFirst()
 }
 
-// rejoinLocked lets a subscription that was detached return to the active set.
-func (t *Topic) rejoinLocked(s *Subscription) {
-	if s.index < 0 {
+// resumeLocked lets a subscription that was paused return to the active set.
+func (t *Topic) resumeLocked(s *Subscription) {
+	if s.paused && !s.ended.Load() {
+		s.paused = false
+		t.paused--
 		s.missed += t.next - s.missedFrom
 		t.attachLocked(s)
 	}
 }
 
-// trailing tells a consumer that has nothing left to take what it lost behind its last event. Otherwise it would learn
-// of it with the next event, whenever that comes. It is empty if there is no such loss, or something to take first.
-func (t *Topic) trailing(s *Subscription) (d Delivery) {
+// advance lets a consumer go on whose queue is empty and whom Take has found to be lossy or replaying: it appends a page
+// of replay, or what was lost after the last event, which the consumer would otherwise learn of only with the next one.
+// It adds nothing if there is neither, or something in the queue to take first.
+func (t *Topic) advance(s *Subscription, out []Delivery, maxBytes int) []Delivery {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if s.ring.Stats().Items > 0 { // offered under the turn: what is lost comes with its delivery, or behind it
-		return d
+	if s.ring.Stats().Items > 0 { // offered under the turn: what is lost comes with its delivery, or after it
+		return out
+	}
+	if s.replaying.Load() {
+		n := len(out)
+		if out = t.pageLocked(s, out, maxBytes); len(out) > n || s.replaying.Load() || s.ring.Stats().Items > 0 {
+			return out
+		}
 	}
 	s.lossy.Store(false)
-	if s.ended {
-		return d
+	t.resumeLocked(s)
+	d := Delivery{Next: t.next}
+	if s.ended.Load() {
+		d.Next = s.endedAt
 	}
-	t.rejoinLocked(s)
-	d.Next = t.next
 	s.gap(&d)
-	return d
+	if d.Reason != GapNone {
+		out = append(out, d)
+	}
+	return out
+}
+
+// pageLocked appends as much of replay as fits in maxBytes, at least one frame, and moves the cursor. When all that is
+// left fits the subscription's queue, it goes there, and the subscription is live from then on.
+func (t *Topic) pageLocked(s *Subscription, out []Delivery, maxBytes int) []Delivery {
+	s.pages.Add(1)
+	end := t.next
+	if s.ended.Load() {
+		end = s.endedAt
+	}
+	if oldest := t.replay.oldest(t.next); s.cursor < min(oldest, end) {
+		lost := min(oldest, end) - s.cursor // replay has moved on without it
+		if s.cursor < t.forgotten {
+			s.reclaimed.Store(true)
+			t.hub.reclaimed.Add(lost)
+		} else {
+			t.hub.drop(int(lost))
+		}
+		s.missed += lost
+		s.cursor += lost
+		s.lossy.Store(true)
+	}
+	list := t.replay.from(s.cursor)
+	if s.cursor >= end {
+		list = nil
+	}
+	i := 0
+	for ; i < len(list) && (i == 0 || list[i].frame.cost() <= maxBytes); i++ {
+		f := list[i].frame
+		if f.first >= end {
+			break
+		}
+		f.Retain()
+		maxBytes -= f.cost()
+		s.cursor = f.end()
+		out = append(out, s.delivery(f))
+	}
+	rest := list[i:]
+	if s.ended.Load() {
+		if s.cursor >= end || len(rest) == 0 {
+			t.liveLocked(s)
+		}
+		return out
+	}
+	if s.fits(rest) {
+		for _, k := range rest {
+			k.frame.Retain()
+			if result, _ := s.ring.Offer(k.frame, k.frame.cost(), k.frame.count); result != ring.Accepted && result != ring.AcceptedWake {
+				k.frame.Release() // no memory for its slot: it is read with the next page
+				return out
+			}
+			s.cursor = k.frame.end()
+		}
+		t.liveLocked(s)
+	}
+	t.waiters.wakeFirst()
+	return out
+}
+
+// caughtUpLocked takes a blocking subscription off the list of those that publishers must not overtake in replay.
+func (t *Topic) caughtUpLocked(s *Subscription) {
+	if s.behindIndex < 0 {
+		return
+	}
+	last := len(t.behind) - 1
+	t.behind[s.behindIndex] = t.behind[last]
+	t.behind[s.behindIndex].behindIndex = s.behindIndex
+	t.behind[last] = nil
+	t.behind = t.behind[:last]
+	s.behindIndex = -1
+}
+
+// liveLocked ends the reading of replay.
+func (t *Topic) liveLocked(s *Subscription) {
+	s.replaying.Store(false)
+	t.readers--
+	t.caughtUpLocked(s)
+	if !s.ended.Load() {
+		t.attachLocked(s)
+		if s.cursor < t.next { // nothing more is kept
+			s.missed += t.next - s.cursor
+			t.hub.drop(int(t.next - s.cursor))
+			s.cursor = t.next
+			s.lossy.Store(true)
+		}
+	}
+	if t.closed && t.readers == 0 {
+		t.trimLocked(0)
+	}
+	t.waiters.wakeFirst()
+}
+
+// abandon lets publishers overtake a subscription whose consumer is cut off.
+func (t *Topic) abandon(s *Subscription) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.caughtUpLocked(s)
+	t.waiters.wakeFirst()
+}
+
+// leave is called when the consumer of a subscription that has ended takes nothing more.
+func (t *Topic) leave(s *Subscription) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s.replaying.Load() {
+		t.liveLocked(s)
+	}
 }
 
 // CursorError says that a start position cannot be served (session.md, section 7.4).
@@ -305,52 +591,64 @@ func (t *Topic) Subscribe(from From, o SubscriptionOptions) (*Subscription, erro
 	case from.Earliest:
 		start, expected = oldest, oldest
 	}
-	s.start, s.next = start, expected
+	s.start, s.next, s.cursor = start, expected, start
 	s.lossy.Store(s.reason != GapNone) // to be told even if no event comes
-	if start < t.next {
-		s.setBacklog(t.replay.from(start))
-		t.markDirtyLocked()
-	} else if s.reason != GapNone {
-		s.startBusy()
+	s.index, s.behindIndex = -1, -1
+	if start < t.next || s.reason != GapNone {
+		s.startsBusy = true
+		s.ring.Unpark() // or a second consumer would be woken while the first one is busy
+		t.busyLocked(s)
 	}
-	subs := *t.subs.Load()
-	grown := make([]*Subscription, len(subs)+1)
-	copy(grown, subs)
-	grown[len(subs)] = s
-	t.subs.Store(&grown)
-	t.attachLocked(s)
+	if start < t.next {
+		s.replaying.Store(true)
+		t.readers++
+		if s.blocks {
+			s.behindIndex = len(t.behind)
+			t.behind = append(t.behind, s)
+		}
+	} else {
+		t.attachLocked(s)
+	}
+	s.subIndex = len(t.subs)
+	t.subs = append(t.subs, s)
 	if s.blocks {
 		t.blocking++
 	}
 	return s, nil
 }
 
-// end takes a subscription out of the topic. It reports false if it was out already.
-func (t *Topic) end(s *Subscription) bool {
+// end makes a subscription one that has ended: nothing more is offered to it. Until its consumer has taken what is there
+// and closes it, the sweep looks after it. It reports false if it has ended already.
+func (t *Topic) end(s *Subscription) (wake, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if s.ended {
-		return false
+	if s.ended.Load() {
+		return false, false
 	}
-	s.ended = true
-	if s.index >= 0 {
+	s.ended.Store(true)
+	s.endedAt = t.next
+	switch {
+	case s.index >= 0:
 		t.detachLocked(s)
-	} else {
+	case s.paused:
+		s.paused = false
+		t.paused--
 		s.missed += t.next - s.missedFrom
 	}
 	if s.blocks {
 		t.blocking--
 	}
-	subs := *t.subs.Load()
-	rest := make([]*Subscription, 0, len(subs))
-	for _, o := range subs {
-		if o != s {
-			rest = append(rest, o)
-		}
-	}
-	t.subs.Store(&rest)
+	last := len(t.subs) - 1
+	t.subs[s.subIndex] = t.subs[last]
+	t.subs[s.subIndex].subIndex = s.subIndex
+	t.subs[last] = nil
+	t.subs = t.subs[:last]
+	t.busyLocked(s)
 	t.waiters.wakeFirst()
-	return true
+	if wake = s.ring.Close(); wake {
+		s.waking.Add(1) // under the turn, so that Quiesce waits for it
+	}
+	return wake, true
 }
 
 func (t *Topic) close() {
@@ -359,77 +657,99 @@ func (t *Topic) close() {
 		t.closed = true
 		close(t.gone)
 	}
-	t.replay.trim(0)
+	if t.readers == 0 { // the last of those that read it trims it
+		t.trimLocked(0)
+	}
+	t.packer.close()
+	subs := slices.Clone(t.subs)
 	t.mu.Unlock()
-	for _, s := range *t.subs.Load() {
+	for _, s := range subs {
 		s.End(EndRemoved)
 	}
 }
 
-// forget gives the replay memory up.
-func (t *Topic) forget() {
+// forget gives the replay memory up. It reports false if it may not: a blocking subscription has not read it yet.
+func (t *Topic) forget() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.replay.trim(0)
+	if len(t.behind) > 0 || !t.kept {
+		return false
+	}
+	t.trimLocked(0)
+	t.forgotten = t.next
+	return true
 }
 
-// empty discards what a stuck subscription has queued, replay and all, and keeps it out of the active set until its
-// consumer moves, unless it has moved since the sweep.
-func (t *Topic) empty(st stuckSubscription) {
+// empty discards what a subscription has queued and keeps it out of the active set until its consumer moves. It does
+// nothing, and reports false, if it has moved since the sweep.
+func (t *Topic) empty(seen seen) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	s := st.sub
-	before := s.ring.Stats()
-	if s.ended || s.moves(before) != st.moves || !s.ring.DropAll() {
-		return
+	s := seen.sub
+	st := s.ring.Stats()
+	if s.blocks && !s.ended.Load() || s.moves(st) != seen.moves || st.Items == 0 {
+		return false
+	}
+	events, ok := s.ring.DropAll()
+	if !ok {
+		return false
 	}
 	s.reclaimed.Store(true)
 	s.lossy.Store(true)
-	backlog := s.dropBacklog()
-	s.missed += backlog
-	t.hub.reclaimed.Add(backlog + s.ring.Stats().Dropped - before.Dropped)
+	t.hub.reclaimed.Add(uint64(events))
 	if s.index >= 0 {
-		t.detachLocked(s)
+		t.pauseLocked(s)
 	}
+	return true
 }
 
-// sweepStretch is how many rings a sweep looks at before it lets others run.
+// sweepStretch is how many subscriptions a sweep looks at before it lets others run.
 const sweepStretch = 64
 
-// sweep looks at the topic's rings: it settles what stays queued behind a stuck writer, ends blocking subscriptions
-// that hold publishers up for too long, and appends those whose ring may be emptied to stuck. spent says that
-// publishers found the budget spent. What is queued is added to totals.
-func (t *Topic) sweep(stuck []stuckSubscription, spent bool, totals *sweepTotals) []stuckSubscription {
+// sweep looks at the topic's busy subscriptions: it ends blocking ones that hold publishers up for too long and ended
+// ones that are stuck, and puts those that can give memory up on the tenant's lists. What is queued is added to totals.
+func (t *Topic) sweep(totals *sweepTotals) {
 	t.mu.Lock()
 	t.dirty = false
+	busy := t.busy
+	t.busy = nil
 	wanted := t.wanted
 	again := len(t.waiters) > 0
 	if !again {
 		t.wanted = 0
 	}
 	t.mu.Unlock()
-	for i, s := range *t.subs.Load() {
+	spent := totals.isPressed(t.tenant)
+	rest := busy[:0]
+	for i, s := range busy {
 		if i%sweepStretch == sweepStretch-1 {
-			runtime.Gosched() // ten thousand rings take milliseconds, which an event must not wait for
+			runtime.Gosched() // ten thousand queues take milliseconds, which an event must not wait for
 		}
-		queued := s.sweep(wanted, spent, totals)
-		again = again || queued
-		switch {
-		case !queued || s.stuckTicks < stuckAfter:
-		case !s.blocks:
-			stuck = append(stuck, stuckSubscription{s, s.lastMoves})
-		case s.stalledTicks >= t.hub.stallTicks:
-			if s.end(EndStalled) {
-				t.hub.stalled.Add(1)
-			}
+		if s.sweep(wanted, spent, totals) {
+			rest = append(rest, s)
+			continue
 		}
-	}
-	if again {
 		t.mu.Lock()
-		t.markDirtyLocked()
+		if s.isIdle() {
+			s.busy = false
+		} else { // something was offered meanwhile
+			rest = append(rest, s)
+		}
 		t.mu.Unlock()
 	}
-	return stuck
+	clear(busy[len(rest):])
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.busy = append(rest, t.busy...)
+	switch {
+	case len(t.busy) > 0 || again:
+		t.markDirtyLocked()
+	case t.replay.bytes == 0:
+		t.busy = nil
+		t.packer.close()
+	default:
+		t.busy = nil
+	}
 }
 
 // TopicStats is a topic's state at one moment.
@@ -444,20 +764,21 @@ type TopicStats struct {
 	Dropped       uint64 // events that the present subscriptions have lost
 }
 
-// Stats returns the topic's state.
+// Stats returns the topic's state. It looks at all of the topic's subscriptions, one after the other, so the numbers need
+// not be of the same moment.
 func (t *Topic) Stats() TopicStats {
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	subs := *t.subs.Load()
+	subs := slices.Clone(t.subs)
 	stats := TopicStats{
 		Next: t.next, Subscriptions: len(subs), Active: len(t.active),
 		Waiting: len(t.waiters), ReplayBytes: t.replay.bytes,
 	}
+	t.mu.Unlock()
 	for _, s := range subs {
 		queued := s.QueuedBytes()
 		stats.QueuedBytes += queued
 		stats.Lag = max(stats.Lag, queued)
-		stats.Dropped += s.droppedLocked()
+		stats.Dropped += s.Dropped()
 	}
 	return stats
 }

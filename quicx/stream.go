@@ -2,6 +2,7 @@ package quicx
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -29,6 +30,7 @@ func (s *Stream) Recv() *RecvStream { return &s.recv }
 type SendStream struct {
 	s interface { // *quic.SendStream or *quic.Stream
 		Write([]byte) (int, error)
+		WriteWithLimit([]byte, func(int) int) (int, error)
 		TryWriteAll([]byte) error
 		Close() error
 		CancelWrite(quic.StreamErrorCode)
@@ -48,6 +50,20 @@ func (s *SendStream) Write(p []byte) (int, error) {
 // TryWrite writes all of p if it can be queued at once, within the peer's flow control and while nobody is in Write;
 // otherwise it writes nothing and returns [ErrWouldBlock]. It never blocks. The bytes are copied.
 func (s *SendStream) TryWrite(p []byte) error { return mapError(s.s.TryWriteAll(p)) }
+
+// Settle waits until all that TryWrite has queued is in packets, so that the stream holds nothing for it beyond what is
+// in flight. It blocks as Write does and counts as one; it writes nothing.
+func (s *SendStream) Settle() error {
+	// What has no limiter goes first. The limiter is asked when nothing of that is left, and lets nothing of this go.
+	_, err := s.s.WriteWithLimit(settling[:], func(int) int { return 0 })
+	if errors.Is(err, quic.ErrWriteLimitReached) {
+		return nil
+	}
+	return mapError(err)
+}
+
+// settling is never sent.
+var settling [1]byte
 
 // Close finishes the stream: the peer reads what was written and then [io.EOF]. It does not wait for the peer, and it
 // must not be called during a Write. If the stream was reset before, Close returns that error.

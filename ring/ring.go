@@ -11,6 +11,7 @@ package ring
 import (
 	"fmt"
 	"sync"
+	"unsafe"
 )
 
 // Overflow says what an [Ring.Offer] does when the ring has no room.
@@ -68,9 +69,13 @@ type Options[T any] struct {
 	// Discard is called for each item that leaves the ring without being taken. It runs with the ring's lock held
 	// and must not call back into the ring. Nil means that there is nothing to release.
 	Discard func(T)
-	// OnRoom is called, without the lock, when room returns after [Ring.Room] or [Ring.Watch] asked for it, and
-	// when the ring is closed while somebody waits. It is called on the goroutine that made the room.
+	// OnRoom is called, without the lock, when room returns after [Ring.Room] or [Ring.Watch] asked for it. It is
+	// called on the goroutine that made the room. Closing the ring makes no room: whoever closes it knows who waits.
 	OnRoom func()
+	// Charge, if set, is asked before the ring takes memory for more slots, and told with a negative number when it has
+	// given some back. If it reports false the ring counts as full. It runs with the ring's lock held and must not call
+	// back into the ring.
+	Charge func(bytes int) bool
 }
 
 // Defaults of [Options].
@@ -111,6 +116,7 @@ type Ring[T any] struct {
 	overflow Overflow
 	discard  func(T)
 	onRoom   func()
+	charge   func(int) bool
 
 	mu sync.Mutex // guards all below; never held during I/O
 
@@ -145,36 +151,38 @@ func (r *Ring[T]) Init(o Options[T]) {
 		o.MaxItems = DefaultMaxItems
 	}
 	r.maxBytes, r.maxItems, r.overflow = o.MaxBytes, o.MaxItems, o.Overflow
-	r.discard, r.onRoom = o.Discard, o.OnRoom
+	r.discard, r.onRoom, r.charge = o.Discard, o.OnRoom, o.Charge
 	r.parked = true
 }
+
+// Bounds returns the bytes and the items that the ring holds at most.
+func (r *Ring[T]) Bounds() (maxBytes, maxItems int) { return r.maxBytes, r.maxItems }
 
 // Overflow returns the policy the ring was made with.
 func (r *Ring[T]) Overflow() Overflow { return r.overflow }
 
-// Offer places item at the tail and reports what became of it. bytes is what the item costs of Options.MaxBytes,
-// events is what it counts for when it is dropped. Offer never blocks. On Accepted and AcceptedWake the ring owns the
+// Offer places item at the tail and reports what it did. bytes is what the item costs of Options.MaxBytes, events is what
+// it counts for when it is dropped. dropped is the number of events that the policy cost: those of the item itself under
+// [DropNew], those of older items under [DropOld]. Offer never blocks. On Accepted and AcceptedWake the ring owns the
 // item; on Full and Closed it stays the caller's.
-func (r *Ring[T]) Offer(item T, bytes, events int) Result {
+func (r *Ring[T]) Offer(item T, bytes, events int) (result Result, dropped int) {
 	r.mu.Lock()
 	if r.closed {
 		r.mu.Unlock()
-		return Closed
+		return Closed, 0
 	}
-	if !r.roomLocked(bytes) {
-		if r.overflow != DropOld {
-			if r.overflow == DropNew {
+	if !r.roomLocked(bytes) || r.n == len(r.slots) && !r.growLocked() {
+		if r.overflow != DropOld || len(r.slots) == 0 {
+			if r.overflow != Block {
+				dropped = events
 				r.dropped += uint64(events)
 			}
 			r.mu.Unlock()
-			return Full
+			return Full, dropped
 		}
-		for r.n > 0 && !r.roomLocked(bytes) {
-			r.dropOldestLocked()
+		for r.n > 0 && (!r.roomLocked(bytes) || r.n == len(r.slots)) {
+			dropped += r.dropOldestLocked()
 		}
-	}
-	if r.n == len(r.slots) {
-		r.growLocked()
 	}
 	r.slots[(r.head+r.n)&(len(r.slots)-1)] = slot[T]{item, int32(bytes), int32(events)}
 	r.n++
@@ -183,21 +191,38 @@ func (r *Ring[T]) Offer(item T, bytes, events int) Result {
 	r.parked = false
 	r.mu.Unlock()
 	if wake {
-		return AcceptedWake
+		return AcceptedWake, dropped
 	}
-	return Accepted
+	return Accepted, dropped
 }
 
 func (r *Ring[T]) roomLocked(bytes int) bool {
 	return r.n == 0 || (r.n < r.maxItems && r.bytes+bytes <= r.maxBytes)
 }
 
-func (r *Ring[T]) growLocked() {
-	slots := make([]slot[T], max(minSlots, 2*len(r.slots)))
+// growLocked doubles the slots. It reports false if there is no memory for that.
+func (r *Ring[T]) growLocked() bool {
+	old := len(r.slots)
+	grown := max(minSlots, 2*old)
+	if r.charge != nil && !r.charge((grown-old)*r.slotBytes()) {
+		return false
+	}
+	slots := make([]slot[T], grown)
 	for i := range r.n {
-		slots[i] = r.slots[(r.head+i)&(len(r.slots)-1)]
+		slots[i] = r.slots[(r.head+i)&(old-1)]
 	}
 	r.slots, r.head = slots, 0
+	return true
+}
+
+func (r *Ring[T]) slotBytes() int { return int(unsafe.Sizeof(slot[T]{})) }
+
+// freeSlotsLocked gives the slots of an empty ring back.
+func (r *Ring[T]) freeSlotsLocked() {
+	if r.charge != nil && len(r.slots) > 0 {
+		r.charge(-len(r.slots) * r.slotBytes())
+	}
+	r.slots, r.head = nil, 0
 }
 
 // popLocked clears the oldest slot, so that the ring keeps nothing alive that has left it.
@@ -211,12 +236,14 @@ func (r *Ring[T]) popLocked() slot[T] {
 	return s
 }
 
-func (r *Ring[T]) dropOldestLocked() {
+// dropOldestLocked returns the number of events that it dropped.
+func (r *Ring[T]) dropOldestLocked() int {
 	s := r.popLocked()
 	r.dropped += uint64(s.events)
 	if r.discard != nil {
 		r.discard(s.item)
 	}
+	return int(s.events)
 }
 
 // Take moves queued items to out and returns it: as many as fit in maxBytes, but at least one if there is one. The
@@ -283,15 +310,22 @@ func (r *Ring[T]) Fits(bytes int) bool {
 }
 
 // Room reports whether an item of that size would be accepted now without a drop, or the ring is closed and there is
-// nothing to wait for. When it reports false, Options.OnRoom will be called once as soon as that changes.
-func (r *Ring[T]) Room(bytes int) bool {
+// nothing to wait for. When it is not, Options.OnRoom will be called once as soon as the consumer has made room. memory
+// says that only memory for slots is missing, which Options.Charge has refused.
+func (r *Ring[T]) Room(bytes int) (ok, memory bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.closed || r.roomLocked(bytes) {
-		return true
+	if r.closed {
+		return true, false
+	}
+	if r.roomLocked(bytes) {
+		if r.n < len(r.slots) || r.growLocked() {
+			return true, false
+		}
+		memory = true
 	}
 	r.wantBytes = max(bytes, 1)
-	return false
+	return false, memory
 }
 
 // Watch asks for one call of Options.OnRoom when the ring is half empty or less. It reports true, and asks for
@@ -306,34 +340,20 @@ func (r *Ring[T]) Watch() bool {
 	return false
 }
 
-// DropAll discards everything queued and counts it as dropped. When the consumer takes next, Options.OnRoom is called:
-// whoever emptied the ring learns from it that the consumer moves again. It reports false and does nothing if the
-// consumer has parked: nothing is queued then, and it would not take before it is woken.
-func (r *Ring[T]) DropAll() bool {
+// DropAll discards everything queued and counts it as dropped; it returns the number of events. When the consumer takes
+// next, Options.OnRoom is called: the one who emptied the ring learns from it that the consumer moves again. ok is false,
+// and nothing is done, if the consumer has parked: nothing is queued then, and it would not take before it is woken.
+func (r *Ring[T]) DropAll() (events int, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.parked {
-		return false
+		return 0, false
 	}
 	for r.n > 0 {
-		r.dropOldestLocked()
+		events += r.dropOldestLocked()
 	}
 	r.wantHalf = true
-	return true
-}
-
-// Replace calls f for each queued item from position from on, oldest first, and stores what it returns. It runs with
-// the ring's lock held; f must not call back into the ring. Sizes and counts stay as they were. It returns the
-// position behind the newest item: with that for from, the next call sees only items that came since.
-func (r *Ring[T]) Replace(from uint64, f func(T) T) (end uint64) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	end = r.left + uint64(r.n)
-	for at := max(from, r.left); at < end; at++ {
-		s := &r.slots[(r.head+int(at-r.left))&(len(r.slots)-1)]
-		s.item = f(s.item)
-	}
-	return end
+	return events, true
 }
 
 // Close refuses all further items. What is queued can still be taken. It reports whether the consumer had parked, in
@@ -341,15 +361,10 @@ func (r *Ring[T]) Replace(from uint64, f func(T) T) (end uint64) {
 // report true.
 func (r *Ring[T]) Close() (wake bool) {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	wake = r.parked && !r.closed
 	r.closed = true
 	r.parked = false
-	told := r.onRoom != nil && (r.wantBytes > 0 || r.wantHalf)
-	r.wantBytes, r.wantHalf = 0, false
-	r.mu.Unlock()
-	if told {
-		r.onRoom()
-	}
 	return wake
 }
 
@@ -362,7 +377,7 @@ func (r *Ring[T]) Discard() {
 			r.discard(s.item)
 		}
 	}
-	r.slots, r.head = nil, 0
+	r.freeSlotsLocked()
 }
 
 // Stats is a ring's state at one moment.
@@ -388,7 +403,7 @@ func (r *Ring[T]) Trim() bool {
 		return false
 	}
 	if len(r.slots) > keptSlots {
-		r.slots, r.head = nil, 0
+		r.freeSlotsLocked()
 	}
 	return true
 }

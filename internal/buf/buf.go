@@ -39,8 +39,13 @@ type Chunk struct {
 	refs  atomic.Int32
 	class int8 // index into pools, or -1
 	data  []byte
+	owner Owner // who was charged for it, or nil
+}
 
-	pins atomic.Int32 // holders who account for the whole chunk
+// Owner is who has been charged for a chunk.
+type Owner interface {
+	// Release gives back n bytes that were charged.
+	Release(n int64)
 }
 
 // Get returns a chunk of at least n bytes with one reference, which the caller owns. The bytes hold whatever the
@@ -72,6 +77,14 @@ func classOf(n int) int {
 	return b - minClassBits
 }
 
+// CapOf returns the capacity of the chunk that [Get] returns for n bytes, so that it can be charged before it is held.
+func CapOf(n int) int {
+	if class := classOf(n); class >= 0 {
+		return 1 << (class + minClassBits)
+	}
+	return n
+}
+
 // Bytes returns the whole buffer. Its length is the chunk's capacity.
 func (c *Chunk) Bytes() []byte { return c.data }
 
@@ -97,32 +110,21 @@ func (c *Chunk) Release() {
 	if n < 0 {
 		panic("buf: release of a freed chunk")
 	}
-	if c.pins.Load() != 0 {
-		panic("buf: a freed chunk is pinned")
-	}
 	live.Add(-1)
 	poison(c.data)
+	owner, size := c.owner, int64(len(c.data))
+	c.owner = nil
 	if c.class >= 0 {
 		pools[c.class].Put(c)
 	}
+	if owner != nil {
+		owner.Release(size)
+	}
 }
+
+// SetOwner names who has been charged for the chunk's capacity. The last [Chunk.Release] gives it back. It is called
+// before the chunk is shared.
+func (c *Chunk) SetOwner(o Owner) { c.owner = o }
 
 // Live returns the number of chunks that are handed out and not yet released, over the whole process.
 func Live() int64 { return live.Load() }
-
-// Pin says that the caller, who holds a reference, accounts for the whole chunk instead of for its share of it. It
-// reports whether nobody else does: then the chunk has to be charged. Each Pin is undone by one [Chunk.Unpin].
-//
-// A pin is shorter than a reference: the reader that fills a chunk may hold it for as long as it likes, and must not
-// be what keeps an account from falling.
-func (c *Chunk) Pin() (first bool) { return c.pins.Add(1) == 1 }
-
-// Unpin undoes a Pin, before the caller releases the chunk. It reports whether that was the last one, and the charge
-// has to be given back.
-func (c *Chunk) Unpin() (last bool) {
-	n := c.pins.Add(-1)
-	if n < 0 {
-		panic("buf: unpin of a chunk that is not pinned")
-	}
-	return n == 0
-}

@@ -72,67 +72,56 @@ func TestMisusePanics(t *testing.T) {
 	}
 }
 
-func TestPin(t *testing.T) {
-	c := Get(4000)
-	c.Retain()
-	if !c.Pin() || c.Pin() {
-		t.Error("the first pin, and no other, charges")
-	}
-	if c.Unpin() || !c.Unpin() {
-		t.Error("the last unpin, and no other, gives back")
-	}
-	c.Release()
-	if !c.Pin() {
-		t.Error("a chunk without pins begins anew while it lives")
-	}
-	c.Unpin()
-	c.Release()
+// owner notes what is given back.
+type owner struct{ released atomic.Int64 }
 
-	for name, misuse := range map[string]func(*Chunk){
-		"a freed chunk is pinned":             func(c *Chunk) { c.Pin(); c.Release() },
-		"unpin of a chunk that is not pinned": func(c *Chunk) { c.Unpin() },
-	} {
-		t.Run(name, func(t *testing.T) {
-			c := Get(MaxPooled + 1)
-			defer func() {
-				if got := recover(); got != "buf: "+name {
-					t.Errorf("recovered %v", got)
-				}
-				c.pins.Store(0)
-				c.refs.Store(1)
-				c.Release()
-			}()
-			misuse(c)
-		})
+func (o *owner) Release(n int64) { o.released.Add(n) }
+
+func TestOwnerIsGivenBackOnce(t *testing.T) {
+	for _, n := range []int{1, 100, 4096, MaxPooled + 1} {
+		var o owner
+		c := Get(n)
+		if c.Cap() != CapOf(n) {
+			t.Errorf("%d bytes: capacity %d, CapOf says %d", n, c.Cap(), CapOf(n))
+		}
+		c.SetOwner(&o)
+		c.Retain()
+		c.Release()
+		if o.released.Load() != 0 {
+			t.Errorf("%d bytes: given back with a holder left", n)
+		}
+		c.Release()
+		if got := o.released.Load(); got != int64(CapOf(n)) {
+			t.Errorf("%d bytes: %d given back, want %d", n, got, CapOf(n))
+		}
+		again := Get(n) // most likely the same one
+		again.Release()
+		if got := o.released.Load(); got != int64(CapOf(n)) {
+			t.Errorf("%d bytes: an owner was given back what the next one held", n)
+		}
 	}
 }
 
-// TestConcurrentHolders shares chunks between goroutines that read them, charge them and let them go in any order.
+// TestConcurrentHolders shares chunks between goroutines that read them and let them go in any order.
 func TestConcurrentHolders(t *testing.T) {
 	live := Live()
-	var account, charges atomic.Int64
+	var account owner
 	const chunks, holders = 200, 8
 	var wg sync.WaitGroup
 	for i := range chunks {
 		c := Get(2000)
+		c.SetOwner(&account)
 		for k := range c.Bytes() {
 			c.Bytes()[k] = byte(i)
 		}
 		for range holders {
 			c.Retain()
 			wg.Go(func() {
-				if c.Pin() {
-					account.Add(int64(c.Cap()))
-					charges.Add(1)
-				}
 				for _, b := range c.Bytes() {
 					if b != byte(i) {
 						t.Errorf("chunk %d was overwritten while it had holders", i)
 						break
 					}
-				}
-				if c.Unpin() {
-					account.Add(-int64(c.Cap()))
 				}
 				c.Release()
 			})
@@ -140,8 +129,8 @@ func TestConcurrentHolders(t *testing.T) {
 		c.Release()
 	}
 	wg.Wait()
-	if account.Load() != 0 || charges.Load() < chunks || Live() != live {
-		t.Errorf("left charged %d, %d charges, %d chunks live", account.Load(), charges.Load(), Live()-live)
+	if got := account.released.Load(); got != int64(chunks*CapOf(2000)) || Live() != live {
+		t.Errorf("%d given back, want %d; %d chunks live", got, chunks*CapOf(2000), Live()-live)
 	}
 }
 

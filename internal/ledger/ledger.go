@@ -128,15 +128,15 @@ func (b *Budget) divideLocked() {
 	}
 }
 
-// Furthest returns the share that is furthest above its guarantee, or nil if none is above. It looks at every share, so
-// it is for the moment when the common part is spent, not for each charge.
-func (b *Budget) Furthest() *Share {
+// Furthest returns the share that is furthest above its guarantee, but none of those that are excepted; nil if none is
+// above. It looks at every share, so it is for the moment when the common part is spent, not for each charge.
+func (b *Budget) Furthest(except map[*Share]bool) *Share {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var furthest *Share
 	most := int64(0)
 	for _, s := range b.shares {
-		if above := s.Above(); above > most {
+		if above := s.Above(); above > most && !except[s] {
 			furthest, most = s, above
 		}
 	}
@@ -239,6 +239,27 @@ func (s *Share) Max() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.max
+}
+
+// Refusal returns the reason why a charge of n was refused: [ErrLimit] or else [ErrShort].
+func (s *Share) Refusal(n int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.max > 0 && s.used.Load()+n > s.max {
+		return ErrLimit
+	}
+	return ErrShort
+}
+
+// Reach returns the most that the share can have while no other share is above its guarantee.
+func (s *Share) Reach() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	reach := s.guarantee + s.b.max.Load() - s.b.set.Load()
+	if s.max > 0 {
+		reach = min(reach, s.max)
+	}
+	return reach
 }
 
 // Used implements [Owner].

@@ -26,7 +26,7 @@ func TestGuarantee(t *testing.T) {
 	if err := c.Charge(1); !errors.Is(err, ErrShort) {
 		t.Errorf("beyond the guarantee with nothing in common: %v", err)
 	}
-	if b.Furthest() != a || a.Above() != 500 {
+	if b.Furthest(nil) != a || a.Above() != 500 {
 		t.Errorf("the first share is %d above its guarantee", a.Above())
 	}
 	a.Release(100)
