@@ -24,7 +24,7 @@ import (
 // Settings of the logger.
 type Settings struct {
 	Format Format     `env:"FELIX_LOG_FORMAT" words:"text,json" doc:"form of log lines: text or json"`
-	Level  slog.Level `env:"FELIX_LOG_LEVEL" doc:"lowest level that is logged: debug, info, warn or error"`
+	Level  slog.Level `env:"FELIX_LOG_LEVEL" words:"debug,info,warn,error" reload:"value" doc:"lowest level that is logged: debug, info, warn or error"`
 }
 
 // DefaultSettings returns the settings of a logger that nobody has told anything.
@@ -59,19 +59,30 @@ const (
 // share one rate.
 const maxEvents = 1024
 
-// New returns a logger that writes to w, and what limits it. The zero value of s is text from level info on.
+// New returns a logger that writes to w, and what limits it. The zero value of s is text from level info on. Durations have
+// their unit in both forms: 25s.
 func New(w io.Writer, s Settings) (*slog.Logger, *Limiter) {
-	o := &slog.HandlerOptions{Level: s.Level}
+	l := &Limiter{events: make(map[string]*event)}
+	l.level.Set(s.Level)
+	o := &slog.HandlerOptions{Level: &l.level, ReplaceAttr: durationWithUnit}
 	var next slog.Handler = slog.NewTextHandler(w, o)
 	if s.Format == JSON {
 		next = slog.NewJSONHandler(w, o)
 	}
-	l := &Limiter{events: make(map[string]*event)}
 	return slog.New(handler{next, l}), l
 }
 
-// Limiter bounds the records of each event. Its methods may be called from any goroutine.
+// durationWithUnit writes a duration as text: JSON has a number of nanoseconds otherwise.
+func durationWithUnit(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindDuration {
+		a.Value = slog.StringValue(a.Value.Duration().String())
+	}
+	return a
+}
+
+// Limiter bounds the records of each event, and knows the level. Its methods may be called from any goroutine.
 type Limiter struct {
+	level      slog.LevelVar
 	suppressed atomic.Uint64
 
 	mu     sync.Mutex
@@ -83,6 +94,9 @@ type event struct {
 	limit      *rate.Limiter
 	suppressed atomic.Int64 // since the last record that was written
 }
+
+// SetLevel changes the lowest level that is logged.
+func (l *Limiter) SetLevel(level slog.Level) { l.level.Set(level) }
 
 // Suppressed returns how many records were dropped.
 func (l *Limiter) Suppressed() uint64 { return l.suppressed.Load() }

@@ -102,3 +102,29 @@ func TestConcurrent(t *testing.T) {
 		t.Errorf("%d lines and %d suppressed of %d", lines, limiter.Suppressed(), writers*each)
 	}
 }
+
+func TestDurationsHaveAUnit(t *testing.T) {
+	for _, form := range []Format{Text, JSON} {
+		var out bytes.Buffer
+		log, _ := New(&out, Settings{Format: form})
+		log.With("with", time.Minute).Info("x", "budget", 25*time.Second, slog.Group("g", "took", 1500*time.Microsecond))
+		for _, want := range []string{"25s", "1.5ms", "1m0s"} {
+			if !strings.Contains(out.String(), want) {
+				t.Errorf("%s: %q is not in %s", form, want, out.String())
+			}
+		}
+	}
+}
+
+func TestLevelCanBeChanged(t *testing.T) {
+	var out bytes.Buffer
+	log, limiter := New(&out, Settings{})
+	log.Debug("one")
+	limiter.SetLevel(slog.LevelDebug)
+	log.Debug("two")
+	limiter.SetLevel(slog.LevelError)
+	log.Warn("three")
+	if got := out.String(); strings.Contains(got, "one") || !strings.Contains(got, "two") || strings.Contains(got, "three") {
+		t.Errorf("logged %s", got)
+	}
+}
