@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -296,6 +297,47 @@ func TestFollow(t *testing.T) {
 	}
 	replace("catalog.yml", valid)
 	next()
+}
+
+// TestReload reads although nothing has changed, reports what it finds, and keeps the former catalog when that is bad.
+func TestReload(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "catalog.yml")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("tenants: {}")
+	file := NewFile(name)
+	if _, err := file.Snapshot(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	updates := make(chan error)
+	var work sync.WaitGroup
+	work.Go(func() {
+		file.Follow(ctx, func(_ []Change, err error) {
+			select {
+			case updates <- err:
+			case <-ctx.Done():
+			}
+		})
+	})
+	file.Reload()
+	if err := <-updates; err != nil {
+		t.Errorf("the same again: %v", err)
+	}
+	write("tenants: 1")
+	if err := <-updates; err == nil {
+		t.Error("a bad catalog is none")
+	}
+	file.Reload()
+	if err := <-updates; err == nil {
+		t.Error("a bad catalog is not reported again when it is asked for")
+	}
+	cancel()
+	work.Wait()
 }
 
 // FuzzParse reads any catalog: what is accepted can be written and read again, and names in it are valid.

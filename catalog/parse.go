@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,7 +14,7 @@ import (
 // Load reads a catalog file, and the files with keys that it names. The error reports every problem at once, each with
 // the line that it is in.
 func Load(name string) (*Catalog, error) {
-	c, _, err := load(name, settings.ReadFile)
+	c, _, err := load(name, bounded(context.Background()))
 	return c, err
 }
 

@@ -3,6 +3,7 @@
 package devkey
 
 import (
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/x509"
@@ -11,7 +12,13 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
+
+	"github.com/felix-mq/felix/internal/readfile"
 )
+
+// maxFile bounds what is read: a key is some hundred bytes.
+const maxFile = 1 << 20
 
 // ReadOrMake reads the key, or makes it if the file is not there, so that tokens and other programs that sign with the key
 // outlive a restart.
@@ -23,9 +30,29 @@ func ReadOrMake(path string) (ed25519.PrivateKey, error) {
 	return key, err
 }
 
+// Check reports why [ReadOrMake] would fail, as far as that can be seen without making anything.
+func Check(path string) error {
+	_, err := Read(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	dir := filepath.Dir(path)
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("%s is not a directory", dir)
+	}
+	if err := writable(dir); err != nil {
+		return fmt.Errorf("%s: %w", dir, err)
+	}
+	return nil
+}
+
 // Read reads the key.
 func Read(path string) (ed25519.PrivateKey, error) {
-	content, err := os.ReadFile(path)
+	content, err := readfile.Read(context.Background(), path, maxFile)
 	if err != nil {
 		return nil, err
 	}

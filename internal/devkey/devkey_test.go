@@ -37,3 +37,32 @@ func TestOtherFiles(t *testing.T) {
 		}
 	}
 }
+
+func TestCheckMakesNothing(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, []byte("no key"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	good := filepath.Join(dir, "key.pem")
+	if err := Check(good); err != nil {
+		t.Errorf("a key that can be made: %v", err)
+	}
+	if _, err := os.Stat(good); err == nil {
+		t.Error("Check has made the key")
+	}
+	if _, err := ReadOrMake(good); err != nil {
+		t.Fatal(err)
+	}
+	if err := Check(good); err != nil {
+		t.Errorf("a good key: %v", err)
+	}
+	for _, bad := range []string{file, dir, filepath.Join(dir, "none", "key.pem"), filepath.Join(file, "key.pem")} {
+		if err := Check(bad); err == nil {
+			t.Errorf("%s passes", bad)
+		}
+		if _, err := ReadOrMake(bad); err == nil {
+			t.Errorf("%s can be used after all", bad)
+		}
+	}
+}

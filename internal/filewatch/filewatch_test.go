@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fsnotify/fsnotify"
 	"go.uber.org/goleak"
 )
 
@@ -65,4 +66,30 @@ func TestWaitAtTheContextsEnd(t *testing.T) {
 			t.Fatalf("got %v", err)
 		}
 	}
+}
+
+func TestWaitOrIsWoken(t *testing.T) {
+	w := New(time.Hour, filepath.Join(t.TempDir(), "file"))
+	defer w.Close()
+	now := make(chan struct{}, 1)
+	now <- struct{}{}
+	if asked, err := w.WaitOr(t.Context(), now); !asked || err != nil {
+		t.Errorf("asked: %v, %v", asked, err)
+	}
+}
+
+// A directory on a file system that does not answer is left to the poll, and holds up neither the start nor the end.
+func TestDirectoryThatHangs(t *testing.T) {
+	fs, err := fsnotify.NewWatcher()
+	if err != nil {
+		t.Skip(err)
+	}
+	answers := make(chan struct{})
+	w := &Watcher{fs: fs, ticker: time.NewTicker(time.Millisecond)}
+	w.start(time.Millisecond, func() { <-answers })
+	if err := w.Wait(t.Context()); err != nil {
+		t.Error(err)
+	}
+	w.Close()
+	close(answers) // goleak sees whether the watch is released
 }

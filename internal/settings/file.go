@@ -3,20 +3,22 @@ package settings
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"reflect"
 	"slices"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/felix-mq/felix/internal/readfile"
 )
 
 // Node is a place in a YAML file.
 type Node = yaml.Node
 
-// MaxFileBytes bounds the files that are read.
+// MaxFileBytes bounds the files that are read, with package readfile.
 const MaxFileBytes = 64 << 20
 
 // File is a YAML file that is being read. It collects every problem in it, with its line.
@@ -28,20 +30,6 @@ type File struct {
 type filed struct {
 	line    int
 	problem *PlaceError
-}
-
-// ReadFile reads a file of at most [MaxFileBytes].
-func ReadFile(name string) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	text, err := io.ReadAll(io.LimitReader(f, MaxFileBytes+1))
-	_ = f.Close() // which was only read
-	if err == nil && len(text) > MaxFileBytes {
-		err = fmt.Errorf("%s has more than %d bytes", name, MaxFileBytes)
-	}
-	return text, err
 }
 
 // Parse returns the one document in text, or nil if it is empty or cannot be parsed; [File.Err] tells. name is for messages.
@@ -201,7 +189,7 @@ func (l *Loaded) readFile(src Sources) (*File, layer) {
 	if src.File == "" {
 		return f, nil
 	}
-	text, err := ReadFile(src.File)
+	text, err := readfile.Read(context.Background(), src.File, MaxFileBytes)
 	if err != nil {
 		f.problem(0, "", err)
 		return f, nil
