@@ -6,15 +6,16 @@
 //	env     names of its variable, the first of which that is set counts, and the others are aliases of
 //	yaml    its key in files and assignments; without it the first variable in lower case, less the prefix FELIX_
 //	doc     what it is
-//	unit    what its number counts
+//	unit    what its number counts; one of "bytes" may be given with a unit, such as 512MiB
 //	min     its least value, and max its greatest: numbers and durations
-//	words   the words that it may be, separated by commas
+//	words   the words that it may be, separated by commas; a type that parses its text itself may take other forms of them
 //	is      "address": host and port, or empty
 //	reload  what of it is read again while the program runs
 //	secret  "yes": its value is not shown
 //
 // A duration is a bare number of milliseconds, as names ending in _MS promise, or has a unit ("2s"). A variable that is
-// set and empty counts only where the field is a text. Lists are separated by commas, or are lists in YAML.
+// set and empty counts only where the empty text is a value: where the field is a text and has no words. Lists are
+// separated by commas, or are lists in YAML.
 //
 // Begin at [Load]. Files of another shape are read with [File].
 package settings
@@ -151,7 +152,7 @@ func (l *Loaded) readEnviron(src Sources) layer {
 	for _, s := range l.Settings {
 		names = append(names, s.Variables...)
 		for _, name := range s.Variables {
-			if value, ok := values[name]; ok && (value != "" || s.value.Kind() == reflect.String) {
+			if value, ok := values[name]; ok && (value != "" || s.mayBeEmpty()) {
 				out[s.Key] = one(value, "environment", name, "environment "+name)
 				break
 			}
@@ -270,6 +271,9 @@ func Describe(dst ...any) []*Setting {
 	return all
 }
 
+// mayBeEmpty reports whether the empty text is a value of the setting.
+func (s *Setting) mayBeEmpty() bool { return s.value.Kind() == reflect.String && len(s.Words) == 0 }
+
 func split(list string) []string {
 	if list == "" {
 		return nil
@@ -299,6 +303,21 @@ func (s *Setting) Text() string {
 	}
 }
 
+// DefaultText is the default for people: a size has a unit, and a word is written as in Words.
+func (s *Setting) DefaultText() string {
+	if s.Unit == unitBytes {
+		if n, err := strconv.ParseInt(s.Default, 10, 64); err == nil {
+			return sizeText(n)
+		}
+	}
+	for _, word := range s.Words {
+		if strings.EqualFold(word, s.Default) {
+			return word
+		}
+	}
+	return s.Default
+}
+
 // Values describes what the setting may be.
 func (s *Setting) Values() string {
 	switch s.value.Interface().(type) {
@@ -315,6 +334,9 @@ func (s *Setting) Values() string {
 		case s.Min == "" && s.Max == "":
 			return "text"
 		}
+	}
+	if s.Unit == unitBytes && s.Min != "" && s.Max != "" {
+		return sizeText(s.bound(s.Min)) + " … " + sizeText(s.bound(s.Max)) + " bytes"
 	}
 	text := s.Min + " … " + s.Max
 	if s.value.Type() != reflect.TypeFor[time.Duration]() {
@@ -342,8 +364,10 @@ func (s *Setting) set(values []string, list bool) error {
 		return errors.New("want one value, not a list")
 	}
 	text := values[0]
-	if len(s.Words) > 0 && !slices.Contains(s.Words, text) && text != s.Default {
-		return fmt.Errorf("%q is none of %s%s", text, strings.Join(s.Words, ", "), nearest(text, s.Words))
+	noWord := fmt.Errorf("%q is none of %s%s", text, strings.Join(s.Words, ", "), nearest(text, s.Words))
+	parses := reflect.PointerTo(s.value.Type()).Implements(reflect.TypeFor[encoding.TextUnmarshaler]())
+	if len(s.Words) > 0 && !parses && !slices.Contains(s.Words, text) && text != s.Default {
+		return noWord
 	}
 	if s.is == "address" && text != "" {
 		if err := checkAddress(text); err != nil {
@@ -354,7 +378,16 @@ func (s *Setting) set(values []string, list bool) error {
 	if v.Kind() == reflect.Pointer {
 		v = reflect.New(v.Type().Elem()).Elem()
 	}
+	if s.Unit == unitBytes {
+		var err error
+		if text, err = plainSize(text); err != nil {
+			return err
+		}
+	}
 	if err := parse(v, text); err != nil {
+		if len(s.Words) > 0 {
+			return noWord
+		}
 		return err
 	}
 	if s.value.Kind() == reflect.Pointer {
