@@ -6,7 +6,9 @@
 // place alike, on every file system; notifications would miss some of these, and need the same poll behind them.
 //
 // A pair that does not load, as between the renames of its two files, changes nothing: the last good one stays, and the
-// gauge felix_tls_reload_failing and one line of log say so. Begin at [Load] and [Source.Watch]; [Development] is for those
+// gauge felix_tls_reload_failing and one line of log say so. All certificates of the file count: one that has expired, is
+// not valid yet or does not belong to the chain makes the pair bad. A pair that was refused because of the time is tried
+// again when its time has come. Begin at [Load] and [Source.Watch]; [Development] is for those
 // who have no files.
 package certfile
 
@@ -17,16 +19,16 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
-	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/felix-mq/felix/internal/devca"
+	"github.com/felix-mq/felix/internal/readfile"
 )
 
 // Files names the files of a server. All are PEM.
@@ -52,13 +54,16 @@ type Source struct {
 	failing atomic.Bool
 	reloads atomic.Uint64
 
-	tried [3][]byte // contents that were last looked at, nil if they could not be read; owned by Watch
+	mu      sync.Mutex     // held while the files are looked at
+	tried   [3][]byte      // contents that were last looked at, nil if they could not be read
+	refused *validityError // why, if it was because of the time
 }
 
 // pair is what one reading of the files gave. It does not change.
 type pair struct {
-	cert tls.Certificate
-	conf *tls.Config // with client authorities, or nil
+	cert     tls.Certificate
+	notAfter time.Time   // when the first of its certificates expires
+	conf     *tls.Config // with client authorities, or nil
 }
 
 // Load reads the files. Both Cert and Key must be set. The error names the file that is wrong.
@@ -67,7 +72,7 @@ func Load(files Files, log *slog.Logger) (*Source, error) {
 		return nil, errors.New("certfile: a certificate and its key come together: set FELIX_TLS_CERT_FILE and FELIX_TLS_KEY_FILE")
 	}
 	s := &Source{files: files, log: log}
-	contents, err := s.read()
+	contents, err := s.read(context.Background())
 	if err != nil {
 		return nil, err
 	}
@@ -127,32 +132,49 @@ func (s *Source) Watch(ctx context.Context, every time.Duration) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			s.reload()
+			_ = s.look(ctx, false) // which has been logged
 		}
 	}
 }
 
-// reload takes what the files hold now if it is new and good. What is bad is said once, until it is something else.
-func (s *Source) reload() {
-	contents, err := s.read()
-	if err == nil && equal(contents, s.tried) || err != nil && s.tried[0] == nil {
-		return // nothing new: as good, as bad or as unreadable as before
+// Reload looks at the files now, and reports why what they hold cannot be used. The last good certificate stays then. It
+// blocks while the files are read, for 15 seconds at most.
+func (s *Source) Reload(ctx context.Context) error { return s.look(ctx, true) }
+
+// look takes what the files hold now if it is new and good. What is bad is said once, until it is something else or, with
+// asked, each time.
+func (s *Source) look(ctx context.Context, asked bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	contents, err := s.read(ctx)
+	if ctx.Err() != nil {
+		return ctx.Err() // which says nothing of the files
+	}
+	same := err == nil && equal(contents, s.tried) || err != nil && s.tried[0] == nil
+	due := s.refused != nil && s.refused.over(time.Now())
+	if same && !due && (!asked || !s.failing.Load()) {
+		return nil // as good, as bad or as unreadable as before
 	}
 	p, err := s.parseRead(contents, err)
 	if err != nil { // perhaps the files were exchanged between two reads
-		contents, err = s.read()
+		contents, err = s.read(ctx)
 		p, err = s.parseRead(contents, err)
 	}
-	s.tried = contents
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	s.tried, s.refused = contents, nil
 	if err != nil {
-		s.log.Error("certificate not reloaded", "error", err, "kept_until", s.current.Load().cert.Leaf.NotAfter)
+		_ = errors.As(err, &s.refused)
+		s.log.Error("certificate not reloaded", "error", err, "kept_until", s.current.Load().notAfter)
 		s.failing.Store(true) // after the line: whoever has seen the gauge looks for it
-		return
+		return err
 	}
 	s.reloads.Add(1)
 	s.failing.Store(false)
 	s.current.Store(p) // last: whoever is shown the new certificate finds the rest
-	s.log.Info("certificate reloaded", "file", s.files.Cert, "serial", p.cert.Leaf.SerialNumber.Text(16), "not_after", p.cert.Leaf.NotAfter)
+	s.log.Info("certificate reloaded", "file", s.files.Cert, "serial", p.cert.Leaf.SerialNumber.Text(16), "not_after", p.notAfter)
+	return nil
 }
 
 // parseRead is parse for what read returned.
@@ -163,7 +185,7 @@ func (s *Source) parseRead(contents [3][]byte, err error) (*pair, error) {
 	return s.parse(contents)
 }
 
-func (s *Source) read() (contents [3][]byte, err error) {
+func (s *Source) read(ctx context.Context) (contents [3][]byte, err error) {
 	for i, f := range []struct{ variable, name string }{
 		{"FELIX_TLS_CERT_FILE", s.files.Cert},
 		{"FELIX_TLS_KEY_FILE", s.files.Key},
@@ -172,25 +194,11 @@ func (s *Source) read() (contents [3][]byte, err error) {
 		if f.name == "" {
 			continue
 		}
-		if contents[i], err = readFile(f.name); err != nil {
+		if contents[i], err = readfile.Read(ctx, f.name, maxFile); err != nil {
 			return [3][]byte{}, fmt.Errorf("certfile: %s: %w", f.variable, err)
 		}
 	}
 	return contents, nil
-}
-
-// readFile never returns nil without an error.
-func readFile(name string) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err == nil && len(b) > maxFile {
-		err = fmt.Errorf("%s is larger than %d bytes", name, maxFile)
-	}
-	return b, err
 }
 
 func equal(a, b [3][]byte) bool {
@@ -208,11 +216,11 @@ func (s *Source) parse(contents [3][]byte) (*pair, error) {
 	if err != nil {
 		return nil, fmt.Errorf("certfile: %s with %s: %w", s.files.Cert, s.files.Key, err)
 	}
-	now := time.Now()
-	if now.Before(cert.Leaf.NotBefore) || now.After(cert.Leaf.NotAfter) {
-		return nil, fmt.Errorf("certfile: %s is valid from %v to %v", s.files.Cert, cert.Leaf.NotBefore, cert.Leaf.NotAfter)
+	notAfter, err := checkChain(&cert, time.Now())
+	if err != nil {
+		return nil, fmt.Errorf("certfile: %s: %w", s.files.Cert, err)
 	}
-	p := &pair{cert: cert}
+	p := &pair{cert: cert, notAfter: notAfter}
 	if s.files.ClientCA != "" {
 		clients := x509.NewCertPool()
 		if !clients.AppendCertsFromPEM(contents[2]) {
@@ -227,7 +235,7 @@ func (s *Source) parse(contents [3][]byte) (*pair, error) {
 }
 
 var (
-	expiryDesc  = prometheus.NewDesc("felix_tls_certificate_expiry_timestamp_seconds", "When the certificate that is shown to clients expires, in seconds since 1970.", nil, nil)
+	expiryDesc  = prometheus.NewDesc("felix_tls_certificate_expiry_timestamp_seconds", "When the first certificate of the chain that is shown to clients expires, in seconds since 1970.", nil, nil)
 	failingDesc = prometheus.NewDesc("felix_tls_reload_failing", "1 if the files of the certificate hold none that can be used, and an earlier one is shown.", nil, nil)
 	reloadsDesc = prometheus.NewDesc("felix_tls_reloads_total", "Certificates taken from changed files.", nil, nil)
 )
@@ -245,7 +253,7 @@ func (s *Source) Collect(ch chan<- prometheus.Metric) {
 	if s.failing.Load() {
 		failing = 1
 	}
-	ch <- prometheus.MustNewConstMetric(expiryDesc, prometheus.GaugeValue, float64(s.current.Load().cert.Leaf.NotAfter.Unix()))
+	ch <- prometheus.MustNewConstMetric(expiryDesc, prometheus.GaugeValue, float64(s.current.Load().notAfter.Unix()))
 	ch <- prometheus.MustNewConstMetric(failingDesc, prometheus.GaugeValue, failing)
 	ch <- prometheus.MustNewConstMetric(reloadsDesc, prometheus.CounterValue, float64(s.reloads.Load()))
 }
