@@ -185,7 +185,7 @@ func TestCertificateFromTheFuture(t *testing.T) {
 		go s.Watch(ctx, Every)
 		shows := func(after time.Duration, want *authority, failing bool) {
 			t.Helper()
-			time.Sleep(now.Add(after).Sub(time.Now()) + Every/2)
+			time.Sleep(time.Until(now.Add(after)) + Every/2)
 			synctest.Wait()
 			if got := s.current.Load().cert.Leaf; !got.Equal(want.cert) || s.failing.Load() != failing {
 				t.Errorf("after %v it shows %s, failing %v", after, got.Subject, s.failing.Load())
