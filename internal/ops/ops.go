@@ -1,18 +1,21 @@
 // Package ops is what a server shows to those who operate it: probes, metrics and profiles over HTTP, and its state to
-// systemd. Begin at [Start] and [Lifecycle].
+// systemd; and how they ask it to read its files again. Begin at [Start], [Lifecycle] and [CatchHangups].
 //
 //	/livez /live            200 as long as the process answers
 //	/readyz /ready          200 when it can serve, otherwise 503; /readyz says why
 //	/healthz                200 like /livez; with ?verbose the state of each check behind /readyz
 //	/metrics                Prometheus
+//	/streams                what each stream is doing, if the program says
 //	/debug/felix            what the program has to show, if anything
 //	/debug/pprof/           profiles, if they are switched on
 //
-// Probes are open to everybody; the rest can be protected by a bearer token or by client certificates.
+// Probes are open to everybody; the rest can be protected by a bearer token or by client certificates. Whatever connects
+// besides, and however slowly it speaks, probes are answered. On loopback only requests for a host of loopback are.
 package ops
 
 import (
 	"bytes"
+	"context"
 	"crypto/subtle"
 	"crypto/tls"
 	"errors"
@@ -23,13 +26,13 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
-	"os"
 	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"golang.org/x/net/netutil"
+
+	"github.com/felix-mq/felix/internal/readfile"
 )
 
 // Settings of the HTTP server and of the end.
@@ -39,6 +42,8 @@ type Settings struct {
 	TLS       bool   `env:"FELIX_METRICS_TLS" doc:"metrics and probes are served over HTTPS, with the certificate of FELIX_TLS_CERT_FILE"`
 	ClientCA  string `env:"FELIX_METRICS_CLIENT_CA_FILE" doc:"PEM file of authorities whose client certificates everything but probes asks for, in place of the token if there is one; needs FELIX_METRICS_TLS"`
 	Pprof     bool   `env:"FELIX_PPROF" doc:"profiles under /debug/pprof/; beyond loopback they need a token or client certificates"`
+
+	Hosts []string `yaml:"metrics_allowed_hosts" env:"FELIX_METRICS_ALLOWED_HOSTS" doc:"host names that metrics and probes answer to, besides localhost, loopback addresses and their own address; *.NAME for all below a name, * for all. Without any, names are checked on loopback alone"`
 
 	DrainDelay time.Duration `env:"FELIX_DRAIN_DELAY_MS" unit:"ms" min:"0s" max:"10m" doc:"time for which a shutdown says that it is not ready, and serves on, before it refuses connections; part of FELIX_SHUTDOWN_DRAIN_TIMEOUT_MS, at most half of it"`
 }
@@ -69,19 +74,23 @@ type Config struct {
 
 // Bounds of what clients of the HTTP server may cost.
 const (
-	maxConns       = 64
+	maxConns       = 256
+	maxLong        = 32 // requests at a time of everything but probes
 	maxScrapes     = 4
 	maxHeaderBytes = 16 << 10
 	maxTokenBytes  = 4 << 10
+	headerTimeout  = 5 * time.Second
 	readTimeout    = 10 * time.Second
 	writeTimeout   = 2 * time.Minute // a profile takes its time
 	idleTimeout    = 2 * time.Minute
 )
 
-// Server is the running HTTP server.
+// Server is the running HTTP server. It is a [prometheus.Collector] of metrics about itself, for the registry of
+// Config.Metrics. Nil has none.
 type Server struct {
 	cfg      Config
-	listener net.Listener
+	listener *conns
+	hosts    *hosts
 	server   *http.Server
 	done     chan struct{}
 }
@@ -92,28 +101,27 @@ func Start(cfg Config) (*Server, error) {
 	if cfg.Bind == "" {
 		return nil, nil
 	}
-	if err := cfg.check(); err != nil {
+	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
 	listener, err := net.Listen("tcp", cfg.Bind)
 	if err != nil {
 		return nil, fmt.Errorf("ops: FELIX_BROKER_METRICS_BIND: %w", err)
 	}
-	s := &Server{cfg: cfg, listener: listener, done: make(chan struct{})}
-	if s.open() && !isLoopback(listener) {
-		if cfg.Pprof {
-			_ = listener.Close()
-			return nil, fmt.Errorf("ops: FELIX_PPROF on %s would show memory contents to everybody: set FELIX_METRICS_TOKEN_FILE or FELIX_METRICS_CLIENT_CA_FILE, "+
-				"or listen on loopback", listener.Addr())
-		}
+	if err := cfg.checkPublic(listener.Addr()); err != nil { // a name can lead elsewhere than a moment ago
+		_ = listener.Close()
+		return nil, err
+	}
+	if cfg.open() && !isLoopback(listener.Addr()) {
 		cfg.Log.Warn("metrics are public", "addr", listener.Addr().String(), "hint", "FELIX_METRICS_TOKEN_FILE or FELIX_METRICS_CLIENT_CA_FILE")
 	}
+	s := &Server{cfg: cfg, listener: newConns(listener, maxConns), hosts: newHosts(cfg.Settings, listener), done: make(chan struct{})}
 	s.server = &http.Server{
-		Handler: s.handler(), MaxHeaderBytes: maxHeaderBytes,
-		ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
-		ErrorLog: log.New(errorLog{cfg.Log}, "", 0),
+		Handler: s.handler(), MaxHeaderBytes: maxHeaderBytes, ConnContext: connContext,
+		ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
+		ErrorLog: log.New(errorLog{cfg.Log}, "", 0), Protocols: new(http.Protocols),
 	}
-	limited := netutil.LimitListener(listener, maxConns)
+	s.server.Protocols.SetHTTP1(true) // one request at a time on a connection is what its bounds count on
 	serve := s.server.Serve
 	if cfg.TLS {
 		s.server.TLSConfig = optionalClients(cfg.Certificate)
@@ -122,7 +130,7 @@ func Start(cfg Config) (*Server, error) {
 	cfg.Log.Info("metrics served", "addr", listener.Addr().String())
 	go func() {
 		defer close(s.done)
-		if err := serve(limited); !errors.Is(err, http.ErrServerClosed) {
+		if err := serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
 			cfg.Log.Error("metrics server ended", "error", err)
 		}
 	}()
@@ -137,9 +145,18 @@ func (e errorLog) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// check reports every problem of the settings at once.
-func (cfg *Config) check() error {
+// Validate reports every problem that [Start] would have with the settings, up to binding the address, at once. It reads the
+// files and resolves the address, and changes nothing.
+func (cfg *Config) Validate() error {
+	if cfg.Bind == "" {
+		return nil
+	}
 	var errs []error
+	if addr, err := net.ResolveTCPAddr("tcp", cfg.Bind); err != nil {
+		errs = append(errs, fmt.Errorf("ops: FELIX_BROKER_METRICS_BIND: %w", err))
+	} else {
+		errs = append(errs, cfg.checkPublic(addr))
+	}
 	if cfg.TLS && cfg.Certificate == nil {
 		errs = append(errs, errors.New("ops: FELIX_METRICS_TLS needs FELIX_TLS_CERT_FILE and FELIX_TLS_KEY_FILE"))
 	}
@@ -147,11 +164,37 @@ func (cfg *Config) check() error {
 		errs = append(errs, errors.New("ops: FELIX_METRICS_CLIENT_CA_FILE needs FELIX_METRICS_TLS"))
 	}
 	if cfg.TokenFile != "" {
-		if _, err := readToken(cfg.TokenFile); err != nil {
+		if _, err := readToken(context.Background(), cfg.TokenFile); err != nil {
 			errs = append(errs, fmt.Errorf("ops: FELIX_METRICS_TOKEN_FILE: %w", err))
 		}
 	}
+	for _, name := range cfg.Hosts {
+		if err := checkHost(name); err != nil {
+			errs = append(errs, fmt.Errorf("ops: FELIX_METRICS_ALLOWED_HOSTS: %w", err))
+		}
+	}
 	return errors.Join(errs...)
+}
+
+// checkPublic refuses profiles that everybody could read.
+func (cfg *Config) checkPublic(addr net.Addr) error {
+	if !cfg.Pprof || !cfg.open() || isLoopback(addr) {
+		return nil
+	}
+	return fmt.Errorf("ops: FELIX_PPROF on %s would show memory contents to everybody: set FELIX_METRICS_TOKEN_FILE or FELIX_METRICS_CLIENT_CA_FILE, "+
+		"or listen on loopback", addr)
+}
+
+var evictedDesc = prometheus.NewDesc("felix_http_connections_evicted_total", "Connections to the metrics and probes that were closed unused because there were too many.", nil, nil)
+
+// Describe implements [prometheus.Collector].
+func (s *Server) Describe(ch chan<- *prometheus.Desc) { ch <- evictedDesc }
+
+// Collect implements [prometheus.Collector].
+func (s *Server) Collect(ch chan<- prometheus.Metric) {
+	if s != nil {
+		ch <- prometheus.MustNewConstMetric(evictedDesc, prometheus.CounterValue, float64(s.listener.evicted.Load()))
+	}
 }
 
 // Addr returns the address that the server listens on.
@@ -166,8 +209,8 @@ func (s *Server) Close() {
 	<-s.done
 }
 
-func isLoopback(l net.Listener) bool {
-	tcp, ok := l.Addr().(*net.TCPAddr)
+func isLoopback(addr net.Addr) bool {
+	tcp, ok := addr.(*net.TCPAddr)
 	return ok && tcp.IP.IsLoopback()
 }
 
@@ -189,27 +232,32 @@ func optionalClients(conf *tls.Config) *tls.Config {
 }
 
 func (s *Server) handler() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /livez", ok)
-	mux.HandleFunc("GET /live", ok)
-	mux.HandleFunc("GET /healthz", s.healthz)
-	mux.HandleFunc("GET /readyz", s.readyz)
-	mux.HandleFunc("GET /ready", s.ready)
-	mux.Handle("GET /metrics", s.protect(promhttp.HandlerFor(s.cfg.Metrics, promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes})))
+	probes, long := http.NewServeMux(), http.NewServeMux()
+	probes.HandleFunc("GET /livez", ok)
+	probes.HandleFunc("GET /live", ok)
+	probes.HandleFunc("GET /healthz", s.healthz)
+	probes.HandleFunc("GET /readyz", s.readyz)
+	probes.HandleFunc("GET /ready", s.ready)
+	limited := atMost(maxLong, s.protect(long)) // the token's file is read within the bound, too
+	guard := func(path string, h http.Handler) {
+		long.Handle("GET "+path, h)
+		probes.Handle("GET "+path, limited)
+	}
+	guard("/metrics", promhttp.HandlerFor(s.cfg.Metrics, promhttp.HandlerOpts{MaxRequestsInFlight: maxScrapes}))
 	if s.cfg.Streams != nil {
-		mux.Handle("GET /streams", s.protect(s.cfg.Streams))
+		guard("/streams", s.cfg.Streams)
 	}
 	if s.cfg.Debug != nil {
-		mux.Handle("GET /debug/felix", s.protect(s.cfg.Debug))
+		guard("/debug/felix", s.cfg.Debug)
 	}
 	if s.cfg.Pprof {
 		for path, h := range map[string]http.HandlerFunc{
 			"": pprof.Index, "cmdline": pprof.Cmdline, "profile": pprof.Profile, "symbol": pprof.Symbol, "trace": pprof.Trace,
 		} {
-			mux.Handle("GET /debug/pprof/"+path, s.protect(h))
+			guard("/debug/pprof/"+path, h)
 		}
 	}
-	return mux
+	return handled(s.onlyHosts(probes))
 }
 
 func ok(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") }
@@ -258,11 +306,11 @@ func (s *Server) healthz(w http.ResponseWriter, r *http.Request) {
 }
 
 // open reports whether everybody may see everything.
-func (s *Server) open() bool { return s.cfg.TokenFile == "" && s.cfg.ClientCA == "" }
+func (cfg *Config) open() bool { return cfg.TokenFile == "" && cfg.ClientCA == "" }
 
 // protect lets those pass who show a certificate or the token, whichever is asked for.
 func (s *Server) protect(next http.Handler) http.Handler {
-	if s.open() {
+	if s.cfg.open() {
 		return next
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -281,7 +329,7 @@ func (s *Server) bears(r *http.Request) bool {
 	if !found {
 		return false
 	}
-	want, err := readToken(s.cfg.TokenFile)
+	want, err := readToken(r.Context(), s.cfg.TokenFile)
 	if err != nil {
 		s.cfg.Log.Error("metrics token unreadable", "error", err)
 		return false
@@ -289,18 +337,13 @@ func (s *Server) bears(r *http.Request) bool {
 	return subtle.ConstantTimeCompare([]byte(given), want) == 1
 }
 
-func readToken(name string) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	b, err := io.ReadAll(io.LimitReader(f, maxTokenBytes+1))
+func readToken(ctx context.Context, name string) ([]byte, error) {
+	b, err := readfile.Read(ctx, name, maxTokenBytes)
 	if err != nil {
 		return nil, err
 	}
 	token := bytes.TrimSpace(b)
-	if len(token) == 0 || len(b) > maxTokenBytes {
+	if len(token) == 0 {
 		return nil, fmt.Errorf("%s: want a token of 1 to %d bytes", name, maxTokenBytes)
 	}
 	return token, nil
