@@ -194,6 +194,7 @@ func (b *Broker) Serve(ctx context.Context) error {
 	b.wg.Add(1)
 	b.wg.Go(func() { b.sweeper(b.sweepCtx) })
 	b.wg.Go(func() { b.settler.run(b.sweepCtx, b.wg.Go) })
+	b.followMemory()
 	if b.cfg.Catalog != nil {
 		b.wg.Go(func() { b.cfg.Catalog.Follow(b.acceptCtx, b.update) })
 	}

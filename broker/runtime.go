@@ -1,28 +1,151 @@
 package broker
 
 import (
+	"context"
+	"log/slog"
+	"math"
 	"os"
 	"runtime/debug"
+	runtimemetrics "runtime/metrics"
+	"sync/atomic"
+	"time"
+
+	"github.com/felix-mq/felix/internal/cgroup"
 )
 
 // gcPercent lets the heap grow to five times what lives before it is collected (docs/performance.md).
 const gcPercent = 400
 
-// MemoryLimit is how many bytes a process that is this broker and nothing else may be expected to use: all budgets for
-// memory, full at once, and a quarter of that for the transport and for what waits to be collected.
-func (c Config) MemoryLimit() int64 {
+// connectionBytes is what an idle connection with one subscription costs: state of QUIC and TLS, goroutines and buffers.
+const connectionBytes = 64 << 10
+
+// connectionStep is by how many connections the memory limit grows and shrinks. It is above what can connect in a
+// followEvery.
+const (
+	connectionStep = 1024
+	followEvery    = time.Second
+	liveStep       = 64 << 20 // bytes by which the limit follows what lives
+)
+
+// MemoryLimit is how many bytes a process that is this broker and nothing else may be expected to use without connections:
+// all budgets for memory, full at once, and a quarter of that for the transport and for what waits to be collected.
+func (c Config) MemoryLimit() int64 { return c.MemoryLimitFor(0) }
+
+// MemoryLimitFor is [Config.MemoryLimit] with that many connections, of which each costs 64 KiB and a quarter of that.
+func (c Config) MemoryLimitFor(connections int) int64 {
 	c.ensureDefaults()
-	return (c.RetainedBytes + c.ReadBytes + c.CacheMaxBytes) / 4 * 5
+	return (c.RetainedBytes + c.ReadBytes + c.CacheMaxBytes + int64(connections)*connectionBytes) / 4 * 5
 }
 
-// TuneRuntime makes the garbage collector of this process rare, and bounds its memory by [Config.MemoryLimit]. What the
-// environment says instead, in GOGC and GOMEMLIMIT, stands. It is for programs that are a broker and nothing else, and
-// is called once, before [New].
+// TuneRuntime makes the garbage collector of this process rare, and bounds its memory: by [Config.MemoryLimitFor] the
+// connections that are open at a time, once the broker serves, and by nine tenths of what the process's control group may
+// have. It warns if the budgets do not fit that. What the environment says instead, in GOGC and GOMEMLIMIT, stands. It is
+// for programs that are a broker and nothing else, and is called once, before [New].
 func (c Config) TuneRuntime() {
+	c.ensureDefaults()
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(c.MemoryLimit())
+		group, _ := cgroup.MemoryLimit()
+		m := &memory{cfg: c, group: group, live: liveHeap, set: func(limit int64) { debug.SetMemoryLimit(limit) }}
+		m.explain()
+		m.adjust(0)
+		tuned.Store(m)
 	}
+}
+
+// tuned is what TuneRuntime has begun and the first broker that serves goes on with.
+var tuned atomic.Pointer[memory]
+
+// memory keeps the process's memory limit in step with its connections. A limit for all that may come would let the heap of
+// a broker with few connections grow to several times of what it needs.
+type memory struct {
+	cfg   Config
+	group int64 // limit of the control group; 0 for none
+	limit int64 // that was set last
+	live  func() int64
+	set   func(int64)
+}
+
+// liveHeap is what the last collection found alive, in bytes.
+func liveHeap() int64 {
+	sample := []runtimemetrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	runtimemetrics.Read(sample)
+	if sample[0].Value.Kind() != runtimemetrics.KindUint64 {
+		return 0
+	}
+	return int64(min(sample[0].Value.Uint64(), math.MaxInt64/8))
+}
+
+// available is what the control group leaves to this process; the rest is for what the runtime does not count.
+func (m *memory) available() int64 { return m.group / 10 * 9 }
+
+// limitFor is the limit while that many connections are open, with a step more. A limit below what lives could not be met:
+// the collector would run all the time, which takes up to half of the processors and frees nothing. So it stays above that
+// by a quarter, as long as the control group has it.
+func (m *memory) limitFor(connections int) int64 {
+	limit := m.cfg.MemoryLimitFor((connections/connectionStep + 1) * connectionStep)
+	if needed := m.live() / 4 * 5; needed > limit {
+		limit = (needed/liveStep + 1) * liveStep
+	}
+	if m.group > 0 {
+		limit = min(limit, m.available())
+	}
+	return limit
+}
+
+// adjust sets the limit, if it is another one.
+func (m *memory) adjust(connections int) {
+	if limit := m.limitFor(connections); limit != m.limit {
+		m.limit = limit
+		m.set(limit)
+	}
+}
+
+// explain says whether all that the settings allow fits the control group.
+func (m *memory) explain() {
+	budgets, full := m.cfg.MemoryLimit(), m.cfg.MemoryLimitFor(m.cfg.MaxConns)
+	if m.group == 0 || full <= m.available() {
+		return
+	}
+	attrs := []any{
+		slog.Int64("control_group", m.group), slog.Int64("available", m.available()),
+		slog.Int64("budgets", budgets), slog.Int64("with_all_connections", full),
+	}
+	if budgets > m.available() {
+		m.cfg.Logger.Warn("memory budgets do not fit", append(attrs,
+			slog.String("hint", "raise the memory limit of the control group, or lower retained_bytes, read_bytes and cache_max_bytes"))...)
+		return
+	}
+	m.cfg.Logger.Info("memory bounds connections", append(attrs,
+		slog.Int("max_connections", m.cfg.MaxConns), slog.Int64("connections_that_fit", (m.available()-budgets)/(connectionBytes/4*5)))...)
+}
+
+// follow adjusts the limit to the connections that are open until ctx ends.
+func (m *memory) follow(ctx context.Context, connections func() int) {
+	tick := time.NewTicker(followEvery)
+	defer tick.Stop()
+	for {
+		m.adjust(connections())
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// followMemory goes on with what TuneRuntime has begun, if it was called, until the broker has ended.
+func (b *Broker) followMemory() {
+	if m := tuned.Swap(nil); m != nil {
+		b.wg.Go(func() { m.follow(b.sweepCtx, b.connections) })
+	}
+}
+
+// connections returns how many are open.
+func (b *Broker) connections() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.conns)
 }
