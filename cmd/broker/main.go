@@ -11,14 +11,16 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/felix-mq/felix/internal/logs"
+	"github.com/felix-mq/felix/internal/ops"
+	"github.com/felix-mq/felix/internal/settings"
 	"github.com/felix-mq/felix/internal/version"
 )
 
 // Exit codes. A second signal ends the process as signals do: 128 and its number, for a shell.
 const (
 	exitOK    = 0
-	exitError = 1 // the broker could not start, or could not end in time; or what --validate-config looks at is not valid
-	exitUsage = 2 // a flag or a setting is wrong
+	exitError = 1 // the broker could not start, such as at an address that is in use, or could not end in time
+	exitUsage = 2 // a flag or a setting is wrong, or a file that one names
 )
 
 func main() {
@@ -36,7 +38,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	profile := flags.String("profile", "", "`NAME` of the profile: latency, balanced or throughput, like --set profile=NAME")
 	catalog := flags.String("catalog", "", "YAML `FILE` of what the broker serves, like --set catalog=FILE")
 	dev := flags.Bool("dev", false, "development mode, like --set dev=true")
-	validate := flags.Bool("validate-config", false, "check all settings, files and addresses, and exit with 0 or 1")
+	validate := flags.Bool("validate-config", false, "do all that a start does before it binds addresses, and exit with 0 or 2")
 	dump := flags.Bool("dump-config", false, "print all settings as a YAML file, with the origin of each, and exit")
 	reference := flags.Bool("reference", false, "print the reference of all settings in Markdown, and exit")
 	health := flags.Bool("healthcheck", false, "ask the broker that runs with these settings whether it is ready, and exit with 0 or 1")
@@ -65,13 +67,14 @@ func run(args []string, stdout, stderr io.Writer) int {
 			*assignments = append(*assignments, flag+"="+value)
 		}
 	}
-	loaded, err := o.load(*file, os.Environ(), *assignments)
+	if !*validate && !*dump && !*health {
+		o.hangups = ops.CatchHangups() // from here on SIGHUP does not end the process
+		defer o.hangups.Stop()
+	}
+	read := func(o *options) (*settings.Loaded, error) { return o.load(*file, os.Environ(), *assignments) }
+	loaded, err := read(o)
 	if err != nil {
-		fmt.Fprintf(stderr, "broker: the configuration is not valid:\n%v\n", err)
-		if *validate {
-			return exitError
-		}
-		return exitUsage
+		return notValid(stderr, err)
 	}
 	if *dump {
 		if err := loaded.Dump(stdout); err != nil {
@@ -95,17 +98,24 @@ func run(args []string, stdout, stderr io.Writer) int {
 		log.Warn("unknown variable", "name", n.Name, "why", n.Why)
 	}
 	o.broker.Logger = log
-	if err := o.check(loaded); err != nil {
-		fmt.Fprintf(stderr, "broker: the configuration is not valid:\n%v\n", err)
-		return exitError
+	defer o.release()
+	if err := o.prepare(loaded); err != nil {
+		return notValid(stderr, err)
 	}
 	if *validate {
 		fmt.Fprintln(stdout, "the configuration is valid")
 		return exitOK
 	}
-	if err := serve(o, stdout, log, limiter); err != nil {
+	reload := &reloader{log: log, limiter: limiter, options: o, running: loaded, read: read}
+	if err := serve(o, stdout, log, limiter, reload); err != nil {
 		log.Error("broker ended", "error", err)
 		return exitError
 	}
 	return exitOK
+}
+
+// notValid says what is wrong with the configuration, in the same way at a start and at a validation.
+func notValid(stderr io.Writer, err error) int {
+	fmt.Fprintf(stderr, "broker: the configuration is not valid:\n%v\n", err)
+	return exitUsage
 }

@@ -187,7 +187,7 @@ func TestUsage(t *testing.T) {
 		{"argument", []string{"start"}, nil, exitUsage, []string{`"start"`}},
 		{"nobody to ask", []string{"--healthcheck"}, map[string]string{"FELIX_BROKER_METRICS_BIND": ""}, exitError, []string{"not ready", "metrics_bind is empty"}},
 		{"nobody answers", []string{"--healthcheck"}, map[string]string{"FELIX_BROKER_METRICS_BIND": "127.0.0.1:1"}, exitError, []string{"not ready", "refused"}},
-		{"not development", nil, nil, exitError, []string{"catalog", "--dev"}},
+		{"not development", nil, nil, exitUsage, []string{"catalog", "--dev"}},
 		{
 			"bad values",
 			[]string{"--dev"},
@@ -199,14 +199,14 @@ func TestUsage(t *testing.T) {
 			"bad key file",
 			[]string{"--dev"},
 			map[string]string{"FELIX_DEV_KEY_FILE": "main.go", "FELIX_QUIC_BIND": "127.0.0.1:0"},
-			exitError,
+			exitUsage,
 			[]string{"FELIX_DEV_KEY_FILE", "PEM"},
 		},
 		{
-			"metrics address in use",
+			"metrics address that is none",
 			[]string{"--dev"},
 			map[string]string{"FELIX_BROKER_METRICS_BIND": "256.0.0.1:1", "FELIX_QUIC_BIND": "127.0.0.1:0"},
-			exitError,
+			exitUsage,
 			[]string{"FELIX_BROKER_METRICS_BIND"},
 		},
 	} {

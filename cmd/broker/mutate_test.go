@@ -185,8 +185,8 @@ func (m *mutator) inCatalog() mutation {
 	return replace("unknown cache setting", wrong, "sessions: {}", "sessions: {"+wrong+": {}}")
 }
 
-// TestMutationsAreRefused damages a valid configuration in a thousand ways. Each is refused by --validate-config with 1 and
-// at the start, and what is wrong is named.
+// TestMutationsAreRefused damages a valid configuration in a thousand ways. Each is refused by --validate-config and at
+// the start, with the same exit code, and what is wrong is named.
 func TestMutationsAreRefused(t *testing.T) {
 	seed := *mutationSeed
 	if seed == 0 {
@@ -262,8 +262,8 @@ func TestMutationsAreRefused(t *testing.T) {
 			go func() { code <- run(args, stdout, stderr) }()
 			select {
 			case c := <-code:
-				if c == exitOK {
-					t.Errorf("mutation %d, %s, is accepted: %+v", n, mu.what, mu)
+				if c != exitUsage {
+					t.Errorf("mutation %d, %s: exit code %d, want %d: %+v", n, mu.what, c, exitUsage, mu)
 				}
 			case <-time.After(20 * time.Second):
 				t.Fatalf("mutation %d, %s: the broker has started: %+v", n, mu.what, mu)

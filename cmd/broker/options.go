@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"net"
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/catalog"
@@ -14,6 +16,8 @@ import (
 	"github.com/felix-mq/felix/internal/logs"
 	"github.com/felix-mq/felix/internal/ops"
 	"github.com/felix-mq/felix/internal/settings"
+	"github.com/felix-mq/felix/internal/traces"
+	"github.com/felix-mq/felix/quicx"
 )
 
 // defaultFile is read if no other is named and it is there (configuration.md, section 1).
@@ -39,9 +43,13 @@ type options struct {
 	ops    ops.Settings
 	logs   logs.Settings
 
-	// Set by check:
-	certs certificates
-	devCA []byte // PEM, if the certificate is one for development
+	// Set by prepare:
+	certs  certificates
+	devCA  []byte        // PEM, if the certificate is one for development
+	source *catalog.File // nil in development mode
+	tracer *traces.Tracer
+
+	hangups *ops.Hangups
 }
 
 func defaultOptions() *options {
@@ -78,9 +86,9 @@ func (o *options) load(file string, environ, assignments []string) (*settings.Lo
 	}, o.structs()...)
 }
 
-// check looks at what no single value shows: how settings go together, files and addresses. It reports every problem at
-// once.
-func (o *options) check(loaded *settings.Loaded) error {
+// prepare does everything that a start does before it binds addresses, and reports every problem of the settings, and of
+// the files and addresses that they name, at once. Nothing is made or changed; what it holds is released by release.
+func (o *options) prepare(loaded *settings.Loaded) error {
 	var errs []error
 	problem := func(key string, err error) {
 		if err != nil {
@@ -89,32 +97,59 @@ func (o *options) check(loaded *settings.Loaded) error {
 	}
 	_, err := net.ResolveUDPAddr("udp", o.broker.Bind)
 	problem("quic_bind", err)
-	if o.ops.Bind != "" {
-		_, err := net.ResolveTCPAddr("tcp", o.ops.Bind)
-		problem("metrics_bind", err)
-	}
 	o.certs, err = loadCertificates(o)
 	if err == nil && o.broker.TLS == nil && o.Catalog != "" {
 		o.broker.TLS, o.devCA, err = certfile.Development(o.broker.Bind)
 	}
 	problem("tls_cert_file", err)
+	if err == nil { // without its certificate there is one problem, not two
+		errs = append(errs, o.metricsConfig().Validate())
+	}
 	errs = append(errs, o.broker.Validate())
+	o.tracer, err = traces.Start(context.Background(), "felix-broker", o.broker.Logger)
+	if err != nil {
+		errs = append(errs, err)
+	}
 	switch {
 	case o.Dev && o.Catalog != "":
 		problem("catalog", errors.New("development mode makes its own catalog; leave one of them out"))
 	case o.Dev:
-		errs = append(errs, o.dev.Validate())
-		if _, err := os.Stat(o.DevKeyFile); err == nil { // otherwise it is made
-			_, err = devkey.ReadOrMake(o.DevKeyFile)
-			problem("dev_key_file", err)
-		}
+		errs = append(errs, o.prepareDev(problem))
 	case o.Catalog != "":
-		_, err := catalog.Load(o.Catalog)
+		o.source = catalog.NewFile(o.Catalog)
+		_, err := o.source.Snapshot(context.Background())
 		problem("catalog", err)
 	default:
 		problem("catalog", errors.New("nothing says which tenants, streams and keys exist: set catalog to a file, or use --dev"))
 	}
 	return errors.Join(errs...)
+}
+
+func (o *options) prepareDev(problem func(key string, err error)) error {
+	if o.DevKeyFile != "" {
+		problem("dev_key_file", devkey.Check(o.DevKeyFile)) // it is made at the start if it is not there
+	}
+	if o.broker.TLS == nil {
+		cert, _, err := quicx.DevCertificate(append([]string{"localhost", "127.0.0.1", "::1"}, o.dev.Hosts...)...)
+		problem("dev_hosts", err)
+		o.dev.Certificate = &cert
+	}
+	return o.dev.Validate()
+}
+
+// metricsConfig is that of the HTTP server, as far as settings say it.
+func (o *options) metricsConfig() *ops.Config {
+	return &ops.Config{Settings: o.ops, Certificate: o.certs.metricsTLS(), Log: o.broker.Logger}
+}
+
+// tracesTimeout bounds what the end of the process waits for a collector.
+const tracesTimeout = time.Second
+
+// release gives back what prepare holds.
+func (o *options) release() {
+	ctx, cancel := context.WithTimeout(context.Background(), tracesTimeout)
+	defer cancel()
+	_ = o.tracer.Close(ctx) // what is not sent has been logged
 }
 
 // profiles are what the setting of this name chooses; docs/configuration.md says why.

@@ -187,9 +187,9 @@ func TestValidateConfig(t *testing.T) {
 		want []string
 	}{
 		{"valid", "dev: true\n", exitOK, nil},
-		{"values", "dev: true\nquic_sockets: 65\nquic_bnid: x\n", exitError, []string{":2: quic_sockets: 65 is more than 64", ":3: quic_bnid: unknown key; the nearest is quic_bind"}},
-		{"nothing to serve", "max_connections: 5\n", exitError, []string{"catalog"}},
-		{"together", "dev: true\nidle_timeout_ms: 2000\nkeep_alive_ms: 1500\nquic_bind: nowhere.invalid:5000\ndev_streams: [a/b]\n", exitError, []string{"keep_alive_ms", "quic_bind", "dev_streams"}},
+		{"values", "dev: true\nquic_sockets: 65\nquic_bnid: x\n", exitUsage, []string{":2: quic_sockets: 65 is more than 64", ":3: quic_bnid: unknown key; the nearest is quic_bind"}},
+		{"nothing to serve", "max_connections: 5\n", exitUsage, []string{"catalog"}},
+		{"together", "dev: true\nidle_timeout_ms: 2000\nkeep_alive_ms: 1500\nquic_bind: nowhere.invalid:5000\ndev_streams: [a/b]\n", exitUsage, []string{"keep_alive_ms", "quic_bind", "dev_streams"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			stdout, stderr := newOutput(), newOutput()

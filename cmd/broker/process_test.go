@@ -54,11 +54,17 @@ type program struct {
 
 func startProgram(t *testing.T, env ...string) *program {
 	t.Helper()
+	return startWith(t, []string{"--dev"}, env...)
+}
+
+// startWith is startProgram with other arguments, which have to make the broker print its ready line.
+func startWith(t *testing.T, args []string, env ...string) *program {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &program{cmd: exec.Command(self, "--dev"), stderr: newOutput(), exited: make(chan error, 1)}
+	p := &program{cmd: exec.Command(self, args...), stderr: newOutput(), exited: make(chan error, 1)}
 	p.cmd.Env = append(os.Environ(), asBroker+"=1", "FELIX_QUIC_BIND=127.0.0.1:0", "FELIX_BROKER_METRICS_BIND=127.0.0.1:0",
 		"FELIX_HANDSHAKES_PER_PREFIX=-1", "FELIX_SUB_QUEUE_POLICY=block")
 	p.cmd.Env = append(p.cmd.Env, env...)

@@ -19,12 +19,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/felix-mq/felix/broker"
-	"github.com/felix-mq/felix/catalog"
 	"github.com/felix-mq/felix/internal/certfile"
 	"github.com/felix-mq/felix/internal/devkey"
 	"github.com/felix-mq/felix/internal/logs"
 	"github.com/felix-mq/felix/internal/ops"
-	"github.com/felix-mq/felix/internal/traces"
 	"github.com/felix-mq/felix/telemetry"
 )
 
@@ -40,26 +38,16 @@ type ready struct {
 	CACert    string   `json:"ca_pem,omitempty"` // absent if the certificate came from files
 }
 
-// serve runs the broker until a signal drains it.
-func serve(o *options, stdout io.Writer, log *slog.Logger, limiter *logs.Limiter) (err error) {
+// serve runs the broker, for which all is prepared, until a signal drains it.
+func serve(o *options, stdout io.Writer, log *slog.Logger, limiter *logs.Limiter, reload *reloader) (err error) {
 	// From here on signals are heard, so that one which comes before all is ready drains too.
 	signaled, stopSignals := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stopSignals()
 
 	o.broker.TuneRuntime()
-	tracer, err := traces.Start(signaled, "felix-broker", log)
-	if err != nil {
-		return err
+	if o.tracer != nil {
+		o.broker.Trace = o.tracer.Trace
 	}
-	if tracer != nil {
-		o.broker.Trace = tracer.Trace
-	}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.Background(), tracesTimeout)
-		defer cancel()
-		_ = tracer.Close(ctx) // what is not sent has been logged
-	}()
-
 	b, line, err := newBroker(o)
 	if err != nil {
 		return err
@@ -67,21 +55,22 @@ func serve(o *options, stdout io.Writer, log *slog.Logger, limiter *logs.Limiter
 	sayListening(b, log)
 
 	var life ops.Lifecycle
-	server, err := ops.Start(ops.Config{
-		Settings: o.ops, Metrics: registry(b, o.certs, limiter), Checks: []ops.Check{life.Check()},
-		Streams: http.HandlerFunc(b.ServeStreams), Debug: stages(),
-		Certificate: o.certs.metricsTLS(), Log: log,
-	})
+	metrics := registry(b, o.certs, limiter)
+	conf := o.metricsConfig()
+	conf.Metrics, conf.Checks, conf.Streams, conf.Debug = metrics, []ops.Check{life.Check()}, http.HandlerFunc(b.ServeStreams), stages()
+	server, err := ops.Start(*conf)
 	if err != nil {
 		return errors.Join(err, b.Shutdown(context.Background()))
 	}
 	defer server.Close() // last, so that a drain can be watched
+	metrics.MustRegister(server)
 
 	background, stopBackground := context.WithCancel(context.Background())
 	var work sync.WaitGroup
 	defer work.Wait()
 	defer stopBackground()
 	o.certs.watch(background, &work)
+	work.Go(func() { o.hangups.Serve(background, func() { reload.reload(background) }) })
 	work.Go(func() {
 		// Gathering takes every lock that the broker's work takes.
 		if err := ops.Watchdog(background, func() { _, _ = b.Registry().Gather() }); err != nil {
@@ -113,9 +102,6 @@ func stages() http.Handler {
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, telemetry.Text()) })
 }
-
-// tracesTimeout bounds what the end of the process waits for a collector.
-const tracesTimeout = time.Second
 
 // drain ends the broker within its budget (session.md, section 11): first it says that it is not ready, and serves on for as
 // long as balancers may need to hear that.
@@ -176,6 +162,18 @@ func (c certificates) metricsTLS() *tls.Config {
 	return c.metrics.TLS()
 }
 
+// reload looks at the files now. What is wrong is logged by the sources.
+func (c certificates) reload(ctx context.Context) error {
+	var errs []error
+	if c.broker != nil {
+		errs = append(errs, c.broker.Reload(ctx))
+	}
+	if c.metrics != c.broker {
+		errs = append(errs, c.metrics.Reload(ctx))
+	}
+	return errors.Join(errs...)
+}
+
 // watch follows the files until the context ends.
 func (c certificates) watch(ctx context.Context, work *sync.WaitGroup) {
 	if c.broker != nil {
@@ -214,7 +212,7 @@ func registry(b *broker.Broker, certs certificates, limiter *logs.Limiter) *prom
 // newBroker makes the broker, and the line that says how to use it, if there is something to say.
 func newBroker(o *options) (*broker.Broker, *ready, error) {
 	if o.Catalog != "" {
-		o.broker.Catalog = catalog.NewFile(o.Catalog)
+		o.broker.Catalog = o.source
 		b, err := broker.New(o.broker)
 		if err != nil || o.devCA == nil {
 			return b, nil, err

@@ -153,24 +153,24 @@ func (cfg *Config) Validate() error {
 	}
 	var errs []error
 	if addr, err := net.ResolveTCPAddr("tcp", cfg.Bind); err != nil {
-		errs = append(errs, fmt.Errorf("ops: FELIX_BROKER_METRICS_BIND: %w", err))
+		errs = append(errs, fmt.Errorf("ops: metrics_bind (FELIX_BROKER_METRICS_BIND): %w", err))
 	} else {
 		errs = append(errs, cfg.checkPublic(addr))
 	}
 	if cfg.TLS && cfg.Certificate == nil {
-		errs = append(errs, errors.New("ops: FELIX_METRICS_TLS needs FELIX_TLS_CERT_FILE and FELIX_TLS_KEY_FILE"))
+		errs = append(errs, errors.New("ops: metrics_tls (FELIX_METRICS_TLS) needs FELIX_TLS_CERT_FILE and FELIX_TLS_KEY_FILE"))
 	}
 	if cfg.ClientCA != "" && !cfg.TLS {
-		errs = append(errs, errors.New("ops: FELIX_METRICS_CLIENT_CA_FILE needs FELIX_METRICS_TLS"))
+		errs = append(errs, errors.New("ops: metrics_client_ca_file (FELIX_METRICS_CLIENT_CA_FILE) needs FELIX_METRICS_TLS"))
 	}
 	if cfg.TokenFile != "" {
 		if _, err := readToken(context.Background(), cfg.TokenFile); err != nil {
-			errs = append(errs, fmt.Errorf("ops: FELIX_METRICS_TOKEN_FILE: %w", err))
+			errs = append(errs, fmt.Errorf("ops: metrics_token_file (FELIX_METRICS_TOKEN_FILE): %w", err))
 		}
 	}
 	for _, name := range cfg.Hosts {
 		if err := checkHost(name); err != nil {
-			errs = append(errs, fmt.Errorf("ops: FELIX_METRICS_ALLOWED_HOSTS: %w", err))
+			errs = append(errs, fmt.Errorf("ops: metrics_allowed_hosts (FELIX_METRICS_ALLOWED_HOSTS): %w", err))
 		}
 	}
 	return errors.Join(errs...)
@@ -181,7 +181,7 @@ func (cfg *Config) checkPublic(addr net.Addr) error {
 	if !cfg.Pprof || !cfg.open() || isLoopback(addr) {
 		return nil
 	}
-	return fmt.Errorf("ops: FELIX_PPROF on %s would show memory contents to everybody: set FELIX_METRICS_TOKEN_FILE or FELIX_METRICS_CLIENT_CA_FILE, "+
+	return fmt.Errorf("ops: pprof (FELIX_PPROF) on %s would show memory contents to everybody: set FELIX_METRICS_TOKEN_FILE or FELIX_METRICS_CLIENT_CA_FILE, "+
 		"or listen on loopback", addr)
 }
 
