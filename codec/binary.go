@@ -87,7 +87,7 @@ func PublishBatchLen(tenant, namespace, stream string, items [][]byte) (int, err
 	}
 	n, ok := itemsLen(items)
 	n += 6 + uint64(len(tenant)) + uint64(len(namespace)) + uint64(len(stream))
-	if !ok || n+publishAckedPrefixLen > math.MaxUint32 {
+	if !ok || n+publishAckedPrefixLen > min(math.MaxUint32, math.MaxInt) { // the latter where an int has 32 bits
 		return 0, ErrBatchTooLarge
 	}
 	return int(n), nil
