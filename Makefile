@@ -16,6 +16,8 @@ GOLANGCI_LINT := $(TOOL) golangci-lint
 PKGS      ?= ./...
 # Passed on to every go test: make test TESTFLAGS='-v -run Alloc'
 TESTFLAGS ?=
+# How often shuffle runs each test.
+COUNT     ?= 20
 # How long each fuzz target runs.
 FUZZTIME  ?= 20s
 # How long each micro benchmark runs, how often, and where they are.
@@ -55,9 +57,24 @@ test-telemetry: ## Build and test with stage timings and frame counters compiled
 test-invariants: ## Test with freed buffers poisoned and internal invariants checked
 	$(GO) test -tags invariants $(TESTFLAGS) $(INVARIANT_PKGS)
 
+# Systems besides the one that all tests run on. Vetting looks at tests too, and Go keeps what it has compiled: about four
+# minutes at first, and seconds if nothing has changed.
+CROSS ?= linux/386 linux/arm windows/amd64
+.PHONY: cross
+cross: export CGO_ENABLED = 0
+cross: ## Build and vet for other systems and for 32 bits, and run the tests of codec, ring and fanout with 32 bits where that runs
+	@for target in $(CROSS); do \
+		echo "$$target"; \
+		GOOS=$${target%/*} GOARCH=$${target#*/} $(GO) build ./...; \
+		GOOS=$${target%/*} GOARCH=$${target#*/} $(GO) vet ./...; \
+	done
+	@if [[ $$($(GO) env GOHOSTOS GOHOSTARCH | xargs) == 'linux amd64' ]]; then \
+		GOARCH=386 $(GO) test $(TESTFLAGS) ./codec ./ring ./fanout; \
+	fi
+
 .PHONY: shuffle
-shuffle: ## Hunt flakes: 20 race runs of every test in random order
-	$(GO) test -race -shuffle=on -count=20 -timeout=60m $(TESTFLAGS) $(PKGS)
+shuffle: ## Hunt flakes: COUNT (20) race runs of every test in random order
+	$(GO) test -race -shuffle=on -count=$(COUNT) -timeout=60m $(TESTFLAGS) $(PKGS)
 
 # `go test -list` prints a package's targets and then its "ok" line. The assignment keeps a compile error fatal.
 .PHONY: fuzz

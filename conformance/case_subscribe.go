@@ -261,7 +261,7 @@ func stopOne(p *probe) {
 
 // stoppedIsForgotten takes the id of a stopped subscription again, which is a duplicate until the broker has forgotten.
 func stoppedIsForgotten(p *probe) {
-	const id = 1 << 50
+	const id uint64 = 1 << 50
 	c := p.dial(plain)
 	subscribe := func() *control {
 		s := c.authed()
@@ -347,7 +347,7 @@ func manySubscriptions(p *probe, publish bool) {
 }
 
 func duplicateID(p *probe) {
-	const id = 1 << 50
+	const id uint64 = 1 << 50
 	c := p.dial(plain)
 	t := p.fx.topic()
 	s := c.authed()

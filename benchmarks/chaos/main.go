@@ -353,10 +353,10 @@ func canceled(ctx context.Context, b *brokerproc.Process, out io.Writer) error {
 		return err
 	}
 	defer func() { _ = sub.Close() }()
-	if err := syscall.Kill(b.PID, syscall.SIGSTOP); err != nil {
+	if err := pause(b.PID); err != nil {
 		return err
 	}
-	defer func() { _ = syscall.Kill(b.PID, syscall.SIGCONT) }()
+	defer func() { _ = resume(b.PID) }()
 	pub, cache := c.Publisher(b.Namespace, stream), c.Cache(b.Namespace, "primary")
 	for answered := true; answered; { // it takes a moment to stop
 		ctx, cancel := context.WithTimeout(ctx, 100*time.Millisecond)

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -85,9 +86,7 @@ func TestServeAndDrain(t *testing.T) {
 			t.Errorf("the log does not say %q: %s", want, stderr)
 		}
 	}
-	if err := syscall.Kill(syscall.Getpid(), syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
+	terminate(t)
 	select {
 	case c := <-code:
 		if c != exitOK {
@@ -95,6 +94,18 @@ func TestServeAndDrain(t *testing.T) {
 		}
 	case <-time.After(20 * time.Second):
 		t.Fatal("does not end")
+	}
+}
+
+// terminate sends SIGTERM to this process.
+func terminate(t *testing.T) {
+	t.Helper()
+	self, err := os.FindProcess(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := self.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -138,9 +149,7 @@ func serveCatalog(t *testing.T, more ...string) string {
 			t.Errorf("%q is not in the metrics", want)
 		}
 	}
-	if err := syscall.Kill(syscall.Getpid(), syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
+	terminate(t)
 	if c := <-code; c != exitOK {
 		t.Errorf("ended with %d: %s", c, stderr)
 	}

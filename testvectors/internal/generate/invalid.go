@@ -59,7 +59,7 @@ func invalidHeaders() []invalidVector {
 			"The header alone: a decoder refuses it without waiting for the payload or allocating room for it.",
 			header(flagsJSON, defaultMaxFrame+1)),
 		bad(classFrameTooLarge, "length/max", "", header(flagsPublish, maxU32)),
-		bad(classFrameTooLarge, "length/sign_bit", "Negative if read into 32 bits with a sign.", header(flagsPublish, 1<<31)),
+		bad(classFrameTooLarge, "length/sign_bit", "Negative if read into 32 bits with a sign.", header(flagsPublish, uint32(1<<31))),
 		bad(classFrameTooLarge, "length/before_flags", "The length is checked while framing, the flags after it.",
 			header(0xffff, defaultMaxFrame+1)),
 	}

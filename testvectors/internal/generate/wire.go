@@ -30,17 +30,19 @@ const (
 const (
 	defaultMaxFrame = 16 << 20
 	maxU16          = 1<<16 - 1
-	maxU32          = 1<<32 - 1
+	maxU32          = uint32(1<<32 - 1)
 	maxU64          = 1<<64 - 1
 )
 
 func u8(v int) blob      { return hx(fmt.Sprintf("%02x", v)) }
 func u16(v int) blob     { return hx(fmt.Sprintf("%04x", v)) }
-func u32(v int) blob     { return hx(fmt.Sprintf("%08x", v)) }
 func be64(v uint64) blob { return hx(fmt.Sprintf("%016x", v)) }
 
+// u32 takes what an int of 32 bits cannot hold, too.
+func u32[N int | uint32](v N) blob { return hx(fmt.Sprintf("%08x", v)) }
+
 // header is the frame header of wire.md 1.1.
-func header(flags uint16, length int) blob {
+func header[N int | uint32](flags uint16, length N) blob {
 	return cat(hx("464c5831"), u16(1), u16(int(flags)), u32(length))
 }
 
