@@ -19,8 +19,31 @@ type Key struct {
 	Public ed25519.PublicKey
 }
 
+// Fingerprint tells public keys apart, whatever their ids. It is the public key itself, so it is no secret, and it is
+// comparable. The zero value is the fingerprint of no usable key.
+type Fingerprint [ed25519.PublicKeySize]byte
+
+// Fingerprint returns the key's fingerprint, and the zero value for a key of the wrong length.
+func (k Key) Fingerprint() Fingerprint {
+	if len(k.Public) != ed25519.PublicKeySize {
+		return Fingerprint{}
+	}
+	return Fingerprint(k.Public)
+}
+
 // KeySet holds the keys of one tenant, the current one first. All of them verify.
 type KeySet []Key
+
+// Has reports whether the set holds the key with that fingerprint, under any id. It allocates nothing. The set has no
+// zero fingerprint.
+func (s KeySet) Has(f Fingerprint) bool {
+	for _, key := range s {
+		if f != (Fingerprint{}) && key.Fingerprint() == f {
+			return true
+		}
+	}
+	return false
+}
 
 // KeySource knows the keys of tenants. It is used from many goroutines.
 //

@@ -81,6 +81,49 @@ func TestParseJWKS(t *testing.T) {
 	}
 }
 
+// TestIdentityNamesItsKey follows a key through a rotation: it is recognized by what it is, not by its id.
+func TestIdentityNamesItsKey(t *testing.T) {
+	old, current := testSigner(t, 1, "k"), testSigner(t, 2, "k")
+	token := mint(t, old)
+	id, err := NewVerifier(StaticKeys{"acme": {current.Key(), old.Key()}}, frozen).Verify(t.Context(), "acme", token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if id.Key != old.Key().Fingerprint() || id.Key == current.Key().Fingerprint() {
+		t.Errorf("the key of the identity is %x", id.Key)
+	}
+	for _, c := range []struct {
+		name string
+		keys KeySet
+		want bool
+	}{
+		{"rotated", KeySet{current.Key(), old.Key()}, true},
+		{"other id", KeySet{{ID: "new name", Public: old.Key().Public}}, true},
+		{"removed", KeySet{current.Key()}, false},
+		{"tenant gone", nil, false},
+	} {
+		if got := c.keys.Has(id.Key); got != c.want {
+			t.Errorf("%s: Has is %v, want %v", c.name, got, c.want)
+		}
+	}
+	unusable := KeySet{{ID: "k"}, {ID: "k", Public: make([]byte, 31)}}
+	if unusable.Has(Fingerprint{}) || (KeySet{{Public: make([]byte, 32)}}).Has(Fingerprint{}) {
+		t.Error("a set has the zero fingerprint")
+	}
+}
+
+// mint returns a token of s for tenant acme, valid at testNow.
+func mint(tb testing.TB, s *Signer, permissions ...string) string {
+	tb.Helper()
+	token, err := s.Mint(Claims{
+		Tenant: "acme", Subject: "s", IssuedAt: frozen(), Expires: frozen().Add(TokenLifetime), Permissions: permissions,
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return token
+}
+
 func FuzzParseJWKS(f *testing.F) {
 	f.Add([]byte(vectorJWKS))
 	f.Add([]byte(`{"keys":[{},null,{"kty":"OKP"}]}`))

@@ -79,6 +79,9 @@ type Identity struct {
 	// Expires is the token's expiry, without [Leeway], in UTC; times past the year 9999 are cut to its end.
 	// [Verifier.Verify] has checked it; whoever keeps an identity for long may check it again.
 	Expires time.Time
+	// Key is the fingerprint of the key that verified the token. An owner of identities looks it up in the tenant's
+	// current keys ([KeySet.Has]): if it is not there, the key has been removed, and so has the trust in the identity.
+	Key Fingerprint
 
 	grants map[Action]*grant
 }

@@ -87,25 +87,31 @@ func (v *Verifier) Verify(ctx context.Context, tenant, token string) (*Identity,
 		}
 		return nil, &TokenError{ReasonKeys, err}
 	}
-	if !keys.verify(kid, hasKID, []byte(signed), signature) {
+	key, ok := keys.verify(kid, hasKID, []byte(signed), signature)
+	if !ok {
 		return nil, errSignature
 	}
-	return parseClaims(payloadJSON, tenant, v.now().Unix())
+	id, err := parseClaims(payloadJSON, tenant, v.now().Unix())
+	if err != nil {
+		return nil, err
+	}
+	id.Key = key
+	return id, nil
 }
 
-// verify tries the keys that bear kid, then the others.
-func (s KeySet) verify(kid string, hasKID bool, signed, signature []byte) bool {
+// verify tries the keys that bear kid, then the others, and returns the fingerprint of the one that verifies.
+func (s KeySet) verify(kid string, hasKID bool, signed, signature []byte) (Fingerprint, bool) {
 	for _, named := range [...]bool{true, false} {
 		for _, key := range s {
 			if (hasKID && key.ID == kid) != named || len(key.Public) != ed25519.PublicKeySize {
 				continue
 			}
 			if ed25519.Verify(key.Public, signed, signature) {
-				return true
+				return key.Fingerprint(), true
 			}
 		}
 	}
-	return false
+	return Fingerprint{}, false
 }
 
 // parseHeader checks the types that session.md 4.4 demands of the members of the protected header. Registered members
