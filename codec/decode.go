@@ -7,19 +7,27 @@ import (
 	"math"
 	"slices"
 	"strconv"
-	"unicode/utf16"
-	"unicode/utf8"
+
+	"github.com/felix-mq/felix/internal/jsonscan"
 )
 
 // maxDepth is how deep JSON values may be nested, the message itself included (wire.md, section 3.2).
 const maxDepth = 127
 
+// MaxIgnoredValues is how many values a message may hold in members that it does not have, nested ones and the elements
+// of an ext included. They are checked and dropped, which is all the more work the more there are.
+const MaxIgnoredValues = 4096
+
+// maxName is longer than the names of all members and extensions, written with an escape for each character.
+const maxName = 6 * 32
+
 // ParseMessage decodes the payload of a frame of [LayoutJSON] into m, whose former content and views are lost. It is as
-// strict as wire.md, section 3.2, asks: members that the message does not have are ignored but must be well formed.
+// strict as wire.md, section 3.2, asks: members that the message does not have are ignored but must be well formed, and
+// hold at most [MaxIgnoredValues] values together. Its time is linear in the payload, whatever that holds.
 // After an error m has no meaning. See [Message] for the lives of what it holds.
 func ParseMessage(payload []byte, m *Message) error {
 	m.Reset()
-	p := parser{b: payload, m: m}
+	p := parser{b: payload, m: m, limits: ignored}
 	p.space()
 	switch p.peek() {
 	case '{':
@@ -33,14 +41,20 @@ func ParseMessage(payload []byte, m *Message) error {
 		return err
 	}
 	m.Type = t
+	p.limits = ignored
 	return p.message()
 }
+
+// ignored are the bounds on what a message does not have.
+var ignored = jsonscan.Limits{Values: MaxIgnoredValues, Range: true}
 
 // parser is a position in a payload. Its methods return prebuilt errors where a hot path could meet them.
 type parser struct {
 	b []byte
 	i int
 	m *Message
+
+	limits jsonscan.Limits // on ignored values: what is left
 }
 
 // peek returns the byte at the position, and 0 at the end: 0 is never part of well-formed JSON.
@@ -51,14 +65,17 @@ func (p *parser) peek() byte {
 	return 0
 }
 
-func (p *parser) space() {
-	for p.i < len(p.b) {
-		switch p.b[p.i] {
-		case ' ', '\t', '\r', '\n':
-			p.i++
-		default:
-			return
-		}
+func (p *parser) space() { p.i = jsonscan.Space(p.b, p.i) }
+
+// fault returns the error for a fault at the position.
+func (p *parser) fault(f jsonscan.Fault) error {
+	switch f {
+	case jsonscan.NotUTF8:
+		return ErrNotUTF8.with("string at byte %d is not UTF-8", p.i)
+	case jsonscan.TooMany:
+		return ErrSyntax.with("more than %d ignored values at byte %d", MaxIgnoredValues, p.i)
+	default:
+		return p.syntax(f.String())
 	}
 }
 
@@ -91,8 +108,13 @@ func (p *parser) messageType() (MessageType, error) {
 	}
 	start := p.i
 	defer func() { p.i = start }()
+	const read = 64 // more than the values of all members that are read
+	p.limits.Values += read
 	t, found := MsgInvalid, false
 	err := p.object(1, func(key []byte) error {
+		if string(key) == "payloads" && p.peek() == '[' { // the one member with values without number
+			return p.skipWith(2, &jsonscan.Limits{Values: len(p.b), Range: true})
+		}
 		if string(key) != "type" {
 			return p.skip(2)
 		}
@@ -188,7 +210,7 @@ func (p *parser) message() error {
 	return nil
 }
 
-// key reads up to the value of the next member, or past the end of the object.
+// key reads up to the value of the next member, or past the end of the object. See name for the life of the key.
 func (p *parser) key(first bool) (key []byte, done bool, err error) {
 	p.space()
 	switch c := p.peek(); {
@@ -205,7 +227,7 @@ func (p *parser) key(first bool) (key []byte, done bool, err error) {
 	if p.peek() != '"' {
 		return nil, false, p.syntax("want the name of a member")
 	}
-	if key, err = p.string(); err != nil {
+	if key, err = p.name(); err != nil {
 		return nil, false, err
 	}
 	p.space()
@@ -215,6 +237,28 @@ func (p *parser) key(first bool) (key []byte, done bool, err error) {
 	p.i++
 	p.space()
 	return key, false, nil
+}
+
+// name reads a string that is compared with names and not kept: it lives until the next read. One that is too long for
+// any name is nil, so that it takes no memory.
+func (p *parser) name() ([]byte, error) {
+	start := p.i + 1
+	end, escaped, fault := jsonscan.String(p.b, p.i)
+	p.i = end
+	if fault != jsonscan.None {
+		return nil, p.fault(fault)
+	}
+	s := p.b[start : end-1 : end-1]
+	if !escaped {
+		return s, nil
+	}
+	if len(s) > maxName {
+		return nil, nil
+	}
+	at := len(p.m.scratch)
+	p.m.scratch = jsonscan.Unescape(p.m.scratch, s)
+	s, p.m.scratch = p.m.scratch[at:], p.m.scratch[:at]
+	return s, nil
 }
 
 // object calls value at each value of the object at the position, and moves behind the object.
@@ -418,7 +462,10 @@ func (p *parser) extensionMember(f member) error {
 			if p.peek() != '"' {
 				return p.skip(3)
 			}
-			s, err := p.string()
+			if p.limits.Values--; p.limits.Values < 0 {
+				return p.fault(jsonscan.TooMany)
+			}
+			s, err := p.name()
 			p.m.Ext |= extensionOf(s)
 			return err
 		})
@@ -426,8 +473,11 @@ func (p *parser) extensionMember(f member) error {
 	if err := p.skip(2); err != nil || f != mEpoch {
 		return err
 	}
-	if v, err := strconv.ParseUint(string(p.b[start:p.i]), 10, 64); err == nil {
-		p.m.Epoch, p.m.HasEpoch = v, true
+	const most = 20 // digits of a number of 64 bits
+	if text := p.b[start:p.i]; len(text) <= most {
+		if v, err := strconv.ParseUint(string(text), 10, 64); err == nil {
+			p.m.Epoch, p.m.HasEpoch = v, true
+		}
 	}
 	return nil
 }
@@ -440,11 +490,17 @@ func (p *parser) payloads() error {
 	}
 	m := p.m
 	at := len(m.scratch)
+	m.scratch = slices.Grow(m.scratch, len(p.b)-p.i) // enough unless most items are empty
 	m.scratch = append(m.scratch, 0, 0, 0, 0)
 	n := 0
 	err := p.array(2, func() error {
 		lengthAt := len(m.scratch)
 		m.scratch = append(m.scratch, 0, 0, 0, 0)
+		if rest := p.b[p.i:]; len(rest) >= 2 && rest[0] == '"' && rest[1] == '"' {
+			p.i += 2
+			n++
+			return nil
+		}
 		item, err := p.base64()
 		if err != nil {
 			return err
@@ -521,9 +577,11 @@ func (p *parser) number(limit uint64) (uint64, error) {
 	if c := p.peek(); c != '-' && (c < '0' || c > '9') {
 		return 0, p.wrongType("an unsigned integer")
 	}
-	if err := p.skipNumber(); err != nil {
-		return 0, err
+	end, fault := jsonscan.NumberInRange(p.b, p.i)
+	if fault != jsonscan.None {
+		return 0, p.fault(fault)
 	}
+	p.i = end
 	var v uint64
 	for _, c := range p.b[start:p.i] {
 		d := uint64(c - '0')
@@ -541,81 +599,24 @@ func (p *parser) flags() (Flags, error) {
 	return Flags(v), err
 }
 
-// skip moves behind the value at the position, which is checked all the same. depth is the number of values it is in,
+// skip moves past the value at the position, which is checked all the same. depth is the number of values it is in,
 // itself included.
-func (p *parser) skip(depth int) error {
-	switch c := p.peek(); c {
-	case '"':
-		_, err := p.string()
-		return err
-	case '{':
-		return p.object(depth, func([]byte) error { return p.skip(depth + 1) })
-	case '[':
-		return p.array(depth, func() error { return p.skip(depth + 1) })
-	case 't':
-		return p.literal("true")
-	case 'f':
-		return p.literal("false")
-	case 'n':
-		return p.literal("null")
-	default:
-		if c == '-' || c >= '0' && c <= '9' {
-			return p.skipNumber()
-		}
-		return p.syntax("want a value")
+func (p *parser) skip(depth int) error { return p.skipWith(depth, &p.limits) }
+
+func (p *parser) skipWith(depth int, limits *jsonscan.Limits) error {
+	end, fault := jsonscan.Value(p.b, p.i, maxDepth-depth+1, limits)
+	p.i = end
+	if fault != jsonscan.None {
+		return p.fault(fault)
 	}
+	return nil
 }
 
 func (p *parser) literal(word string) error {
 	if rest := p.b[p.i:]; len(rest) < len(word) || string(rest[:len(word)]) != word {
-		return p.syntax("want a value")
+		return p.fault(jsonscan.NoValue)
 	}
 	p.i += len(word)
-	return nil
-}
-
-func (p *parser) digits() bool {
-	start := p.i
-	for p.i < len(p.b) && p.b[p.i] >= '0' && p.b[p.i] <= '9' {
-		p.i++
-	}
-	return p.i > start
-}
-
-// skipNumber moves behind a number, which has to be within the range of a double.
-func (p *parser) skipNumber() error {
-	start := p.i
-	if p.peek() == '-' {
-		p.i++
-	}
-	if p.peek() == '0' {
-		p.i++
-	} else if !p.digits() {
-		return p.syntax("malformed number")
-	}
-	plain := true
-	if p.peek() == '.' {
-		p.i++
-		if !p.digits() {
-			return p.syntax("malformed number")
-		}
-	}
-	if c := p.peek(); c == 'e' || c == 'E' {
-		plain = false
-		p.i++
-		if c := p.peek(); c == '+' || c == '-' {
-			p.i++
-		}
-		if !p.digits() {
-			return p.syntax("malformed number")
-		}
-	}
-	const alwaysInRange = 300 // characters without an exponent
-	if token := p.b[start:p.i]; !plain || len(token) > alwaysInRange {
-		if _, err := strconv.ParseFloat(string(token), 64); err != nil {
-			return p.syntax("number beyond the range of a double")
-		}
-	}
 	return nil
 }
 
@@ -623,129 +624,17 @@ func (p *parser) skipNumber() error {
 // had escapes; its capacity is its length.
 func (p *parser) string() ([]byte, error) {
 	start := p.i + 1
-	ascii := true
-	for i := start; i < len(p.b); i++ {
-		switch c := p.b[i]; {
-		case c == '"':
-			s := p.b[start:i:i]
-			if !ascii && !utf8.Valid(s) {
-				p.i = start
-				return nil, ErrNotUTF8.with("string at byte %d is not UTF-8", start)
-			}
-			p.i = i + 1
-			return s, nil
-		case c == '\\':
-			return p.unescape(start, i)
-		case c < 0x20:
-			p.i = i
-			return nil, p.syntax("control character in a string")
-		case c >= utf8.RuneSelf:
-			ascii = false
-		}
+	end, escaped, fault := jsonscan.String(p.b, p.i)
+	p.i = end
+	if fault != jsonscan.None {
+		return nil, p.fault(fault)
 	}
-	p.i = len(p.b)
-	return nil, p.syntax("string is not closed")
-}
-
-// unescape reads on at the first escape of a string that begins at start.
-func (p *parser) unescape(start, first int) ([]byte, error) {
+	s := p.b[start : end-1 : end-1]
+	if !escaped {
+		return s, nil
+	}
 	m := p.m
 	at := len(m.scratch)
-	m.scratch = append(m.scratch, p.b[start:first]...)
-	p.i = first
-	for {
-		switch c := p.peek(); {
-		case c == '"':
-			p.i++
-			s := m.scratch[at:len(m.scratch):len(m.scratch)]
-			// Escapes yield whole characters, so what is valid between them is valid together, and the other way round.
-			if !utf8.Valid(s) {
-				return nil, ErrNotUTF8.with("string at byte %d is not UTF-8", start)
-			}
-			return s, nil
-		case c == '\\':
-			p.i++
-			if err := p.escape(); err != nil {
-				return nil, err
-			}
-		case c < 0x20:
-			if p.i >= len(p.b) {
-				return nil, p.syntax("string is not closed")
-			}
-			return nil, p.syntax("control character in a string")
-		default:
-			m.scratch = append(m.scratch, c)
-			p.i++
-		}
-	}
-}
-
-// escape reads what follows a backslash.
-func (p *parser) escape() error {
-	c := p.peek()
-	p.i++
-	switch c {
-	case '"', '\\', '/':
-	case 'b':
-		c = '\b'
-	case 'f':
-		c = '\f'
-	case 'n':
-		c = '\n'
-	case 'r':
-		c = '\r'
-	case 't':
-		c = '\t'
-	case 'u':
-		return p.unicodeEscape()
-	default:
-		return p.syntax("unknown escape")
-	}
-	p.m.scratch = append(p.m.scratch, c)
-	return nil
-}
-
-func (p *parser) unicodeEscape() error {
-	r, ok := p.hex4()
-	if !ok {
-		return p.syntax("malformed escape")
-	}
-	if utf16.IsSurrogate(r) {
-		if p.peek() != '\\' {
-			return p.syntax("lone surrogate")
-		}
-		p.i++
-		if p.peek() != 'u' {
-			return p.syntax("lone surrogate")
-		}
-		p.i++
-		low, ok := p.hex4()
-		if r = utf16.DecodeRune(r, low); !ok || r == utf8.RuneError {
-			return p.syntax("lone surrogate")
-		}
-	}
-	p.m.scratch = utf8.AppendRune(p.m.scratch, r)
-	return nil
-}
-
-func (p *parser) hex4() (rune, bool) {
-	if len(p.b)-p.i < 4 {
-		return 0, false
-	}
-	var r rune
-	for _, c := range p.b[p.i : p.i+4] {
-		switch {
-		case c >= '0' && c <= '9':
-			c -= '0'
-		case c >= 'a' && c <= 'f':
-			c -= 'a' - 10
-		case c >= 'A' && c <= 'F':
-			c -= 'A' - 10
-		default:
-			return 0, false
-		}
-		r = r<<4 | rune(c)
-	}
-	p.i += 4
-	return r, true
+	m.scratch = jsonscan.Unescape(slices.Grow(m.scratch, len(s)), s)
+	return m.scratch[at:len(m.scratch):len(m.scratch)], nil
 }

@@ -393,6 +393,9 @@ func slowParseMessage(payload []byte) (decoded, faults) {
 	}
 	object, isObject := v.(slowObject)
 	if !isObject {
+		if slowCount(v) > codec.MaxIgnoredValues {
+			j.faults[jsonSyntax] = true
+		}
 		if _, broken := v.(slowBroken); whole && !broken {
 			j.faults[jsonType] = true
 		}
@@ -457,7 +460,50 @@ func slowParseMessage(payload []byte) (decoded, faults) {
 			j.faults[missingField] = true
 		}
 	}
+	j.countIgnored(object, d.Type)
 	return d, j.faults
+}
+
+// countIgnored notes a fault if there are more values than may be ignored. A message that is wrong anyway may be refused
+// for the number of all its values but items, since its type is looked for first.
+func (j *slowJSON) countIgnored(object slowObject, t codec.MessageType) {
+	known := map[string]bool{"type": true}
+	for _, f := range slowFields(t) {
+		known[f.name] = true
+	}
+	ignored, all := 0, 0
+	seenExt := false
+	for _, m := range object {
+		n := slowCount(m.value)
+		all += n
+		_, isList := m.value.([]any)
+		switch {
+		case m.name == "ext" && known["ext"] && !seenExt && isList:
+			ignored += n - 1 // the list itself is read
+		case !known[m.name] || m.name == "ext" || m.name == "epoch":
+			ignored += n
+		}
+		seenExt = seenExt || m.name == "ext"
+	}
+	if ignored > codec.MaxIgnoredValues || all > codec.MaxIgnoredValues && len(j.faults) > 0 {
+		j.faults[jsonSyntax] = true
+	}
+}
+
+// slowCount counts the values in a value, itself included.
+func slowCount(v any) int {
+	n := 1
+	switch v := v.(type) {
+	case []any:
+		for _, e := range v {
+			n += slowCount(e)
+		}
+	case slowObject:
+		for _, m := range v {
+			n += slowCount(m.value)
+		}
+	}
+	return n
 }
 
 // store keeps the value of a member, and returns the class of what is wrong with it.
