@@ -56,13 +56,19 @@ func (ctl *control) cacheFrame(f quicx.Frame) outcome {
 		ctl.cacheDone(r.RequestID, version, found)
 	case codec.CachePut:
 		ctl.c.b.metrics.cachePuts.Add(1)
-		version := s.cache.Put(r.Key, r.Value, frameTTL(r.TTL))
+		version, err := s.cache.Put(r.Key, r.Value, frameTTL(r.TTL))
 		telemetry.Observe(telemetry.StageCacheStore, start)
+		if err != nil {
+			return ctl.refuseCache(r.RequestID, codec.CacheBytesReached.Text)
+		}
 		ctl.cacheDone(r.RequestID, version, true)
 	case codec.CachePutIf:
 		ctl.c.b.metrics.cachePuts.Add(1)
-		version, stored := s.cache.PutIf(r.Key, r.Value, frameTTL(r.TTL), r.Expected)
+		version, stored, err := s.cache.PutIf(r.Key, r.Value, frameTTL(r.TTL), r.Expected)
 		telemetry.Observe(telemetry.StageCacheStore, start)
+		if err != nil {
+			return ctl.refuseCache(r.RequestID, codec.CacheBytesReached.Text)
+		}
 		ctl.cacheDone(r.RequestID, version, stored)
 	case codec.CacheWatch:
 		return ctl.cacheWatch(s.cache, &r)

@@ -28,12 +28,15 @@ func (ctl *control) cachePut(m *codec.Message) outcome {
 	}
 	ctl.c.b.metrics.cachePuts.Add(1)
 	start := telemetry.Start()
+	lifetime := cache.NoExpiry
 	if m.HasTTL {
-		scope.Put(m.Key, m.Value, ttl(m.TTL))
-	} else {
-		scope.Put(m.Key, m.Value, cache.NoExpiry)
+		lifetime = ttl(m.TTL)
 	}
+	_, err := scope.Put(m.Key, m.Value, lifetime)
 	telemetry.Observe(telemetry.StageCacheStore, start)
+	if err != nil {
+		return ctl.refuse(codec.CacheBytesReached)
+	}
 	if !m.HasRequestID {
 		ctl.reply(codec.AppendOK(ctl.w.Buffer()))
 		return cleanEnd

@@ -63,9 +63,13 @@ func TestCacheWatch(t *testing.T) {
 		wantChange(t, next, client.CacheSet, "short")
 		wantChange(t, next, client.CacheExpired, "short")
 	}
-	must(t, cache.Put(ctx, "huge", make([]byte, 1<<20), client.NoExpiry))
-	wantChange(t, first, client.CacheSet, "huge")
-	wantChange(t, first, client.CacheEvicted, "huge")
+	for _, key := range []string{"large", "larger"} { // one of them fits
+		must(t, cache.Put(ctx, key, make([]byte, 512<<10), client.NoExpiry))
+	}
+	wantChange(t, first, client.CacheSet, "large")
+	wantChange(t, first, client.CacheEvicted, "before")
+	wantChange(t, first, client.CacheEvicted, "large")
+	wantChange(t, first, client.CacheSet, "larger")
 	must(t, cache.Put(ctx, strings.Repeat("k", 60_000), nil, client.NoExpiry)) // more than a queue begins with
 	wantChange(t, first, client.CacheSet, strings.Repeat("k", 60_000))
 	if n := metric(t, d, "felix_cache_watch_lost_events_total"); n != 0 {

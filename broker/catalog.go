@@ -63,6 +63,7 @@ func (b *Broker) apply(c *catalog.Change) {
 	case catalog.KindTenant:
 		if c.Removed {
 			b.tenants.remove(c.Tenant)
+			b.caches.RemoveTenant(c.Tenant)
 		} else {
 			b.tenants.put(c.Tenant, c.Keys)
 		}

@@ -1,10 +1,7 @@
 package broker
 
 import (
-	"cmp"
 	"errors"
-	"maps"
-	"slices"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -180,8 +177,8 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 	return m, r
 }
 
-// cacheCollector exposes the counters of each cache, up to maxCacheLabels of them, in the order of their names. Those of the
-// others are added up under [otherCaches].
+// cacheCollector exposes the counters of the first maxCacheLabels caches that the broker has had, for good. Those of all
+// others are added up under [otherCaches] where they happen, so no series falls or jumps when a cache comes or goes.
 type cacheCollector struct{ store *cache.Store }
 
 // maxCacheLabels bounds the series of a broker that has thousands of caches.
@@ -197,54 +194,44 @@ var (
 	cacheMisses  = prometheus.NewDesc("felix_cache_misses_total", "Cache reads that found none.", cacheLabels, nil)
 	cacheEvicted = prometheus.NewDesc("felix_cache_evictions_total", "Cache entries evicted for lack of room, or refused by the admission policy.", cacheLabels, nil)
 	cacheExpired = prometheus.NewDesc("felix_cache_expired_total", "Cache entries whose lifetime has ended.", cacheLabels, nil)
+	cacheRefused = prometheus.NewDesc("felix_cache_refused_total", "Puts refused because the entry did not fit into what its cache or tenant may hold.", cacheLabels, nil)
 	cacheEntries = prometheus.NewDesc("felix_cache_entries", "Cache entries.", cacheLabels, nil)
 	cacheBytes   = prometheus.NewDesc("felix_cache_bytes", "Bytes charged for keys, buffers and overhead of cache entries.", cacheLabels, nil)
 )
 
 // Describe implements [prometheus.Collector].
 func (cacheCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{cacheHits, cacheMisses, cacheEvicted, cacheExpired, cacheEntries, cacheBytes} {
+	for _, d := range []*prometheus.Desc{cacheHits, cacheMisses, cacheEvicted, cacheExpired, cacheRefused, cacheEntries, cacheBytes} {
 		ch <- d
 	}
 }
 
 // Collect implements [prometheus.Collector].
 func (c cacheCollector) Collect(ch chan<- prometheus.Metric) {
-	all := make(map[cache.Scope]cache.Stats)
-	c.store.All(func(scope cache.Scope, cc *cache.Cache) { all[scope] = cc.Stats() })
-	scopes := slices.SortedFunc(maps.Keys(all), func(a, b cache.Scope) int {
-		return cmp.Or(cmp.Compare(a.Tenant, b.Tenant), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Cache, b.Cache))
-	})
-	if len(scopes) > maxCacheLabels {
-		var sum cache.Stats
-		for _, scope := range scopes[maxCacheLabels:] {
-			st := all[scope]
-			sum.Hits += st.Hits
-			sum.Misses += st.Misses
-			sum.Evicted += st.Evicted
-			sum.Expired += st.Expired
-			sum.Entries += st.Entries
-			sum.Bytes += st.Bytes
-		}
-		other := cache.Scope{Tenant: otherCaches, Namespace: otherCaches, Cache: otherCaches}
-		all[other] = sum
-		scopes = append(scopes[:maxCacheLabels], other)
+	type series struct {
+		scope cache.Scope
+		stats cache.Stats
 	}
-	for _, scope := range scopes {
-		st := all[scope]
+	all := make([]series, 0, maxCacheLabels+1)
+	others := c.store.Series(func(scope cache.Scope, st cache.Stats) { all = append(all, series{scope, st}) })
+	if len(all) == maxCacheLabels {
+		all = append(all, series{cache.Scope{Tenant: otherCaches, Namespace: otherCaches, Cache: otherCaches}, others})
+	}
+	for _, s := range all {
 		for _, m := range []struct {
 			desc  *prometheus.Desc
 			kind  prometheus.ValueType
 			value float64
 		}{
-			{cacheHits, prometheus.CounterValue, float64(st.Hits)},
-			{cacheMisses, prometheus.CounterValue, float64(st.Misses)},
-			{cacheEvicted, prometheus.CounterValue, float64(st.Evicted)},
-			{cacheExpired, prometheus.CounterValue, float64(st.Expired)},
-			{cacheEntries, prometheus.GaugeValue, float64(st.Entries)},
-			{cacheBytes, prometheus.GaugeValue, float64(st.Bytes)},
+			{cacheHits, prometheus.CounterValue, float64(s.stats.Hits)},
+			{cacheMisses, prometheus.CounterValue, float64(s.stats.Misses)},
+			{cacheEvicted, prometheus.CounterValue, float64(s.stats.Evicted)},
+			{cacheExpired, prometheus.CounterValue, float64(s.stats.Expired)},
+			{cacheRefused, prometheus.CounterValue, float64(s.stats.Refused)},
+			{cacheEntries, prometheus.GaugeValue, float64(s.stats.Entries)},
+			{cacheBytes, prometheus.GaugeValue, float64(s.stats.Bytes)},
 		} {
-			ch <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value, scope.Tenant, scope.Namespace, scope.Cache)
+			ch <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value, s.scope.Tenant, s.scope.Namespace, s.scope.Cache)
 		}
 	}
 }

@@ -2,22 +2,23 @@
 // cache requests (session.md, section 8) and their extension (docs/wire-extensions.md, cache).
 //
 // A value is readable by everybody as soon as [Cache.Put] returns, a later put always wins, and an entry is gone at the
-// instant its lifetime ends. The bytes of a scope and of all scopes together are bounded. Which entries have to go is
-// decided by ristretto (TinyLFU); what is true is decided by an index of our own, because ristretto buffers its writes
-// and may refuse them:
+// instant its lifetime ends. The bytes of a scope, of a tenant and of all tenants together are bounded, and a tenant
+// within its guarantee loses nothing to others (tenant.go). Which of a tenant's entries have to go is decided by
+// ristretto (TinyLFU); what is true is decided by an index in front of it, because ristretto buffers its writes and may refuse them:
 //
-//	Put ──▶ index: key → entry ──▶ ristretto: hash, cost     (policy.go)
-//	              │      ▲              │
-//	              ▼      └── remove ◀───┘ evicted, or refused
-//	         timing wheel ── expired                         (wheel.go)
+//	Put ──▶ tenant: bytes ──▶ index: key → entry ──▶ ristretto of the tenant: hash, cost     (policy.go)
+//	                               │      ▲              │
+//	                               ▼      └── remove ◀───┘ evicted, or refused
+//	                          timing wheel ── expired                                        (wheel.go)
 //
 // The index has one entry for a 64-bit hash of scope and key, and compares both in full. Two keys with the same hash
 // displace each other, which counts as an eviction.
 //
-// Lock order: policy.feed, shard.mu, then Cache.mu or wheel.mu. A value is retained under the lock of its shard, and
-// released by the index behind the same lock, so a reader cannot meet one that is being evicted.
+// Lock order: Store.making, tenant.feed, shard.mu, then Cache.mu, wheel.mu or those of the ledger; Store.mu before tenant.mu. A value is
+// retained under the lock of its shard, and released by the index after it was taken out under the same lock, so a
+// reader cannot meet one that is being evicted.
 //
-// The protocol, and who may use a scope, are left to others. Begin at [New] and [Store.Add].
+// The protocol, and who may use a scope, are left to others. Begin at [New], [Store.SetTenant] and [Store.Add].
 package cache
 
 import (
@@ -29,6 +30,7 @@ import (
 
 	"github.com/felix-mq/felix/internal/buf"
 	"github.com/felix-mq/felix/internal/clock"
+	"github.com/felix-mq/felix/internal/ledger"
 )
 
 // NoExpiry is the lifetime of an entry that stays until it is replaced or evicted.
@@ -43,8 +45,10 @@ type Options struct {
 	// MaxBytes bounds keys, values and overhead of all entries; 0 means 256 MiB. A value is charged for the buffer that
 	// it lies in, a power of two.
 	MaxBytes int64
-	// MaxScopeBytes bounds those of each scope; 0 means MaxBytes.
+	// MaxScopeBytes bounds those of each scope; 0 means MaxBytes. Tenants have bounds of their own: [Store.SetTenant].
 	MaxScopeBytes int64
+	// Series is how many scopes are counted by themselves in [Store.Series]; 0 means none.
+	Series int
 	// Clock tells the time; nil means that of the machine.
 	Clock clock.Clock
 }
@@ -59,14 +63,25 @@ type Store struct {
 	start    time.Time // what the store's nanoseconds count from
 	hash     func(key []byte) uint64
 	version  atomic.Uint64
-	used     atomic.Int64
 
 	shards [1 << shardBits]shard
-	policy *policy
 	wheel  *wheel
 
-	mu     sync.RWMutex
-	caches map[Scope]*Cache
+	budget *ledger.Budget
+	making sync.Mutex             // held by who evicts to make room, so that nobody is made to give too much
+	giver  atomic.Pointer[tenant] // that was furthest above its guarantee when somebody last looked
+
+	policyFrom int64 // when a tenant gets a policy; not changed once there is a cache
+	policyMu   sync.Mutex
+	sketches   sketches // guarded by policyMu
+
+	others counters // of the scopes that have no series
+
+	mu        sync.RWMutex // guards all below
+	caches    map[Scope]*Cache
+	tenants   map[string]*tenant
+	series    map[Scope]*counters // never removed
+	maxSeries int
 }
 
 const shardBits = 6
@@ -93,14 +108,15 @@ func New(o Options) *Store {
 	s := &Store{
 		maxScope: o.MaxScopeBytes, clock: o.Clock, start: o.Clock.Now(),
 		hash:   func(key []byte) uint64 { return maphash.Bytes(seed, key) },
-		caches: make(map[Scope]*Cache),
+		budget: ledger.New(o.MaxBytes), policyFrom: policyFrom, sketches: newSketches(o.MaxBytes),
+		caches: make(map[Scope]*Cache), tenants: make(map[string]*tenant),
+		series: make(map[Scope]*counters), maxSeries: o.Series,
 	}
 	// A restarted store does not repeat the versions of its past life, which clients may still hold.
 	s.version.Store(uint64(time.Now().UnixNano()))
 	for i := range s.shards {
 		s.shards[i].entries = make(map[uint64]*entry)
 	}
-	s.policy = newPolicy(o.MaxBytes, s.refused)
 	s.wheel = newWheel(s.clock, s.now, s.expire)
 	return s
 }
@@ -108,7 +124,16 @@ func New(o Options) *Store {
 // Close ends the store's goroutines and forgets all entries. Nothing else may be called any more.
 func (s *Store) Close() {
 	s.wheel.close()
-	s.policy.close()
+	for _, t := range s.tenants {
+		t.close()
+	}
+	for i := range s.shards {
+		sh := &s.shards[i]
+		for _, e := range sh.entries {
+			s.unlinkLocked(sh, e)
+			e.cache.tenant.share.Release(e.cost)
+		}
+	}
 }
 
 func (s *Store) now() int64 { return int64(s.clock.Now().Sub(s.start)) }
@@ -122,9 +147,13 @@ func (s *Store) Add(scope Scope) *Cache {
 	if c := s.caches[scope]; c != nil {
 		return c
 	}
-	c := &Cache{store: s, salt: maphash.Comparable(maphash.MakeSeed(), scope)}
+	c := &Cache{store: s, scope: scope, tenant: s.tenantLocked(scope.Tenant), salt: maphash.Comparable(maphash.MakeSeed(), scope)}
+	c.count(scope)
 	c.hand.prev, c.hand.next = &c.hand, &c.hand
 	s.caches[scope] = c
+	c.tenant.mu.Lock()
+	c.tenant.caches = append(c.tenant.caches, c)
+	c.tenant.mu.Unlock()
 	return c
 }
 
@@ -132,19 +161,28 @@ func (s *Store) Add(scope Scope) *Cache {
 func (s *Store) Remove(scope Scope) bool {
 	s.mu.Lock()
 	c := s.caches[scope]
-	delete(s.caches, scope)
-	s.mu.Unlock()
 	if c == nil {
+		s.mu.Unlock()
 		return false
 	}
+	last := s.unlistLocked(c)
+	s.mu.Unlock()
+	c.clear()
+	if last {
+		c.tenant.close()
+	}
+	return true
+}
+
+// clear ends a cache that the store does not list any more, and its entries.
+func (c *Cache) clear() {
 	c.mu.Lock()
 	c.removed.Store(true)
 	c.mu.Unlock()
 	for e := c.victim(0); e != nil; e = c.victim(0) {
-		s.removeIf(e, Deleted, nil)
+		c.store.removeIf(e, Deleted, nil)
 	}
 	c.notify(Event{Kind: Removed})
-	return true
 }
 
 // Lookup finds a cache by the bytes of its names, without allocating. It returns nil if there is none.
@@ -164,20 +202,23 @@ func (s *Store) All(f func(Scope, *Cache)) {
 }
 
 // Bytes returns what all entries are charged.
-func (s *Store) Bytes() int64 { return s.used.Load() }
+func (s *Store) Bytes() int64 { return s.budget.Used() }
 
 // Cache is one scope's entries. Its methods may be called from any goroutine.
 type Cache struct {
-	store *Store
-	salt  uint64 // keeps equal keys of different scopes apart
+	store  *Store
+	scope  Scope
+	tenant *tenant
+	salt   uint64 // keeps equal keys of different scopes apart
 
-	hits, misses, evicted, expired atomic.Uint64
-	watchers                       atomic.Pointer[[]*watcher] // copied on write, under mu
+	own      *counters                  // of the scope
+	rest     *counters                  // counts as well what a scope without a series does; nil for one that has a series
+	watchers atomic.Pointer[[]*watcher] // copied on write, under mu
 
-	removed atomic.Bool // set under mu
+	removed atomic.Bool  // set under mu
+	bytes   atomic.Int64 // changed under mu
 
 	mu      sync.Mutex // guards all below
-	bytes   int64
 	entries int
 	hand    entry // of the clock, between the newest entry (next) and the oldest (prev)
 }
@@ -192,6 +233,7 @@ type entry struct {
 
 	value   Value // guarded by shard.mu, like version and expires
 	expires int64 // on the store's clock; 0 for never
+	decided bool  // the policy has forgotten the entry already, guarded by shard.mu
 
 	used atomic.Bool // by somebody since the scope's hand passed
 
@@ -234,13 +276,15 @@ func newValue(b []byte) Value {
 func (c *Cache) Get(key []byte) (Value, bool) {
 	s := c.store
 	hash := s.hash(key) ^ c.salt
-	s.policy.touch(hash)
 	sh := s.shard(hash)
 	sh.mu.RLock()
+	if p := c.tenant.policy.Load(); p != nil {
+		p.touch(hash)
+	}
 	e := sh.entries[hash]
 	if e == nil || !e.is(c, key) || (e.expires != 0 && e.over(s.now())) {
 		sh.mu.RUnlock()
-		c.misses.Add(1)
+		c.add(misses, 1)
 		return Value{}, false
 	}
 	v := e.value
@@ -249,115 +293,189 @@ func (c *Cache) Get(key []byte) (Value, bool) {
 	if !e.used.Load() {
 		e.used.Store(true)
 	}
-	c.hits.Add(1)
+	c.add(hits, 1)
 	return v, true
 }
 
 // Put stores a copy of value under a copy of key for ttl, replacing value and lifetime of an earlier entry, and returns
-// its version. Versions of a key only grow. A ttl of 0 is over at once; [NoExpiry] and any negative one never is.
+// its version. Versions of a key only grow. [NoExpiry] is a lifetime without end; one of 0 or any other negative one is
+// over at once.
 //
-// The value is readable when Put returns, unless it is larger than the scope's share. It may be evicted at any time after
-// that, also because ristretto refuses it.
-func (c *Cache) Put(key, value []byte, ttl time.Duration) (version uint64) {
-	version, _ = c.put(key, value, ttl, 0, false)
-	return version
+// The value is readable when Put returns. It may be evicted at any time after that, also because the policy refuses it,
+// but not while its tenant is within its guarantee and its scope within its share. If the entry is larger than what scope or tenant may
+// hold, Put changes nothing and returns [ErrLimit].
+//
+// Put may wait for the policy, and evicts entries of the tenant, or of another one, if there is no room.
+func (c *Cache) Put(key, value []byte, ttl time.Duration) (version uint64, err error) {
+	version, _, err = c.put(key, value, ttl, 0, false)
+	return version, err
 }
 
 // PutIf is Put if the key's present version is the expected one, where 0 means that there is no entry. Otherwise it
 // changes nothing, and returns the present version and false.
-func (c *Cache) PutIf(key, value []byte, ttl time.Duration, expected uint64) (version uint64, stored bool) {
+func (c *Cache) PutIf(key, value []byte, ttl time.Duration, expected uint64) (version uint64, stored bool, err error) {
 	return c.put(key, value, ttl, expected, true)
 }
 
-func (c *Cache) put(key, value []byte, ttl time.Duration, expected uint64, conditional bool) (uint64, bool) {
-	s := c.store
-	hash := s.hash(key) ^ c.salt
-	v := newValue(value)
-	cost := int64(len(key) + v.chunk.Cap() + entryOverhead)
-	s.policy.touch(hash) // a new key was used once, or it could never displace another
-	s.policy.begin(cost)
-	version, stored := c.putFed(hash, key, v, cost, ttl, expected, conditional)
-	s.policy.end()
-	if stored {
-		c.shrink(hash)
+func (c *Cache) put(key, value []byte, ttl time.Duration, expected uint64, conditional bool) (version uint64, stored bool, err error) {
+	t := c.tenant
+	u := update{
+		c: c, hash: c.store.hash(key) ^ c.salt, key: key, value: newValue(value), ttl: ttl,
+		expected: expected, conditional: conditional,
 	}
-	return version, stored
+	u.cost = int64(len(key) + u.value.chunk.Cap() + entryOverhead)
+	if u.cost <= c.store.maxScope || u.ended() {
+		if version, stored, err = u.run(); err != nil && t.charge(u.cost) {
+			u.charged = u.cost
+			version, stored, err = u.run()
+		}
+	} else {
+		err = ErrLimit
+	}
+	if err != nil {
+		u.value.Release()
+		c.add(refused, 1)
+		return 0, false, ErrLimit
+	}
+	if stored {
+		c.shrink(u.hash)
+	}
+	t.review()
+	return version, stored, nil
 }
 
-// putFed is the part of put for which ristretto's buffer has room. It owns v.
-func (c *Cache) putFed(hash uint64, key []byte, v Value, cost int64, ttl time.Duration, expected uint64, conditional bool) (uint64, bool) {
-	s := c.store
-	sh := s.shard(hash)
+// update is a put that is being carried out.
+type update struct {
+	c           *Cache
+	hash        uint64
+	key         []byte
+	value       Value // owned until it is stored or released, which run does unless it returns an error
+	cost        int64
+	charged     int64 // of that, before run
+	ttl         time.Duration
+	expected    uint64
+	conditional bool
+}
+
+// ended reports whether the value is over before it is stored.
+func (u *update) ended() bool { return u.ttl <= 0 && u.ttl != NoExpiry }
+
+// run carries the update out. With an error, which is one of the ledger's, nothing has changed.
+func (u *update) run() (version uint64, stored bool, err error) {
+	c := u.c
+	s, t := c.store, c.tenant
+	if p := t.policy.Load(); p != nil && t.share.Used()+u.cost > p.most.Load() && u.charged == 0 {
+		t.press(p, u.cost)
+	}
+	p := t.begin()
+	defer t.end()
+	sh := s.shard(u.hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
+	if p != nil {
+		p.touch(u.hash) // a new key was used once, or it could never displace another
+	}
 	now := s.now()
-	old := sh.entries[hash]
-	if old != nil && !old.is(c, key) {
+	old := sh.entries[u.hash]
+	if old != nil && !old.is(c, u.key) {
 		s.removeLocked(sh, old, Evicted) // another key with the same hash
-		s.policy.del(hash)
 		old = nil
 	}
 	if old != nil && old.over(now) {
 		s.removeLocked(sh, old, Expired)
-		s.policy.del(hash)
 		old = nil
 	}
-	if conditional {
+	if u.conditional {
 		present := uint64(0)
 		if old != nil {
 			present = old.value.version
 		}
-		if present != expected {
-			v.Release()
-			return present, false
+		if present != u.expected {
+			u.drop()
+			return present, false, nil
 		}
 	}
-	v.version = s.version.Add(1)
-	if ttl == 0 {
+	if u.ended() {
+		version = s.version.Add(1)
 		if old != nil {
-			s.removeLocked(sh, old, Deleted)
-			s.policy.del(hash)
+			version = s.removeLocked(sh, old, Deleted)
 		}
-		v.Release()
-		return v.version, true
+		u.drop()
+		return version, true, nil
 	}
 	expires := int64(0)
-	if ttl > 0 {
-		expires = max(0, now+int64(ttl)) // 0: beyond what the clock can tell
+	if u.ttl > 0 {
+		expires = max(0, now+int64(u.ttl)) // 0: beyond what the clock can tell
 	}
-	if old != nil && old.cost == cost {
+	if old != nil && old.cost == u.cost {
+		u.giveBack()
+		version = s.version.Add(1)
+		u.value.version = version
 		old.value.Release()
-		old.value, old.expires = v, expires
+		old.value, old.expires = u.value, expires
 		old.used.Store(true)
 		s.wheel.set(old, expires)
-		c.notify(Event{Kind: Set, Key: key, Version: v.version})
-		return v.version, true
+		c.notify(Event{Kind: Set, Key: u.key, Version: version})
+		return version, true, nil
 	}
+	if err := u.settle(old); err != nil {
+		return 0, false, err
+	}
+	version = s.version.Add(1)
+	u.value.version = version
 	if old != nil {
 		s.unlinkLocked(sh, old)
-		s.policy.del(hash)
+		if p != nil {
+			p.del(u.hash)
+		}
 	}
-	e := &entry{cache: c, key: bytes.Clone(key), hash: hash, cost: cost, value: v, expires: expires}
-	if !c.link(e) {
-		v.Release()
-		return v.version, true // the scope has been removed meanwhile
+	e := &entry{cache: c, key: bytes.Clone(u.key), hash: u.hash, cost: u.cost, value: u.value, expires: expires}
+	if !c.link(e) { // the scope has been removed meanwhile
+		t.share.Release(u.cost)
+		u.value.Release()
+		return version, true, nil
 	}
-	sh.entries[hash] = e
-	s.used.Add(cost)
+	sh.entries[u.hash] = e
 	s.wheel.set(e, expires)
-	c.notify(Event{Kind: Set, Key: key, Version: v.version})
-	if cost > s.maxScope || !s.policy.set(e) {
+	c.notify(Event{Kind: Set, Key: u.key, Version: version})
+	if p != nil && !p.set(e) {
 		s.removeLocked(sh, e, Evicted)
 	}
-	return v.version, true
+	return version, true, nil
+}
+
+// settle makes the tenant's account right for the update in place of old, which may be nil: exactly u.cost is charged for both.
+func (u *update) settle(old *entry) error {
+	had := u.charged
+	if old != nil {
+		had += old.cost
+	}
+	if had > u.cost {
+		u.c.tenant.share.Release(had - u.cost)
+		return nil
+	}
+	return u.c.tenant.share.Charge(u.cost - had)
+}
+
+// drop gives the value back, and what was charged for it.
+func (u *update) drop() {
+	u.giveBack()
+	u.value.Release()
+}
+
+func (u *update) giveBack() {
+	if u.charged > 0 {
+		u.c.tenant.share.Release(u.charged)
+	}
 }
 
 // Delete removes an entry. It reports whether there was one, and the version of the deletion.
 func (c *Cache) Delete(key []byte) (version uint64, found bool) {
 	s := c.store
 	hash := s.hash(key) ^ c.salt
-	s.policy.begin(0)
-	defer s.policy.end()
+	defer c.tenant.review()
+	c.tenant.begin()
+	defer c.tenant.end()
 	sh := s.shard(hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -371,46 +489,53 @@ func (c *Cache) Delete(key []byte) (version uint64, found bool) {
 	} else {
 		version = s.removeLocked(sh, e, Expired)
 	}
-	s.policy.del(hash)
 	return version, found
 }
 
-// removeLocked takes an entry out of the index and says why. ristretto has still to be told, unless it was its doing.
+// removeLocked takes an entry out of the index and out of the policy, and says why. The entry's tenant is between begin and
+// end, unless the policy has removed the entry itself.
 func (s *Store) removeLocked(sh *shard, e *entry, why EventKind) (version uint64) {
 	s.unlinkLocked(sh, e)
 	c := e.cache
 	version = s.version.Add(1)
 	c.notify(Event{Kind: why, Key: e.key, Version: version})
-	switch why { // what is counted has been told
+	switch why { // what is counted has been announced
 	case Evicted:
-		c.evicted.Add(1)
+		c.add(evicted, 1)
 	case Expired:
-		c.expired.Add(1)
+		c.add(expired, 1)
 	case Set, Deleted, Removed:
 	}
+	// The policy hears of it before the bytes can be charged again: a new entry must not meet a policy that is full of old ones.
+	if p := c.tenant.policy.Load(); p != nil && !e.decided {
+		p.del(e.hash)
+	}
+	c.tenant.share.Release(e.cost)
 	return version
 }
 
-// unlinkLocked takes an entry out of every place but ristretto.
+// unlinkLocked takes an entry out of every place but its tenant's account and policy.
 func (s *Store) unlinkLocked(sh *shard, e *entry) {
 	delete(sh.entries, e.hash)
 	s.wheel.set(e, 0)
 	e.cache.unlink(e)
-	s.used.Add(-e.cost)
 	e.value.Release()
 }
 
-// removeIf removes an entry that is still in the index, if that is still wanted.
-func (s *Store) removeIf(e *entry, why EventKind, still func(*entry) bool) {
-	s.policy.begin(0)
-	defer s.policy.end()
+// removeIf removes an entry that is still in the index, if that is still wanted. It reports whether it did.
+func (s *Store) removeIf(e *entry, why EventKind, still func(*entry) bool) bool {
+	t := e.cache.tenant
+	defer t.review()
+	t.begin()
+	defer t.end()
 	sh := s.shard(e.hash)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if sh.entries[e.hash] == e && (still == nil || still(e)) {
-		s.removeLocked(sh, e, why)
-		s.policy.del(e.hash)
+	if sh.entries[e.hash] != e || still != nil && !still(e) {
+		return false
 	}
+	s.removeLocked(sh, e, why)
+	return true
 }
 
 // expire is called by the wheel when an entry is due. It may have got a new lifetime meanwhile.
@@ -424,6 +549,7 @@ func (s *Store) refused(e *entry) {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	if sh.entries[e.hash] == e {
+		e.decided = true
 		s.removeLocked(sh, e, Evicted)
 	}
 }
@@ -436,8 +562,12 @@ func (c *Cache) link(e *entry) bool {
 		return false
 	}
 	c.insert(e)
-	c.bytes += e.cost
+	c.bytes.Add(e.cost)
 	c.entries++
+	c.own.size(e.cost, 1)
+	if c.rest != nil {
+		c.rest.size(e.cost, 1)
+	}
 	return true
 }
 
@@ -451,18 +581,19 @@ func (c *Cache) unlink(e *entry) {
 	defer c.mu.Unlock()
 	e.prev.next, e.next.prev = e.next, e.prev
 	e.prev, e.next = nil, nil
-	c.bytes -= e.cost
+	c.bytes.Add(-e.cost)
 	c.entries--
+	c.own.size(-e.cost, -1)
+	if c.rest != nil {
+		c.rest.size(-e.cost, -1)
+	}
 }
 
-// shrink evicts entries of a scope that is above its share. ristretto knows of no scopes, so this is the second-chance
+// shrink evicts entries of a scope that is above its share. The policy knows of no scopes, so this is the second-chance
 // algorithm: the oldest entry goes unless it was used since its last turn. The one that has just been put is spared.
 func (c *Cache) shrink(spare uint64) {
 	for {
-		c.mu.Lock()
-		over := c.bytes > c.store.maxScope
-		c.mu.Unlock()
-		if !over {
+		if c.bytes.Load() <= c.store.maxScope {
 			return
 		}
 		e := c.victim(spare)
@@ -489,25 +620,5 @@ func (c *Cache) victim(spare uint64) *entry {
 }
 
 // Removed reports whether the scope has been removed. Who holds on to a Cache looks before each use: what is put into a
-// removed one is gone at once.
+// removed one is gone at once, and one that is made later under the same name is another one.
 func (c *Cache) Removed() bool { return c.removed.Load() }
-
-// Stats is a scope's state and what has happened in it.
-type Stats struct {
-	Entries int
-	Bytes   int64 // charged: keys, buffers and overhead
-
-	Hits, Misses uint64
-	Evicted      uint64 // for lack of room, refused by the policy, or displaced by a key with the same hash
-	Expired      uint64
-}
-
-// Stats returns the scope's counters.
-func (c *Cache) Stats() Stats {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return Stats{
-		Entries: c.entries, Bytes: c.bytes,
-		Hits: c.hits.Load(), Misses: c.misses.Load(), Evicted: c.evicted.Load(), Expired: c.expired.Load(),
-	}
-}

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -25,8 +26,9 @@ func newTest(t *testing.T, o Options) (*Store, *Cache, *clock.Manual) {
 	manual := clock.NewManual(time.Unix(1_700_000_000, 0))
 	o.Clock = manual
 	s := New(o)
+	s.policyFrom = 1 // or stores as small as those of tests would have none
 	t.Cleanup(func() {
-		s.policy.settle()
+		settle(s)
 		checkIndex(t, s)
 		for scope := range s.caches {
 			s.Remove(scope)
@@ -42,29 +44,48 @@ func newTest(t *testing.T, o Options) (*Store, *Cache, *clock.Manual) {
 	return s, s.Add(primary), manual
 }
 
-// checkIndex compares what is charged with what is there, in the index, in ristretto and in the wheel.
+// settle waits until the policies have decided about all entries.
+func settle(s *Store) {
+	for _, t := range s.tenants {
+		t.settle()
+	}
+}
+
+// checkIndex compares what is charged with what is there, in the index, in ristretto and in the wheel. Nothing may be under way.
 func checkIndex(t *testing.T, s *Store) {
 	t.Helper()
 	var used int64
-	scopes := map[*Cache]int64{}
+	scopes, tenants := map[*Cache]int64{}, map[*tenant]int64{}
 	for i := range s.shards {
 		sh := &s.shards[i]
 		sh.mu.Lock()
 		for hash, e := range sh.entries {
 			used += e.cost
 			scopes[e.cache] += e.cost
-			if got, ok := s.policy.r.Get(hash); !ok || got != e {
-				t.Errorf("ristretto does not know the entry %q", e.key)
+			tenants[e.cache.tenant] += e.cost
+			if p := e.cache.tenant.policy.Load(); p != nil {
+				if got, ok := p.r.Get(hash); !ok || got != e {
+					t.Errorf("ristretto does not know the entry %q", e.key)
+				}
 			}
 		}
 		sh.mu.Unlock()
 	}
-	costs := s.policy.r.MaxCost() - s.policy.r.RemainingCost()
-	if used != s.Bytes() || used != costs {
-		t.Errorf("entries cost %d bytes; the store is charged %d, and ristretto %d", used, s.Bytes(), costs)
+	if used != s.Bytes() {
+		t.Errorf("entries cost %d bytes; the store is charged %d", used, s.Bytes())
+	}
+	for name, tn := range s.tenants {
+		if got := s.TenantBytes(name); got != tenants[tn] {
+			t.Errorf("entries of %s cost %d bytes, it is charged %d", name, tenants[tn], got)
+		}
+		if p := tn.policy.Load(); p != nil {
+			if costs := p.r.MaxCost() - p.r.RemainingCost(); costs != tenants[tn] {
+				t.Errorf("entries of %s cost %d bytes, its ristretto counts %d", name, tenants[tn], costs)
+			}
+		}
 	}
 	s.All(func(scope Scope, c *Cache) {
-		if st := c.Stats(); st.Bytes != scopes[c] {
+		if st := c.Stats(); st.Bytes != scopes[c] || c.bytes.Load() != scopes[c] {
 			t.Errorf("entries of %v cost %d bytes, it is charged %d", scope, scopes[c], st.Bytes)
 		}
 	})
@@ -96,6 +117,18 @@ func wantMiss(t *testing.T, c *Cache, key string) {
 	t.Helper()
 	if got, ok := get(c, key); ok {
 		t.Errorf("get %q: %q, want a miss", key, got)
+	}
+}
+
+// wantRefused puts a value that is too large.
+func wantRefused(t *testing.T, c *Cache, key string, size int) {
+	t.Helper()
+	before, had := get(c, key)
+	if version, err := c.Put([]byte(key), make([]byte, size), NoExpiry); !errors.Is(err, ErrLimit) || version != 0 {
+		t.Errorf("a put of %d bytes: version %d, %v; want it refused", size, version, err)
+	}
+	if after, has := get(c, key); has != had || after != before {
+		t.Errorf("a put that is refused changes the entry %q", key)
 	}
 }
 
@@ -180,7 +213,7 @@ func TestDelete(t *testing.T) {
 	if _, found := c.Delete([]byte("k")); found {
 		t.Error("deleted what was not there")
 	}
-	put := c.Put([]byte("k"), []byte("v"), NoExpiry)
+	put, _ := c.Put([]byte("k"), []byte("v"), NoExpiry)
 	deleted, found := c.Delete([]byte("k"))
 	if !found || deleted <= put {
 		t.Errorf("deleted as version %d, %v; put as %d", deleted, found, put)
@@ -196,18 +229,18 @@ func TestDelete(t *testing.T) {
 func TestPutIf(t *testing.T) {
 	_, c, clock := newTest(t, Options{})
 	key := []byte("k")
-	first, ok := c.PutIf(key, []byte("one"), NoExpiry, 0)
+	first, ok, _ := c.PutIf(key, []byte("one"), NoExpiry, 0)
 	if !ok {
 		t.Fatal("not stored although absent")
 	}
-	if present, ok := c.PutIf(key, []byte("two"), NoExpiry, 0); ok || present != first {
+	if present, ok, _ := c.PutIf(key, []byte("two"), NoExpiry, 0); ok || present != first {
 		t.Errorf("put-if-absent over an entry: version %d, %v; want %d", present, ok, first)
 	}
-	second, ok := c.PutIf(key, []byte("two"), time.Second, first)
+	second, ok, _ := c.PutIf(key, []byte("two"), time.Second, first)
 	if !ok || second <= first {
 		t.Errorf("compare-and-set: version %d, %v", second, ok)
 	}
-	if present, ok := c.PutIf(key, []byte("three"), 0, first); ok || present != second {
+	if present, ok, _ := c.PutIf(key, []byte("three"), 0, first); ok || present != second {
 		t.Errorf("compare-and-set with an old version: version %d, %v; want %d", present, ok, second)
 	}
 	wantValue(t, c, "k", "two")
@@ -217,10 +250,10 @@ func TestPutIf(t *testing.T) {
 		v.Release()
 	}
 	clock.Advance(time.Second)
-	if present, ok := c.PutIf(key, []byte("three"), NoExpiry, second); ok || present != 0 {
+	if present, ok, _ := c.PutIf(key, []byte("three"), NoExpiry, second); ok || present != 0 {
 		t.Errorf("compare-and-set with an expired version: version %d, %v", present, ok)
 	}
-	if _, ok := c.PutIf(key, []byte("three"), NoExpiry, 0); !ok {
+	if _, ok, _ := c.PutIf(key, []byte("three"), NoExpiry, 0); !ok {
 		t.Error("not stored although expired")
 	}
 }
@@ -241,16 +274,15 @@ func TestByteBound(t *testing.T) {
 			t.Fatalf("%d bytes after put %d, bound %d", used, i, bound)
 		}
 	}
-	s.policy.settle()
+	settle(s)
 	st := c.Stats()
 	if st.Evicted+uint64(st.Entries) != 1000 || st.Entries < 30 {
 		t.Errorf("%d evicted, %d left of 1000", st.Evicted, st.Entries)
 	}
 	// What is larger than the bound is refused, and displaces nothing.
-	c.Put([]byte("huge"), make([]byte, bound), NoExpiry)
-	s.policy.settle()
-	wantMiss(t, c, "huge")
-	if now := c.Stats(); now.Entries != st.Entries || now.Evicted != st.Evicted+1 {
+	wantRefused(t, c, "huge", bound)
+	settle(s)
+	if now := c.Stats(); now.Entries != st.Entries || now.Evicted != st.Evicted || now.Refused != 1 {
 		t.Errorf("%+v after a value that is too large, %+v before", now, st)
 	}
 }
@@ -262,7 +294,7 @@ func TestOverwritesThatGrow(t *testing.T) {
 	for size := 1; size <= 8<<10; size *= 2 {
 		for i := range 50 {
 			c.Put(fmt.Appendf(nil, "key-%d", i), make([]byte, size), NoExpiry)
-			s.policy.settle()
+			settle(s)
 			if used := s.Bytes(); used > bound {
 				t.Fatalf("%d bytes with values of %d, bound %d", used, size, bound)
 			}
@@ -293,8 +325,9 @@ func TestScopeShare(t *testing.T) {
 	}
 	wantValue(t, other, "kept", "v")
 	before := c.Stats()
-	c.Put([]byte("huge"), make([]byte, share), NoExpiry)
-	if st := c.Stats(); st.Evicted != before.Evicted+1 || st.Entries != before.Entries {
+	wantRefused(t, c, "huge", share)
+	wantRefused(t, c, "used", share)
+	if st := c.Stats(); st.Evicted != before.Evicted || st.Entries != before.Entries {
 		t.Errorf("%+v after a value larger than the share, %+v before", st, before)
 	}
 	if st := c.Stats(); st.Evicted < 400 {
@@ -314,7 +347,7 @@ func TestHashCollisions(t *testing.T) {
 	if _, found := other.Delete([]byte("k")); found {
 		t.Error("deleted another tenant's entry")
 	}
-	if _, ok := other.PutIf([]byte("k"), []byte("of t2"), NoExpiry, 0); !ok {
+	if _, ok, _ := other.PutIf([]byte("k"), []byte("of t2"), NoExpiry, 0); !ok {
 		t.Error("put-if-absent sees another tenant's entry")
 	}
 	wantValue(t, other, "k", "of t2")
@@ -338,7 +371,7 @@ func TestNoWriteIsDropped(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	s.policy.settle()
+	settle(s)
 	if st := c.Stats(); st.Entries != writers*each || st.Evicted != 0 {
 		t.Errorf("%+v, want %d entries", st, writers*each)
 	}
@@ -407,7 +440,7 @@ func waitFor(t *testing.T, cond func() bool) {
 
 // TestSetAgain sets a key anew at about the time that ristretto admits the entry before, whose deletion is still in the buffer.
 func TestSetAgain(t *testing.T) {
-	p := newPolicy(1<<20, func(e *entry) { t.Errorf("an entry of cost %d is refused", e.cost) })
+	p := newPolicy(1<<14, 1<<20, func(e *entry) { t.Errorf("an entry of cost %d is refused", e.cost) })
 	defer p.close()
 	first, second := &entry{hash: 1, cost: 10}, &entry{hash: 1, cost: 20}
 	for i := range 50_000 {
@@ -416,17 +449,17 @@ func TestSetAgain(t *testing.T) {
 		for end := time.Now().Add(time.Duration(i%20) * 100); time.Now().Before(end); {
 		}
 		p.set(second)
-		p.settle()
+		p.wait()
 		if e, ok := p.r.Get(1); !ok || e != second {
 			t.Fatalf("round %d: ristretto holds %v, %v", i, e, ok)
 		}
 		p.del(1)
-		p.settle()
+		p.wait()
 	}
 }
 
 func TestWatch(t *testing.T) {
-	s, c, clock := newTest(t, Options{MaxBytes: 8 << 10})
+	_, c, clock := newTest(t, Options{MaxBytes: 8 << 10})
 	var mu sync.Mutex
 	var events []string
 	last := map[string]uint64{}
@@ -449,13 +482,13 @@ func TestWatch(t *testing.T) {
 	c.PutIf([]byte("b"), []byte("w"), time.Second, 0)
 	clock.Advance(2 * time.Second)
 	waitFor(t, func() bool { return c.Stats().Expired == 1 })
-	c.Put([]byte("huge"), make([]byte, 16<<10), NoExpiry)
-	s.policy.settle()
+	c.Put([]byte("large"), make([]byte, 4<<10), NoExpiry)
+	c.Put([]byte("displaces it"), make([]byte, 4<<10), NoExpiry)
 	stop()
 	c.Put([]byte("a"), []byte("v"), NoExpiry)
 	mu.Lock()
 	defer mu.Unlock()
-	want := []string{"1 a", "1 a", "1 a", "2 a", "1 b", "3 b", "1 huge", "4 huge"}
+	want := []string{"1 a", "1 a", "1 a", "2 a", "1 b", "3 b", "1 large", "4 large", "1 displaces it"}
 	if fmt.Sprint(events) != fmt.Sprint(want) {
 		t.Errorf("events %q, want %q", events, want)
 	}

@@ -106,6 +106,8 @@ func step(s state, r request, out response) (bool, any) {
 func record(seed uint64, cas func(c *Cache, key, value []byte, ttl time.Duration, expected uint64) (uint64, bool)) []porcupine.Operation {
 	manual := clock.NewManual(time.Unix(1, 0))
 	s := New(Options{MaxBytes: 8 << 10, MaxScopeBytes: 6 << 10, Clock: manual})
+	s.policyFrom = 1
+	s.SetTenant(primary.Tenant, 0, 5<<10) // so that the policy is what decides
 	defer s.Close()
 	c := s.Add(primary)
 	var ticks atomic.Int64
@@ -152,7 +154,7 @@ func record(seed uint64, cas func(c *Cache, key, value []byte, ttl time.Duration
 					}
 				case n < 6:
 					r.op = "put"
-					out.version = c.Put([]byte(key), value, r.ttl)
+					out.version, _ = c.Put([]byte(key), value, r.ttl)
 				case n < 7:
 					r.op = "delete"
 					_, out.found = c.Delete([]byte(key))
@@ -192,7 +194,13 @@ const seeds = 600
 func TestLinearizable(t *testing.T) {
 	counts := map[string]int{}
 	for seed := range uint64(seeds) {
-		history := record(seed, (*Cache).PutIf)
+		history := record(seed, func(c *Cache, key, value []byte, ttl time.Duration, expected uint64) (uint64, bool) {
+			version, stored, err := c.PutIf(key, value, ttl, expected)
+			if err != nil {
+				t.Error(err)
+			}
+			return version, stored
+		})
 		for _, o := range history {
 			counts[o.Input.(request).op]++
 			if o.Output.(response).found {
@@ -226,7 +234,8 @@ func TestLinearizableFindsLostUpdates(t *testing.T) {
 			return present, false
 		}
 		time.Sleep(time.Microsecond) // long enough for others
-		return c.Put(key, value, ttl), true
+		version, _ := c.Put(key, value, ttl)
+		return version, true
 	}
 	for seed := range uint64(seeds) {
 		if porcupine.CheckOperationsTimeout(model, record(seed, broken), 30*time.Second) == porcupine.Illegal {

@@ -1,17 +1,16 @@
 package cache
 
 import (
-	"sync"
 	"sync/atomic"
 
 	"github.com/dgraph-io/ristretto/v2"
 )
 
-// policy is ristretto, reduced to what it is good at: saying which entries have to go. What it does besides would
-// break promises of ours, so it is used in a narrow way:
+// policy is one tenant's ristretto, reduced to what it is good at: saying which entries have to go. What it does besides
+// would break promises of this package, so it is used in a narrow way:
 //
 //   - Its writes go through a buffer that drops what does not fit, costs of updates included, silently. Here writers
-//     count what they push, and wait for the buffer to be worked off before it can be full (begin, settle).
+//     count what they push, and wait for the buffer to be worked off before it can be full ([tenant.begin], [tenant.settle]).
 //   - A second write of a new key, before the first was admitted, comes out of ristretto as refused, and an update that costs
 //     more makes no room. Here every entry is set once and deleted once, in this order, under the lock of its shard;
 //     an overwrite of the same cost stays within the entry, and one of another cost is a new entry.
@@ -19,17 +18,17 @@ import (
 //     deletion takes the update with it. Here no set is ever an update.
 //   - Whether a write is admitted shows later, on a goroutine of ristretto's. Until then the entry is readable; then
 //     refused is called, as for an eviction, and removes it.
-//   - It counts neither keys nor overhead: costs are ours.
-//   - Its lifetimes are swept in buckets of 5 seconds and 0 means for ever: it is told of none.
-//
-// Below its bound is room for what is pushed and not decided.
+//   - It counts neither keys nor overhead: costs are those of this package.
+//   - Its lifetimes are swept in buckets of 5 seconds and 0 means for ever: it gets none.
+//   - It evicts only when something is added. So its bound is lowered in small steps ([tenant.press]), or one addition
+//     would evict a large part of the cache at once.
 type policy struct {
 	r        *ristretto.Cache[uint64, *entry]
-	maxBytes int64 // pushed ahead of decisions
+	counters int64       // of its sketch
+	dead     atomic.Bool // what it decides does not count any more
 
-	feed   sync.RWMutex // held shared by those who push
-	pushed atomic.Int64 // writes, since the buffer was known to be empty
-	bytes  atomic.Int64 // cost of these
+	most   atomic.Int64 // its bound in bytes
+	pushed atomic.Int64 // operations, since the buffer was known to be empty
 }
 
 const (
@@ -37,22 +36,32 @@ const (
 	// times, and all together stay below the 32 768 places of the buffer.
 	maxPushed   = 4096
 	pushesPerOp = 3
-	// undecidedPart is the part of the byte bound that pushed entries may take, and one entry more.
-	undecidedPart = 16
+
+	// policyFrom is how many bytes a tenant uses when it gets a policy; below half of that it loses it again. A policy
+	// takes about 320 KiB and its sketch. Tenants below are served by the second-chance algorithm alone, which
+	// takes nothing.
+	policyFrom = 4 << 20
+
+	// For entries of 1 KiB a sketch has two counters each, of 4 bytes at most. What the sketches of all tenants may take
+	// is bounded in [sketches].
+	bytesPerCounter = 512
+	minCounters     = 1 << 14
+	maxCounters     = 1 << 26
 )
 
-func newPolicy(maxBytes int64, refused func(*entry)) *policy {
+// newPolicy returns a policy with a bound in bytes. refused is called on its goroutine for an entry that it evicts or does
+// not admit.
+func newPolicy(counters, most int64, refused func(*entry)) *policy {
+	p := &policy{counters: counters}
 	drop := func(item *ristretto.Item[*entry]) {
-		if item.Value != nil { // else it was deleted meanwhile
+		if item.Value != nil && !p.dead.Load() { // without a value it was deleted meanwhile
 			refused(item.Value)
 		}
 	}
-	p := &policy{maxBytes: maxBytes / undecidedPart}
 	var err error
 	p.r, err = ristretto.NewCache(&ristretto.Config[uint64, *entry]{
-		// For entries of 1 KiB two counters each. They take about 3 bytes.
-		NumCounters:        max(maxBytes/512, 1<<10),
-		MaxCost:            maxBytes - p.maxBytes,
+		NumCounters:        counters,
+		MaxCost:            max(most, 1),
 		BufferItems:        64,
 		IgnoreInternalCost: true,
 		KeyToHash:          func(hash uint64) (uint64, uint64) { return hash, 0 },
@@ -61,43 +70,54 @@ func newPolicy(maxBytes int64, refused func(*entry)) *policy {
 		OnReject:           drop,
 	})
 	if err != nil {
-		panic("cache: " + err.Error()) // its numbers are ours
+		panic("cache: " + err.Error()) // its numbers are constants
 	}
+	p.most.Store(most)
 	return p
 }
 
-// begin waits until there is room for an operation that adds an entry of the given cost. It is called before any lock is taken.
-func (p *policy) begin(cost int64) {
-	for {
-		p.feed.RLock()
-		if p.pushed.Add(1) <= maxPushed && p.bytes.Add(cost) <= max(p.maxBytes, cost) {
-			return
-		}
-		p.feed.RUnlock()
-		p.settle()
+// setMost changes the bound.
+func (p *policy) setMost(n int64) {
+	if p.most.Swap(n) != n {
+		p.r.UpdateMaxCost(n)
 	}
 }
 
-// end follows begin.
-func (p *policy) end() { p.feed.RUnlock() }
-
-// settle waits until all that was pushed is decided. Nobody pushes meanwhile.
-func (p *policy) settle() {
-	p.feed.Lock()
-	defer p.feed.Unlock()
-	p.r.Wait()
-	p.pushed.Store(0)
-	p.bytes.Store(0)
-}
-
-// set tells of a new entry. It reports false if it is refused at once. The caller holds the lock of the entry's shard, and is
-// between begin and end.
+// set adds a new entry. It reports false if it is refused at once. The caller holds the lock of the entry's shard, and is
+// between [tenant.begin] and [tenant.end].
 func (p *policy) set(e *entry) bool { return p.r.Set(e.hash, e, e.cost) }
 
-// del tells that an entry is gone, under the rules of set.
+// del forgets an entry, under the rules of set.
 func (p *policy) del(hash uint64) { p.r.Del(hash) }
 
-// touch tells that a key was asked for, whether it is there or not.
+// touch notes that a key was asked for, whether it is there or not. The caller holds the lock of the key's shard, or is
+// between begin and end, so that the policy is not closed meanwhile.
 func (p *policy) touch(hash uint64) { p.r.Get(hash) }
 
-func (p *policy) close() { p.r.Close() }
+// wait waits until all that was pushed is decided. Nobody may push meanwhile.
+func (p *policy) wait() {
+	p.r.Wait()
+	p.pushed.Store(0)
+}
+
+func (p *policy) close() {
+	p.dead.Store(true)
+	p.r.Close()
+}
+
+// sketches divides the counters that all sketches together may have: twice what one for the whole store takes, which is
+// at most 1/64 of its bytes. Each tenant gets what is right for its bound, but at most half of what is left, so that the first
+// ones do not take it all.
+type sketches struct{ left int64 }
+
+func newSketches(maxBytes int64) sketches {
+	return sketches{2 * max(min(maxBytes/bytesPerCounter, maxCounters), minCounters)}
+}
+
+func (s *sketches) take(bound int64) int64 {
+	n := max(min(bound/bytesPerCounter, s.left/2), minCounters)
+	s.left -= n // below zero by the least size of some
+	return n
+}
+
+func (s *sketches) give(n int64) { s.left += n }

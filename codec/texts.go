@@ -78,6 +78,7 @@ var (
 
 	CacheScopeNotFound = Refusal{"cache scope not found: TENANT/NAMESPACE/CACHE", FormError, "unknown cache, namespace or tenant", StreamByID}
 	CacheEntryTooLarge = Refusal{"cache entry too large", FormError, "cache_put whose value could not be read back within FELIX_MAX_FRAME_BYTES", StreamByID}
+	CacheBytesReached  = Refusal{LimitReached("cache bytes"), FormError, "cache_put of an entry that does not fit into what its cache or its tenant may hold; nothing has changed", StreamByID}
 )
 
 var refusals = []Refusal{
@@ -90,11 +91,14 @@ var refusals = []Refusal{
 	StreamNotFound, StreamNotFoundAck, StreamNotFoundSubscribe,
 	AdmissionTimedOut, AdmissionTimedOutAck, AdmissionClosed, AdmissionClosedAck,
 	MaxSubscriptions, DuplicateSubscription, CursorRefused, OpenUniStream,
-	CacheScopeNotFound, CacheEntryTooLarge,
+	CacheScopeNotFound, CacheEntryTooLarge, CacheBytesReached,
 }
 
 // Refusals returns the whole table.
 func Refusals() []Refusal { return slices.Clone(refusals) }
+
+// LimitReached returns the text of a refusal that says which limit of its tenant a request has met.
+func LimitReached(limit string) string { return "limit reached: " + limit }
 
 // AppendStreamNotFound appends the text (no frame) that tells of an unknown stream.
 func AppendStreamNotFound(dst, tenant, namespace, stream []byte) []byte {
