@@ -128,6 +128,7 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 	counter("felix_quic_packets_lost_total", "QUIC packets sent that the peer has not acknowledged in time.", func() uint64 { _, lost := b.packets(); return lost })
 	counter("felix_retries_total", "Connection attempts that were asked to prove their address.", func() uint64 { return b.listener.Stats().Retries })
 	counter("felix_handshakes_refused_total", "Connection attempts refused because their network made too many.", func() uint64 { return b.listener.Stats().Refused })
+	counter("felix_udp_send_refused_total", "Datagrams that the operating system refused to send for the moment; QUIC sends their content again.", func() uint64 { return b.listener.Stats().SendFaults })
 	counter("felix_udp_receive_drops_total", "Datagrams that the kernel dropped because the UDP receive buffer was full.", func() uint64 { return b.listener.Stats().KernelDrops })
 	gauge("felix_unauthenticated_connections", "Connections on which no stream has authenticated.", func() float64 {
 		b.mu.Lock()

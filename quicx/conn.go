@@ -13,14 +13,15 @@ import (
 // Conn is a connection whose handshake is complete. Its methods may be called from any goroutine.
 type Conn struct {
 	qc       *quic.Conn
+	sock     *socket // that it sends on
 	ctx      context.Context
 	released chan struct{} // closed when nothing is left of the connection
 }
 
 // newConn calls release, on a goroutine of its own, when the connection has ended.
-func newConn(qc *quic.Conn, release func(*Conn)) *Conn {
+func newConn(qc *quic.Conn, sock *socket, release func(*Conn)) *Conn {
 	ctx, cancel := context.WithCancelCause(context.Background())
-	c := &Conn{qc: qc, ctx: ctx, released: make(chan struct{})}
+	c := &Conn{qc: qc, sock: sock, ctx: ctx, released: make(chan struct{})}
 	context.AfterFunc(qc.Context(), func() {
 		cancel(mapError(context.Cause(qc.Context())))
 		release(c)

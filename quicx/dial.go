@@ -63,7 +63,7 @@ func dialOn(ctx context.Context, conn *net.UDPConn, remote net.Addr, tlsConf *tl
 		return nil, fmt.Errorf("%w: %w", ErrHandshake, mapError(err))
 	}
 	sock.serves(func() uint64 { return qc.ConnectionStats().PacketsReceived })
-	c := newConn(qc, func(*Conn) {
+	c := newConn(qc, sock, func(*Conn) {
 		_ = tr.Close() // waits for the goroutine that reads the socket
 		_ = sock.Close()
 	})

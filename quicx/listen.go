@@ -19,7 +19,7 @@ type Listener struct {
 	ends     []*end
 	refusing atomic.Bool
 
-	accepted chan *quic.Conn // of all ends, if there are several
+	accepted chan incoming // of all ends, if there are several
 	stop     chan struct{}   // closed when nobody accepts any more
 	wg       sync.WaitGroup  // goroutines that fill accepted
 
@@ -37,6 +37,12 @@ type end struct {
 	admit *admission
 	tr    *quic.Transport
 	ln    *quic.Listener
+}
+
+// incoming is a connection whose handshake is complete, and where it came from.
+type incoming struct {
+	qc   *quic.Conn
+	from *end
 }
 
 var errRefused = errors.New("quicx: listener refuses new connections")
@@ -69,7 +75,7 @@ func Listen(addr string, tlsConf *tls.Config, cfg Config) (*Listener, error) {
 
 // listenOn takes cfg with defaults. It leaves conns to the caller if it fails.
 func listenOn(conns []*net.UDPConn, tlsConf *tls.Config, cfg Config) (*Listener, error) {
-	l := &Listener{conns: make(map[*Conn]struct{}), accepted: make(chan *quic.Conn), stop: make(chan struct{})}
+	l := &Listener{conns: make(map[*Conn]struct{}), accepted: make(chan incoming), stop: make(chan struct{})}
 	sockets := make([]*socket, len(conns))
 	for i, conn := range conns {
 		var err error
@@ -127,24 +133,25 @@ func (l *Listener) acceptFrom(e *end) {
 			return
 		}
 		select {
-		case l.accepted <- qc:
+		case l.accepted <- incoming{qc, e}:
 		case <-l.stop:
 			_ = qc.CloseWithError(0, "")
 		}
 	}
 }
 
-func (l *Listener) next(ctx context.Context) (*quic.Conn, error) {
+func (l *Listener) next(ctx context.Context) (incoming, error) {
 	if len(l.ends) == 1 {
-		return l.ends[0].ln.Accept(ctx)
+		qc, err := l.ends[0].ln.Accept(ctx)
+		return incoming{qc, l.ends[0]}, err
 	}
 	select {
-	case qc := <-l.accepted:
-		return qc, nil
+	case in := <-l.accepted:
+		return in, nil
 	case <-l.stop:
-		return nil, quic.ErrServerClosed
+		return incoming{}, quic.ErrServerClosed
 	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+		return incoming{}, context.Cause(ctx)
 	}
 }
 
@@ -152,14 +159,14 @@ func (l *Listener) next(ctx context.Context) (*quic.Conn, error) {
 // is one, ctx ends or the listener is closed ([ErrClosed]). A listener keeps few connections in store and refuses more,
 // so a program should always be about to call Accept.
 func (l *Listener) Accept(ctx context.Context) (*Conn, error) {
-	qc, err := l.next(ctx)
+	in, err := l.next(ctx)
 	if err != nil {
 		return nil, mapError(err)
 	}
-	c := newConn(qc, l.forget)
+	c := newConn(in.qc, in.from.sock, l.forget)
 	l.mu.Lock()
 	closed := l.closed
-	if !closed && qc.Context().Err() == nil {
+	if !closed && in.qc.Context().Err() == nil {
 		l.conns[c] = struct{}{}
 	}
 	l.mu.Unlock()
@@ -193,6 +200,9 @@ type ListenerStats struct {
 	HandedOver uint64 // datagrams that came to another socket than the one of their connection
 	Dropped    uint64 // of these, how many were dropped because too many waited
 
+	// SendFaults is how many datagrams the operating system refused to send for the moment. They count as lost on the way.
+	SendFaults uint64
+
 	// KernelDrops is how many datagrams the operating system has dropped because the receive buffer was full. It is 0
 	// where the system does not tell.
 	KernelDrops uint64
@@ -206,6 +216,7 @@ func (l *Listener) Stats() ListenerStats {
 		st.Started += e.admit.started.Load()
 		st.Refused += e.admit.refused.Load()
 		st.KernelDrops += e.sock.drops()
+		st.SendFaults += e.sock.faults.n.Load()
 		st.Retrying = st.Retrying || e.admit.retrying.Load()
 	}
 	return st

@@ -61,6 +61,8 @@ type socket struct {
 
 	rx receiver // owned by the goroutine in ReadBatch
 
+	faults sendFaults
+
 	txMu sync.Mutex
 	tx   sender // guarded by txMu
 }
@@ -443,13 +445,19 @@ func (t *sender) send(fd uintptr) bool {
 }
 
 // WriteMsgUDP sends b to addr, as several datagrams if the control messages in oob give a segment size. It blocks while
-// the socket's buffer is full. Errors of the system come as [*net.OpError] around [*os.SyscallError], which quic-go looks
-// into. It may be called from many goroutines.
+// the socket's buffer is full. What the system refuses for the moment counts as lost on the way. Other errors of the system
+// come as [*net.OpError] around [*os.SyscallError], which quic-go looks into. It may be called from many goroutines.
 func (s *socket) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {
 	s.txMu.Lock()
 	defer s.txMu.Unlock()
 	if len(b) == 0 || !s.tx.setName(s.inet6, addr) {
-		return s.UDPConn.WriteMsgUDP(b, oob, addr) // unusual or wrong: the standard library knows what to do
+		// Unusual or wrong: the standard library knows what to do.
+		if n, oobn, err = s.UDPConn.WriteMsgUDP(b, oob, addr); err != nil {
+			if err = s.faults.absorbError(err, segmentSize(oob) > 0, 1); err == nil {
+				n, oobn = len(b), len(oob)
+			}
+		}
+		return n, oobn, err
 	}
 	segment := len(b)
 	if s.noGSO && len(oob) <= len(s.tx.control) {
@@ -478,11 +486,23 @@ func (s *socket) sendLocked(b, oob []byte, addr *net.UDPAddr) error {
 	}
 	t.hdr.SetControllen(len(oob))
 	err := s.raw.Write(t.call)
+	if err == nil && t.errno == unix.EPERM { // the first send of a socket sometimes fails by it: golang.org/issue/63322
+		err = s.raw.Write(t.call)
+	}
 	t.iov.Base, t.hdr.Control = nil, nil // the caller's again
-	if err == nil && t.errno != 0 {
+	if err == nil && t.errno != 0 && !s.absorb(b, oob, t.errno) {
 		err = s.opError("write", "sendmsg", addr, t.errno)
 	}
 	return err
+}
+
+// absorb reports whether a failed send of b counts as a loss.
+func (s *socket) absorb(b, oob []byte, errno syscall.Errno) bool {
+	segment, datagrams := segmentSize(oob), 1
+	if segment > 0 {
+		datagrams = (len(b) + segment - 1) / segment
+	}
+	return s.faults.absorb(errno, segment > 0, datagrams)
 }
 
 // setName writes addr in the form of the socket's family. It reports false for what it cannot or need not handle.
@@ -545,6 +565,21 @@ func cutSegmentSize(oob []byte, kind int32) (rest []byte, size int) {
 		at = remainder
 	}
 	return oob, 0
+}
+
+// segmentSize returns the size of the datagrams that a send is split into by its control messages, or 0.
+func segmentSize(oob []byte) int {
+	for len(oob) > 0 {
+		hdr, body, rest, err := unix.ParseOneSocketControlMessage(oob)
+		if err != nil {
+			break
+		}
+		if hdr.Level == unix.IPPROTO_UDP && hdr.Type == unix.UDP_SEGMENT && len(body) == 2 {
+			return int(binary.NativeEndian.Uint16(body))
+		}
+		oob = rest
+	}
+	return 0
 }
 
 // networkOrder converts a port between the machine's byte order and that of the network.

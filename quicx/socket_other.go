@@ -7,7 +7,8 @@ import "net"
 // socket is an ordinary UDP socket: joined datagrams are a Linux feature.
 type socket struct {
 	*net.UDPConn
-	info SocketInfo
+	info   SocketInfo
+	faults sendFaults
 }
 
 func newSocket(conn *net.UDPConn, cfg Config) (*socket, error) {
@@ -22,6 +23,27 @@ func (s *socket) setBuffers() error {
 	_ = s.SetReadBuffer(s.info.RecvBufferAsked)
 	_ = s.SetWriteBuffer(s.info.SendBufferAsked)
 	return nil
+}
+
+// WriteMsgUDP sends b to addr. What the system refuses for the moment counts as lost on the way.
+func (s *socket) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {
+	n, oobn, err = s.UDPConn.WriteMsgUDP(b, oob, addr)
+	if err != nil {
+		if err = s.faults.absorbError(err, false, 1); err == nil {
+			n, oobn = len(b), len(oob)
+		}
+	}
+	return n, oobn, err
+}
+
+// WriteTo is [socket.WriteMsgUDP] for systems on which quic-go sends without control messages.
+func (s *socket) WriteTo(b []byte, addr net.Addr) (n int, err error) {
+	if n, err = s.UDPConn.WriteTo(b, addr); err != nil {
+		if err = s.faults.absorbError(err, false, 1); err == nil {
+			n = len(b)
+		}
+	}
+	return n, err
 }
 
 // drops is not known.
