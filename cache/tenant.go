@@ -291,7 +291,7 @@ func (t *tenant) gives() bool {
 
 // furthest returns the tenant that is furthest above its guarantee, or nil if none is above.
 func (s *Store) furthest() *tenant {
-	if share := s.budget.Furthest(); share != nil {
+	if share := s.budget.Furthest(nil); share != nil {
 		return share.Tag.(*tenant)
 	}
 	return nil
