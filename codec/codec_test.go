@@ -692,6 +692,9 @@ func TestRefusals(t *testing.T) {
 	}
 	seen := map[key]codec.Consequence{}
 	for _, r := range codec.Refusals() {
+		if got := codec.CodeOf(r.Text); r.Form != codec.FormNone && r.Form != codec.FormCursorError && (got != r.Code || got == codec.CodeUnknown) {
+			t.Errorf("%q has code %q, want %q", r.Text, got, r.Code)
+		}
 		if (r.Text == "") != (r.Form == codec.FormNone) || r.When == "" || r.Stream == "" {
 			t.Errorf("incomplete: %+v", r)
 		}
@@ -705,5 +708,37 @@ func TestRefusals(t *testing.T) {
 		if got := codec.CutText("a\u00e9\U0001d11e", limit); got != want {
 			t.Errorf("cut at %d: %q, want %q", limit, got, want)
 		}
+	}
+}
+
+func TestCodeOf(t *testing.T) {
+	for text, want := range map[string]codec.Code{
+		"":          codec.CodeUnknown,
+		"forbidden": codec.CodeForbidden,
+		"Forbidden": codec.CodeUnknown,
+		"stream not found: tenant=t1 namespace=default stream=auth failed": codec.CodeNotFound,
+		"stream not found":               codec.CodeNotFound,
+		"stream not founded":             codec.CodeUnknown,
+		"cache scope not found: a/b/c":   codec.CodeNotFound,
+		"limit reached: streams (10)":    codec.CodeLimit,
+		"limit reached: publishes":       codec.CodeLimit,
+		"limit reached":                  codec.CodeUnknown,
+		"publish admission timed out":    codec.CodeOverloaded,
+		"server overloaded":              codec.CodeOverloaded,
+		"publish admission closed":       codec.CodeClosing,
+		"REASON requested=N available=N": codec.CodeUnknown,
+	} {
+		if got := codec.CodeOf(text); got != want {
+			t.Errorf("%q has code %q, want %q", text, got, want)
+		}
+	}
+	for _, c := range codec.Codes() {
+		want := c == codec.CodeLimit || c == codec.CodeOverloaded || c == codec.CodeClosing
+		if c.Retryable() != want || c.Meaning() == "" {
+			t.Errorf("%q: retryable %v, meaning %q", c, c.Retryable(), c.Meaning())
+		}
+	}
+	if codec.CodeUnknown.Retryable() || codec.CodeUnknown.Meaning() != "" {
+		t.Error("an unknown code has properties")
 	}
 }

@@ -2,6 +2,7 @@ package codec
 
 import (
 	"slices"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -29,9 +30,10 @@ const (
 	StreamByID     Consequence = "kept with request_id, else clean end"
 )
 
-// Refusal is one row of the table of errors (session.md, section 9): what a broker answers to what, and what becomes of
-// the stream. Texts are for people: clients decide nothing by them. Capital words in a text stand for values.
+// Refusal is one row of the table of errors (session protocol, section 9): what a broker answers to what, and what happens
+// to the stream. Texts are for people; programs use the code, see [CodeOf]. Capital words in a text stand for values.
 type Refusal struct {
+	Code   Code
 	Text   string
 	Form   Form
 	When   string
@@ -40,46 +42,141 @@ type Refusal struct {
 
 // The refusals of this broker, in the order of the table. docs/errors.md is generated from them.
 var (
-	UnsupportedFlags = Refusal{"unsupported frame flags", FormError, "unknown flag bits, a combination that is not defined, or a layout of the wrong direction", StreamKept}
+	UnsupportedFlags = Refusal{CodeInvalid, "unsupported frame flags", FormError, "unknown flag bits, a combination that is not defined, or a layout of the wrong direction", StreamKept}
 
-	AuthRequired    = Refusal{"auth required", FormError, "a request before auth, JSON or binary", StreamErrorEnd}
-	AuthEstablished = Refusal{"auth already established", FormError, "a second auth", StreamErrorEnd}
-	AuthFailed      = Refusal{"auth failed", FormError, "token, keys or permissions rejected, or the token of the stream has expired", StreamErrorEnd}
+	AuthRequired    = Refusal{CodeUnauthenticated, "auth required", FormError, "a request before auth, JSON or binary", StreamErrorEnd}
+	AuthEstablished = Refusal{CodeInvalid, "auth already established", FormError, "a second auth", StreamErrorEnd}
+	AuthFailed      = Refusal{CodeUnauthenticated, "auth failed", FormError, "token, keys or permissions rejected, or the token of the stream has expired", StreamErrorEnd}
 
-	TenantMismatch    = Refusal{"tenant mismatch", FormError, "JSON publish, subscribe or cache request for another tenant", StreamErrorEnd}
-	TenantMismatchAck = Refusal{"tenant mismatch", FormPublishAck, "acknowledged binary publish for another tenant", StreamKept}
+	TenantMismatch    = Refusal{CodeForbidden, "tenant mismatch", FormError, "JSON publish, subscribe or cache request for another tenant", StreamErrorEnd}
+	TenantMismatchAck = Refusal{CodeForbidden, "tenant mismatch", FormPublishAck, "acknowledged binary publish for another tenant", StreamKept}
 
-	Forbidden        = Refusal{"forbidden", FormError, "subscribe, cache request, JSON publish without request_id", StreamErrorEnd}
-	ForbiddenPublish = Refusal{"forbidden", FormPublishError, "JSON publish with request_id", StreamErrorEnd}
-	ForbiddenAck     = Refusal{"forbidden", FormPublishAck, "acknowledged binary publish", StreamKept}
+	Forbidden        = Refusal{CodeForbidden, "forbidden", FormError, "subscribe, cache request, JSON publish without request_id", StreamErrorEnd}
+	ForbiddenPublish = Refusal{CodeForbidden, "forbidden", FormPublishError, "JSON publish with request_id", StreamErrorEnd}
+	ForbiddenAck     = Refusal{CodeForbidden, "forbidden", FormPublishAck, "acknowledged binary publish", StreamKept}
 
-	UnexpectedMessage    = Refusal{"unexpected message type", FormError, "a message that brokers send; no authentication is needed", StreamErrorEnd}
-	CursorErrorDirection = Refusal{"subscribe_cursor_error is a server-to-client message", FormError, "client sent subscribe_cursor_error", StreamErrorEnd}
-	ErrorFromClient      = Refusal{"", FormNone, "client sent error", StreamErrorEnd}
-	Undecodable          = Refusal{"", FormNone, "undecodable JSON, bad header, oversized frame, bad 0x0001 body, bad 0x0009 prefix, 0x0001 for another tenant or without permission", StreamErrorEnd}
+	UnexpectedMessage    = Refusal{CodeInvalid, "unexpected message type", FormError, "a message that brokers send; no authentication is needed", StreamErrorEnd}
+	CursorErrorDirection = Refusal{CodeInvalid, "subscribe_cursor_error is a server-to-client message", FormError, "client sent subscribe_cursor_error", StreamErrorEnd}
+	ErrorFromClient      = Refusal{CodeUnknown, "", FormNone, "client sent error", StreamErrorEnd}
+	Undecodable          = Refusal{CodeUnknown, "", FormNone, "undecodable JSON, bad header, oversized frame, bad 0x0001 body, bad 0x0009 prefix, 0x0001 for another tenant or without permission", StreamErrorEnd}
 
-	MissingRequestID      = Refusal{"missing request_id for acked publish", FormError, "JSON publish, ack absent or not none, no id", StreamKept}
-	MissingRequestIDBatch = Refusal{"missing request_id for acked publish batch", FormError, "the same for publish_batch", StreamKept}
-	MalformedBatch        = Refusal{"malformed publish batch", FormPublishAck, "0x0009 with a bad body", StreamKept}
+	MissingRequestID      = Refusal{CodeInvalid, "missing request_id for acked publish", FormError, "JSON publish, ack absent or not none, no id", StreamKept}
+	MissingRequestIDBatch = Refusal{CodeInvalid, "missing request_id for acked publish batch", FormError, "the same for publish_batch", StreamKept}
+	MalformedBatch        = Refusal{CodeInvalid, "malformed publish batch", FormPublishAck, "0x0009 with a bad body", StreamKept}
 
-	StreamNotFound          = Refusal{"stream not found: tenant=T namespace=N stream=S", FormPublishError, "acknowledged JSON publish to a stream that does not exist", StreamKept}
-	StreamNotFoundAck       = Refusal{"stream not found: tenant=T namespace=N stream=S", FormPublishAck, "acknowledged binary publish", StreamKept}
-	StreamNotFoundSubscribe = Refusal{"stream not found: tenant=T namespace=N stream=S", FormError, "subscribe", StreamCleanEnd}
+	StreamNotFound          = Refusal{CodeNotFound, "stream not found: tenant=T namespace=N stream=S", FormPublishError, "acknowledged JSON publish to a stream that does not exist", StreamKept}
+	StreamNotFoundAck       = Refusal{CodeNotFound, "stream not found: tenant=T namespace=N stream=S", FormPublishAck, "acknowledged binary publish", StreamKept}
+	StreamNotFoundSubscribe = Refusal{CodeNotFound, "stream not found: tenant=T namespace=N stream=S", FormError, "subscribe", StreamCleanEnd}
 
-	AdmissionTimedOut    = Refusal{"publish admission timed out", FormPublishError, "no room in queues that block, or in memory, within FELIX_PUBLISH_QUEUE_WAIT_MS; JSON publish", StreamKept}
-	AdmissionTimedOutAck = Refusal{"publish admission timed out", FormPublishAck, "the same for a binary publish", StreamKept}
-	AdmissionClosed      = Refusal{"publish admission closed", FormPublishError, "the broker is going down; JSON publish", StreamKept}
-	AdmissionClosedAck   = Refusal{"publish admission closed", FormPublishAck, "the same for a binary publish", StreamKept}
+	AdmissionTimedOut    = Refusal{CodeOverloaded, "publish admission timed out", FormPublishError, "no room in queues that block, or in memory, within FELIX_PUBLISH_QUEUE_WAIT_MS; JSON publish", StreamKept}
+	AdmissionTimedOutAck = Refusal{CodeOverloaded, "publish admission timed out", FormPublishAck, "the same for a binary publish", StreamKept}
+	AdmissionClosed      = Refusal{CodeClosing, "publish admission closed", FormPublishError, "the broker is going down; JSON publish", StreamKept}
+	AdmissionClosedAck   = Refusal{CodeClosing, "publish admission closed", FormPublishAck, "the same for a binary publish", StreamKept}
 
-	MaxSubscriptions      = Refusal{"max subscriptions per connection exceeded", FormError, "subscribe above FELIX_MAX_SUBSCRIPTIONS_PER_CONN", StreamCleanEnd}
-	DuplicateSubscription = Refusal{"duplicate subscription id", FormError, "subscribe with an id that is in use on the connection", StreamCleanEnd}
-	CursorRefused         = Refusal{"REASON requested=N available=N", FormCursorError, "the start position is too_old or in_future", StreamCleanEnd}
-	OpenUniStream         = Refusal{"open uni stream", FormError, "the event stream could not be opened: no stream credit in time, or the connection is closing", StreamCleanEnd}
+	MaxSubscriptions      = Refusal{CodeLimit, "max subscriptions per connection exceeded", FormError, "subscribe above FELIX_MAX_SUBSCRIPTIONS_PER_CONN", StreamCleanEnd}
+	DuplicateSubscription = Refusal{CodeInvalid, "duplicate subscription id", FormError, "subscribe with an id that is in use on the connection", StreamCleanEnd}
+	CursorRefused         = Refusal{CodePosition, "REASON requested=N available=N", FormCursorError, "the start position is too_old or in_future", StreamCleanEnd}
+	OpenUniStream         = Refusal{CodeOverloaded, "open uni stream", FormError, "the event stream could not be opened: no stream credit in time, or the connection is closing", StreamCleanEnd}
 
-	CacheScopeNotFound = Refusal{"cache scope not found: TENANT/NAMESPACE/CACHE", FormError, "unknown cache, namespace or tenant", StreamByID}
-	CacheEntryTooLarge = Refusal{"cache entry too large", FormError, "cache_put whose value could not be read back within FELIX_MAX_FRAME_BYTES", StreamByID}
-	CacheBytesReached  = Refusal{LimitReached("cache bytes"), FormError, "cache_put of an entry that does not fit into what its cache or its tenant may hold; nothing has changed", StreamByID}
+	CacheScopeNotFound = Refusal{CodeNotFound, "cache scope not found: TENANT/NAMESPACE/CACHE", FormError, "unknown cache, namespace or tenant", StreamByID}
+	CacheEntryTooLarge = Refusal{CodeTooLarge, "cache entry too large", FormError, "cache_put whose value could not be read back within FELIX_MAX_FRAME_BYTES", StreamByID}
+	CacheBytesReached  = Refusal{CodeLimit, LimitReached("cache bytes"), FormError, "cache_put of an entry that does not fit into what its cache or its tenant may hold; nothing has changed", StreamByID}
 )
+
+// known are texts that brokers send and that Refusals does not list: those of the reference, and those with a prefix of
+// their own. A text that ends with a space is a prefix.
+var known = []struct {
+	text string
+	code Code
+}{
+	{"limit reached: ", CodeLimit},
+	{"server overloaded", CodeOverloaded},
+	{"publish queue full", CodeOverloaded},
+	{"publish enqueue timed out", CodeOverloaded},
+	{"publish ingress per-connection byte budget exhausted", CodeOverloaded},
+	{"publish ingress byte budget exhausted", CodeOverloaded},
+}
+
+// Code says what kind of refusal a broker's text is. Peers send the text alone: [CodeOf] finds the code.
+type Code string
+
+// The codes.
+const (
+	CodeUnknown         Code = ""                // a text that is not in the table
+	CodeUnauthenticated Code = "unauthenticated" // no token, or one that is not accepted
+	CodeForbidden       Code = "forbidden"       // the token does not allow it
+	CodeNotFound        Code = "not_found"       // there is no such stream or cache
+	CodeInvalid         Code = "invalid"         // the request breaks a rule of the protocol
+	CodeTooLarge        Code = "too_large"       // the request is larger than the broker takes
+	CodePosition        Code = "position"        // the start position is not kept any more, or is in the future
+	CodeLimit           Code = "limit"           // a limit of the tenant, the connection or the broker is reached
+	CodeOverloaded      Code = "overloaded"      // the broker has no space for it at present
+	CodeClosing         Code = "closing"         // the broker is shutting down
+)
+
+// codes is the table of codes in the order of the documentation.
+var codes = []struct {
+	code      Code
+	retryable bool
+	meaning   string
+}{
+	{CodeUnauthenticated, false, "no token, or one that is not accepted"},
+	{CodeForbidden, false, "the token does not allow it"},
+	{CodeNotFound, false, "there is no such stream or cache"},
+	{CodeInvalid, false, "the request breaks a rule of the protocol"},
+	{CodeTooLarge, false, "the request is larger than the broker takes"},
+	{CodePosition, false, "the start position is not kept any more, or is in the future"},
+	{CodeLimit, true, "a limit of the tenant, the connection or the broker is reached; such texts begin with `limit reached: `"},
+	{CodeOverloaded, true, "the broker has no space for it at present"},
+	{CodeClosing, true, "the broker is shutting down"},
+}
+
+// Codes returns all codes but [CodeUnknown], in the order of the documentation.
+func Codes() []Code {
+	all := make([]Code, 0, len(codes))
+	for _, c := range codes {
+		all = append(all, c.code)
+	}
+	return all
+}
+
+// Retryable reports whether the same request may succeed later, after a pause. It is false for [CodeUnknown].
+func (c Code) Retryable() bool {
+	for _, row := range codes {
+		if row.code == c {
+			return row.retryable
+		}
+	}
+	return false
+}
+
+// Meaning returns the description of the code in one phrase; it is "" for [CodeUnknown].
+func (c Code) Meaning() string {
+	for _, row := range codes {
+		if row.code == c {
+			return row.meaning
+		}
+	}
+	return ""
+}
+
+// CodeOf returns the code of a broker's text, or [CodeUnknown]. It is the only place that compares texts: equal texts match,
+// and those with values match by what is in front of the values.
+func CodeOf(text string) Code {
+	for _, row := range known {
+		if text == row.text || strings.HasSuffix(row.text, " ") && strings.HasPrefix(text, row.text) {
+			return row.code
+		}
+	}
+	for _, r := range refusals {
+		switch prefix, _, values := strings.Cut(r.Text, ": "); {
+		case r.Text == "" || r.Form == FormCursorError:
+		case text == r.Text, values && (text == prefix || strings.HasPrefix(text, prefix+": ")):
+			return r.Code
+		}
+	}
+	return CodeUnknown
+}
 
 var refusals = []Refusal{
 	UnsupportedFlags,

@@ -31,18 +31,36 @@ func errorsPage() []byte {
 
 <!-- Generated from package codec by go generate ./docs/generate. Do not edit. -->
 
-What a broker answers to what, and what becomes of the stream. The connection and its other streams go on in every case. An error is
-written before the end that it causes. Texts are for people: clients decide nothing by them. Capital words stand for values.
+A broker sends texts. Each text has a code, and programs use the code: the Go client and the felix command find it with one function of
+package codec. *Retryable* means that the same request may succeed later.
 
-| Text | As | When | Stream |
-|---|---|---|---|
+| Code | Retryable | Meaning |
+|---|---|---|
+`)
+	for _, c := range codec.Codes() {
+		retryable := "no"
+		if c.Retryable() {
+			retryable = "yes"
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", c, retryable, c.Meaning())
+	}
+	b.WriteString(`
+What a broker answers to what, and what happens to the stream. The connection and its other streams go on in every case. An error is
+written before the end that it causes. Capital words stand for values.
+
+| Text | Code | As | When | Stream |
+|---|---|---|---|---|
 `)
 	for _, r := range codec.Refusals() {
 		text := "(none)"
 		if r.Text != "" {
 			text = "`" + r.Text + "`"
 		}
-		cells := []string{text, string(r.Form), r.When, string(r.Stream)}
+		code := "(none)"
+		if r.Code != codec.CodeUnknown {
+			code = "`" + string(r.Code) + "`"
+		}
+		cells := []string{text, code, string(r.Form), r.When, string(r.Stream)}
 		fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | "))
 	}
 	b.WriteString(`
