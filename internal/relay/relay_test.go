@@ -77,3 +77,45 @@ func TestBadTarget(t *testing.T) {
 		t.Error("no error")
 	}
 }
+
+// TestRelayForgetsSilentClients sees that a socket towards the server is closed when its client is silent, and made again
+// when it is not.
+func TestRelayForgetsSilentClients(t *testing.T) {
+	server, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	r, err := relay.NewWithIdle(server.LocalAddr().String(), 20*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	client, err := net.Dial("udp4", r.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	b := make([]byte, 100)
+	through := func() net.Addr {
+		t.Helper()
+		if _, err := client.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		_ = server.SetReadDeadline(time.Now().Add(10 * time.Second))
+		_, from, err := server.ReadFrom(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return from
+	}
+	through()
+	for r.Backs() > 0 {
+		time.Sleep(time.Millisecond)
+	}
+	before := through()
+	r.Rebind()
+	if after := through(); after.String() == before.String() {
+		t.Errorf("%v before and after it was bound again", after)
+	}
+}
