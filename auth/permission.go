@@ -25,15 +25,24 @@ const (
 	ActionCacheWrite           Action = "cache.write"
 )
 
-// Known reports whether a is one of the actions above.
-func (a Action) Known() bool {
-	switch a {
-	case ActionRBACView, ActionRBACPolicyManage, ActionRBACAssignmentManage, ActionTenantManage, ActionNamespaceManage,
-		ActionStreamManage, ActionCacheManage, ActionStreamPublish, ActionStreamSubscribe, ActionCacheRead, ActionCacheWrite:
-		return true
-	}
-	return false
+// actions are all of them.
+var actions = [...]Action{
+	ActionRBACView, ActionRBACPolicyManage, ActionRBACAssignmentManage, ActionTenantManage, ActionNamespaceManage,
+	ActionStreamManage, ActionCacheManage, ActionStreamPublish, ActionStreamSubscribe, ActionCacheRead, ActionCacheWrite,
 }
+
+// actionIndex returns the position in actions, or -1.
+func actionIndex[T Action | []byte](name T) int {
+	for i, a := range actions {
+		if string(name) == string(a) {
+			return i
+		}
+	}
+	return -1
+}
+
+// Known reports whether a is one of the actions above.
+func (a Action) Known() bool { return actionIndex(a) >= 0 }
 
 // Kind is the first part of a resource: what its name is the name of.
 type Kind string
@@ -83,33 +92,15 @@ type Identity struct {
 	// current keys ([KeySet.Has]): if it is not there, the key has been removed, and so has the trust in the identity.
 	Key Fingerprint
 
-	grants map[Action]*grant
+	grants *grants // nil: none
 }
 
-// grant holds the patterns of one action. Literal patterns are looked up instead of tried, because a token may list
-// thousands of them.
-type grant struct {
-	literals map[string]struct{}
-	globs    [][]byte
-}
-
+// allow adds a permission whose action is known.
 func (id *Identity) allow(p Permission) {
 	if id.grants == nil {
-		id.grants = make(map[Action]*grant)
+		id.grants = new(grants)
 	}
-	g := id.grants[p.Action]
-	if g == nil {
-		g = &grant{}
-		id.grants[p.Action] = g
-	}
-	if strings.Contains(p.Pattern, "*") {
-		g.globs = append(g.globs, []byte(p.Pattern))
-		return
-	}
-	if g.literals == nil {
-		g.literals = make(map[string]struct{})
-	}
-	g.literals[p.Pattern] = struct{}{}
+	id.grants.add(actionIndex(p.Action), []byte(p.Pattern))
 }
 
 // maxStackResource has room for the longest resource whose three names are valid ([ValidName]).
@@ -118,14 +109,15 @@ const maxStackResource = 400
 // Allowed reports whether the identity may do action on the resource kind:tenant/namespace/name.
 //
 // A tenant other than the identity's own is never allowed, however wide the pattern. Allowed keeps none of its
-// arguments, and allocates only for a resource of more than 400 bytes, which no valid names make. Its time is linear
-// in the resource and in the patterns with a * that the token holds for the action. Rules: session.md 4.6, authz.md 16.
+// arguments, and allocates only for a resource of more than 400 bytes, which no valid names make. Literal
+// patterns, and those whose only star comes last, are looked up in a time that is linear in the resource; the others are
+// tried, which the stars of a token bound ([MaxStars]). Rules: session.md 4.6, authz.md 16.
 func (id *Identity) Allowed(action Action, kind Kind, tenant, namespace, name []byte) bool {
 	if string(tenant) != id.Tenant {
 		return false
 	}
-	g := id.grants[action]
-	if g == nil {
+	known := actionIndex(action)
+	if id.grants == nil || known < 0 {
 		return false
 	}
 	var stack [maxStackResource]byte
@@ -136,15 +128,7 @@ func (id *Identity) Allowed(action Action, kind Kind, tenant, namespace, name []
 	resource = append(resource, namespace...)
 	resource = append(resource, '/')
 	resource = append(resource, name...)
-	if _, ok := g.literals[string(resource)]; ok {
-		return true
-	}
-	for _, pattern := range g.globs {
-		if glob(pattern, resource) {
-			return true
-		}
-	}
-	return false
+	return id.grants.allows(known, resource)
 }
 
 // glob reports whether value matches pattern as a whole. The text between two stars may be taken where it is found

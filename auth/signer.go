@@ -74,7 +74,7 @@ func (s *Signer) JWKS() []byte {
 
 // Mint returns a signed token. Equal claims give equal bytes (authz.md 20). The error matches [ErrSigner], and also
 // [ErrPermission] if a permission is malformed, since one such entry would have the whole token refused; so would the
-// lengths above [MaxTokenLen] and [MaxPermissions].
+// what is above [MaxTokenLen], [MaxPermissions] and [MaxStars].
 func (s *Signer) Mint(c Claims) (string, error) {
 	if c.IssuedAt.IsZero() {
 		return "", fmt.Errorf("%w: issue time is not set", ErrSigner)
@@ -88,10 +88,16 @@ func (s *Signer) Mint(c Claims) (string, error) {
 	if len(c.Permissions) > MaxPermissions {
 		return "", fmt.Errorf("%w: %d permissions exceed %d", ErrSigner, len(c.Permissions), MaxPermissions)
 	}
+	var tried grants
 	for _, p := range c.Permissions {
-		if _, err := ParsePermission(p); err != nil {
+		permission, err := ParsePermission(p)
+		if err != nil {
 			return "", fmt.Errorf("%w: %w", ErrSigner, err)
 		}
+		tried.add(actionIndex(permission.Action), []byte(permission.Pattern))
+	}
+	if tried.stars > MaxStars {
+		return "", fmt.Errorf("%w: %d stars in permissions exceed %d", ErrSigner, tried.stars, MaxStars)
 	}
 	for _, text := range append([]string{c.Tenant, c.Subject, c.ID}, c.Permissions...) {
 		if !utf8.ValidString(text) {

@@ -5,19 +5,24 @@ import (
 	"context"
 	"crypto/ed25519"
 	"errors"
-	"strconv"
 	"strings"
+	"sync"
 	"time"
-	"unicode/utf8"
-
-	"github.com/go-jose/go-jose/v4/json"
 )
 
 const (
 	// MaxTokenLen is the length in bytes of the longest token that is looked at.
 	MaxTokenLen = 64 << 10
+	// MaxHeaderLen is the length in bytes of the longest encoded header that is looked at. Headers that are in use have
+	// 30 to 300; it leaves space for keys and certificates, which are checked and not used.
+	MaxHeaderLen = 8 << 10
+	// MaxMembers is the number of members that a header or a payload may have.
+	MaxMembers = 128
 	// MaxPermissions is the number of permissions a token may hold.
 	MaxPermissions = 10_000
+	// MaxStars is the number of stars in all permissions of a token together, those left out that end a permission
+	// without another star. A run of stars is one.
+	MaxStars = 2048
 	// Leeway is the difference between the clocks of issuer and verifier that is forgiven, itself included.
 	Leeway = 60 * time.Second
 	// TokenLifetime is the time from issue to expiry of the tokens that control planes mint.
@@ -64,14 +69,24 @@ func (v *Verifier) Verify(ctx context.Context, tenant, token string) (*Identity,
 		return nil, errEncoding
 	}
 	signed := token[:split]
-	header, payload, ok := strings.Cut(signed, ".")
+	header, _, ok := strings.Cut(signed, ".")
 	if !ok {
 		return nil, errEncoding
 	}
+	if len(header) > MaxHeaderLen {
+		return nil, errHeader
+	}
+	buf := buffers.Get().(*buffer)
+	defer buffers.Put(buf)
+	buf.signed = append(buf.signed[:0], signed...)
 	// A further dot is outside the alphabet and fails here.
-	headerJSON, ok1 := decodeBase64(header)
-	payloadJSON, ok2 := decodeBase64(payload)
-	signature, ok3 := decodeBase64(token[split+1:])
+	headerJSON, ok1 := decodeInto(&buf.header, buf.signed[:len(header)])
+	payloadJSON, ok2 := decodeInto(&buf.payload, buf.signed[len(header)+1:])
+	var signature []byte
+	ok3 := true
+	if text := token[split+1:]; len(text) <= maxSignatureText { // another cannot be one
+		signature, ok3 = decodeBase64(text)
+	}
 	if !ok1 || !ok2 || !ok3 {
 		return nil, errEncoding
 	}
@@ -87,7 +102,7 @@ func (v *Verifier) Verify(ctx context.Context, tenant, token string) (*Identity,
 		}
 		return nil, &TokenError{ReasonKeys, err}
 	}
-	key, ok := keys.verify(kid, hasKID, []byte(signed), signature)
+	key, ok := keys.verify(kid, hasKID, buf.signed, signature)
 	if !ok {
 		return nil, errSignature
 	}
@@ -97,6 +112,24 @@ func (v *Verifier) Verify(ctx context.Context, tenant, token string) (*Identity,
 	}
 	id.Key = key
 	return id, nil
+}
+
+// maxSignatureText is more than the 86 characters of a signature: one that is nearly right is named what it is.
+const maxSignatureText = 128
+
+// buffer is the memory for one token.
+type buffer struct{ signed, header, payload []byte }
+
+var buffers = sync.Pool{New: func() any { return new(buffer) }}
+
+// decodeInto is decodeBase64 into memory that is used again.
+func decodeInto(into *[]byte, text []byte) ([]byte, bool) {
+	if bytes.IndexByte(text, '\r') >= 0 || bytes.IndexByte(text, '\n') >= 0 {
+		return nil, false
+	}
+	out, err := strictBase64.AppendDecode((*into)[:0], text)
+	*into = out
+	return out, err == nil
 }
 
 // verify tries the keys that bear kid, then the others, and returns the fingerprint of the one that verifies.
@@ -114,125 +147,45 @@ func (s KeySet) verify(kid string, hasKID bool, signed, signature []byte) (Finge
 	return Fingerprint{}, false
 }
 
-// parseHeader checks the types that session.md 4.4 demands of the members of the protected header. Registered members
-// may be null, unknown ones must be strings, and none but alg and kid has an effect: keys and addresses of keys in a
-// header are never used.
-func parseHeader(header []byte) (kid string, hasKID bool, err error) {
-	members, ok := parseObject(header)
-	if !ok {
-		return "", false, errHeader
-	}
-	if alg, ok := parseString(members["alg"]); !ok || alg != algorithm {
-		return "", false, errAlgorithm
-	}
-	if _, ok := members["crit"]; ok {
-		return "", false, errCritical
-	}
-	for name, value := range members {
-		switch name {
-		case "kid", "typ", "cty", "jku", "x5u", "x5t", "x5t#S256":
-			ok = json.Unmarshal(value, new(string)) == nil // null is left alone
-		case "jwk":
-			ok = json.Unmarshal(value, new(map[string]json.RawMessage)) == nil
-		case "x5c":
-			ok = json.Unmarshal(value, new([]string)) == nil
-		default:
-			_, ok = parseString(value)
-		}
-		if !ok {
-			return "", false, errHeader
-		}
-	}
-	kid, hasKID = parseString(members["kid"])
-	return kid, hasKID, nil
-}
-
 // parseClaims checks the payload of a token whose signature is good. now is in seconds.
 func parseClaims(payload []byte, tenant string, now int64) (*Identity, error) {
 	const leeway = int64(Leeway / time.Second)
-	members, ok := parseObject(payload)
-	if !ok {
-		return nil, errPayload
+	var c claims
+	if err := c.parse(payload); err != nil {
+		return nil, err
 	}
-	if iss, ok := parseString(members["iss"]); !ok || iss != issuer {
+	if !equalString(c.iss, issuer) {
 		return nil, errIssuer
 	}
-	if aud, ok := parseString(members["aud"]); !ok || aud != audience {
+	if !equalString(c.aud, audience) {
 		return nil, errAudience
 	}
-	if tid, ok := parseString(members["tid"]); !ok || tid != tenant {
+	if !equalString(c.tid, tenant) {
 		return nil, errTenant
 	}
-	sub, ok := parseString(members["sub"])
-	if !ok {
+	if len(c.sub) == 0 || c.sub[0] != '"' {
 		return nil, errSubject
 	}
-	exp, ok := parseInt(members["exp"])
+	exp, ok := parseInt(c.exp)
 	if !ok || exp < 0 {
 		return nil, errExpiry
 	}
 	if exp < now-leeway {
 		return nil, errExpired
 	}
-	if iat, ok := parseInt(members["iat"]); !ok || iat > now+leeway {
+	if iat, ok := parseInt(c.iat); !ok || iat > now+leeway {
 		return nil, errIssuedAt
 	}
-	if nbf, ok := parseNumber(members["nbf"]); ok && nbf > float64(now+leeway) {
+	if nbf, ok := parseNumber(c.nbf); ok && nbf > float64(now+leeway) {
 		return nil, errNotBefore
 	}
-	if jti, ok := members["jti"]; ok && json.Unmarshal(jti, new(string)) != nil {
+	if c.jti != nil && c.jti[0] != '"' && c.jti[0] != 'n' {
 		return nil, errTokenID
 	}
-	var perms []string
-	if raw := members["perms"]; raw == nil || json.Unmarshal(raw, &perms) != nil || perms == nil {
-		return nil, errPermissions
+	g, err := parsePermissions(c.perms, c.permissions)
+	if err != nil {
+		return nil, err
 	}
-	if len(perms) > MaxPermissions {
-		return nil, errPermissions
-	}
-
-	id := &Identity{Tenant: tenant, Subject: sub, Expires: time.Unix(min(exp, maxExpires), 0).UTC()}
-	for _, s := range perms { // a null among them has become "", which has no colon
-		p, err := ParsePermission(s)
-		if err != nil {
-			return nil, &TokenError{ReasonPermission, err}
-		}
-		id.allow(p)
-	}
-	return id, nil
-}
-
-// parseObject splits a JSON object into its members. It refuses invalid UTF-8 and members that stand twice.
-func parseObject(text []byte) (map[string]json.RawMessage, bool) {
-	var members map[string]json.RawMessage
-	if !utf8.Valid(text) || json.Unmarshal(text, &members) != nil {
-		return nil, false
-	}
-	return members, members != nil // null leaves it nil
-}
-
-// parseString reads a JSON string. A missing value (nil) and null are none.
-func parseString(value json.RawMessage) (string, bool) {
-	var s *string
-	if value == nil || json.Unmarshal(value, &s) != nil || s == nil {
-		return "", false
-	}
-	return *s, true
-}
-
-// parseInt reads a JSON integer of 64 bits without a fraction, an exponent or a negative zero.
-func parseInt(value json.RawMessage) (int64, bool) {
-	text := string(bytes.TrimSpace(value))
-	n, err := strconv.ParseInt(text, 10, 64)
-	return n, err == nil && text != "-0"
-}
-
-// parseNumber reads any JSON number; beyond the range of a float it yields an infinity.
-func parseNumber(value json.RawMessage) (float64, bool) {
-	text := bytes.TrimSpace(value)
-	if len(text) == 0 || text[0] != '-' && (text[0] < '0' || text[0] > '9') {
-		return 0, false
-	}
-	f, err := strconv.ParseFloat(string(text), 64)
-	return f, err == nil || errors.Is(err, strconv.ErrRange)
+	sub, _ := parseString(c.sub)
+	return &Identity{Tenant: tenant, Subject: sub, Expires: time.Unix(min(exp, maxExpires), 0).UTC(), grants: g}, nil
 }
