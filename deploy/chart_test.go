@@ -217,6 +217,22 @@ func checkReferences(t *testing.T, objects map[string]any, set *appsv1.StatefulS
 	}
 }
 
+// A variable with credentials comes from a secret, and not from the values.
+func TestChartTakesVariablesFromSecrets(t *testing.T) {
+	objects, err := render(t, "env: {A: 1, OTEL_EXPORTER_OTLP_HEADERS: {valueFrom: {secretKeyRef: {name: collector, key: headers}}}}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, ok := objects["StatefulSet r-felix"].(*appsv1.StatefulSet)
+	if !ok {
+		t.Fatal("there is no StatefulSet")
+	}
+	env := set.Spec.Template.Spec.Containers[0].Env
+	if len(env) != 2 || env[0].Value != "1" || env[1].ValueFrom == nil || env[1].ValueFrom.SecretKeyRef.Name != "collector" || env[1].ValueFrom.SecretKeyRef.Key != "headers" {
+		t.Errorf("rendered %+v", env)
+	}
+}
+
 func TestChartRefuses(t *testing.T) {
 	for _, c := range []struct{ values, want string }{
 		{"shutdown: {drainSeconds: 25}", "must be less than gracePeriodSeconds"},
@@ -230,6 +246,7 @@ func TestChartRefuses(t *testing.T) {
 		{"config: {quic_bind: '0.0.0.0:1'}", "invalid propertyName 'quic_bind'"},
 		{"config: {tls_cert_file: x}", "invalid propertyName 'tls_cert_file'"},
 		{"env: {lower: x}", "invalid propertyName 'lower'"},
+		{"env: {A: {from: x}}", "env"},
 		{"service: {type: ExternalName}", "type"},
 		{"service: {port: 0}", "port"},
 		{"service: {port: 65536}", "port"},

@@ -101,6 +101,13 @@ func TestSystemdAnalyze(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// The command of the system that sends the signal of a reload.
+	if err := os.MkdirAll(filepath.Join(root, "bin"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "bin/kill"), []byte("#!/bin/sh\n"), 0o700); err != nil { //nolint:gosec // it has to be executable
+		t.Fatal(err)
+	}
 	if out := output(t, "systemd-analyze", "verify", "--man=no", "--root="+root, "felix-broker.service"); out != "" {
 		t.Errorf("systemd-analyze verify: %s", out)
 	}

@@ -67,6 +67,9 @@ func TestProbesAnswerWhateverElseConnects(t *testing.T) {
 	for _, secure := range []bool{false, true} {
 		for name, misbehave := range trouble {
 			for _, addresses := range []int{1, 7} {
+				if secure && addresses > 1 {
+					continue // where connections come from does not depend on what is in them
+				}
 				t.Run(fmt.Sprintf("%s/TLS %v/%d addresses", name, secure, addresses), func(t *testing.T) {
 					s, conf := server(t, secure)
 					const each = 100
@@ -76,7 +79,7 @@ func TestProbesAnswerWhateverElseConnects(t *testing.T) {
 							t.Fatal(err)
 						}
 						defer c.Close()
-						if secure && i%2 == 0 && name != "TLS record" {
+						if secure && i%8 == 0 && name != "TLS record" { // handshakes take their time
 							client := tls.Client(c, conf)
 							if err := client.HandshakeContext(t.Context()); err != nil {
 								t.Fatal(err)
