@@ -79,6 +79,9 @@ func newFiles(t *testing.T) Files {
 	return Files{Cert: filepath.Join(dir, "tls.crt"), Key: filepath.Join(dir, "tls.key")}
 }
 
+// reload looks at the files as Watch does from time to time.
+func (s *Source) reload() { _ = s.look(context.Background(), false) }
+
 // TestChains offers each chain at the start and at a reload.
 func TestChains(t *testing.T) {
 	now := time.Now()
@@ -150,6 +153,10 @@ func TestChains(t *testing.T) {
 			if err := testutil.CollectAndCompare(s, strings.NewReader("# HELP felix_tls_reload_failing 1 if the files of the certificate hold none that can be used, and an earlier one is shown.\n"+
 				"# TYPE felix_tls_reload_failing gauge\nfelix_tls_reload_failing 1\n"), "felix_tls_reload_failing"); err != nil {
 				t.Error(err)
+			}
+			s.reload()
+			if n := strings.Count(log.String(), "certificate not reloaded"); n != 1 {
+				t.Errorf("said %d times what was looked at twice", n)
 			}
 			if again := s.Reload(t.Context()); again == nil {
 				t.Error("asked once more, it does not say what is wrong")
