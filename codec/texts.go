@@ -170,7 +170,7 @@ func CodeOf(text string) Code {
 	}
 	for _, r := range refusals {
 		switch prefix, _, values := strings.Cut(r.Text, ": "); {
-		case r.Text == "" || r.Form == FormCursorError:
+		case r.Text == "" || r.Form == FormCursorError || strings.HasPrefix(r.Text, LimitReached("")):
 		case text == r.Text, values && (text == prefix || strings.HasPrefix(text, prefix+": ")):
 			return r.Code
 		}
