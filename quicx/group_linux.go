@@ -3,37 +3,28 @@ package quicx
 import (
 	"context"
 	"crypto/rand"
+	"fmt"
 	"net"
 	"os"
-	"sync"
-	"sync/atomic"
 	"syscall"
-	"time"
 
 	"github.com/quic-go/quic-go"
-	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
 )
 
-// group is the sockets of one listener that share a port (SO_REUSEPORT). The kernel chooses the socket of a datagram by
-// its addresses, so a client whose address changes, by migration or behind a NAT, comes to another socket than the one
-// its connection lives on. Connection ids carry the index of their socket, and a datagram for another one is handed over
-// before quic-go sees it:
+// The sockets of one listener share a port (SO_REUSEPORT). Left to itself the kernel chooses the socket of a datagram by its
+// addresses, so that a client whose address changes, by migration or through a NAT, would come to another socket than the one
+// its connection lives on. Connection ids carry the index of their socket, and a filter has the kernel choose by it:
 //
-//	kernel ──▶ socket 2 ──ReadBatch: short header, id of socket 0──▶ inbox of socket 0 ──ReadBatch──▶ quic-go
-//
-// Datagrams with a long header are left where they are: a handshake does not move.
-type group struct {
-	sockets []*socket
-	handed  atomic.Uint64
-	dropped atomic.Uint64
-}
+//	kernel ── short header, id of socket 0 ──▶ socket 0
+//	       ── long header ──▶ the socket that a hash of the addresses gives: a handshake does not move
+const (
+	// connIDLen is the length of connection ids in bytes; the first one tells the socket.
+	connIDLen = 8
 
-// connIDLen is the length of connection ids in bytes; the first one tells the socket.
-const connIDLen = 8
-
-// maxSockets keeps the index within a byte with several values for each.
-const maxSockets = 64
+	// maxSockets keeps the index within a byte with several values for each.
+	maxSockets = 64
+)
 
 // connIDs makes connection ids for the socket of that index.
 type connIDs struct{ index, count int }
@@ -51,127 +42,108 @@ func (c connIDs) GenerateConnectionID() (quic.ConnectionID, error) {
 	return quic.ConnectionIDFromBytes(b), nil
 }
 
-// inbox is the datagrams that other sockets of the group have received for one.
-type inbox struct {
-	mu        sync.Mutex
-	datagrams []datagram
-	deadline  time.Time // that somebody else has set
-	woken     bool      // the deadline of the socket is in the past, for the inbox's sake
-}
-
-type datagram struct {
-	b, oob []byte
-	addr   net.Addr
-}
-
-// maxInbox bounds an inbox. A client that has moved sends a few datagrams before it learns whether it may.
-const maxInbox = 256
-
-// owner returns the socket that a datagram is for.
-func (g *group) owner(b []byte, received *socket) *socket {
-	if len(b) < 1+connIDLen || b[0]&0xc0 != 0x40 { // a long header, or not QUIC
-		return received
-	}
-	return g.sockets[int(b[1])%len(g.sockets)]
-}
-
-// give puts a copy of the datagram into the inbox of s and wakes its reader.
-func (g *group) give(s *socket, b, oob []byte, addr net.Addr) {
-	in := &s.inbox
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if len(in.datagrams) >= maxInbox {
-		g.dropped.Add(1)
-		return
-	}
-	g.handed.Add(1)
-	in.datagrams = append(in.datagrams, datagram{append([]byte(nil), b...), append([]byte(nil), oob...), addr})
-	if !in.woken {
-		in.woken = true
-		_ = s.UDPConn.SetReadDeadline(time.Unix(1, 0))
+// steering is the filter that returns the index of a datagram's socket among count.
+func steering(count int) []unix.SockFilter {
+	return []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: 0}, // the first byte of the UDP payload
+		{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: 0xc0},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: 0x40, Jf: 3}, // a short header
+		{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: 1},            // the first byte of the connection id
+		{Code: unix.BPF_ALU | unix.BPF_MOD | unix.BPF_K, K: uint32(count)},
+		{Code: unix.BPF_RET | unix.BPF_A},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff}, // no such socket: by hash
 	}
 }
 
-// take moves datagrams from the inbox to ms.
-func (in *inbox) take(s *socket, ms []ipv4.Message) (n int) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	for n < len(ms) && n < len(in.datagrams) {
-		d, m := &in.datagrams[n], &ms[n]
-		m.N = copy(m.Buffers[0], d.b)
-		m.NN, m.Flags, m.Addr = 0, 0, d.addr
-		if len(d.oob) <= len(m.OOB) {
-			m.NN = copy(m.OOB, d.oob)
+// attachSteering is a variable for tests of a kernel that refuses.
+var attachSteering = func(conn *net.UDPConn, count int) error {
+	prog := steering(count)
+	return control(conn, func(fd int) error {
+		return os.NewSyscallError("setsockopt", unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_CBPF,
+			&unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}))
+	})
+}
+
+func control(conn *net.UDPConn, f func(fd int) error) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	if err := raw.Control(func(fd uintptr) { inner = f(int(fd)) }); err != nil {
+		return err
+	}
+	return inner
+}
+
+// listenSockets opens the sockets of a listener, all on one port. If the kernel cannot choose between several, there is one,
+// and the reason is returned as shared.
+//
+// The first socket is bound without SO_REUSEPORT, so that a port in use is an error as it is for any other socket: a
+// listener of several sockets included, whichever of the two came first.
+func listenSockets(addr string, n int) (conns []*net.UDPConn, shared, err error) {
+	local, err := net.ResolveUDPAddr("udp", addr)
+	if err != nil {
+		return nil, nil, err
+	}
+	first, err := net.ListenUDP("udp", local)
+	if err != nil {
+		return nil, nil, err
+	}
+	conns = []*net.UDPConn{first}
+	if n == 1 {
+		return conns, nil, nil
+	}
+	if err := joinSockets(&conns, n); err != nil {
+		for _, c := range conns[1:] {
+			_ = c.Close()
 		}
-		n++
+		_ = control(first, func(fd int) error { return setReusePort(fd, 0) }) // nobody else may join
+		return conns[:1], fmt.Errorf("quicx: one socket instead of %d: %w", n, err), nil
 	}
-	rest := copy(in.datagrams, in.datagrams[n:])
-	clear(in.datagrams[rest:])
-	in.datagrams = in.datagrams[:rest]
-	if in.woken && rest == 0 {
-		in.woken = false
-		_ = s.UDPConn.SetReadDeadline(in.deadline)
-	}
-	return n
+	return conns, nil, nil
 }
 
-// SetReadDeadline is for quic-go, which ends its reader by it. The deadline by which an inbox wakes the reader must not
-// get in its way.
-func (s *socket) SetReadDeadline(t time.Time) error {
-	s.inbox.mu.Lock()
-	defer s.inbox.mu.Unlock()
-	s.inbox.deadline = t
-	if s.inbox.woken && t.IsZero() {
-		return nil
+// joinSockets adds sockets to the first one until there are n. It leaves those that it has made in conns if it fails.
+func joinSockets(conns *[]*net.UDPConn, n int) error {
+	first := (*conns)[0]
+	if err := control(first, func(fd int) error { return setReusePort(fd, 1) }); err != nil {
+		return err
 	}
-	return s.UDPConn.SetReadDeadline(t)
-}
-
-// listenSockets opens the sockets of a listener, all on one port.
-func listenSockets(addr string, n int) ([]*net.UDPConn, error) {
-	lc := net.ListenConfig{}
-	if n > 1 {
-		lc.Control = func(_, _ string, raw syscall.RawConn) error {
-			var optErr error
-			err := raw.Control(func(fd uintptr) {
-				optErr = os.NewSyscallError("setsockopt", unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1))
-			})
-			if err != nil {
-				return err
-			}
-			return optErr
-		}
-	}
-	conns := make([]*net.UDPConn, 0, n)
-	for range n {
-		pc, err := lc.ListenPacket(context.Background(), "udp", addr)
+	for len(*conns) < n {
+		conn, err := bindLike(first)
 		if err != nil {
-			for _, c := range conns {
-				_ = c.Close()
-			}
-			return nil, err
+			return err
 		}
-		conn, _ := pc.(*net.UDPConn)
-		conns = append(conns, conn)
-		addr = conn.LocalAddr().String() // the port that the first one got
+		*conns = append(*conns, conn)
 	}
-	return conns, nil
+	return attachSteering(first, n)
 }
 
-// join makes the sockets a group, if there are several.
-func join(sockets []*socket) *group {
-	g := &group{sockets: sockets}
-	if len(sockets) > 1 {
-		for _, s := range sockets {
-			s.group = g
-		}
-	}
-	return g
+func setReusePort(fd, on int) error {
+	return os.NewSyscallError("setsockopt", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, on))
 }
 
-func (g *group) ids(index int) quic.ConnectionIDGenerator {
-	if len(g.sockets) == 1 {
+// bindLike opens another socket on the address of first.
+func bindLike(first *net.UDPConn) (*net.UDPConn, error) {
+	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+		var inner error
+		if err := raw.Control(func(fd uintptr) { inner = setReusePort(int(fd), 1) }); err != nil {
+			return err
+		}
+		return inner
+	}}
+	pc, err := lc.ListenPacket(context.Background(), "udp", first.LocalAddr().String())
+	if err != nil {
+		return nil, err
+	}
+	conn, _ := pc.(*net.UDPConn)
+	return conn, nil
+}
+
+func steeringIDs(index, count int) quic.ConnectionIDGenerator {
+	if count == 1 {
 		return nil // quic-go's own
 	}
-	return connIDs{index, len(g.sockets)}
+	return connIDs{index, count}
 }

@@ -5,31 +5,26 @@ package quicx
 import (
 	"errors"
 	"net"
-	"sync/atomic"
 
 	"github.com/quic-go/quic-go"
 )
 
-// group is the one socket of a listener: several on one port are a Linux feature here.
-type group struct {
-	sockets         []*socket
-	handed, dropped atomic.Uint64
-}
-
+// maxSockets is 1: several sockets on one port are a Linux feature here.
 const maxSockets = 1
 
-func listenSockets(addr string, n int) ([]*net.UDPConn, error) {
+func listenSockets(addr string, n int) (conns []*net.UDPConn, shared, err error) {
 	if n != 1 {
-		return nil, errors.New("several sockets need Linux")
+		return nil, nil, errors.New("several sockets need Linux")
 	}
 	local, err := net.ResolveUDPAddr("udp", addr)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	conn, err := net.ListenUDP("udp", local)
-	return []*net.UDPConn{conn}, err
+	if err != nil {
+		return nil, nil, err
+	}
+	return []*net.UDPConn{conn}, nil, nil
 }
 
-func join(sockets []*socket) *group { return &group{sockets: sockets} }
-
-func (g *group) ids(int) quic.ConnectionIDGenerator { return nil }
+func steeringIDs(int, int) quic.ConnectionIDGenerator { return nil }

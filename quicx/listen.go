@@ -15,13 +15,15 @@ import (
 
 // Listener accepts connections on UDP sockets that it owns. Its methods may be called from any goroutine.
 type Listener struct {
-	group    *group
 	ends     []*end
 	refusing atomic.Bool
 
-	accepted chan incoming // of all ends, if there are several
-	stop     chan struct{}   // closed when nobody accepts any more
-	wg       sync.WaitGroup  // goroutines that fill accepted
+	rules *tls.Config // of all ends, and with it the keys of session tickets, which package tls renews daily
+
+	accepted chan incoming  // of all ends, if there are several
+	stop     chan struct{}  // closed when nobody accepts any more
+	failed   chan error     // why one of several ends accepts no more
+	wg       sync.WaitGroup // its own goroutines
 
 	closeOnce sync.Once
 	closeErr  error
@@ -45,6 +47,8 @@ type incoming struct {
 	from *end
 }
 
+var errSocketFailed = errors.New("quicx: a socket of the listener failed")
+
 var errRefused = errors.New("quicx: listener refuses new connections")
 
 // Listen listens on a UDP address such as "127.0.0.1:5000" or ":5000", with the certificates of tlsConf. The
@@ -59,7 +63,7 @@ func Listen(addr string, tlsConf *tls.Config, cfg Config) (*Listener, error) {
 		return nil, errors.New("quicx: listen: no TLS configuration")
 	}
 	cfg = cfg.withDefaults()
-	conns, err := listenSockets(addr, cfg.Sockets)
+	conns, shared, err := listenSockets(addr, cfg.Sockets)
 	if err != nil {
 		return nil, fmt.Errorf("quicx: listen: %w", err)
 	}
@@ -70,12 +74,13 @@ func Listen(addr string, tlsConf *tls.Config, cfg Config) (*Listener, error) {
 		}
 		return nil, fmt.Errorf("quicx: listen on %s: %w", addr, err)
 	}
+	l.ends[0].sock.info.Shared = shared
 	return l, nil
 }
 
 // listenOn takes cfg with defaults. It leaves conns to the caller if it fails.
 func listenOn(conns []*net.UDPConn, tlsConf *tls.Config, cfg Config) (*Listener, error) {
-	l := &Listener{conns: make(map[*Conn]struct{}), accepted: make(chan incoming), stop: make(chan struct{})}
+	l := &Listener{conns: make(map[*Conn]struct{}), accepted: make(chan incoming), stop: make(chan struct{}), failed: make(chan error, 1)}
 	sockets := make([]*socket, len(conns))
 	for i, conn := range conns {
 		var err error
@@ -83,15 +88,9 @@ func listenOn(conns []*net.UDPConn, tlsConf *tls.Config, cfg Config) (*Listener,
 			return nil, err
 		}
 	}
-	l.group = join(sockets)
-	rules := tlsRules(tlsConf)
+	l.rules = tlsRules(tlsConf)
 	var token quic.TokenGeneratorKey
-	if len(sockets) > 1 { // a client may come back to another socket
-		var ticket [32]byte
-		_, _ = rand.Read(ticket[:]) // never fails
-		rules.SetSessionTicketKeys([][32]byte{ticket})
-		_, _ = rand.Read(token[:])
-	}
+	_, _ = rand.Read(token[:]) // never fails; a client may come back to another socket
 	for i, sock := range sockets {
 		e := &end{sock: sock, admit: newAdmission(cfg, len(sockets)), tr: cfg.transport(sock)}
 		e.tr.VerifySourceAddress = e.admit.needsToken
@@ -102,11 +101,11 @@ func listenOn(conns []*net.UDPConn, tlsConf *tls.Config, cfg Config) (*Listener,
 			return ctx, e.admit.admit(info.RemoteAddr)
 		}
 		if len(sockets) > 1 {
-			e.tr.ConnectionIDGenerator = l.group.ids(i)
+			e.tr.ConnectionIDGenerator = steeringIDs(i, len(sockets))
 			e.tr.TokenGeneratorKey = &token
 		}
 		var err error
-		if e.ln, err = e.tr.Listen(rules, cfg.quic()); err == nil {
+		if e.ln, err = e.tr.Listen(l.rules, cfg.quic()); err == nil {
 			err = sock.setBuffers() // again, because quic-go has views of its own about their size
 		}
 		l.ends = append(l.ends, e)
@@ -125,11 +124,16 @@ func listenOn(conns []*net.UDPConn, tlsConf *tls.Config, cfg Config) (*Listener,
 	return l, nil
 }
 
-// acceptFrom passes on what one end accepts, until it is closed.
+// acceptFrom passes on what one end accepts, until it is closed or fails. One that has failed is the end of all: the kernel
+// goes on giving its socket a part of the clients.
 func (l *Listener) acceptFrom(e *end) {
 	for {
 		qc, err := e.ln.Accept(context.Background())
 		if err != nil {
+			select {
+			case l.failed <- err:
+			default: // one is enough
+			}
 			return
 		}
 		select {
@@ -150,18 +154,27 @@ func (l *Listener) next(ctx context.Context) (incoming, error) {
 		return in, nil
 	case <-l.stop:
 		return incoming{}, quic.ErrServerClosed
+	case err := <-l.failed:
+		select {
+		case l.failed <- err: // for the next call
+		default:
+		}
+		return incoming{}, err
 	case <-ctx.Done():
 		return incoming{}, context.Cause(ctx)
 	}
 }
 
 // Accept returns the next connection whose handshake is complete, in whatever order they complete. It blocks until there
-// is one, ctx ends or the listener is closed ([ErrClosed]). A listener keeps few connections in store and refuses more,
+// is one, ctx ends, the listener is closed ([ErrClosed]) or one of its sockets fails, which is final. A listener keeps few connections in store and refuses more,
 // so a program should always be about to call Accept.
 func (l *Listener) Accept(ctx context.Context) (*Conn, error) {
 	in, err := l.next(ctx)
 	if err != nil {
-		return nil, mapError(err)
+		if err = mapError(err); errors.Is(err, net.ErrClosed) && !l.stopped() {
+			err = errSocketFailed // quic-go says no more about it
+		}
+		return nil, err
 	}
 	c := newConn(in.qc, in.from.sock, l.forget)
 	l.mu.Lock()
@@ -175,6 +188,16 @@ func (l *Listener) Accept(ctx context.Context) (*Conn, error) {
 		return nil, ErrClosed
 	}
 	return c, nil
+}
+
+// stopped reports whether Close was called.
+func (l *Listener) stopped() bool {
+	select {
+	case <-l.stop:
+		return true
+	default:
+		return false
+	}
 }
 
 func (l *Listener) forget(c *Conn) {
@@ -197,9 +220,6 @@ type ListenerStats struct {
 	Refused  uint64 // attempts that were refused because their network made too many
 	Retrying bool   // attempts are asked at the moment
 
-	HandedOver uint64 // datagrams that came to another socket than the one of their connection
-	Dropped    uint64 // of these, how many were dropped because too many waited
-
 	// SendFaults is how many datagrams the operating system refused to send for the moment. They count as lost on the way.
 	SendFaults uint64
 
@@ -210,7 +230,7 @@ type ListenerStats struct {
 
 // Stats returns the counters at this moment.
 func (l *Listener) Stats() ListenerStats {
-	st := ListenerStats{Sockets: len(l.ends), HandedOver: l.group.handed.Load(), Dropped: l.group.dropped.Load()}
+	st := ListenerStats{Sockets: len(l.ends)}
 	for _, e := range l.ends {
 		st.Retries += e.admit.retries.Load()
 		st.Started += e.admit.started.Load()

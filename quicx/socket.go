@@ -16,6 +16,10 @@ type SocketInfo struct {
 	GRO bool
 	// GSO: the kernel splits what is sent, so that one system call sends many datagrams.
 	GSO bool
+
+	// Shared says why a listener has one socket although several were asked for, or is nil: a kernel that cannot choose the
+	// socket of a datagram by its connection.
+	Shared error
 }
 
 // quietBuffers keeps quic-go from printing its own warning about socket buffers to the standard logger: what was granted

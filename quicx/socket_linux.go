@@ -52,9 +52,6 @@ type socket struct {
 	noGSO bool // constant
 	info  SocketInfo
 
-	group *group // nil if the socket is alone
-	inbox inbox
-
 	dropped atomic.Uint64 // by the kernel, when it was last asked
 
 	only atomic.Pointer[backlog] // of the one connection that the socket was made for, once there is one; owned as rx is
@@ -286,8 +283,8 @@ func (s *socket) ReadBatch(ms []ipv4.Message, _ int) (n int, err error) {
 	r := &s.rx
 	for n == 0 {
 		if r.next == r.count {
-			if n, err = s.receive(ms); n > 0 || err != nil {
-				return n, err
+			if err := s.receive(); err != nil {
+				return 0, err
 			}
 		}
 		n = s.cut(ms)
@@ -295,9 +292,8 @@ func (s *socket) ReadBatch(ms []ipv4.Message, _ int) (n int, err error) {
 	return n, nil
 }
 
-// receive makes one call, which brings at least one message, or fails. What other sockets have left in the inbox comes
-// first: it is moved to ms.
-func (s *socket) receive(ms []ipv4.Message) (n int, err error) {
+// receive makes one call, which brings at least one message, or fails.
+func (s *socket) receive() error {
 	r := &s.rx
 	r.count, r.next = 0, 0
 	if r.handed >= yieldAfter {
@@ -307,7 +303,7 @@ func (s *socket) receive(ms []ipv4.Message) (n int, err error) {
 	if b := s.only.Load(); b != nil {
 		b.wait()
 	}
-	err = s.raw.Read(r.call)
+	err := s.raw.Read(r.call)
 	if err == nil && r.errno != 0 {
 		r.count = 0
 		err = s.opError("read", "recvmmsg", nil, r.errno)
@@ -315,26 +311,14 @@ func (s *socket) receive(ms []ipv4.Message) (n int, err error) {
 	if err == nil {
 		r.open()
 	}
-	if s.group != nil {
-		if n := s.inbox.take(s, ms); n > 0 {
-			return n, nil // an error comes again
-		}
-	}
-	return 0, err
+	return err
 }
 
-// cut fills ms with datagrams of the received messages, without those that belong to other sockets.
+// cut fills ms with datagrams of the received messages.
 func (s *socket) cut(ms []ipv4.Message) (n int) {
 	r := &s.rx
 	for n < len(ms) && r.next < r.count {
 		datagram := r.bufs[r.next][r.off:min(r.off+r.segment, r.size)]
-		if s.group != nil {
-			if owner := s.group.owner(datagram, s); owner != s {
-				s.group.give(owner, datagram, r.oob, r.addr)
-				r.advance(len(datagram))
-				continue
-			}
-		}
 		m := &ms[n]
 		m.N = copy(m.Buffers[0], datagram)
 		m.NN = 0

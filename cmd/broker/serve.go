@@ -189,6 +189,9 @@ func sayListening(b *broker.Broker, log *slog.Logger) {
 	s := b.Socket()
 	log.Info("listening", "addr", b.Addr().String(),
 		"receive_buffer", s.RecvBufferGranted, "send_buffer", s.SendBufferGranted, "gro", s.GRO, "gso", s.GSO)
+	if s.Shared != nil {
+		log.Warn("one socket instead of several", "error", s.Shared)
+	}
 	if 0 < s.RecvBufferGranted && s.RecvBufferGranted < s.RecvBufferAsked || 0 < s.SendBufferGranted && s.SendBufferGranted < s.SendBufferAsked {
 		log.Warn("udp buffers are small", "receive_asked", s.RecvBufferAsked, "receive_granted", s.RecvBufferGranted,
 			"send_asked", s.SendBufferAsked, "send_granted", s.SendBufferGranted,
