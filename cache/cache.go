@@ -284,7 +284,7 @@ func (c *Cache) Get(key []byte) (Value, bool) {
 	e := sh.entries[hash]
 	if e == nil || !e.is(c, key) || (e.expires != 0 && e.over(s.now())) {
 		sh.mu.RUnlock()
-		c.add(misses, 1)
+		c.add(misses)
 		return Value{}, false
 	}
 	v := e.value
@@ -293,7 +293,7 @@ func (c *Cache) Get(key []byte) (Value, bool) {
 	if !e.used.Load() {
 		e.used.Store(true)
 	}
-	c.add(hits, 1)
+	c.add(hits)
 	return v, true
 }
 
@@ -334,7 +334,7 @@ func (c *Cache) put(key, value []byte, ttl time.Duration, expected uint64, condi
 	}
 	if err != nil {
 		u.value.Release()
-		c.add(refused, 1)
+		c.add(refused)
 		return 0, false, ErrLimit
 	}
 	if stored {
@@ -501,9 +501,9 @@ func (s *Store) removeLocked(sh *shard, e *entry, why EventKind) (version uint64
 	c.notify(Event{Kind: why, Key: e.key, Version: version})
 	switch why { // what is counted has been announced
 	case Evicted:
-		c.add(evicted, 1)
+		c.add(evicted)
 	case Expired:
-		c.add(expired, 1)
+		c.add(expired)
 	case Set, Deleted, Removed:
 	}
 	// The policy hears of it before the bytes can be charged again: a new entry must not meet a policy that is full of old ones.

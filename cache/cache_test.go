@@ -136,18 +136,18 @@ func TestPutGet(t *testing.T) {
 	s, c, _ := newTest(t, Options{})
 	wantMiss(t, c, "k")
 	value := []byte("one")
-	c.Put([]byte("k"), value, NoExpiry)
+	_, _ = c.Put([]byte("k"), value, NoExpiry)
 	value[0] = 'X'
 	wantValue(t, c, "k", "one")
-	c.Put([]byte("k"), []byte("two"), NoExpiry)
+	_, _ = c.Put([]byte("k"), []byte("two"), NoExpiry)
 	wantValue(t, c, "k", "two")
-	c.Put([]byte("k"), bytes.Repeat([]byte("x"), 1000), NoExpiry) // of another cost
+	_, _ = c.Put([]byte("k"), bytes.Repeat([]byte("x"), 1000), NoExpiry) // of another cost
 	wantValue(t, c, "k", string(bytes.Repeat([]byte("x"), 1000)))
-	c.Put([]byte("empty"), nil, NoExpiry)
+	_, _ = c.Put([]byte("empty"), nil, NoExpiry)
 	wantValue(t, c, "empty", "")
-	c.Put([]byte{0, 255}, []byte{1, 0, 2}, NoExpiry)
+	_, _ = c.Put([]byte{0, 255}, []byte{1, 0, 2}, NoExpiry)
 	wantValue(t, c, "\x00\xff", "\x01\x00\x02")
-	c.Put([]byte("large"), make([]byte, buf.MaxPooled+1), NoExpiry)
+	_, _ = c.Put([]byte("large"), make([]byte, buf.MaxPooled+1), NoExpiry)
 	if got, _ := get(c, "large"); len(got) != buf.MaxPooled+1 {
 		t.Errorf("%d bytes of a large value", len(got))
 	}
@@ -165,11 +165,11 @@ func TestPutGet(t *testing.T) {
 // A value that a reader holds outlives its entry.
 func TestValueOutlivesEntry(t *testing.T) {
 	_, c, _ := newTest(t, Options{})
-	c.Put([]byte("k"), []byte("one"), NoExpiry)
+	_, _ = c.Put([]byte("k"), []byte("one"), NoExpiry)
 	v, _ := c.Get([]byte("k"))
-	c.Put([]byte("k"), []byte("two"), NoExpiry)
+	_, _ = c.Put([]byte("k"), []byte("two"), NoExpiry)
 	c.Delete([]byte("k"))
-	c.Put([]byte("other"), []byte("xxx"), NoExpiry) // would take the buffer
+	_, _ = c.Put([]byte("other"), []byte("xxx"), NoExpiry) // would take the buffer
 	if string(v.Bytes()) != "one" {
 		t.Errorf("the value is %q now", v.Bytes())
 	}
@@ -178,13 +178,13 @@ func TestValueOutlivesEntry(t *testing.T) {
 
 func TestTTL(t *testing.T) {
 	s, c, clock := newTest(t, Options{})
-	c.Put([]byte("short"), []byte("v"), 100*time.Millisecond)
-	c.Put([]byte("never"), []byte("v"), NoExpiry)
-	c.Put([]byte("longest"), []byte("v"), 1<<63-1)
-	c.Put([]byte("over"), []byte("v"), NoExpiry)
-	c.Put([]byte("over"), []byte("v"), 0)
+	_, _ = c.Put([]byte("short"), []byte("v"), 100*time.Millisecond)
+	_, _ = c.Put([]byte("never"), []byte("v"), NoExpiry)
+	_, _ = c.Put([]byte("longest"), []byte("v"), 1<<63-1)
+	_, _ = c.Put([]byte("over"), []byte("v"), NoExpiry)
+	_, _ = c.Put([]byte("over"), []byte("v"), 0)
 	wantMiss(t, c, "over")
-	c.Put([]byte("over"), []byte("v"), 0)
+	_, _ = c.Put([]byte("over"), []byte("v"), 0)
 	wantMiss(t, c, "over")
 	clock.Advance(100*time.Millisecond - 1)
 	wantValue(t, c, "short", "v")
@@ -192,16 +192,16 @@ func TestTTL(t *testing.T) {
 	wantMiss(t, c, "short")
 	wantValue(t, c, "never", "v")
 	wantValue(t, c, "longest", "v")
-	c.Put([]byte("never"), []byte("v"), time.Second)
+	_, _ = c.Put([]byte("never"), []byte("v"), time.Second)
 	clock.Advance(time.Second - 1)
 	wantValue(t, c, "never", "v")
-	c.Put([]byte("never"), []byte("w"), time.Second) // a lifetime begins anew
+	_, _ = c.Put([]byte("never"), []byte("w"), time.Second) // a lifetime begins anew
 	clock.Advance(time.Second - 1)
 	wantValue(t, c, "never", "w")
 	clock.Advance(1)
 	wantMiss(t, c, "never")
 	s.Remove(primary)
-	c.Put([]byte("late"), []byte("v"), time.Hour)
+	_, _ = c.Put([]byte("late"), []byte("v"), time.Hour)
 	wantMiss(t, c, "late")
 	if used := s.Bytes(); used != 0 {
 		t.Errorf("a removed cache still grows: %d bytes", used)
@@ -219,7 +219,7 @@ func TestDelete(t *testing.T) {
 		t.Errorf("deleted as version %d, %v; put as %d", deleted, found, put)
 	}
 	wantMiss(t, c, "k")
-	c.Put([]byte("k"), []byte("v"), time.Nanosecond)
+	_, _ = c.Put([]byte("k"), []byte("v"), time.Nanosecond)
 	clock.Advance(1)
 	if _, found := c.Delete([]byte("k")); found {
 		t.Error("deleted what had expired")
@@ -269,7 +269,7 @@ func TestByteBound(t *testing.T) {
 		for range i % 3 { // some are wanted more than others
 			get(c, key)
 		}
-		c.Put([]byte(key), value, NoExpiry)
+		_, _ = c.Put([]byte(key), value, NoExpiry)
 		if used := s.Bytes(); used > bound {
 			t.Fatalf("%d bytes after put %d, bound %d", used, i, bound)
 		}
@@ -293,7 +293,7 @@ func TestOverwritesThatGrow(t *testing.T) {
 	s, c, _ := newTest(t, Options{MaxBytes: bound})
 	for size := 1; size <= 8<<10; size *= 2 {
 		for i := range 50 {
-			c.Put(fmt.Appendf(nil, "key-%d", i), make([]byte, size), NoExpiry)
+			_, _ = c.Put(fmt.Appendf(nil, "key-%d", i), make([]byte, size), NoExpiry)
 			settle(s)
 			if used := s.Bytes(); used > bound {
 				t.Fatalf("%d bytes with values of %d, bound %d", used, size, bound)
@@ -309,12 +309,12 @@ func TestScopeShare(t *testing.T) {
 	const share = 32 << 10
 	s, c, _ := newTest(t, Options{MaxBytes: 1 << 20, MaxScopeBytes: share})
 	other := s.Add(Scope{"t1", "default", "other"})
-	other.Put([]byte("kept"), []byte("v"), NoExpiry)
-	c.Put([]byte("used"), []byte("v"), NoExpiry)
+	_, _ = other.Put([]byte("kept"), []byte("v"), NoExpiry)
+	_, _ = c.Put([]byte("used"), []byte("v"), NoExpiry)
 	value := string(bytes.Repeat([]byte("x"), 512))
 	for i := range 500 {
 		key := fmt.Sprintf("key-%d", i)
-		c.Put([]byte(key), []byte(value), NoExpiry)
+		_, _ = c.Put([]byte(key), []byte(value), NoExpiry)
 		if i%50 == 0 {
 			wantValue(t, c, key, value)
 		}
@@ -341,7 +341,7 @@ func TestHashCollisions(t *testing.T) {
 	s.hash = func([]byte) uint64 { return 7 }
 	other := s.Add(Scope{"t2", "default", "primary"})
 	other.salt = c.salt
-	c.Put([]byte("k"), []byte("of t1"), NoExpiry)
+	_, _ = c.Put([]byte("k"), []byte("of t1"), NoExpiry)
 	wantMiss(t, other, "k")
 	wantMiss(t, c, "another")
 	if _, found := other.Delete([]byte("k")); found {
@@ -366,7 +366,7 @@ func TestNoWriteIsDropped(t *testing.T) {
 	for g := range writers {
 		wg.Go(func() {
 			for i := range each {
-				c.Put(fmt.Appendf(nil, "%d-%d", g, i), nil, NoExpiry)
+				_, _ = c.Put(fmt.Appendf(nil, "%d-%d", g, i), nil, NoExpiry)
 			}
 		})
 	}
@@ -390,10 +390,10 @@ func TestConcurrent(t *testing.T) {
 				case 0:
 					c.Delete(key)
 				case 1:
-					c.PutIf(key, fmt.Appendf(nil, "%s-%d", key, g), time.Millisecond, 0)
+					_, _, _ = c.PutIf(key, fmt.Appendf(nil, "%s-%d", key, g), time.Millisecond, 0)
 				default:
 					value := bytes.Repeat(append(key, '-'), 1+(i%3)*40)
-					c.Put(key, value, time.Duration(i%3-1)*time.Millisecond)
+					_, _ = c.Put(key, value, time.Duration(i%3-1)*time.Millisecond)
 				}
 				if v, ok := c.Get(key); ok {
 					if !bytes.HasPrefix(v.Bytes(), append(key, '-')) {
@@ -473,19 +473,19 @@ func TestWatch(t *testing.T) {
 		last[string(e.Key)] = e.Version
 	}
 	stop, _ := c.Watch(watch)
-	c.Put([]byte("a"), []byte("v"), NoExpiry)
-	c.Put([]byte("a"), []byte("w"), NoExpiry)
-	c.Put([]byte("a"), make([]byte, 500), NoExpiry)
+	_, _ = c.Put([]byte("a"), []byte("v"), NoExpiry)
+	_, _ = c.Put([]byte("a"), []byte("w"), NoExpiry)
+	_, _ = c.Put([]byte("a"), make([]byte, 500), NoExpiry)
 	c.Delete([]byte("a"))
 	c.Delete([]byte("a"))
-	c.Put([]byte("b"), []byte("v"), time.Second)
-	c.PutIf([]byte("b"), []byte("w"), time.Second, 0)
+	_, _ = c.Put([]byte("b"), []byte("v"), time.Second)
+	_, _, _ = c.PutIf([]byte("b"), []byte("w"), time.Second, 0)
 	clock.Advance(2 * time.Second)
 	waitFor(t, func() bool { return c.Stats().Expired == 1 })
-	c.Put([]byte("large"), make([]byte, 4<<10), NoExpiry)
-	c.Put([]byte("displaces it"), make([]byte, 4<<10), NoExpiry)
+	_, _ = c.Put([]byte("large"), make([]byte, 4<<10), NoExpiry)
+	_, _ = c.Put([]byte("displaces it"), make([]byte, 4<<10), NoExpiry)
 	stop()
-	c.Put([]byte("a"), []byte("v"), NoExpiry)
+	_, _ = c.Put([]byte("a"), []byte("v"), NoExpiry)
 	mu.Lock()
 	defer mu.Unlock()
 	want := []string{"1 a", "1 a", "1 a", "2 a", "1 b", "3 b", "1 large", "4 large", "1 displaces it"}
@@ -516,7 +516,7 @@ func TestWatchRemoved(t *testing.T) {
 	for g := range 4 {
 		wg.Go(func() {
 			for i := range 500 {
-				c.Put(fmt.Appendf(nil, "%d-%d", g, i%50), []byte("v"), NoExpiry)
+				_, _ = c.Put(fmt.Appendf(nil, "%d-%d", g, i%50), []byte("v"), NoExpiry)
 			}
 		})
 	}
@@ -540,7 +540,7 @@ func TestAllocGet(t *testing.T) {
 	}
 	s, c, _ := newTest(t, Options{})
 	key, tenant, ns, name := []byte("key"), []byte("t1"), []byte("default"), []byte("primary")
-	c.Put(key, []byte("value"), time.Hour)
+	_, _ = c.Put(key, []byte("value"), time.Hour)
 	if n := testing.AllocsPerRun(1000, func() {
 		v, ok := s.Lookup(tenant, ns, name).Get(key)
 		if !ok {
@@ -550,7 +550,7 @@ func TestAllocGet(t *testing.T) {
 	}); n != 0 {
 		t.Errorf("%v allocations on a hit", n)
 	}
-	if n := testing.AllocsPerRun(1000, func() { c.Put(key, []byte("other"), time.Hour) }); n != 0 {
+	if n := testing.AllocsPerRun(1000, func() { _, _ = c.Put(key, []byte("other"), time.Hour) }); n != 0 {
 		t.Errorf("%v allocations on an overwrite of the same size", n)
 	}
 }
@@ -565,7 +565,7 @@ func benchmarkStore(b *testing.B) (*Cache, []byte) {
 
 func BenchmarkGet(b *testing.B) {
 	c, key := benchmarkStore(b)
-	c.Put(key, make([]byte, 1024), time.Hour)
+	_, _ = c.Put(key, make([]byte, 1024), time.Hour)
 	for b.Loop() {
 		v, _ := c.Get(key)
 		v.Release()
@@ -577,7 +577,7 @@ func BenchmarkGetParallel(b *testing.B) {
 	keys := make([][]byte, 1024)
 	for i := range keys {
 		keys[i] = fmt.Appendf(nil, "key-%d", i)
-		c.Put(keys[i], make([]byte, 1024), time.Hour)
+		_, _ = c.Put(keys[i], make([]byte, 1024), time.Hour)
 	}
 	b.RunParallel(func(pb *testing.PB) {
 		for i := 0; pb.Next(); i++ {
@@ -592,7 +592,7 @@ func BenchmarkPut(b *testing.B) {
 	c, key := benchmarkStore(b)
 	value := make([]byte, 1024)
 	for b.Loop() {
-		c.Put(key, value, time.Hour)
+		_, _ = c.Put(key, value, time.Hour)
 	}
 }
 
@@ -601,6 +601,6 @@ func BenchmarkPutNew(b *testing.B) {
 	value := make([]byte, 1024)
 	for i := 0; b.Loop(); i++ {
 		key = fmt.Appendf(key[:0], "key-%d", i)
-		c.Put(key, value, time.Hour)
+		_, _ = c.Put(key, value, time.Hour)
 	}
 }

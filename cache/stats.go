@@ -63,10 +63,10 @@ func (c *Cache) count(scope Scope) {
 	}
 }
 
-func (c *Cache) add(w what, n uint64) {
-	c.own.n[w].Add(n)
+func (c *Cache) add(w what) {
+	c.own.n[w].Add(1)
 	if c.rest != nil {
-		c.rest.n[w].Add(n)
+		c.rest.n[w].Add(1)
 	}
 }
 

@@ -294,7 +294,7 @@ func TestTenantMadeAgain(t *testing.T) {
 			removed++
 		}
 	})
-	old.Put([]byte("k"), []byte("of the old one"), NoExpiry)
+	_, _ = old.Put([]byte("k"), []byte("of the old one"), NoExpiry)
 	s.RemoveTenant("t2")
 	s.RemoveTenant("t2")
 	if !old.Removed() || removed != 1 || s.Bytes() != 0 || s.Lookup([]byte("t2"), []byte("default"), []byte("primary")) != nil {
@@ -302,7 +302,7 @@ func TestTenantMadeAgain(t *testing.T) {
 	}
 	made := s.Add(scope)
 	wantMiss(t, made, "k")
-	old.Put([]byte("k"), []byte("late"), NoExpiry)
+	_, _ = old.Put([]byte("k"), []byte("late"), NoExpiry)
 	wantMiss(t, made, "k")
 	if _, err := made.Put([]byte("large"), make([]byte, 64<<10), NoExpiry); err != nil {
 		t.Errorf("a tenant made again is bound by the maximum of the old one: %v", err)
@@ -324,14 +324,14 @@ func TestPolicyFollowsUse(t *testing.T) {
 	goroutines := runtime.NumGoroutine()
 	for i := range 3000 {
 		small := s.Add(Scope{fmt.Sprint("small-", i), "default", "primary"})
-		small.Put([]byte("k"), []byte("v"), NoExpiry)
+		_, _ = small.Put([]byte("k"), []byte("v"), NoExpiry)
 	}
 	if n := runtime.NumGoroutine(); n > goroutines {
 		t.Errorf("%d goroutines for small tenants", n-goroutines)
 	}
 	for round := range 3 {
 		for i := range 5 << 10 {
-			c.Put(fmt.Append(nil, i), make([]byte, 1000), time.Second)
+			_, _ = c.Put(fmt.Append(nil, i), make([]byte, 1000), time.Second)
 		}
 		p := c.tenant.policy.Load()
 		if p == nil || p.r.MaxCost() <= policyFrom {
@@ -355,7 +355,7 @@ func TestPolicyFollowsUse(t *testing.T) {
 func TestLargestBound(t *testing.T) {
 	s, c, _ := newTest(t, Options{MaxBytes: 1 << 50})
 	s.policyFrom = policyFrom
-	c.Put([]byte("k"), []byte("v"), NoExpiry)
+	_, _ = c.Put([]byte("k"), []byte("v"), NoExpiry)
 	wantValue(t, c, "k", "v")
 	total := int64(0)
 	sketches := newSketches(1 << 50)
@@ -393,7 +393,7 @@ func TestSeries(t *testing.T) {
 	for i := range 6 {
 		c := s.Add(scope(i))
 		get(c, "k")
-		c.Put([]byte("k"), nil, NoExpiry)
+		_, _ = c.Put([]byte("k"), nil, NoExpiry)
 		check(max(0, min(1, i-1)))
 	}
 	if len(last) != 3 || lastOthers.Entries != 4 {

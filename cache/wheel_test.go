@@ -74,9 +74,9 @@ func TestWheelSleeps(t *testing.T) {
 	s := New(Options{Clock: manual})
 	defer s.Close()
 	c := s.Add(primary)
-	c.Put([]byte("k"), nil, NoExpiry)
+	_, _ = c.Put([]byte("k"), nil, NoExpiry)
 	for range 3 {
-		c.Put([]byte("timed"), nil, time.Second)
+		_, _ = c.Put([]byte("timed"), nil, time.Second)
 		waitFor(t, func() bool { return manual.Tickers() == 1 })
 		manual.Advance(time.Second)
 		waitFor(t, func() bool { return manual.Tickers() == 0 })

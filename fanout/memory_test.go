@@ -162,18 +162,6 @@ func TestReplayOfQuietTopicsIsSmall(t *testing.T) {
 	}
 }
 
-// publishSlice publishes size bytes of chunk from at on, filled with fill. It returns the frame, for comparison only.
-func publishSlice(t *testing.T, topic *Topic, chunk *buf.Chunk, at, size int, fill byte) *Frame {
-	t.Helper()
-	wire := chunk.Bytes()[at : at+size : at+size]
-	for i := range wire {
-		wire[i] = fill
-	}
-	f := NewFrame(chunk, wire, 1)
-	publishFrame(t, topic, f)
-	return f
-}
-
 // fill publishes frames of 1000 bytes, each charged 1128, until n bytes are retained.
 func fill(t *testing.T, topic *Topic, n int) (frames int) {
 	t.Helper()

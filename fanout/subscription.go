@@ -306,8 +306,7 @@ func (s *Subscription) cutIf(moves uint64) bool {
 // Quiesce waits for calls of Wake that were decided before the subscription ended and are still to come or under way.
 // It is called after End, by somebody who wants to know that no other consumer will be started.
 func (s *Subscription) Quiesce() {
-	s.topic.mu.Lock() // what was decided under the turn is counted
-	s.topic.mu.Unlock()
+	s.topic.awaitTurn() // what was decided under the turn is counted
 	s.waking.Wait()
 }
 

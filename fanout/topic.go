@@ -528,6 +528,12 @@ func (t *Topic) abandon(s *Subscription) {
 	t.waiters.wakeFirst()
 }
 
+// awaitTurn returns when all that holds the turn now has given it back.
+func (t *Topic) awaitTurn() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+}
+
 // leave is called when the consumer of a subscription that has ended takes nothing more.
 func (t *Topic) leave(s *Subscription) {
 	t.mu.Lock()

@@ -165,7 +165,7 @@ func TestDeadSocketEndsListener(t *testing.T) {
 				_, err := l.Accept(context.Background())
 				accepted <- err
 			}()
-			_ = l.ends[dead].sock.UDPConn.Close() // without the listener
+			_ = l.ends[dead].sock.Close() // without the listener
 			if err := <-accepted; !errors.Is(err, errSocketFailed) || errors.Is(err, ErrClosed) {
 				t.Errorf("socket %d of %d: %v", dead, count, err)
 			}

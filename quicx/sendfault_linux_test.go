@@ -64,7 +64,7 @@ func TestSendFaultsAreLosses(t *testing.T) {
 						if err := from.Context().Err(); err != nil {
 							t.Fatal(err)
 						}
-						unix.Nanosleep(&unix.Timespec{Nsec: 1e6}, nil)
+						_ = unix.Nanosleep(&unix.Timespec{Nsec: 1e6}, nil)
 					}
 					failSends(sock, 0)
 					got, err := io.ReadAll(reader{recv})

@@ -94,7 +94,7 @@ func (b *Budget) takeCommon(n int64) bool {
 	}
 }
 
-// Automatic, as a guarantee, stands for an equal part of half of what is not guaranteed to others by a number.
+// Automatic is a guarantee that stands for an equal part of half of what is not guaranteed to others by a number.
 const Automatic = -1
 
 // Share returns a new share, which [Share.Close] ends. guarantee is what the share can always have, or [Automatic]; it is
