@@ -87,9 +87,9 @@ var mutants = []mutant{
 	}, "D21"},
 	{"a handshake with ALPN ends the listener", []edit{{
 		"quicx/listen.go",
-		"rules := tlsRules(tlsConf)\n",
-		`rules := tlsRules(tlsConf)
-	rules.GetConfigForClient = func(info *tls.ClientHelloInfo) (*tls.Config, error) {
+		"l.rules = tlsRules(tlsConf)\n",
+		`l.rules = tlsRules(tlsConf)
+	l.rules.GetConfigForClient = func(info *tls.ClientHelloInfo) (*tls.Config, error) {
 		if len(info.SupportedProtos) > 0 {
 			l.refusing.Store(true)
 		}
