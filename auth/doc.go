@@ -33,7 +33,8 @@
 // # JOSE
 //
 // The JSON of key sets is decoded with go-jose's json package, which is case-sensitive and refuses duplicate members;
-// that of tokens here, because peers choose what it holds. The envelope is three strings and one Ed25519 signature and is handled here: a general JOSE
-// reader decodes base64 leniently, signs over the re-encoded text, and parses embedded keys and certificates before
-// the signature is known to be good. Tests use go-jose as a second opinion in both directions.
+// that of tokens here, because peers choose what it holds. The envelope is three strings and one Ed25519 signature and
+// is handled here: a general JOSE reader decodes base64 leniently, signs over the re-encoded text, and parses embedded
+// keys and certificates before the signature is known to be good. Tests use go-jose as a second opinion in both
+// directions.
 package auth

@@ -109,9 +109,9 @@ const maxStackResource = 400
 // Allowed reports whether the identity may do action on the resource kind:tenant/namespace/name.
 //
 // A tenant other than the identity's own is never allowed, however wide the pattern. Allowed keeps none of its
-// arguments, and allocates only for a resource of more than 400 bytes, which no valid names make. Literal
-// patterns, and those whose only star comes last, are looked up in a time that is linear in the resource; the others are
-// tried, which the stars of a token bound ([MaxStars]). Rules: session.md 4.6, authz.md 16.
+// arguments, and allocates only for a resource of more than 400 bytes, which no valid names make. Literal patterns, and
+// those whose only star comes last, are looked up in a time that is linear in the resource; the others are tried, which
+// the stars of a token bound ([MaxStars]). Rules: session.md 4.6, authz.md 16.
 func (id *Identity) Allowed(action Action, kind Kind, tenant, namespace, name []byte) bool {
 	if string(tenant) != id.Tenant {
 		return false

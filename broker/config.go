@@ -72,7 +72,7 @@ type Config struct {
 
 	CacheMaxBytes   int64 `env:"FELIX_CACHE_MAX_BYTES" unit:"bytes" min:"1048576" max:"1125899906842624" doc:"bytes that all cache entries together may hold"`
 	CacheScopeShare int   `env:"FELIX_CACHE_SCOPE_SHARE" unit:"percent" min:"1" max:"100" doc:"part of these that the entries of one cache may hold"`
-	CacheWatchBytes int   `env:"FELIX_CACHE_WATCH_BYTES" unit:"bytes" min:"1024" max:"2097152" doc:"bytes of changes that wait for one watcher of a cache; one that does not keep up is told that it missed some"`
+	CacheWatchBytes int   `env:"FELIX_CACHE_WATCH_BYTES" unit:"bytes" min:"1024" max:"2097152" doc:"bytes of changes that wait for one watcher of a cache; one that does not keep up gets an event that says that it missed some"`
 
 	// TLS is the server's certificate configuration. ALPN and version settings are overridden: felix-wire runs over
 	// TLS 1.3 and offers no protocol (session.md, section 2.1). It must be set; see [NewDev] for a self-signed one.

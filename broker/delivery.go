@@ -232,9 +232,9 @@ func isCompressed(f *fanout.Frame) bool {
 	return codec.Flags(binary.BigEndian.Uint16(f.Bytes()[6:])) == codec.LayoutExtension
 }
 
-// decompressed returns the plain form of a compressed frame, with a reference, for subscriptions that cannot have it as it
-// is. All that write it at the same time share one. It is nil, with the reason, if the frame's publisher sent something
-// that cannot be decompressed, which nobody has looked at before, or if the tenant has no memory for it.
+// decompressed returns the plain form of a compressed frame, with a reference, for subscriptions that cannot have it as
+// it is. All that write it at the same time share one. It is nil, with the reason, if the frame's publisher sent
+// something that cannot be decompressed, which nobody has looked at before, or if the tenant has no memory for it.
 func (s *subscription) decompressed(d fanout.Delivery) (*fanout.Frame, codec.GapReason) {
 	b, f := s.c.b, d.Frame
 	c, err := codec.ParseCompressedEvents(f.Bytes()[extensionAt:])

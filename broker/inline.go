@@ -7,8 +7,9 @@ import (
 	"time"
 )
 
-// What a publisher writes to a subscription itself is held by QUIC until it is in packets, which a peer that acknowledges
-// nothing can delay for ever. So it is counted as pending until a write that blocked proves that it has left:
+// What a publisher writes to a subscription itself is held by QUIC until it is in packets, which a peer that
+// acknowledges nothing can delay for ever. So it is counted as pending until a write that blocked proves that it has
+// left:
 //
 //	pending   0 ─────── 4 KiB ──────────────────── 64 KiB
 //	          free       charged in steps           a writer writes, and blocks
@@ -67,9 +68,9 @@ func (s *subscription) inlineSettled(total uint64) {
 	if w.settled.Load() >= total {
 		return
 	}
-	w.settled.Store(total)
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.settled.Store(max(w.settled.Load(), total)) // the settler and a writer may both come to this
 	s.releaseInlineLocked()
 }
 

@@ -178,8 +178,9 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 	return m, r
 }
 
-// cacheCollector exposes the counters of the first maxCacheLabels caches that the broker has had, for good. Those of all
-// others are added up under [otherCaches] where they happen, so no series falls or jumps when a cache comes or goes.
+// cacheCollector exposes the counters of the first maxCacheLabels caches that the broker has had, for good. Those of
+// all others are added up under [otherCaches] where they happen, so no series falls or jumps when a cache comes or
+// goes.
 type cacheCollector struct{ store *cache.Store }
 
 // maxCacheLabels bounds the series of a broker that has thousands of caches.

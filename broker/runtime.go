@@ -16,7 +16,8 @@ import (
 // gcPercent lets the heap grow to five times what lives before it is collected (docs/performance.md).
 const gcPercent = 400
 
-// connectionBytes is what an idle connection with one subscription costs: state of QUIC and TLS, goroutines and buffers.
+// connectionBytes is what an idle connection with one subscription costs: state of QUIC and TLS, goroutines and
+// buffers.
 const connectionBytes = 64 << 10
 
 // connectionStep is by how many connections the memory limit grows and shrinks. It is above what can connect in a
@@ -27,8 +28,9 @@ const (
 	liveStep       = 64 << 20 // bytes by which the limit follows what lives
 )
 
-// MemoryLimit is how many bytes a process that is this broker and nothing else may be expected to use without connections:
-// all budgets for memory, full at once, and a quarter of that for the transport and for what waits to be collected.
+// MemoryLimit is how many bytes a process that is this broker and nothing else may be expected to use without
+// connections: all budgets for memory, full at once, and a quarter of that for the transport and for what waits to be
+// collected.
 func (c Config) MemoryLimit() int64 { return c.MemoryLimitFor(0) }
 
 // MemoryLimitFor is [Config.MemoryLimit] with that many connections, of which each costs 64 KiB and a quarter of that.
@@ -38,9 +40,9 @@ func (c Config) MemoryLimitFor(connections int) int64 {
 }
 
 // TuneRuntime makes the garbage collector of this process rare, and bounds its memory: by [Config.MemoryLimitFor] the
-// connections that are open at a time, once the broker serves, and by nine tenths of what the process's control group may
-// have. It warns if the budgets do not fit that. What the environment says instead, in GOGC and GOMEMLIMIT, stands. It is
-// for programs that are a broker and nothing else, and is called once, before [New].
+// connections that are open at a time, once the broker serves, and by nine tenths of what the process's control group
+// may have. It warns if the budgets do not fit that. What the environment says instead, in GOGC and GOMEMLIMIT, stands.
+// It is for programs that are a broker and nothing else, and is called once, before [New].
 func (c Config) TuneRuntime() {
 	c.ensureDefaults()
 	if os.Getenv("GOGC") == "" {
@@ -58,8 +60,8 @@ func (c Config) TuneRuntime() {
 // tuned is what TuneRuntime has begun and the first broker that serves goes on with.
 var tuned atomic.Pointer[memory]
 
-// memory keeps the process's memory limit in step with its connections. A limit for all that may come would let the heap of
-// a broker with few connections grow to several times of what it needs.
+// memory keeps the process's memory limit in step with its connections. A limit for all that may come would let the
+// heap of a broker with few connections grow to several times of what it needs.
 type memory struct {
 	cfg   Config
 	group int64 // limit of the control group; 0 for none
@@ -81,9 +83,9 @@ func liveHeap() int64 {
 // available is what the control group leaves to this process; the rest is for what the runtime does not count.
 func (m *memory) available() int64 { return m.group / 10 * 9 }
 
-// limitFor is the limit while that many connections are open, with a step more. A limit below what lives could not be met:
-// the collector would run all the time, which takes up to half of the processors and frees nothing. So it stays above that
-// by a quarter, as long as the control group has it.
+// limitFor is the limit while that many connections are open, with a step more. A limit below what lives could not be
+// met: the collector would run all the time, which takes up to half of the processors and frees nothing. So it stays
+// above that by a quarter, as long as the control group has it.
 func (m *memory) limitFor(connections int) int64 {
 	limit := m.cfg.MemoryLimitFor((connections/connectionStep + 1) * connectionStep)
 	if needed := m.live() / 4 * 5; needed > limit {

@@ -4,7 +4,8 @@
 // A value is readable by everybody as soon as [Cache.Put] returns, a later put always wins, and an entry is gone at the
 // instant its lifetime ends. The bytes of a scope, of a tenant and of all tenants together are bounded, and a tenant
 // within its guarantee loses nothing to others (tenant.go). Which of a tenant's entries have to go is decided by
-// ristretto (TinyLFU); what is true is decided by an index in front of it, because ristretto buffers its writes and may refuse them:
+// ristretto (TinyLFU); what is true is decided by an index in front of it, because ristretto buffers its writes and may
+// refuse them:
 //
 //	Put ──▶ tenant: bytes ──▶ index: key → entry ──▶ ristretto of the tenant: hash, cost     (policy.go)
 //	                               │      ▲              │
@@ -14,9 +15,9 @@
 // The index has one entry for a 64-bit hash of scope and key, and compares both in full. Two keys with the same hash
 // displace each other, which counts as an eviction.
 //
-// Lock order: Store.making, tenant.feed, shard.mu, then Cache.mu, wheel.mu or those of the ledger; Store.mu before tenant.mu. A value is
-// retained under the lock of its shard, and released by the index after it was taken out under the same lock, so a
-// reader cannot meet one that is being evicted.
+// Lock order: Store.making, tenant.feed, shard.mu, then Cache.mu, wheel.mu or those of the ledger; Store.mu before
+// tenant.mu. A value is retained under the lock of its shard, and released by the index after it was taken out under
+// the same lock, so a reader cannot meet one that is being evicted.
 //
 // The protocol, and who may use a scope, are left to others. Begin at [New], [Store.SetTenant] and [Store.Add].
 package cache
@@ -302,8 +303,8 @@ func (c *Cache) Get(key []byte) (Value, bool) {
 // over at once.
 //
 // The value is readable when Put returns. It may be evicted at any time after that, also because the policy refuses it,
-// but not while its tenant is within its guarantee and its scope within its share. If the entry is larger than what scope or tenant may
-// hold, Put changes nothing and returns [ErrLimit].
+// but not while its tenant is within its guarantee and its scope within its share. If the entry is larger than what
+// scope or tenant may hold, Put changes nothing and returns [ErrLimit].
 //
 // Put may wait for the policy, and evicts entries of the tenant, or of another one, if there is no room.
 func (c *Cache) Put(key, value []byte, ttl time.Duration) (version uint64, err error) {
@@ -444,7 +445,8 @@ func (u *update) run() (version uint64, stored bool, err error) {
 	return version, true, nil
 }
 
-// settle makes the tenant's account right for the update in place of old, which may be nil: exactly u.cost is charged for both.
+// settle makes the tenant's account right for the update in place of old, which may be nil: exactly u.cost is charged
+// for both.
 func (u *update) settle(old *entry) error {
 	had := u.charged
 	if old != nil {
@@ -492,8 +494,8 @@ func (c *Cache) Delete(key []byte) (version uint64, found bool) {
 	return version, found
 }
 
-// removeLocked takes an entry out of the index and out of the policy, and says why. The entry's tenant is between begin and
-// end, unless the policy has removed the entry itself.
+// removeLocked takes an entry out of the index and out of the policy, and says why. The entry's tenant is between begin
+// and end, unless the policy has removed the entry itself.
 func (s *Store) removeLocked(sh *shard, e *entry, why EventKind) (version uint64) {
 	s.unlinkLocked(sh, e)
 	c := e.cache
@@ -506,7 +508,8 @@ func (s *Store) removeLocked(sh *shard, e *entry, why EventKind) (version uint64
 		c.add(expired)
 	case Set, Deleted, Removed:
 	}
-	// The policy hears of it before the bytes can be charged again: a new entry must not meet a policy that is full of old ones.
+	// The policy hears of it before the bytes can be charged again: a new entry must not meet a policy that is full of
+	// old ones.
 	if p := c.tenant.policy.Load(); p != nil && !e.decided {
 		p.del(e.hash)
 	}

@@ -51,7 +51,8 @@ func settle(s *Store) {
 	}
 }
 
-// checkIndex compares what is charged with what is there, in the index, in ristretto and in the wheel. Nothing may be under way.
+// checkIndex compares what is charged with what is there, in the index, in ristretto and in the wheel. Nothing may be
+// under way.
 func checkIndex(t *testing.T, s *Store) {
 	t.Helper()
 	var used int64
@@ -195,7 +196,7 @@ func TestTTL(t *testing.T) {
 	_, _ = c.Put([]byte("never"), []byte("v"), time.Second)
 	clock.Advance(time.Second - 1)
 	wantValue(t, c, "never", "v")
-	_, _ = c.Put([]byte("never"), []byte("w"), time.Second) // a lifetime begins anew
+	_, _ = c.Put([]byte("never"), []byte("w"), time.Second) // a lifetime begins again
 	clock.Advance(time.Second - 1)
 	wantValue(t, c, "never", "w")
 	clock.Advance(1)

@@ -6,8 +6,8 @@ import (
 	"github.com/dgraph-io/ristretto/v2"
 )
 
-// policy is one tenant's ristretto, reduced to what it is good at: saying which entries have to go. What it does besides
-// would break promises of this package, so it is used in a narrow way:
+// policy is one tenant's ristretto, reduced to what it is good at: saying which entries have to go. What it does
+// besides would break promises of this package, so it is used in a narrow way:
 //
 //   - Its writes go through a buffer that drops what does not fit, costs of updates included, silently. Here writers
 //     count what they push, and wait for the buffer to be worked off before it can be full ([tenant.begin], [tenant.settle]).
@@ -42,15 +42,15 @@ const (
 	// takes nothing.
 	policyFrom = 4 << 20
 
-	// For entries of 1 KiB a sketch has two counters each, of 4 bytes at most. What the sketches of all tenants may take
-	// is bounded in [sketches].
+	// For entries of 1 KiB a sketch has two counters each, of 4 bytes at most. What the sketches of all tenants may
+	// take is bounded in [sketches].
 	bytesPerCounter = 512
 	minCounters     = 1 << 14
 	maxCounters     = 1 << 26
 )
 
-// newPolicy returns a policy with a bound in bytes. refused is called on its goroutine for an entry that it evicts or does
-// not admit.
+// newPolicy returns a policy with a bound in bytes. refused is called on its goroutine for an entry that it evicts or
+// does not admit.
 func newPolicy(counters, most int64, refused func(*entry)) *policy {
 	p := &policy{counters: counters}
 	drop := func(item *ristretto.Item[*entry]) {
@@ -83,8 +83,8 @@ func (p *policy) setMost(n int64) {
 	}
 }
 
-// set adds a new entry. It reports false if it is refused at once. The caller holds the lock of the entry's shard, and is
-// between [tenant.begin] and [tenant.end].
+// set adds a new entry. It reports false if it is refused at once. The caller holds the lock of the entry's shard, and
+// is between [tenant.begin] and [tenant.end].
 func (p *policy) set(e *entry) bool { return p.r.Set(e.hash, e, e.cost) }
 
 // del forgets an entry, under the rules of set.
@@ -106,8 +106,8 @@ func (p *policy) close() {
 }
 
 // sketches divides the counters that all sketches together may have: twice what one for the whole store takes, which is
-// at most 1/64 of its bytes. Each tenant gets what is right for its bound, but at most half of what is left, so that the first
-// ones do not take it all.
+// at most 1/64 of its bytes. Each tenant gets what is right for its bound, but at most half of what is left, so that
+// the first ones do not take it all.
 type sketches struct{ left int64 }
 
 func newSketches(maxBytes int64) sketches {

@@ -27,8 +27,8 @@ const (
 	whats // how many there are
 )
 
-// counters are the statistics of a scope, or of several. They are changed where things happen, and outlive the caches that
-// they are about, so that their sums never fall.
+// counters are the statistics of a scope, or of several. They are changed where things happen, and outlive the caches
+// that they are about, so that their sums never fall.
 type counters struct {
 	n       [whats]atomic.Uint64
 	entries atomic.Int64
@@ -70,11 +70,12 @@ func (c *Cache) add(w what) {
 	}
 }
 
-// Stats returns the scope's counters. One that has a series ([Options.Series]) goes on with those of a removed scope of its name.
+// Stats returns the scope's counters. One that has a series ([Options.Series]) goes on with those of a removed scope of
+// its name.
 func (c *Cache) Stats() Stats { return c.own.stats() }
 
-// Series calls f with the statistics of each of the first scopes that the store has had, as many as [Options.Series] says, in no
-// order. Those that have been removed are among them. It returns the sum of all others.
+// Series calls f with the statistics of each of the first scopes that the store has had, as many as [Options.Series]
+// says, in no order. Those that have been removed are among them. It returns the sum of all others.
 func (s *Store) Series(f func(Scope, Stats)) (others Stats) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()

@@ -21,13 +21,14 @@ var ErrLimit = errors.New("cache: the bytes that the cache or its tenant may hol
 //   - if the common part of the budget is spent, entries of the tenant that is furthest above its guarantee
 //
 // Which entries those are is up to the tenant's policy as far as it decides in time, and to the second-chance algorithm
-// otherwise. A tenant within its guarantee is never refused and gives nothing. Its policy has to know that: its bound is never
-// below the guarantee.
+// otherwise. A tenant within its guarantee is never refused and gives nothing. Its policy has to know that: its bound
+// is never below the guarantee.
 //
 //	0 ├── guarantee ──┤── common part: in use by the tenant ──┤── free ──┤
 //	  ├─ the policy's bound ─────────────────────────┤─ undecided ───────┤
 //
-// A policy decides late, so its bound is below what the tenant can have now, and what is pushed and not decided lies between.
+// A policy decides late, so its bound is below what the tenant can have now, and what is pushed and not decided lies
+// between.
 type tenant struct {
 	store    *Store
 	name     string
@@ -45,7 +46,8 @@ type tenant struct {
 }
 
 const (
-	// undecidedPart is the part of what a tenant can have that is left to entries about which its policy has not decided.
+	// undecidedPart is the part of what a tenant can have that is left to entries about which its policy has not
+	// decided.
 	undecidedPart = 16
 	// roomPart and maxRoom bound what a tenant gives up at a time: the part of what it has above its guarantee, and
 	// the bytes. Finding the tenant costs a look at all of them, so it should not give too little.
@@ -55,14 +57,14 @@ const (
 	pressStep = 256 << 10
 	// askEvery is at how many puts a tenant that gives looks whether another one has to give now.
 	askEvery = 32
-	// maxTries bounds how often a put tries to make room, before it is refused: entries that are being put can be charged
-	// and not be there to evict yet.
+	// maxTries bounds how often a put tries to make room, before it is refused: entries that are being put can be
+	// charged and not be there to evict yet.
 	maxTries = 100
 )
 
 // SetTenant sets what a tenant's caches may hold in bytes, now and when it has some: guarantee is what other tenants
-// never take away, or [ledger.Automatic], and limit is the most; 0 means that only the store's bound is. A tenant that is
-// not declared has an automatic guarantee and no limit. Entries above a new limit go with the tenant's next puts.
+// never take away, or [ledger.Automatic], and limit is the most; 0 means that only the store's bound is. A tenant that
+// is not declared has an automatic guarantee and no limit. Entries above a new limit go with the tenant's next puts.
 func (s *Store) SetTenant(name string, guarantee, limit int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -115,8 +117,8 @@ func (s *Store) tenantLocked(name string) *tenant {
 	return t
 }
 
-// unlistLocked takes a cache from the store, and with its last cache a tenant that is not declared. It reports whether the
-// tenant has to be closed.
+// unlistLocked takes a cache from the store, and with its last cache a tenant that is not declared. It reports whether
+// the tenant has to be closed.
 func (s *Store) unlistLocked(c *Cache) (last bool) {
 	t := c.tenant
 	delete(s.caches, c.scope)
@@ -145,8 +147,8 @@ func (t *tenant) close() {
 	t.share.Close()
 }
 
-// begin is called before an operation that adds or removes entries of the tenant, and before any lock is taken. It waits until the
-// policy's buffer has room for it.
+// begin is called before an operation that adds or removes entries of the tenant, and before any lock is taken. It
+// waits until the policy's buffer has room for it.
 func (t *tenant) begin() *policy {
 	for {
 		t.feed.RLock()
@@ -171,7 +173,8 @@ func (t *tenant) settle() {
 	}
 }
 
-// review gives the tenant a policy, or takes it away, when the time for that has come. It must not be called by the policy.
+// review gives the tenant a policy, or takes it away, when the time for that has come. It must not be called by the
+// policy.
 func (t *tenant) review() {
 	from, used := t.store.policyFrom, t.share.Used()
 	if p := t.policy.Load(); p == nil && used < from || p != nil && used >= from/2 {
@@ -297,8 +300,8 @@ func (s *Store) furthest() *tenant {
 	return nil
 }
 
-// charge charges the tenant with bytes for which there was no room, after it has made some. It reports false if there can
-// be none.
+// charge charges the tenant with bytes for which there was no room, after it has made some. It reports false if there
+// can be none.
 func (t *tenant) charge(cost int64) bool {
 	if cost > t.best() {
 		return false
@@ -329,8 +332,9 @@ func (t *tenant) charge(cost int64) bool {
 	return false
 }
 
-// evict removes entries of the tenant's largest cache by the second-chance algorithm: of n bytes, or some more. If above is
-// set, it stops where the tenant's guarantee begins. It returns the bytes of what it has removed. Store.making is held.
+// evict removes entries of the tenant's largest cache by the second-chance algorithm: of n bytes, or some more. If
+// above is set, it stops where the tenant's guarantee begins. It returns the bytes of what it has removed. Store.making
+// is held.
 func (t *tenant) evict(n int64, above bool) (freed int64) {
 	over := t.share.Used()
 	if above {

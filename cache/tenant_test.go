@@ -55,8 +55,9 @@ func (h *held) shed(n int64) {
 }
 
 // TestShares has tenants put, overwrite and delete at random, and compares what they have with what they must have: all
-// that is within a guarantee, and nothing above a maximum. It is red without any of: the charge in update.settle, the lower
-// bound in tenant.bounds that is the guarantee, "above" in tenant.evict, the order of del and Release in removeLocked.
+// that is within a guarantee, and nothing above a maximum. It is red without any of: the charge in update.settle, the
+// lower bound in tenant.bounds that is the guarantee, "above" in tenant.evict, the order of del and Release in
+// removeLocked.
 func TestShares(t *testing.T) {
 	for _, from := range []int64{1, 32 << 10, policyFrom} {
 		for seed := range uint64(20) {
@@ -210,7 +211,7 @@ func TestSharesUnderFlood(t *testing.T) {
 	}
 }
 
-// When the store is full, the tenant furthest above its guarantee gives, whoever puts and whichever policies there are.
+// When the store is full, the tenant furthest above its guarantee gives, no matter who puts and which policies there are.
 func TestFurthestGives(t *testing.T) {
 	for _, from := range []int64{1, policyFrom} {
 		s, _, _ := newTest(t, Options{MaxBytes: 1 << 20})
@@ -244,7 +245,8 @@ func TestFurthestGives(t *testing.T) {
 	}
 }
 
-// A maximum is exact, its own entries make room, what can never fit is refused, and a lower one takes effect with the next put.
+// A maximum is exact, its own entries make room, what can never fit is refused, and a lower one takes effect with the
+// next put.
 func TestTenantLimit(t *testing.T) {
 	s, _, _ := newTest(t, Options{MaxBytes: 1 << 20})
 	const limit = 32 << 10
@@ -316,8 +318,8 @@ func TestTenantMadeAgain(t *testing.T) {
 	}
 }
 
-// Tenants with little have no policy, and no goroutine; one that grows gets its entries ranked, and gives the policy back
-// when it has shrunk.
+// Tenants with little have no policy, and no goroutine; one that grows gets its entries ranked, and gives the policy
+// back when it has shrunk.
 func TestPolicyFollowsUse(t *testing.T) {
 	s, c, clock := newTest(t, Options{MaxBytes: 64 << 20})
 	s.policyFrom = policyFrom

@@ -18,8 +18,8 @@ const pollEvery = 2 * time.Second
 // readTimeout bounds the reading of a catalog with all its files, which a file system that hangs would make endless.
 const readTimeout = 10 * time.Second
 
-// File is a [Source] that reads a YAML file. It and the files that it names have to be regular files. A reading that has
-// not ended after ten seconds fails.
+// File is a [Source] that reads a YAML file. It and the files that it names have to be regular files. A reading that
+// has not ended after ten seconds fails.
 type File struct {
 	name  string
 	files []string // that the last reading needed: it and those with keys
@@ -34,8 +34,8 @@ func NewFile(name string) *File {
 	return &File{name: name, files: []string{name}, now: make(chan struct{}, 1)}
 }
 
-// Reload makes Follow read the file now, whether it has changed or not, and report what came of it. It returns at once and
-// may be called from any goroutine.
+// Reload makes Follow read the file now, whether it has changed or not, and report what came of it. It returns at once
+// and may be called from any goroutine.
 func (f *File) Reload() {
 	select {
 	case f.now <- struct{}{}:

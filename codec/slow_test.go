@@ -464,8 +464,8 @@ func slowParseMessage(payload []byte) (decoded, faults) {
 	return d, j.faults
 }
 
-// countIgnored notes a fault if there are more values than may be ignored. A message that is wrong anyway may be refused
-// for the number of all its values but items, since its type is looked for first.
+// countIgnored notes a fault if there are more values than may be ignored. A message that is wrong anyway may be
+// refused for the number of all its values but items, since its type is looked for first.
 func (j *slowJSON) countIgnored(object slowObject, t codec.MessageType) {
 	known := map[string]bool{"type": true}
 	for _, f := range slowFields(t) {

@@ -30,8 +30,9 @@ const (
 	StreamByID     Consequence = "kept with request_id, else clean end"
 )
 
-// Refusal is one row of the table of errors (session protocol, section 9): what a broker answers to what, and what happens
-// to the stream. Texts are for people; programs use the code, see [CodeOf]. Capital words in a text stand for values.
+// Refusal is one row of the table of errors (session protocol, section 9): what a broker answers to what, and what
+// happens to the stream. Texts are for people; programs use the code, see [CodeOf]. Capital words in a text stand for
+// values.
 type Refusal struct {
 	Code   Code
 	Text   string
@@ -160,8 +161,8 @@ func (c Code) Meaning() string {
 	return ""
 }
 
-// CodeOf returns the code of a broker's text, or [CodeUnknown]. It is the only place that compares texts: equal texts match,
-// and those with values match by what is in front of the values.
+// CodeOf returns the code of a broker's text, or [CodeUnknown]. It is the only place that compares texts: equal texts
+// match, and those with values match by what is in front of the values.
 func CodeOf(text string) Code {
 	for _, row := range known {
 		if text == row.text || strings.HasSuffix(row.text, " ") && strings.HasPrefix(text, row.text) {

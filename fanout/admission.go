@@ -50,8 +50,8 @@ type admission struct {
 	retry *time.Timer // a sweep may have found more that can be given up
 }
 
-// await blocks until it is worth looking again, because w or memory, which may be nil, has a token or some time has passed,
-// or there is no more reason to: it returns the error for that.
+// await blocks until it is worth looking again, because w or memory, which may be nil, has a token or some time has
+// passed, or there is no more reason to: it returns the error for that.
 func (a *admission) await(w *waiter, memory *ledger.Waiter) error {
 	if a.timer == nil && a.wait >= 0 {
 		a.timer = time.NewTimer(a.wait)

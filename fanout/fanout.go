@@ -11,8 +11,8 @@
 // and returns when its writer has half emptied it. A full [ring.Block] ring makes publishers wait before any sequence
 // number is given out, so that no delivery is partial.
 //
-// A subscription is a cursor first and a live queue second. One that starts in the past reads the topic's replay page by
-// page, and joins live delivery in one step with publishing when what is left fits its queue:
+// A subscription is a cursor first and a live queue second. One that starts in the past reads the topic's replay page
+// by page, and joins live delivery in one step with publishing when what is left fits its queue:
 //
 //	           Subscribe
 //	in the past │      │ at the tail
@@ -23,9 +23,9 @@
 //	                                ▼
 //	                ended: what is queued can still be taken, until a deadline
 //
-// All memory is charged to the topic's tenant before it is held ([ledger.Share]). When there is none, the tenant that is
-// furthest above its guarantee gives first: its replay, then the queues of subscriptions that do not move, then those of
-// slow ones.
+// All memory is charged to the topic's tenant before it is held ([ledger.Share]). When there is none, the tenant that
+// is furthest above its guarantee gives first: its replay, then the queues of subscriptions that do not move, then
+// those of slow ones.
 //
 // Encoding, sockets and the policy of who may publish are left to others. Begin at [Hub], [Topic.Publish],
 // [Topic.Subscribe] and [Subscription.Take].
@@ -88,8 +88,8 @@ type Options struct {
 	// Budget is what that memory is charged to, if others share it.
 	Budget *ledger.Budget
 	// Share returns the share of the budget that a tenant's topics are charged to. It is called with locks of the hub
-	// held, when the first topic of a tenant is made. Nil means that the hub makes a share with an automatic guarantee for
-	// each tenant.
+	// held, when the first topic of a tenant is made. Nil means that the hub makes a share with an automatic guarantee
+	// for each tenant.
 	Share func(tenant string) *ledger.Share
 	// StallTimeout ends a blocking subscription that takes nothing for so long while it keeps publishers waiting: its
 	// ring has no room, or the budget is spent. Time in which nobody wants to publish does not count. 0 means 30 s.
@@ -98,8 +98,8 @@ type Options struct {
 	Ticks <-chan time.Time
 }
 
-// sweepEvery is how often subscriptions that hold something are looked at; a consumer is stuck when three sweeps in a row
-// find something held and nothing taken, that is after 100 ms.
+// sweepEvery is how often subscriptions that hold something are looked at; a consumer is stuck when three sweeps in a
+// row find something held and nothing taken, that is after 100 ms.
 const (
 	sweepEvery = 50 * time.Millisecond
 	stuckAfter = 3
@@ -313,8 +313,8 @@ func (h *Hub) Stats() Stats {
 }
 
 // reclaim gives memory up so that n bytes can be charged to the tenant, and some more, so that it need not be done for
-// each publish. If the tenant has reached its own maximum it gives by itself; if the common part of the budget is spent,
-// those give that are furthest above their guarantee. It reports whether trying again is worthwhile.
+// each publish. If the tenant has reached its own maximum it gives by itself; if the common part of the budget is
+// spent, those give that are furthest above their guarantee. It reports whether trying again is worthwhile.
 func (h *Hub) reclaim(who *tenant, n int64, why error) bool {
 	if h.fruitless.Load() {
 		return false
@@ -351,8 +351,8 @@ func (h *Hub) relieve(low int64) (gave bool) {
 		if share == nil {
 			break
 		}
-		// It gives an eighth of what it has above its guarantee at a time, so that those that are equally far give alike,
-		// but not so little that many tenants make this long.
+		// It gives an eighth of what it has above its guarantee at a time, so that those that are equally far give
+		// alike, but not so little that many tenants make this long.
 		goal := share.Above() - max(share.Above()/8, h.budget.Max()/64)
 		who, ok := share.Tag.(*tenant)
 		if ok && who.give(func() bool { return share.Above() <= goal || enough() }) {
@@ -396,8 +396,8 @@ func (h *Hub) sweeper() {
 	}
 }
 
-// sweep visits each topic that was published to since the last sweep or has something queued. It reports whether anything
-// is left to look at.
+// sweep visits each topic that was published to since the last sweep or has something queued. It reports whether
+// anything is left to look at.
 func (h *Hub) sweep() bool {
 	h.sweepMu.Lock()
 	topics := h.dirty

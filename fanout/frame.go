@@ -79,8 +79,8 @@ func (f *Frame) end() uint64 { return f.first + uint64(f.count) }
 // is charged to the owner of f before form is called to make it. form returns a frame with a reference, which is taken
 // over, or nil if there is no such form.
 //
-// Derive returns an error of package ledger if there is no memory for the form, and nil and no error if there is no form.
-// It may wait for another caller that makes the form at that moment.
+// Derive returns an error of package ledger if there is no memory for the form, and nil and no error if there is no
+// form. It may wait for another caller that makes the form at that moment.
 func (f *Frame) Derive(size int, form func() *Frame) (*Frame, error) {
 	f.deriving.Lock()
 	defer f.deriving.Unlock()

@@ -327,10 +327,10 @@ func (s *Subscription) moves(st ring.Stats) uint64 { return s.pages.Load() + st.
 // isIdle reports whether there is nothing for the sweep to look at: the consumer has parked, or left.
 func (s *Subscription) isIdle() bool { return s.left.Load() || s.ring.Stats().Parked }
 
-// sweep notes whether the consumer has moved since the last sweep, and does what follows from that. wanted is the cost of
-// a frame that waits for room in the topic's queues, if one does; spent says that publishers wait for memory. It takes
-// back the memory of a queue that was long and has been idle since the last sweep. What is queued is added to totals. It
-// reports whether there is more to look at.
+// sweep notes whether the consumer has moved since the last sweep, and does what follows from that. wanted is the cost
+// of a frame that waits for room in the topic's queues, if one does; spent says that publishers wait for memory. It
+// takes back the memory of a queue that was long and has been idle since the last sweep. What is queued is added to
+// totals. It reports whether there is more to look at.
 func (s *Subscription) sweep(wanted int, spent bool, totals *sweepTotals) bool {
 	if s.left.Load() {
 		return false

@@ -61,11 +61,7 @@ func (n *tenant) addReplay(t *Topic) {
 func (n *tenant) removeReplay(t *Topic) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	last := len(n.replaying) - 1
-	n.replaying[t.replayIndex] = n.replaying[last]
-	n.replaying[t.replayIndex].replayIndex = t.replayIndex
-	n.replaying[last] = nil
-	n.replaying = n.replaying[:last]
+	n.replaying = swapRemove(n.replaying, t.replayIndex, func(o *Topic) { o.replayIndex = t.replayIndex })
 	t.replayIndex = -1
 }
 

@@ -140,9 +140,9 @@ func (t *Topic) admitLocked(f *Frame) (*Frame, error) {
 	return t.packer.keep(f, t.replay.bytes)
 }
 
-// admitLater is for a publish that cannot be admitted at once, for the reason why: it gives memory up or waits. The turn
-// is held when it is called and when it returns. Only the publisher that is first in the topic's line looks for memory,
-// and only the first in the tenant's line is charged for it, so those that wait hold nothing.
+// admitLater is for a publish that cannot be admitted at once, for the reason why: it gives memory up or waits. The
+// turn is held when it is called and when it returns. Only the publisher that is first in the topic's line looks for
+// memory, and only the first in the tenant's line is charged for it, so those that wait hold nothing.
 func (t *Topic) admitLater(ctx context.Context, f *Frame, wait time.Duration, why error) (k *Frame, err error) {
 	if errors.Is(why, ErrClosed) {
 		return nil, why
@@ -213,8 +213,8 @@ func (t *Topic) reclaimLocked(f *Frame, why error) bool {
 	return t.hub.reclaim(t.tenant, int64(t.packer.size(f)), why)
 }
 
-// roomLocked returns nil if every blocking subscription would accept f. If not, the first that would not will say when that
-// changes. An error of package ledger means that there is no memory for its queue to grow.
+// roomLocked returns nil if every blocking subscription would accept f. If not, the first that would not will say when
+// that changes. An error of package ledger means that there is no memory for its queue to grow.
 func (t *Topic) roomLocked(f *Frame) error {
 	if len(t.behind) > 0 {
 		// What they have not read must not be pushed out of replay.
@@ -370,12 +370,18 @@ func (t *Topic) pauseLocked(s *Subscription) {
 }
 
 func (t *Topic) detachLocked(s *Subscription) {
-	last := len(t.active) - 1
-	t.active[s.index] = t.active[last]
-	t.active[s.index].index = s.index
-	t.active[last] = nil
-	t.active = t.active[:last]
+	t.active = swapRemove(t.active, s.index, func(o *Subscription) { o.index = s.index })
 	s.index = -1
+}
+
+// swapRemove takes element i out of a list without order. moved is called with the element that takes its place, which
+// is the removed one itself if it was the last.
+func swapRemove[E any](list []*E, i int, moved func(*E)) []*E {
+	last := len(list) - 1
+	list[i] = list[last]
+	moved(list[i])
+	list[last] = nil
+	return list[:last]
 }
 
 func (t *Topic) attachLocked(s *Subscription) {
@@ -402,9 +408,9 @@ func (t *Topic) resumeLocked(s *Subscription) {
 	}
 }
 
-// advance lets a consumer go on whose queue is empty and whom Take has found to be lossy or replaying: it appends a page
-// of replay, or what was lost after the last event, which the consumer would otherwise learn of only with the next one.
-// It adds nothing if there is neither, or something in the queue to take first.
+// advance lets a consumer go on whose queue is empty and whom Take has found to be lossy or replaying: it appends a
+// page of replay, or what was lost after the last event, which the consumer would otherwise learn of only with the next
+// one. It adds nothing if there is neither, or something in the queue to take first.
 func (t *Topic) advance(s *Subscription, out []Delivery, maxBytes int) []Delivery {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -492,11 +498,7 @@ func (t *Topic) caughtUpLocked(s *Subscription) {
 	if s.behindIndex < 0 {
 		return
 	}
-	last := len(t.behind) - 1
-	t.behind[s.behindIndex] = t.behind[last]
-	t.behind[s.behindIndex].behindIndex = s.behindIndex
-	t.behind[last] = nil
-	t.behind = t.behind[:last]
+	t.behind = swapRemove(t.behind, s.behindIndex, func(o *Subscription) { o.behindIndex = s.behindIndex })
 	s.behindIndex = -1
 }
 
@@ -623,8 +625,8 @@ func (t *Topic) Subscribe(from From, o SubscriptionOptions) (*Subscription, erro
 	return s, nil
 }
 
-// end makes a subscription one that has ended: nothing more is offered to it. Until its consumer has taken what is there
-// and closes it, the sweep looks after it. It reports false if it has ended already.
+// end makes a subscription one that has ended: nothing more is offered to it. Until its consumer has taken what is
+// there and closes it, the sweep looks after it. It reports false if it has ended already.
 func (t *Topic) end(s *Subscription) (wake, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -644,11 +646,7 @@ func (t *Topic) end(s *Subscription) (wake, ok bool) {
 	if s.blocks {
 		t.blocking--
 	}
-	last := len(t.subs) - 1
-	t.subs[s.subIndex] = t.subs[last]
-	t.subs[s.subIndex].subIndex = s.subIndex
-	t.subs[last] = nil
-	t.subs = t.subs[:last]
+	t.subs = swapRemove(t.subs, s.subIndex, func(o *Subscription) { o.subIndex = s.subIndex })
 	t.busyLocked(s)
 	t.waiters.wakeFirst()
 	if wake = s.ring.Close(); wake {
@@ -770,8 +768,8 @@ type TopicStats struct {
 	Dropped       uint64 // events that the present subscriptions have lost
 }
 
-// Stats returns the topic's state. It looks at all of the topic's subscriptions, one after the other, so the numbers need
-// not be of the same moment.
+// Stats returns the topic's state. It looks at all of the topic's subscriptions, one after the other, so the numbers
+// need not be of the same moment.
 func (t *Topic) Stats() TopicStats {
 	t.mu.Lock()
 	subs := slices.Clone(t.subs)

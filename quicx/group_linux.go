@@ -12,9 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The sockets of one listener share a port (SO_REUSEPORT). Left to itself the kernel chooses the socket of a datagram by its
-// addresses, so that a client whose address changes, by migration or through a NAT, would come to another socket than the one
-// its connection lives on. Connection ids carry the index of their socket, and a filter has the kernel choose by it:
+// The sockets of one listener share a port (SO_REUSEPORT). Left to itself the kernel chooses the socket of a datagram
+// by its addresses, so that a client whose address changes, by migration or through a NAT, would come to another socket
+// than the one its connection lives on. Connection ids carry the index of their socket, and a filter has the kernel
+// choose by it:
 //
 //	kernel ── short header, id of socket 0 ──▶ socket 0
 //	       ── long header ──▶ the socket that a hash of the addresses gives: a handshake does not move
@@ -76,8 +77,8 @@ func control(conn *net.UDPConn, f func(fd int) error) error {
 	return inner
 }
 
-// listenSockets opens the sockets of a listener, all on one port. If the kernel cannot choose between several, there is one,
-// and the reason is returned as shared.
+// listenSockets opens the sockets of a listener, all on one port. If the kernel cannot choose between several, there is
+// one, and the reason is returned as shared.
 //
 // The first socket is bound without SO_REUSEPORT, so that a port in use is an error as it is for any other socket: a
 // listener of several sockets included, whichever of the two came first.

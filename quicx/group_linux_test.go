@@ -36,8 +36,8 @@ func TestConnIDs(t *testing.T) {
 	}
 }
 
-// TestKernelChoosesSocket sends short headers from many addresses: each comes to the socket that its connection id names.
-// Long headers come to where the addresses lead, whatever their connection id.
+// TestKernelChoosesSocket sends short headers from many addresses: each comes to the socket that its connection id
+// names. Long headers come to where the addresses lead, whatever their connection id.
 func TestKernelChoosesSocket(t *testing.T) {
 	const count, clients = 3, 60
 	conns, shared, err := listenSockets("127.0.0.1:0", count)
@@ -123,8 +123,8 @@ func TestKernelRefusesFilter(t *testing.T) {
 	}
 }
 
-// TestPortInUse refuses a second listener, whatever the number of sockets of each and whether one of them listens on all
-// addresses.
+// TestPortInUse refuses a second listener, whatever the number of sockets of each and whether one of them listens on
+// all addresses.
 func TestPortInUse(t *testing.T) {
 	server, _ := devTLS(t)
 	for _, hosts := range [][2]string{

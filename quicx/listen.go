@@ -124,8 +124,8 @@ func listenOn(conns []*net.UDPConn, tlsConf *tls.Config, cfg Config) (*Listener,
 	return l, nil
 }
 
-// acceptFrom passes on what one end accepts, until it is closed or fails. One that has failed is the end of all: the kernel
-// goes on giving its socket a part of the clients.
+// acceptFrom passes on what one end accepts, until it is closed or fails. One that has failed is the end of all: the
+// kernel goes on giving its socket a part of the clients.
 func (l *Listener) acceptFrom(e *end) {
 	for {
 		qc, err := e.ln.Accept(context.Background())
@@ -165,9 +165,9 @@ func (l *Listener) next(ctx context.Context) (incoming, error) {
 	}
 }
 
-// Accept returns the next connection whose handshake is complete, in whatever order they complete. It blocks until there
-// is one, ctx ends, the listener is closed ([ErrClosed]) or one of its sockets fails, which is final. A listener keeps few connections in store and refuses more,
-// so a program should always be about to call Accept.
+// Accept returns the next connection whose handshake is complete, in whatever order they complete. It blocks until
+// there is one, ctx ends, the listener is closed ([ErrClosed]) or one of its sockets fails, which is final. A listener
+// keeps few connections in store and refuses more, so a program should always be about to call Accept.
 func (l *Listener) Accept(ctx context.Context) (*Conn, error) {
 	in, err := l.next(ctx)
 	if err != nil {
@@ -220,7 +220,8 @@ type ListenerStats struct {
 	Refused  uint64 // attempts that were refused because their network made too many
 	Retrying bool   // attempts are asked at the moment
 
-	// SendFaults is how many datagrams the operating system refused to send for the moment. They count as lost on the way.
+	// SendFaults is how many datagrams the operating system refused to send for the moment. They count as lost on the
+	// way.
 	SendFaults uint64
 
 	// KernelDrops is how many datagrams the operating system has dropped because the receive buffer was full. It is 0

@@ -6,12 +6,12 @@ import (
 	"syscall"
 )
 
-// sendFaults counts the datagrams of a socket that the system refused to send. Such a refusal passes: a queue of the network
-// interface is full, a route or a filter rule is being changed, memory is short for a moment. To QUIC it is the loss of a
-// packet, which it repairs. A refusal that lasts ends a connection by its idle timeout.
+// sendFaults counts the datagrams of a socket that the system refused to send. Such a refusal passes: a queue of the
+// network interface is full, a route or a filter rule is being changed, memory is short for a moment. To QUIC it is the
+// loss of a packet, which it repairs. A refusal that lasts ends a connection by its idle timeout.
 //
-// An error that quic-go gets ends the connection that was sending. So only those get there that it knows how to handle, and
-// those that no later attempt can mend.
+// An error that quic-go gets ends the connection that was sending. So only those get there that it knows how to handle,
+// and those that no later attempt can mend.
 type sendFaults struct {
 	n    atomic.Uint64
 	last atomic.Uintptr // the latest error number; 0: none

@@ -12,7 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// failSends has the socket fail with errno, or work again if that is 0. It returns a counter of the attempts that failed.
+// failSends has the socket fail with errno, or work again if that is 0. It returns a counter of the attempts that
+// failed.
 func failSends(s *socket, errno unix.Errno) *atomic.Int64 {
 	failed := new(atomic.Int64)
 	s.txMu.Lock()
@@ -28,8 +29,8 @@ func failSends(s *socket, errno unix.Errno) *atomic.Int64 {
 	return failed
 }
 
-// TestSendFaultsAreLosses has either side's socket refuse to send for some packets: the connection lives, and all that was
-// written arrives.
+// TestSendFaultsAreLosses has either side's socket refuse to send for some packets: the connection lives, and all that
+// was written arrives.
 func TestSendFaultsAreLosses(t *testing.T) {
 	for _, errno := range []unix.Errno{
 		unix.ENOBUFS, unix.ENOMEM, unix.ENETUNREACH, unix.EHOSTUNREACH, unix.ENETDOWN, unix.EHOSTDOWN, unix.EPERM, unix.EACCES,

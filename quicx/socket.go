@@ -17,8 +17,8 @@ type SocketInfo struct {
 	// GSO: the kernel splits what is sent, so that one system call sends many datagrams.
 	GSO bool
 
-	// Shared says why a listener has one socket although several were asked for, or is nil: a kernel that cannot choose the
-	// socket of a datagram by its connection.
+	// Shared says why a listener has one socket although several were asked for, or is nil: a kernel that cannot choose
+	// the socket of a datagram by its connection.
 	Shared error
 }
 

@@ -429,8 +429,9 @@ func (t *sender) send(fd uintptr) bool {
 }
 
 // WriteMsgUDP sends b to addr, as several datagrams if the control messages in oob give a segment size. It blocks while
-// the socket's buffer is full. What the system refuses for the moment counts as lost on the way. Other errors of the system
-// come as [*net.OpError] around [*os.SyscallError], which quic-go looks into. It may be called from many goroutines.
+// the socket's buffer is full. What the system refuses for the moment counts as lost on the way. Other errors of the
+// system come as [*net.OpError] around [*os.SyscallError], which quic-go looks into. It may be called from many
+// goroutines.
 func (s *socket) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {
 	s.txMu.Lock()
 	defer s.txMu.Unlock()

@@ -70,7 +70,7 @@ type Options[T any] struct {
 	// and must not call back into the ring. Nil means that there is nothing to release.
 	Discard func(T)
 	// OnRoom is called, without the lock, when room returns after [Ring.Room] or [Ring.Watch] asked for it. It is
-	// called on the goroutine that made the room. Closing the ring makes no room: whoever closes it knows who waits.
+	// called on the goroutine that made the room. Closing the ring makes no room: its caller knows who waits.
 	OnRoom func()
 	// Charge, if set, is asked before the ring takes memory for more slots, and told with a negative number when it has
 	// given some back. If it reports false the ring counts as full. It runs with the ring's lock held and must not call
@@ -161,10 +161,10 @@ func (r *Ring[T]) Bounds() (maxBytes, maxItems int) { return r.maxBytes, r.maxIt
 // Overflow returns the policy the ring was made with.
 func (r *Ring[T]) Overflow() Overflow { return r.overflow }
 
-// Offer places item at the tail and reports what it did. bytes is what the item costs of Options.MaxBytes, events is what
-// it counts for when it is dropped. dropped is the number of events that the policy cost: those of the item itself under
-// [DropNew], those of older items under [DropOld]. Offer never blocks. On Accepted and AcceptedWake the ring owns the
-// item; on Full and Closed it stays the caller's.
+// Offer places item at the tail and reports what it did. bytes is what the item costs of Options.MaxBytes, events is
+// what it counts for when it is dropped. dropped is the number of events that the policy cost: those of the item itself
+// under [DropNew], those of older items under [DropOld]. Offer never blocks. On Accepted and AcceptedWake the ring owns
+// the item; on Full and Closed it stays the caller's.
 func (r *Ring[T]) Offer(item T, bytes, events int) (result Result, dropped int) {
 	r.mu.Lock()
 	if r.closed {
@@ -341,8 +341,9 @@ func (r *Ring[T]) Watch() bool {
 }
 
 // DropAll discards everything queued and counts it as dropped; it returns the number of events. When the consumer takes
-// next, Options.OnRoom is called: the one who emptied the ring learns from it that the consumer moves again. ok is false,
-// and nothing is done, if the consumer has parked: nothing is queued then, and it would not take before it is woken.
+// next, Options.OnRoom is called: the one who emptied the ring learns from it that the consumer moves again. ok is
+// false, and nothing is done, if the consumer has parked: nothing is queued then, and it would not take before it is
+// woken.
 func (r *Ring[T]) DropAll() (events int, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

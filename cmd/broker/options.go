@@ -86,8 +86,8 @@ func (o *options) load(file string, environ, assignments []string) (*settings.Lo
 	}, o.structs()...)
 }
 
-// prepare does everything that a start does before it binds addresses, and reports every problem of the settings, and of
-// the files and addresses that they name, at once. Nothing is made or changed; what it holds is released by release.
+// prepare does everything that a start does before it binds addresses, and reports every problem of the settings, and
+// of the files and addresses that they name, at once. Nothing is made or changed; what it holds is released by release.
 func (o *options) prepare(loaded *settings.Loaded) error {
 	var errs []error
 	problem := func(key string, err error) {

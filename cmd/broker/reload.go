@@ -17,8 +17,8 @@ type reloader struct {
 	read    func(*options) (*settings.Loaded, error)
 }
 
-// reload takes up settings that are reloaded, certificates and the catalog. What is bad changes nothing and is logged; the
-// catalog says so by itself, a moment later.
+// reload takes up settings that are reloaded, certificates and the catalog. What is bad changes nothing and is logged;
+// the catalog says so by itself, a moment later.
 func (r *reloader) reload(ctx context.Context) {
 	r.log.Info("reloading")
 	fresh := defaultOptions()

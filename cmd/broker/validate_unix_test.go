@@ -15,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/felix-mq/felix/internal/devca"
 )
 
 // broken is a directory with files that no broker can be started with.
@@ -41,19 +40,7 @@ func newBroken(t *testing.T) *broken {
 	b.empty = put("empty", []byte(" \n"))
 	b.text = put("text", []byte("no PEM"))
 	b.big = put("big", bytes.Repeat([]byte("x"), 2<<20))
-	ca, err := devca.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := ca.Issue()
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := devca.KeyPEM(cert)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.otherKey = put("other-key.pem", key)
+	_, b.otherKey = certificateFiles(t, t.TempDir())
 	b.fifo = filepath.Join(b.dir, "fifo")
 	if err := syscall.Mkfifo(b.fifo, 0o600); err != nil {
 		t.Fatal(err)
@@ -86,8 +73,8 @@ func runBinary(t *testing.T, env []string, args ...string) (code int, output str
 	return exit.ExitCode(), string(text)
 }
 
-// TestValidationIsWhatAStartDoes gives each configuration to a start and to --validate-config: both refuse it, with the same
-// exit code and the same words.
+// TestValidationIsWhatAStartDoes gives each configuration to a start and to --validate-config: both refuse it, with the
+// same exit code and the same words.
 func TestValidationIsWhatAStartDoes(t *testing.T) {
 	b := newBroken(t)
 	dev := []string{"dev=true"}

@@ -6,10 +6,9 @@
 // place alike, on every file system; notifications would miss some of these, and need the same poll behind them.
 //
 // A pair that does not load, as between the renames of its two files, changes nothing: the last good one stays, and the
-// gauge felix_tls_reload_failing and one line of log say so. All certificates of the file count: one that has expired, is
-// not valid yet or does not belong to the chain makes the pair bad. A pair that was refused because of the time is tried
-// again when its time has come. Begin at [Load] and [Source.Watch]; [Development] is for those
-// who have no files.
+// gauge felix_tls_reload_failing and one line of log say so. All certificates of the file count: one that has expired,
+// is not valid yet or does not belong to the chain makes the pair bad. A pair that was refused because of the time is
+// tried again when its time has come. Begin at [Load] and [Source.Watch]; [Development] is for those who have no files.
 package certfile
 
 import (
@@ -137,12 +136,12 @@ func (s *Source) Watch(ctx context.Context, every time.Duration) {
 	}
 }
 
-// Reload looks at the files now, and reports why what they hold cannot be used. The last good certificate stays then. It
-// blocks while the files are read, for 15 seconds at most.
+// Reload looks at the files now, and reports why what they hold cannot be used. The last good certificate stays then.
+// It blocks while the files are read, for 15 seconds at most.
 func (s *Source) Reload(ctx context.Context) error { return s.look(ctx, true) }
 
-// look takes what the files hold now if it is new and good. What is bad is said once, until it is something else or, with
-// asked, each time.
+// look takes what the files hold now if it is new and good. What is bad is said once, until it is something else or,
+// with asked, each time.
 func (s *Source) look(ctx context.Context, asked bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

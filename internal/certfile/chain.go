@@ -25,9 +25,9 @@ func (e *validityError) Error() string {
 // over reports whether now is a time at which the certificate is valid.
 func (e *validityError) over(now time.Time) bool { return !now.Before(e.from) && !now.After(e.until) }
 
-// checkChain checks all certificates of a file as a client will do that trusts the authority at the end of them: each must
-// be valid now, and each but the first must have signed one of the others that lead to it. It returns the earliest end of
-// their validity.
+// checkChain checks all certificates of a file as a client will do that trusts the authority at the end of them: each
+// must be valid now, and each but the first must have signed one of the others that lead to it. It returns the earliest
+// end of their validity.
 func checkChain(pair *tls.Certificate, now time.Time) (notAfter time.Time, err error) {
 	if n := len(pair.Certificate); n > maxChain {
 		return time.Time{}, fmt.Errorf("%d certificates, of which no chain has more than %d", n, maxChain)
@@ -59,7 +59,8 @@ func describe(cert *x509.Certificate, i, of int) string {
 	return fmt.Sprintf("certificate %d of %d (%s)", i+1, of, cert.Subject)
 }
 
-// checkLinks checks that the certificates are one chain. They may stand in any order after the first, as TLS 1.3 allows.
+// checkLinks checks that the certificates are one chain. They may stand in any order after the first, as TLS 1.3
+// allows.
 func checkLinks(chain []*x509.Certificate, now time.Time) error {
 	linked := []*x509.Certificate{chain[0]}
 	for next := 0; next < len(linked); next++ {

@@ -169,8 +169,8 @@ func TestChains(t *testing.T) {
 	}
 }
 
-// TestCertificateFromTheFuture puts certificates in place whose time comes while the program runs: the server's, and then
-// a chain whose intermediate is later than the server's.
+// TestCertificateFromTheFuture puts certificates in place whose time comes while the program runs: the server's, and
+// then a chain whose intermediate is later than the server's.
 func TestCertificateFromTheFuture(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		now := time.Now()

@@ -29,8 +29,8 @@ func memoryLimit(root string) (limit int64, ok bool) {
 		return 0, false
 	}
 	least := func(mount, group string, names ...string) {
-		// Inside of a container the group may be the host's name of what is mounted here, or lie above it (/../..): what is
-		// there of the path is looked at, and the mount itself in any case.
+		// Inside of a container the group may be the host's name of what is mounted here, or lie above it (/../..):
+		// what is there of the path is looked at, and the mount itself in any case.
 		for at := path.Clean("/" + group); ; at = path.Dir(at) {
 			for _, name := range names {
 				if n, found := number(root, path.Join(mount, at, name)); found && (!ok || n < limit) {

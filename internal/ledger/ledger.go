@@ -1,5 +1,5 @@
 // Package ledger counts what is held, by owner, against bounds: bytes of memory, and also connections, subscriptions
-// or anything else that can be counted. It owns the rule that whoever holds something has charged it before.
+// or anything else that can be counted. It owns the rule that what is held has been charged before.
 //
 // A [Budget] is what the process has of one kind of thing. A [Share] is one tenant's part of it, with a guarantee and a
 // maximum. An [Account] is a smaller owner inside a share: a connection, a stream, a subscription.
@@ -97,8 +97,8 @@ func (b *Budget) takeCommon(n int64) bool {
 // Automatic is a guarantee that stands for an equal part of half of what is not guaranteed to others by a number.
 const Automatic = -1
 
-// Share returns a new share, which [Share.Close] ends. guarantee is what the share can always have, or [Automatic]; it is
-// cut to what is not set aside for others yet. limit bounds the share; 0 means that only the budget does.
+// Share returns a new share, which [Share.Close] ends. guarantee is what the share can always have, or [Automatic]; it
+// is cut to what is not set aside for others yet. limit bounds the share; 0 means that only the budget does.
 func (b *Budget) Share(guarantee, limit int64) *Share {
 	s := &Share{b: b}
 	b.mu.Lock()
@@ -109,8 +109,8 @@ func (b *Budget) Share(guarantee, limit int64) *Share {
 	return s
 }
 
-// automaticLocked returns the guarantee of each automatic share. The number of shares is rounded up to a power of two, so
-// that the guarantees change with few of the shares that come.
+// automaticLocked returns the guarantee of each automatic share. The number of shares is rounded up to a power of two,
+// so that the guarantees change with few of the shares that come.
 func (b *Budget) automaticLocked() int64 {
 	if b.autos == 0 {
 		return 0

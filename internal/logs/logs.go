@@ -59,8 +59,8 @@ const (
 // share one rate.
 const maxEvents = 1024
 
-// New returns a logger that writes to w, and what limits it. The zero value of s is text from level info on. Durations have
-// their unit in both forms: 25s.
+// New returns a logger that writes to w, and what limits it. The zero value of s is text from level info on. Durations
+// have their unit in both forms: 25s.
 func New(w io.Writer, s Settings) (*slog.Logger, *Limiter) {
 	l := &Limiter{events: make(map[string]*event)}
 	l.level.Set(s.Level)

@@ -12,8 +12,8 @@ import (
 
 // Probes have to be answered whatever else connects. The listener therefore accepts every connection at once, and when
 // there are more than maxConns it closes the one that has been unused for longest among those of the address that has
-// most. A connection whose request is being handled is not closed: requests that may take long are bounded by maxLong, far
-// below maxConns, and the others end at once.
+// most. A connection whose request is being handled is not closed: requests that may take long are bounded by maxLong,
+// far below maxConns, and the others end at once.
 
 // conns are the open connections of a listener.
 type conns struct {

@@ -117,6 +117,16 @@ func server(t *testing.T, secure bool) (*Server, *tls.Config) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	source, err := certfile.Load(certificateOf(t, ca), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return serve(t, func(cfg *Config) { cfg.TLS, cfg.Certificate = true, source.TLS() }), &tls.Config{RootCAs: ca.Pool(), ServerName: "localhost"}
+}
+
+// certificateOf returns the files of a certificate that ca has issued.
+func certificateOf(t *testing.T, ca *devca.CA) certfile.Files {
+	t.Helper()
 	cert, err := ca.Issue()
 	if err != nil {
 		t.Fatal(err)
@@ -132,11 +142,7 @@ func server(t *testing.T, secure bool) (*Server, *tls.Config) {
 			t.Fatal(err)
 		}
 	}
-	source, err := certfile.Load(files, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return serve(t, func(cfg *Config) { cfg.TLS, cfg.Certificate = true, source.TLS() }), &tls.Config{RootCAs: ca.Pool(), ServerName: "localhost"}
+	return files
 }
 
 // dialFrom connects from one of several loopback addresses.

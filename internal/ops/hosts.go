@@ -10,8 +10,9 @@ import (
 )
 
 // A page in a browser can make its own name lead to 127.0.0.1 (DNS rebinding) and read what a server there answers. Its
-// requests have that name as their host. A server on loopback therefore answers to names of loopback alone, to the address
-// that it is bound to, and to the names of Settings.Hosts. Elsewhere names are checked if Settings.Hosts says which.
+// requests have that name as their host. A server on loopback therefore answers to names of loopback alone, to the
+// address that it is bound to, and to the names of Settings.Hosts. Elsewhere names are checked if Settings.Hosts says
+// which.
 
 // hosts are the names that a server answers to.
 type hosts struct {

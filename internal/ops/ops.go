@@ -9,8 +9,9 @@
 //	/debug/felix            what the program has to show, if anything
 //	/debug/pprof/           profiles, if they are switched on
 //
-// Probes are open to everybody; the rest can be protected by a bearer token or by client certificates. Whatever connects
-// besides, and however slowly it speaks, probes are answered. On loopback only requests for a host of loopback are.
+// Probes are open to everybody; the rest can be protected by a bearer token or by client certificates. Whatever
+// connects besides, and however slowly it speaks, probes are answered. On loopback only requests for a host of loopback
+// are.
 package ops
 
 import (
@@ -145,8 +146,8 @@ func (e errorLog) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// Validate reports every problem that [Start] would have with the settings, up to binding the address, at once. It reads the
-// files and resolves the address, and changes nothing.
+// Validate reports every problem that [Start] would have with the settings, up to binding the address, at once. It
+// reads the files and resolves the address, and changes nothing.
 func (cfg *Config) Validate() error {
 	if cfg.Bind == "" {
 		return nil

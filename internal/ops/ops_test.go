@@ -169,20 +169,14 @@ func TestClientCertificates(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := ca.Issue()
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := devca.KeyPEM(cert)
-	if err != nil {
-		t.Fatal(err)
-	}
 	scraper, err := scrapers.Issue()
 	if err != nil {
 		t.Fatal(err)
 	}
 	clientCA := path("ca", scrapers.CertPEM())
-	source, err := certfile.Load(certfile.Files{Cert: path("crt", devca.CertPEM(cert.Leaf)), Key: path("key", key), ClientCA: clientCA}, slog.New(slog.DiscardHandler))
+	files := certificateOf(t, ca)
+	files.ClientCA = clientCA
+	source, err := certfile.Load(files, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,7 @@
 // Package readfile reads the small files that configure a program: settings, catalogs, certificates, keys and tokens. A
-// read is bounded in size and in time, and takes regular files alone, so that no name in a configuration can hang or fill
-// the process: not a FIFO that nobody writes to, not a device without an end, and not a file system that has stopped
-// answering. Begin at [Read].
+// read is bounded in size and in time, and takes regular files alone, so that no name in a configuration can hang or
+// fill the process: not a FIFO that nobody writes to, not a device without an end, and not a file system that has
+// stopped answering. Begin at [Read].
 package readfile
 
 import (
@@ -27,10 +27,10 @@ var (
 // reads are the reads under way.
 var reads = group{pending: make(map[string]struct{})}
 
-// Read returns the content of the named file, which is at most limit bytes long. It returns within [Timeout], or when ctx
-// ends. A system call that hangs cannot be interrupted: its goroutine stays until the file system answers. As long as it
-// does, further reads of the same name fail at once, so that there is at most one such goroutine for a name. Read may be
-// called from any goroutine. The errors name the file.
+// Read returns the content of the named file, which is at most limit bytes long. It returns within [Timeout], or when
+// ctx ends. A system call that hangs cannot be interrupted: its goroutine stays until the file system answers. As long
+// as it does, further reads of the same name fail at once, so that there is at most one such goroutine for a name. Read
+// may be called from any goroutine. The errors name the file.
 func Read(ctx context.Context, name string, limit int64) ([]byte, error) {
 	return reads.do(ctx, name, func() ([]byte, error) { return read(name, limit) })
 }

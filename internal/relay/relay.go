@@ -40,8 +40,9 @@ type back struct {
 // DefaultIdle is how long a client has to be silent for its socket towards the server to be closed.
 const DefaultIdle = 30 * time.Second
 
-// New starts a relay on loopback in front of the server at target, an address and a port. A client that is silent for longer
-// than [DefaultIdle] gives up its socket towards the server, and gets another when it sends again. The relay ends with Close.
+// New starts a relay on loopback in front of the server at target, an address and a port. A client that is silent for
+// longer than [DefaultIdle] gives up its socket towards the server, and gets another when it sends again. The relay
+// ends with Close.
 func New(target string) (*Relay, error) { return newRelay(target, DefaultIdle) }
 
 func newRelay(target string, idle time.Duration) (*Relay, error) {
@@ -67,7 +68,8 @@ func (r *Relay) Silence(on bool) { r.silent.Store(on) }
 // Lose makes the relay lose a share of all datagrams, from 0 for none to 1, at random.
 func (r *Relay) Lose(share float64) { r.loss.Store(uint32(min(max(share, 0), 1) * (1 << 16))) }
 
-// Rebind gives each client another port towards the server, as a translator of addresses does that has forgotten its table.
+// Rebind gives each client another port towards the server, as a translator of addresses does that has forgotten its
+// table.
 func (r *Relay) Rebind() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -122,8 +124,8 @@ func (r *Relay) forward() {
 	}
 }
 
-// backFor returns the socket towards the server that stands for one client, and notes that it is used. It returns nil if
-// there is none and none can be made.
+// backFor returns the socket towards the server that stands for one client, and notes that it is used. It returns nil
+// if there is none and none can be made.
 func (r *Relay) backFor(client netip.AddrPort) *back {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -14,21 +14,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // TestRelay passes datagrams both ways, and none while it is silent or loses all.
 func TestRelay(t *testing.T) {
-	server, err := net.ListenPacket("udp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Close()
-	r, err := relay.New(server.LocalAddr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	client, err := net.Dial("udp4", r.Addr())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
+	server, r, client := between(t, relay.New)
 	b := make([]byte, 100)
 	// arrives sends text there and back. What is lost would come in front of what is not.
 	arrives := func(text string) {
@@ -78,24 +64,12 @@ func TestBadTarget(t *testing.T) {
 	}
 }
 
-// TestRelayForgetsSilentClients sees that a socket towards the server is closed when its client is silent, and made again
-// when it is not.
+// TestRelayForgetsSilentClients sees that a socket towards the server is closed when its client is silent, and made
+// again when it is not.
 func TestRelayForgetsSilentClients(t *testing.T) {
-	server, err := net.ListenPacket("udp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Close()
-	r, err := relay.NewWithIdle(server.LocalAddr().String(), 20*time.Millisecond)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	client, err := net.Dial("udp4", r.Addr())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
+	server, r, client := between(t, func(target string) (*relay.Relay, error) {
+		return relay.NewWithIdle(target, 20*time.Millisecond)
+	})
 	b := make([]byte, 100)
 	through := func() net.Addr {
 		t.Helper()
@@ -118,4 +92,25 @@ func TestRelayForgetsSilentClients(t *testing.T) {
 	if after := through(); after.String() == before.String() {
 		t.Errorf("%v before and after it was bound again", after)
 	}
+}
+
+// between returns a server, a relay to it, and a client of the relay. All are closed with the test.
+func between(t *testing.T, make func(target string) (*relay.Relay, error)) (net.PacketConn, *relay.Relay, net.Conn) {
+	t.Helper()
+	server, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Close() })
+	r, err := make(server.LocalAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.Close)
+	client, err := net.Dial("udp4", r.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = client.Close() })
+	return server, r, client
 }
