@@ -597,3 +597,24 @@ func TestIdleRingIsTrimmed(t *testing.T) {
 		t.Error("not trimmed, or looked at again, after a sweep of rest")
 	}
 }
+
+// Topics whose replay a blocking subscription has still to read give nothing. They must not hide one that can: it gives
+// even if many of them come after it in the tenant's list.
+func TestBudgetFindsReplayBehindOthers(t *testing.T) {
+	h := testHub(t, Options{MaxBytes: 200_000})
+	can := h.Register(Key{Tenant: testKey.Tenant, Stream: "can give"}, Policy{})
+	for range 20 {
+		publishFrame(t, can, frameIn(1000, 1000, 1, 0))
+	}
+	for i := range 100 {
+		topic := h.Register(Key{Tenant: testKey.Tenant, Stream: fmt.Sprint(i)}, Policy{Overflow: ring.Block, QueueItems: 1})
+		for range 2 {
+			publish(t, topic, 1)
+		}
+		subscribe(t, topic, From{Earliest: true})
+	}
+	spend(t, h)
+	if n := can.Stats().ReplayBytes; n != 0 {
+		t.Errorf("%d bytes of replay are kept from a publisher", n)
+	}
+}

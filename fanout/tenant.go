@@ -22,7 +22,7 @@ type tenant struct {
 	pressed atomic.Bool // a publish found no memory since the last sweep
 
 	mu        sync.Mutex // guards all below; innermost but for queues and the ledger
-	replaying []*Topic   // topics whose replay holds something, in no order; Topic.replayIndex
+	replaying []*Topic   // topics whose replay can be given up, in no order; Topic.replayIndex
 	stuck     []seen     // not blocking, with something held and no movement: found by the last sweep
 	slow      []seen     // not blocking, moving, with a queue that is old
 }

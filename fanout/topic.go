@@ -25,7 +25,7 @@ type Topic struct {
 	key    Key
 	epoch  uint64
 
-	replayIndex int // in tenant.replaying, guarded by tenant.mu; -1: replay is empty
+	replayIndex int // in tenant.replaying, guarded by tenant.mu, or -1
 
 	gone chan struct{} // closed with the topic
 
@@ -45,7 +45,7 @@ type Topic struct {
 	packer   packer
 	// What comes before this sequence number is not in replay, because there was no memory for it.
 	forgotten uint64
-	kept      bool // the tenant's list has this topic, because its replay holds something
+	listed    bool // the tenant's list has this topic: its replay can be given up
 	closed    bool
 	dirty     bool // on the hub's list for the next sweep
 }
@@ -254,7 +254,7 @@ func (t *Topic) offerLocked(f *Frame) (first uint64, woken *[]*Subscription) {
 	if f.owner != nil {
 		t.replay.add(f)
 		t.listReplayLocked()
-	} else if t.kept {
+	} else if t.replay.bytes > 0 {
 		t.trimLocked(0) // f is too large to be kept, and replay has no holes
 	}
 	start = telemetry.Observe(telemetry.StagePublishAppend, start)
@@ -330,16 +330,17 @@ func (t *Topic) trimLocked(limit int) {
 	}
 }
 
-// listReplayLocked keeps the tenant's list of topics with replay right.
+// listReplayLocked keeps the tenant's list of topics that can give replay right: it holds something, and no blocking
+// subscription has still to read it.
 func (t *Topic) listReplayLocked() {
-	switch holds := t.replay.bytes > 0; {
-	case holds == t.kept:
-	case holds:
-		t.kept = true
+	switch can := t.replay.bytes > 0 && len(t.behind) == 0; {
+	case can == t.listed:
+	case can:
+		t.listed = true
 		t.tenant.addReplay(t)
 		t.hub.fruitless.Store(false)
 	default:
-		t.kept = false
+		t.listed = false
 		t.tenant.removeReplay(t)
 	}
 }
@@ -500,6 +501,7 @@ func (t *Topic) caughtUpLocked(s *Subscription) {
 	}
 	t.behind = swapRemove(t.behind, s.behindIndex, func(o *Subscription) { o.behindIndex = s.behindIndex })
 	s.behindIndex = -1
+	t.listReplayLocked()
 }
 
 // liveLocked ends the reading of replay.
@@ -613,6 +615,7 @@ func (t *Topic) Subscribe(from From, o SubscriptionOptions) (*Subscription, erro
 		if s.blocks {
 			s.behindIndex = len(t.behind)
 			t.behind = append(t.behind, s)
+			t.listReplayLocked()
 		}
 	} else {
 		t.attachLocked(s)
@@ -676,7 +679,7 @@ func (t *Topic) close() {
 func (t *Topic) forget() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.behind) > 0 || !t.kept {
+	if !t.listed {
 		return false
 	}
 	t.trimLocked(0)
