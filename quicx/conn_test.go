@@ -632,3 +632,7 @@ func TestMapError(t *testing.T) {
 		t.Error("ErrTruncated is no unexpected EOF")
 	}
 }
+
+type reader struct{ s *RecvStream }
+
+func (r reader) Read(b []byte) (int, error) { return r.s.Read(b) }

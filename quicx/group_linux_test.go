@@ -259,10 +259,6 @@ func openTransport(t *testing.T) *quic.Transport {
 	return tr
 }
 
-type reader struct{ s *RecvStream }
-
-func (r reader) Read(b []byte) (int, error) { return r.s.Read(b) }
-
 type writer struct{ s *SendStream }
 
 func (w writer) Write(b []byte) (int, error) { return w.s.Write(b) }
