@@ -153,7 +153,11 @@ func TestCacheWithoutExtensions(t *testing.T) {
 // get asks for the value of a key by hand.
 func (c *control) get(id uint64, key string) {
 	c.t.Helper()
-	c.send(codec.AppendCacheRequest(nil, &codec.CacheRequest{RequestID: id, Op: codec.CacheGet}, "default", "primary", key))
+	c.send(appendGet(nil, id, key))
+}
+
+func appendGet(b []byte, id uint64, key string) []byte {
+	return codec.AppendCacheRequest(b, &codec.CacheRequest{RequestID: id, Op: codec.CacheGet}, "default", "primary", key)
 }
 
 // wantValue reads the next reply, which has to be to that request.
@@ -198,9 +202,11 @@ func TestInFlightBound(t *testing.T) {
 			stuck.wantMessage(codec.MsgAuthOK, "")
 			other.wantMessage(codec.MsgAuthOK, "")
 			const requests = 200
+			var all []byte // in one write: the broker must find more than the bound when it reads for the first time
 			for i := range uint64(requests) {
-				stuck.get(i, tc.key)
+				all = appendGet(all, i, tc.key)
 			}
+			stuck.send(all)
 			if tc.size == small {
 				for ctx := testContext(t); metric(t, d, "felix_in_flight_waits_total") == 0; {
 					must(t, ctx.Err())
