@@ -642,3 +642,30 @@ func TestBudgetFindsReplayBehindOthers(t *testing.T) {
 		t.Errorf("%d bytes of replay are kept from a publisher", n)
 	}
 }
+
+// A subscription that reads replay loses nothing, and counts nothing as lost, when there is no memory for its queue: it
+// goes on reading replay.
+func TestReplayIsReadWithoutMemoryForAQueue(t *testing.T) {
+	for _, o := range []ring.Overflow{ring.DropNew, ring.DropOld, ring.Block} {
+		t.Run(o.String(), func(t *testing.T) {
+			h := testHub(t, Options{})
+			topic := h.Register(testKey, Policy{Overflow: o})
+			for range 20 {
+				publish(t, topic, 1)
+			}
+			s, _ := subscribe(t, topic, From{Earliest: true})
+			free := topic.tenant.share.Reach() - topic.tenant.share.Used()
+			if err := topic.tenant.share.Charge(free); err != nil {
+				t.Fatal(err)
+			}
+			defer topic.tenant.share.Release(free)
+			for i := range uint64(20) {
+				have, _ := take(s, 1)
+				wantGot(t, have, got{i, 1, 0, 0})
+			}
+			if s.Dropped() != 0 {
+				t.Errorf("%d events dropped", s.Dropped())
+			}
+		})
+	}
+}

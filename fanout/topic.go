@@ -482,9 +482,9 @@ func (t *Topic) pageLocked(s *Subscription, out []Delivery, maxBytes int) []Deli
 	if s.fits(rest) {
 		for _, k := range rest {
 			k.frame.Retain()
-			if result, _ := s.ring.Offer(k.frame, k.frame.cost(), k.frame.count); result != ring.Accepted && result != ring.AcceptedWake {
-				k.frame.Release() // no memory for its slot: it is read with the next page
-				return out
+			if !s.ring.TryOffer(k.frame, k.frame.cost(), k.frame.count) {
+				k.frame.Release()
+				return out // no memory for its slot: it is read with the next page
 			}
 			s.cursor = k.frame.end()
 		}

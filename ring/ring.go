@@ -184,16 +184,33 @@ func (r *Ring[T]) Offer(item T, bytes, events int) (result Result, dropped int) 
 			dropped += r.dropOldestLocked()
 		}
 	}
-	r.slots[(r.head+r.n)&(len(r.slots)-1)] = slot[T]{item, int32(bytes), int32(events)}
-	r.n++
-	r.bytes += bytes
 	wake := r.parked
-	r.parked = false
+	r.pushLocked(item, bytes, events)
 	r.mu.Unlock()
 	if wake {
 		return AcceptedWake, dropped
 	}
 	return Accepted, dropped
+}
+
+// TryOffer places item at the tail if there is room and memory for it, and reports whether it did. Whatever the policy is,
+// nothing is dropped and nothing is counted. It is for the consumer, which is not woken.
+func (r *Ring[T]) TryOffer(item T, bytes, events int) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed || !r.roomLocked(bytes) || r.n == len(r.slots) && !r.growLocked() {
+		return false
+	}
+	r.pushLocked(item, bytes, events)
+	return true
+}
+
+// pushLocked places an item in a free slot. The consumer has something to take from then on.
+func (r *Ring[T]) pushLocked(item T, bytes, events int) {
+	r.slots[(r.head+r.n)&(len(r.slots)-1)] = slot[T]{item, int32(bytes), int32(events)}
+	r.n++
+	r.bytes += bytes
+	r.parked = false
 }
 
 func (r *Ring[T]) roomLocked(bytes int) bool {

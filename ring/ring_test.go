@@ -517,3 +517,31 @@ func TestSlotsAreCharged(t *testing.T) {
 		}
 	}
 }
+
+// TestTryOffer: it accepts what fits, and refuses the rest without a drop, under each policy and also without memory.
+func TestTryOffer(t *testing.T) {
+	for _, o := range []Overflow{DropNew, DropOld, Block} {
+		memory := true
+		r := New(Options[int]{MaxBytes: 100, Overflow: o, Charge: func(n int) bool { return n < 0 || memory }})
+		for i := range minSlots {
+			if !r.TryOffer(i, 1, 1) {
+				t.Errorf("%v: item %d was refused", o, i)
+			}
+		}
+		memory = false
+		if r.TryOffer(minSlots, 1, 1) {
+			t.Errorf("%v: accepted without memory for a slot", o)
+		}
+		memory = true
+		if r.TryOffer(minSlots, 101, 1) {
+			t.Errorf("%v: accepted beyond the bound", o)
+		}
+		if st := r.Stats(); st.Items != minSlots || st.Dropped != 0 || st.Parked {
+			t.Errorf("%v: %+v", o, st)
+		}
+		r.Close()
+		if r.TryOffer(minSlots, 1, 1) {
+			t.Errorf("%v: accepted after the end", o)
+		}
+	}
+}
