@@ -18,11 +18,17 @@ import (
 // referenceDir names the folder of the reference implementation's vectors.
 const referenceDir = "FELIX_REFERENCE_VECTORS"
 
+// requireReference, set to 1, makes a missing folder a failure.
+const requireReference = "FELIX_REQUIRE_REFERENCE"
+
 // TestReferenceVectors does with each vector of the reference implementation what the reference does (wire.md 8): frames
 // the payload, decodes the frame, compares the values, encodes them again and compares the bytes.
 func TestReferenceVectors(t *testing.T) {
 	dir := os.Getenv(referenceDir)
 	if dir == "" {
+		if os.Getenv(requireReference) == "1" {
+			t.Fatalf("%s=1, but %s is not set", requireReference, referenceDir)
+		}
 		t.Skip("set " + referenceDir + " to the folder of the reference implementation's vectors to run them")
 	}
 	vectors, err := testvectors.ReadReference(dir)
