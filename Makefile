@@ -128,6 +128,10 @@ profile: ## Profile the broker under SCENARIO=pubsub-small|pubsub-large|fanout|l
 chaos: ## Kill a broker under load 50 times, and check that nothing is lost unsaid and how soon clients are back (about three minutes)
 	$(GO) run ./benchmarks/chaos
 
+.PHONY: crashes
+crashes: ## Crash the durable log after each change of its file system, 100 000 times in all, and check what is left (about ten minutes)
+	FELIX_CRASHES=$${FELIX_CRASHES:-48} $(GO) test -timeout 60m -v -run TestCrashes ./storage
+
 .PHONY: drain
 drain: ## End 50 brokers under load, and check that nothing acknowledged is lost and that readiness fell first (about two minutes)
 	$(GO) test ./cmd/broker -v -count=1 -timeout=20m -run TestDrainUnderLoad -drain.rounds=50

@@ -1,0 +1,305 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/felix-mq/felix/internal/vfs"
+)
+
+// TestDamage flips one bit of each byte of each file in turn. Each flip is found, or it hurts nothing: no wrong payload is
+// ever returned, and what was acknowledged is there or the store says that it is damaged.
+func TestDamage(t *testing.T) {
+	fs := &vfs.Mem{}
+	promises := make([]promise, 2)
+	work(t, fs, promises, 12)
+	// Some of it is in the journal only as far as anybody knows, as after the end of a process.
+	fs.CrashAfter(20)
+	work(t, fs, promises, 12)
+	image := fs.Restart()
+
+	found, harmless := 0, 0
+	for _, name := range files(t, image, "data") {
+		if strings.HasSuffix(name, "/lock") || strings.HasSuffix(name, "/spare") {
+			continue
+		}
+		size := int64(len(read(t, image, name)))
+		for at := range size {
+			damaged := clone(t, image, "data")
+			flip(t, damaged, name, at)
+			if openAndRead(t, damaged, promises, fmt.Sprintf("%s, byte %d", name, at)) {
+				harmless++
+			} else {
+				found++
+			}
+		}
+	}
+	t.Logf("%d flips found, %d harmless", found, harmless)
+	if found == 0 || harmless == 0 {
+		t.Error("want some of each")
+	}
+}
+
+// openAndRead reports whether all records that were acknowledged can be read. If they cannot, it must be because of
+// damage that was found.
+func openAndRead(t *testing.T, fs vfs.FS, promises []promise, what string) bool {
+	t.Helper()
+	var damage *CorruptionError
+	s, err := Open("data", small(fs))
+	if err != nil {
+		if !errors.As(err, &damage) {
+			t.Fatalf("%s: open: %v", what, err)
+		}
+		return false
+	}
+	defer s.Close()
+	whole := true
+	for i := range promises {
+		l, err := s.Log(key(i))
+		if err != nil {
+			if !errors.As(err, &damage) {
+				t.Fatalf("%s: log: %v", what, err)
+			}
+			whole = false
+			continue
+		}
+		b := l.Bounds()
+		if b.Tail < promises[i].acked {
+			t.Fatalf("%s: log %d ends at %d, but %d were acknowledged", what, i, b.Tail, promises[i].acked)
+		}
+		r, err := l.Read(b.Base)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for next := b.Base; next < b.Tail; {
+			records, err := r.Next(100)
+			if err != nil {
+				if !errors.As(err, &damage) {
+					t.Fatalf("%s: read: %v", what, err)
+				}
+				whole = false
+				break
+			}
+			for _, rec := range records {
+				if rec.Offset != next || string(rec.Payload) != string(payloadOf(i, next)) {
+					t.Fatalf("%s: log %d has %.40q at %d", what, i, rec.Payload, next)
+				}
+				next++
+			}
+			if len(records) == 0 {
+				t.Fatalf("%s: log %d ends at %d, want %d", what, i, next, b.Tail)
+			}
+		}
+	}
+	return whole
+}
+
+// files returns the names of all files below dir.
+func files(t *testing.T, fs vfs.FS, dir string) (names []string) {
+	t.Helper()
+	entries, err := fs.List(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if e.Dir {
+			names = append(names, files(t, fs, dir+"/"+e.Name)...)
+		} else {
+			names = append(names, dir+"/"+e.Name)
+		}
+	}
+	return names
+}
+
+func read(t *testing.T, fs vfs.FS, name string) []byte {
+	t.Helper()
+	b, err := readAll(fs, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func clone(t *testing.T, fs vfs.FS, dir string) *vfs.Mem {
+	t.Helper()
+	to := &vfs.Mem{}
+	for _, name := range files(t, fs, dir) {
+		if err := to.MkdirAll(name[:strings.LastIndex(name, "/")]); err != nil {
+			t.Fatal(err)
+		}
+		f, err := to.Create(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt(read(t, fs, name), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return to
+}
+
+func flip(t *testing.T, fs vfs.FS, name string, at int64) {
+	t.Helper()
+	f, err := fs.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b [1]byte
+	if _, err := f.ReadAt(b[:], at); err != nil && !errors.Is(err, io.EOF) {
+		t.Fatal(err)
+	}
+	b[0] ^= 1 << (at % 8)
+	if _, err := f.WriteAt(b[:], at); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestFaults lets the n-th operation of each kind fail, for each n, in each way, and checks what is left as after a crash.
+func TestFaults(t *testing.T) {
+	ops := map[vfs.Op][]error{
+		vfs.OpWrite: {syscall.EIO, syscall.ENOSPC, io.ErrShortWrite},
+		vfs.OpSync:  {syscall.EIO}, vfs.OpSyncDir: {syscall.EIO}, vfs.OpCreate: {syscall.ENOSPC, syscall.EMFILE},
+		vfs.OpRename: {syscall.EIO}, vfs.OpRemove: {syscall.EIO}, vfs.OpOpen: {syscall.EMFILE}, vfs.OpMkdir: {syscall.ENOSPC},
+		vfs.OpReserve: {syscall.ENOSPC}, vfs.OpRead: {syscall.EIO}, vfs.OpSize: {syscall.EIO}, vfs.OpList: {syscall.EIO},
+		vfs.OpTruncate: {syscall.EIO},
+	}
+	cases := 0
+	for op, faults := range ops {
+		for _, fault := range faults {
+			for n := 1; ; n++ {
+				mem := &vfs.Mem{}
+				promises := make([]promise, 2)
+				work(t, mem, promises, 10)
+				var seen atomic.Int64
+				faulty := vfs.Faulty{FS: mem, Before: func(o vfs.Op, _ string) error {
+					if o != op {
+						return nil
+					}
+					if seen.Add(1) == int64(n) {
+						return fault
+					}
+					return nil
+				}}
+				workWithFaults(t, faulty, promises)
+				cases++
+				check(t, mem.Restart(), promises)
+				if seen.Load() < int64(n) {
+					break
+				}
+			}
+		}
+	}
+	t.Logf("%d faults", cases)
+}
+
+// workWithFaults appends until something fails. What fails is not acknowledged, and nothing is after it.
+func workWithFaults(t *testing.T, fs vfs.FS, promises []promise) {
+	t.Helper()
+	s, err := Open("data", small(fs))
+	if err != nil {
+		return
+	}
+	defer s.Close()
+	type result struct {
+		log  int
+		next uint64
+		err  error
+	}
+	results := make(chan result)
+	for round := range 15 {
+		for i := range promises {
+			l, err := s.Log(key(i))
+			if err != nil {
+				return
+			}
+			first := l.Bounds().Tail
+			_, err = l.Append([][]byte{payloadOf(i, first), payloadOf(i, first+1)}, ClassDevice, func(err error) {
+				results <- result{i, first + 2, err}
+			})
+			if err != nil {
+				if !errors.Is(err, ErrFailed) {
+					t.Errorf("append: %v", err)
+				}
+				return
+			}
+			promises[i].appended = max(promises[i].appended, first+2)
+			select {
+			case r := <-results:
+				if r.err == nil {
+					promises[i].acked = r.next
+				} else if !errors.Is(r.err, ErrFailed) || s.Err() == nil {
+					t.Errorf("completed with %v, and the store with %v", r.err, s.Err())
+				}
+			case <-time.After(10 * time.Second):
+				t.Fatal("an append does not complete")
+			}
+		}
+		if round%4 == 3 {
+			_ = s.Retain()
+		}
+	}
+}
+
+// TestHeadroom refuses appends while the device is nearly full, and takes them again afterwards. Reads go on.
+func TestHeadroom(t *testing.T) {
+	fs := &vfs.Mem{}
+	opt := small(fs)
+	opt.Headroom = 1000
+	s, err := Open("data", opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	l, err := s.Log(key(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func() error {
+		done := make(chan error, 1)
+		if _, err := l.Append([][]byte{payloadOf(0, l.Bounds().Tail)}, ClassDevice, func(err error) { done <- err }); err != nil {
+			return err
+		}
+		return <-done
+	}
+	if err := put(); err != nil {
+		t.Fatal(err)
+	}
+	fs.SetFree(999)
+	s.checkSpace()
+	if err := put(); !errors.Is(err, ErrFull) {
+		t.Errorf("append on a full device: %v, want ErrFull", err)
+	}
+	readBack(t, l, 0)
+	fs.SetFree(1000)
+	s.checkSpace()
+	if err := put(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestLock refuses a second store on the same directory.
+func TestLock(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(dir, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(dir, Options{}); !errors.Is(err, vfs.ErrLocked) {
+		t.Errorf("second open: %v, want ErrLocked", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = Open(dir, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,389 @@
+package storage
+
+import (
+	"encoding/binary"
+	"errors"
+	"io/fs"
+	"path"
+	"slices"
+	"sync"
+	"time"
+)
+
+// MaxBatch is how many bytes the records of one append may have, with their headers.
+const MaxBatch = 256 << 20
+
+// Retention says what a log keeps. A zero bound is none. Whole segments are removed, oldest first and never the last one,
+// so a log may be larger than its bound by a segment.
+type Retention struct {
+	Bytes int64         // of all segments
+	Age   time.Duration // of the newest record of a segment
+	Count uint64        // of records
+}
+
+// Log is the log of one stream. Its methods may be called from any goroutine.
+type Log struct {
+	s   *Store
+	dir string // its name in the data directory
+
+	// order guards next: offsets are assigned in the order of the queue.
+	order sync.Mutex
+	next  uint64
+
+	// Of the committer.
+	group  int    // index in its groups, plus one
+	named  uint64 // the journal file that knows the log by number, plus one
+	number uint32
+
+	mu        sync.Mutex // guards what follows; held for no I/O but that of the committer and of retention
+	segments  []segment  // ascending; none before the first record
+	firstID   uint64     // of the first segment, while there is none
+	base      uint64     // of the oldest segment that is not being removed
+	tail      uint64     // offset after the last record in segments
+	retention Retention
+	unsynced  []uint64 // segments written to since the last sync
+	newFiles  bool     // made since the last sync
+	newDir    bool
+
+	index    []indexEntry // of the last segment, not written yet
+	indexed  int64        // entries of the last segment that are written, or -1 if its index cannot be written
+	sinceIdx int64        // bytes since the last entry
+}
+
+// segment is one segment of a log.
+type segment struct {
+	id   uint64
+	base uint64
+	size int64
+	last int64 // the time of its newest record
+}
+
+// Bounds says which records a log has: those from Base up to, but not including, Tail.
+type Bounds struct {
+	Base, Tail uint64
+	Bytes      int64
+	Segments   int
+	Oldest     int64 // the time of the newest record of the oldest segment, in microseconds since 1970
+}
+
+// Bounds returns what the log has. It counts records whose append has completed.
+func (l *Log) Bounds() Bounds {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := Bounds{Base: l.base, Tail: l.tail, Segments: len(l.segments)}
+	if len(l.segments) > 0 {
+		b.Oldest = l.segments[0].last
+	}
+	for _, s := range l.segments {
+		b.Bytes += s.size
+	}
+	return b
+}
+
+// SetRetention sets what the log keeps from now on.
+func (l *Log) SetRetention(r Retention) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.retention = r
+}
+
+// Append appends a batch of records and returns the offset of the first; the others follow without a gap. All of them
+// have the same time. The payloads are copied before it returns.
+//
+// done is called once, when the batch is as safe as class says, or with [ErrFailed] if that is not known; then the
+// records may or may not be there after the next [Open]. Calls for one log come in the order of offsets, from a goroutine
+// that serves all logs, so done must not block. If Append itself returns an error, nothing was appended and done is not
+// called.
+//
+// Append blocks while [Options.QueueBytes] wait for the device.
+func (l *Log) Append(batch [][]byte, class Class, done func(error)) (first uint64, err error) {
+	if len(batch) == 0 {
+		return 0, ErrEmpty
+	}
+	size := int64(0)
+	for _, p := range batch {
+		if len(p) > MaxPayload {
+			return 0, ErrTooLarge
+		}
+		size += recordSize(len(p))
+	}
+	if size > MaxBatch {
+		return 0, ErrTooLarge
+	}
+	if err := l.s.admit(size); err != nil {
+		return 0, err
+	}
+	p := pendings.Get().(*pending)
+	p.log, p.class, p.records, p.done = l, class, len(batch), done
+	p.bytes = slices.Grow(p.bytes[:0], int(size))
+	now := l.s.opt.Now().UnixMicro()
+
+	l.order.Lock()
+	defer l.order.Unlock()
+	first = l.next
+	for i, payload := range batch {
+		p.bytes = appendRecord(p.bytes, Record{first + uint64(i), now, payload})
+	}
+	l.next += uint64(len(batch))
+	l.s.enqueue(p)
+	return first, nil
+}
+
+func (l *Log) path(id uint64, kind string) string {
+	return path.Join(l.s.root, l.dir, segmentName(id, kind))
+}
+
+// position returns how far the log's segments are written.
+func (l *Log) position() nameBody {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := nameBody{tail: l.tail, segment: l.firstID, dir: l.dir}
+	if len(l.segments) > 0 {
+		last := l.segments[len(l.segments)-1]
+		n.segment = last.id
+		// A segment without records may not be synced yet.
+		if last.size > segmentHeaderSize {
+			n.position = last.size
+		}
+	}
+	return n
+}
+
+// write writes the records of some batches to segments. Records are those of all batches, without a gap between them.
+func (l *Log) write(batches []*pending, records []byte) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.segments) == 0 {
+		if err := l.create(); err != nil {
+			return err
+		}
+	}
+	for len(batches) > 0 {
+		last := &l.segments[len(l.segments)-1]
+		// As many batches as fit. A segment without records takes any.
+		n, size := 0, int64(0)
+		for n < len(batches) {
+			b := int64(len(batches[n].bytes))
+			if last.size+size+b > l.s.opt.SegmentBytes && (last.size > segmentHeaderSize || n > 0) {
+				break
+			}
+			size += b
+			n++
+		}
+		if n == 0 {
+			if err := l.roll(); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := l.writeRun(records[:size]); err != nil {
+			return err
+		}
+		batches, records = batches[n:], records[size:]
+	}
+	return nil
+}
+
+// writeRun appends records to the last segment. The caller holds l.mu.
+func (l *Log) writeRun(records []byte) error {
+	last := &l.segments[len(l.segments)-1]
+	h, err := l.s.files.get(l.path(last.id, segmentKind), false)
+	if err != nil {
+		return err
+	}
+	defer l.s.files.put(h)
+	l.touch(last.id)
+	if err := h.write(records, last.size); err != nil {
+		return err
+	}
+	for at := 0; at < len(records); {
+		r := records[at:]
+		n := int(recordSize(int(binary.BigEndian.Uint32(r))))
+		l.note(binary.BigEndian.Uint64(r[4:]), last.size, int64(n))
+		l.tail++
+		last.size += int64(n)
+		last.last = int64(binary.BigEndian.Uint64(r[12:]))
+		at += n
+	}
+	if len(l.index) >= 256 {
+		l.flushIndex()
+	}
+	return nil
+}
+
+// touch remembers that a segment has to be synced.
+func (l *Log) touch(id uint64) {
+	if n := len(l.unsynced); n == 0 || l.unsynced[n-1] != id {
+		l.unsynced = append(l.unsynced, id)
+	}
+}
+
+// note indexes a record, if it is time for an entry.
+func (l *Log) note(offset uint64, position, size int64) {
+	if (position == segmentHeaderSize && l.indexed == 0 && len(l.index) == 0) || l.sinceIdx >= l.s.opt.IndexSpacing {
+		l.index = append(l.index, indexEntry{offset, position})
+		l.sinceIdx = 0
+	}
+	l.sinceIdx += size
+}
+
+// flushIndex writes the entries of the last segment's index. What goes wrong is made good when the log is opened: an
+// index can always be made from its segment.
+func (l *Log) flushIndex() {
+	if len(l.index) == 0 {
+		return
+	}
+	last := l.segments[len(l.segments)-1]
+	entries := l.index
+	l.index = l.index[:0]
+	if l.indexed < 0 {
+		return
+	}
+	err := func() error {
+		h, err := l.s.files.get(l.path(last.id, indexKind), l.indexed == 0)
+		if err != nil {
+			return err
+		}
+		defer l.s.files.put(h)
+		var b []byte
+		at := indexHeaderSize + indexEntrySize*l.indexed
+		if l.indexed == 0 {
+			b, at = appendIndexHeader(last.base), 0
+		}
+		for _, e := range entries {
+			b = appendIndexEntry(b, e)
+		}
+		return h.write(b, at)
+	}()
+	if err != nil {
+		l.indexed = -1
+		return
+	}
+	l.indexed += int64(len(entries))
+}
+
+// create makes the log's directory and its first segment.
+func (l *Log) create() error {
+	if err := l.s.opt.FS.MkdirAll(path.Join(l.s.root, l.dir)); err != nil {
+		return err
+	}
+	l.newDir = true
+	return l.begin(l.firstID, l.tail)
+}
+
+// roll ends the last segment and begins the next.
+func (l *Log) roll() error {
+	l.flushIndex()
+	last := l.segments[len(l.segments)-1]
+	return l.begin(last.id+1, l.tail)
+}
+
+// begin makes a segment without records.
+func (l *Log) begin(id, base uint64) error {
+	h, err := l.s.files.get(l.path(id, segmentKind), true)
+	if err != nil {
+		return err
+	}
+	defer l.s.files.put(h)
+	now := l.s.opt.Now().UnixMicro()
+	if err := h.write(appendSegmentHeader(nil, base, now), 0); err != nil {
+		return err
+	}
+	l.segments = append(l.segments, segment{id: id, base: base, size: segmentHeaderSize, last: now})
+	l.touch(id)
+	l.newFiles = true
+	l.index, l.indexed, l.sinceIdx = nil, 0, 0
+	return nil
+}
+
+// sync makes what was written to segments survive, and reports whether the log's directory is new.
+func (l *Log) sync() (isNew bool, err error) {
+	l.mu.Lock()
+	l.flushIndex()
+	ids, files := l.unsynced, l.newFiles
+	isNew = l.newDir
+	l.unsynced, l.newFiles, l.newDir = nil, false, false
+	l.mu.Unlock()
+	for _, id := range ids {
+		if err := l.syncSegment(id); err != nil {
+			return isNew, err
+		}
+	}
+	if files {
+		return isNew, l.s.opt.FS.SyncDir(path.Join(l.s.root, l.dir))
+	}
+	return isNew, nil
+}
+
+func (l *Log) syncSegment(id uint64) error {
+	h, err := l.s.files.get(l.path(id, segmentKind), false)
+	if err != nil {
+		l.mu.Lock()
+		removed := id <= l.segments[0].id
+		l.mu.Unlock()
+		if removed {
+			return nil
+		}
+		return err
+	}
+	defer l.s.files.put(h)
+	return h.sync()
+}
+
+// retain removes the segments that retention does not keep.
+func (l *Log) retain(now time.Time) error {
+	for {
+		l.mu.Lock()
+		id, ok := l.expired(now)
+		if ok {
+			l.base = l.segments[1].base
+		}
+		l.mu.Unlock()
+		if !ok {
+			return nil
+		}
+		if err := l.remove(id); err != nil {
+			return err // it stays the oldest one, and is removed by the next attempt
+		}
+		l.mu.Lock()
+		l.segments = slices.Delete(l.segments, 0, 1)
+		l.mu.Unlock()
+	}
+}
+
+// expired returns the oldest segment, if retention does not keep it or if it could not be removed before.
+func (l *Log) expired(now time.Time) (id uint64, ok bool) {
+	if len(l.segments) == 0 {
+		return 0, false
+	}
+	head := l.segments[0]
+	if head.base < l.base {
+		return head.id, true
+	}
+	r := l.retention
+	if len(l.segments) < 2 || r == (Retention{}) {
+		return 0, false
+	}
+	size := int64(0)
+	for _, s := range l.segments {
+		size += s.size
+	}
+	ok = r.Bytes > 0 && size > r.Bytes ||
+		r.Age > 0 && now.UnixMicro()-head.last > r.Age.Microseconds() ||
+		r.Count > 0 && l.tail-l.segments[1].base >= r.Count
+	return head.id, ok
+}
+
+// remove removes a segment's files. Removals become durable one after the other, so that no crash leaves a hole.
+func (l *Log) remove(id uint64) error {
+	var errs []error
+	for _, kind := range []string{indexKind, segmentKind} {
+		name := l.path(id, kind)
+		l.s.files.drop(name)
+		if err := l.s.opt.FS.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	errs = append(errs, l.s.opt.FS.SyncDir(path.Join(l.s.root, l.dir)))
+	return errors.Join(errs...)
+}

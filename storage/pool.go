@@ -1,0 +1,140 @@
+package storage
+
+import (
+	"container/list"
+	"errors"
+	"sync"
+	"sync/atomic"
+
+	"github.com/felix-mq/felix/internal/vfs"
+)
+
+// pool holds open files, so that logs which nobody uses hold none. At most max are open, and those in use.
+type pool struct {
+	fs     vfs.FS
+	max    int
+	failed func(error) // called when a file cannot be synced
+
+	mu   sync.Mutex
+	open map[string]*handle
+	idle list.List // of *handle that nobody uses, longest unused first
+}
+
+// handle is an open file. Its users give it back to the pool.
+type handle struct {
+	vfs.File
+	name  string
+	users int
+	dirty atomic.Bool   // written to since the last sync
+	at    *list.Element // in pool.idle
+	gone  bool          // closed with its last user
+}
+
+func newPool(fs vfs.FS, limit int, failed func(error)) *pool {
+	return &pool{fs: fs, max: limit, failed: failed, open: map[string]*handle{}}
+}
+
+// get returns the open file of that name; create makes it.
+func (p *pool) get(name string, create bool) (*handle, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if h := p.open[name]; h != nil && !create {
+		if h.at != nil {
+			p.idle.Remove(h.at)
+			h.at = nil
+		}
+		h.users++
+		return h, nil
+	}
+	open := p.fs.Open
+	if create {
+		open = p.fs.Create
+	}
+	f, err := open(name)
+	if err != nil {
+		return nil, err
+	}
+	h := &handle{File: f, name: name, users: 1}
+	p.open[name] = h
+	p.shrink()
+	return h, nil
+}
+
+// put gives a handle back.
+func (p *pool) put(h *handle) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	h.users--
+	if h.users > 0 {
+		return
+	}
+	if h.gone {
+		_ = h.Close() // of a file that was removed
+		return
+	}
+	h.at = p.idle.PushBack(h)
+	p.shrink()
+}
+
+// shrink closes files that nobody uses. What was written to them is synced first: the report of a failed write may be
+// lost with the last open file.
+func (p *pool) shrink() {
+	for len(p.open) > p.max && p.idle.Len() > 0 {
+		h := p.idle.Remove(p.idle.Front()).(*handle)
+		h.at = nil
+		delete(p.open, h.name)
+		if err := errors.Join(h.sync(), h.Close()); err != nil {
+			p.failed(err)
+		}
+	}
+}
+
+// write writes b at that position.
+func (h *handle) write(b []byte, at int64) error {
+	_, err := h.WriteAt(b, at)
+	h.dirty.Store(true) // not before: a sync in between would not have the bytes
+	return err
+}
+
+// sync makes what was written survive. Of a file that was not written to it is free.
+func (h *handle) sync() error {
+	if !h.dirty.Swap(false) {
+		return nil
+	}
+	err := h.Sync()
+	if err != nil {
+		h.dirty.Store(true)
+	}
+	return err
+}
+
+// drop forgets a file that is going to be removed.
+func (p *pool) drop(name string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	h := p.open[name]
+	if h == nil {
+		return
+	}
+	delete(p.open, name)
+	h.gone = true
+	if h.at != nil {
+		p.idle.Remove(h.at)
+		h.at = nil
+		_ = h.Close()
+	}
+}
+
+// close closes all that nobody uses.
+func (p *pool) close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var errs []error
+	for p.idle.Len() > 0 {
+		h := p.idle.Remove(p.idle.Front()).(*handle)
+		h.at = nil
+		delete(p.open, h.name)
+		errs = append(errs, h.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,243 @@
+package storage
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+	"io/fs"
+	"path"
+	"slices"
+	"sort"
+
+	"github.com/felix-mq/felix/internal/vfs"
+)
+
+// readWindow is how many bytes are read at once, unless a record is larger.
+const readWindow = 256 << 10
+
+// Reader reads a log from an offset on. It holds no file while it is not used. It may be used by one goroutine at a time.
+type Reader struct {
+	l       *Log
+	next    uint64
+	segment uint64
+	pos     int64 // of next in that segment, 0: not known
+	buf     []byte
+	records []Record
+}
+
+// Read returns a reader that begins at an offset, which may be the tail. Otherwise it returns a [RangeError].
+func (l *Log) Read(from uint64) (*Reader, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if from < l.base || from > l.tail {
+		return nil, &RangeError{Requested: from, Base: l.base, Tail: l.tail}
+	}
+	return &Reader{l: l, next: from}, nil
+}
+
+// Offset returns the offset of the record that Next returns first.
+func (r *Reader) Offset() uint64 { return r.next }
+
+// Next returns the next records: as many as have payloads of limit bytes together, and at least one. It returns none at
+// the tail of the log. Every record has been verified; damage is a [CorruptionError]. If retention has removed the next
+// record, the error is a [RangeError]. The payloads are views until the next call.
+func (r *Reader) Next(limit int) ([]Record, error) {
+	l := r.l
+	l.mu.Lock()
+	base, tail := l.base, l.tail
+	i := sort.Search(len(l.segments), func(i int) bool { return l.segments[i].base > r.next }) - 1
+	var s segment
+	if i >= 0 {
+		s = l.segments[i]
+	}
+	l.mu.Unlock()
+	if r.next == tail {
+		return nil, nil
+	}
+	if r.next < base || i < 0 {
+		return nil, &RangeError{Requested: r.next, Base: base, Tail: tail}
+	}
+	h, err := l.s.files.get(l.path(s.id, segmentKind), false)
+	if errors.Is(err, fs.ErrNotExist) {
+		if b := l.Bounds(); r.next < b.Base {
+			return nil, &RangeError{Requested: r.next, Base: b.Base, Tail: b.Tail}
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer l.s.files.put(h)
+	if r.segment != s.id || r.pos == 0 {
+		if err := r.seek(h, s); err != nil {
+			return nil, err
+		}
+	}
+	return r.read(h, s, limit)
+}
+
+// seek finds the next record in a segment.
+func (r *Reader) seek(h *handle, s segment) error {
+	r.segment, r.pos = s.id, segmentHeaderSize
+	if r.next == s.base {
+		return nil
+	}
+	from := indexEntry{s.base, segmentHeaderSize}
+	for _, e := range []indexEntry{r.l.lookup(s, r.next), from} {
+		found := false
+		_, _, bad, err := scan(h, e.position, s.size, e.offset, func(rec Record, at int64, _ []byte) bool {
+			found = rec.Offset == r.next
+			r.pos = at
+			return !found
+		})
+		switch {
+		case err != nil:
+			r.pos = 0
+			return err
+		case found:
+			return nil
+		case bad != nil && e == from:
+			r.pos = 0
+			bad.File = path.Join(r.l.dir, segmentName(s.id, segmentKind))
+			return bad
+		}
+		// An index is never trusted: without it, the record is looked for from the begin.
+	}
+	r.pos = 0
+	return &CorruptionError{Damage: DamageOffset, File: path.Join(r.l.dir, segmentName(s.id, segmentKind)), Position: s.size, Expected: r.next}
+}
+
+// lookup returns the last entry of a segment's index that is not after offset.
+func (l *Log) lookup(s segment, offset uint64) indexEntry {
+	begin := indexEntry{s.base, segmentHeaderSize}
+	l.mu.Lock()
+	last := l.segments[len(l.segments)-1]
+	if last.id == s.id {
+		for _, e := range slices.Backward(l.index) {
+			if e.offset <= offset {
+				l.mu.Unlock()
+				return e
+			}
+		}
+	}
+	l.mu.Unlock()
+	h, err := l.s.files.get(l.path(s.id, indexKind), false)
+	if err != nil {
+		return begin
+	}
+	defer l.s.files.put(h)
+	size, err := h.Size()
+	if err != nil {
+		return begin
+	}
+	at := func(i int) (e indexEntry) {
+		var b [indexEntrySize]byte
+		if _, err := h.ReadAt(b[:], int64(indexHeaderSize+i*indexEntrySize)); err != nil && !errors.Is(err, io.EOF) {
+			return indexEntry{}
+		}
+		return indexEntry{binary.BigEndian.Uint64(b[:]), int64(binary.BigEndian.Uint64(b[8:]))}
+	}
+	n := int(max(0, size-indexHeaderSize)) / indexEntrySize
+	i := sort.Search(n, func(i int) bool { return at(i).offset > offset }) - 1
+	if i < 0 {
+		return begin
+	}
+	if e := at(i); e.offset >= s.base && e.offset <= offset && e.position >= segmentHeaderSize && e.position < s.size {
+		return e
+	}
+	return begin
+}
+
+// read returns records of a segment from r.pos on.
+func (r *Reader) read(h *handle, s segment, limit int) ([]Record, error) {
+	r.records = r.records[:0]
+	want := int64(min(max(limit, 1), readWindow-recordHeaderSize) + recordHeaderSize)
+	for {
+		n, err := readAt(h, &r.buf, r.pos, min(want, s.size-r.pos))
+		if err != nil {
+			return nil, err
+		}
+		b := r.buf[:n]
+		pos, payloads := r.pos, 0
+		for len(b) > 0 {
+			rec, size, bad := parseRecord(b, s.size-pos, r.next)
+			if bad != nil {
+				if len(r.records) > 0 {
+					break // the next call reports it
+				}
+				bad.File, bad.Position = path.Join(r.l.dir, segmentName(s.id, segmentKind)), pos
+				return nil, bad
+			}
+			if int64(len(b)) < size {
+				want = max(want, size)
+				break
+			}
+			if len(r.records) > 0 && payloads+len(rec.Payload) > limit {
+				break
+			}
+			payloads += len(rec.Payload)
+			r.records = append(r.records, rec)
+			r.next++
+			pos += size
+			b = b[size:]
+		}
+		if len(r.records) > 0 {
+			r.pos = pos
+			return r.records, nil
+		}
+		if int64(n) == s.size-r.pos {
+			return nil, &CorruptionError{
+				Damage: DamageTruncated, File: path.Join(r.l.dir, segmentName(s.id, segmentKind)), Position: pos, Expected: uint64(want),
+				Found: uint64(n),
+			}
+		}
+	}
+}
+
+// readAt reads n bytes into *buf, which it may replace, and returns how many there are.
+func readAt(f vfs.File, buf *[]byte, pos, n int64) (int, error) {
+	if int64(cap(*buf)) < n {
+		*buf = make([]byte, n)
+	}
+	*buf = (*buf)[:n]
+	got, err := f.ReadAt(*buf, pos)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return got, err
+}
+
+// scan calls each with the records of a segment of size bytes from pos on, of which the first has the offset next, and
+// with their position and bytes, as views, until each returns false. It returns position and offset after the last one,
+// and what is wrong there, if that is why it ended.
+func scan(f vfs.File, pos, size int64, next uint64, each func(r Record, at int64, b []byte) bool) (int64, uint64, *CorruptionError, error) {
+	var buf []byte
+	window := int64(readWindow)
+	for pos < size {
+		n, err := readAt(f, &buf, pos, min(window, size-pos))
+		if err != nil {
+			return pos, next, nil, err
+		}
+		if int64(n) < min(window, size-pos) {
+			size = pos + int64(n) // the file is shorter
+		}
+		b := buf[:n]
+		for len(b) > 0 {
+			r, n, bad := parseRecord(b, size-pos, next)
+			if bad != nil {
+				bad.Position = pos
+				return pos, next, bad, nil
+			}
+			if int64(len(b)) < n {
+				window = max(window, n)
+				break
+			}
+			if !each(r, pos, b[:n:n]) {
+				return pos, next, nil, nil
+			}
+			pos += n
+			next++
+			b = b[n:]
+		}
+	}
+	return pos, next, nil, nil
+}

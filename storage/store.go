@@ -1,0 +1,629 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/felix-mq/felix/internal/vfs"
+)
+
+// Class says how safe records are when their append completes.
+type Class int
+
+// The classes of acknowledgement.
+const (
+	// ClassDevice means that the records survive a loss of power.
+	ClassDevice Class = iota
+	// ClassOS means that the records survive the end of the process. They reach the device within [Options.SyncEvery].
+	ClassOS
+)
+
+// String returns the class as settings and metrics name it.
+func (c Class) String() string {
+	switch c {
+	case ClassDevice:
+		return "device"
+	case ClassOS:
+		return "os"
+	}
+	return fmt.Sprintf("class %d", int(c))
+}
+
+// Options configure a store. Zero values mean the defaults that are stated.
+type Options struct {
+	// FS is the file system; nil means that of the operating system.
+	FS vfs.FS
+	// SegmentBytes is the size at which a segment ends (256 MiB). Larger batches get a segment of their own.
+	SegmentBytes int64
+	// IndexSpacing is how many bytes of a segment have one entry in its index (4 KiB).
+	IndexSpacing int64
+	// JournalBytes is the size at which a journal file ends and a checkpoint begins (64 MiB). Up to four files may exist.
+	JournalBytes int64
+	// QueueBytes is how many encoded bytes may wait for the committer (64 MiB). Appends beyond wait.
+	QueueBytes int64
+	// SyncEvery is after which time records of [ClassOS] are synced (250 ms).
+	SyncEvery time.Duration
+	// RetainEvery is how often retention is applied (one minute).
+	RetainEvery time.Duration
+	// Headroom is how many bytes must be free on the device for an append to be accepted (0: no check).
+	Headroom int64
+	// OpenFiles is how many files may be open while nobody uses them (512).
+	OpenFiles int
+	// VerifyAll makes a log verify all its records when it is opened, not only those since its last index entry.
+	VerifyAll bool
+	// RepairTail lets a log that has a damaged last record be opened without it. That record may have been acknowledged.
+	RepairTail bool
+	// Now is the clock of records and retention; nil means [time.Now].
+	Now func() time.Time
+	// Failed is called once, from any goroutine, when the store has stopped to accept appends because of a failed write.
+	Failed func(error)
+}
+
+func (o Options) withDefaults() Options {
+	setDefault(&o.SegmentBytes, 256<<20)
+	setDefault(&o.IndexSpacing, 4<<10)
+	setDefault(&o.JournalBytes, 64<<20)
+	setDefault(&o.QueueBytes, 64<<20)
+	setDefault(&o.SyncEvery, 250*time.Millisecond)
+	setDefault(&o.RetainEvery, time.Minute)
+	setDefault(&o.OpenFiles, 512)
+	if o.FS == nil {
+		o.FS = vfs.OS{}
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return o
+}
+
+func setDefault[T int | int64 | time.Duration](v *T, to T) {
+	if *v == 0 {
+		*v = to
+	}
+}
+
+// checkpointsBehind is how many journal files may wait for their checkpoint before the committer waits.
+const checkpointsBehind = 2
+
+// maxGroup is how many encoded bytes one write to the journal has at most, unless a single batch has more.
+const maxGroup = 8 << 20
+
+// Store is a data directory with the logs in it. Its methods may be called from any goroutine.
+type Store struct {
+	opt   Options
+	root  string
+	lock  io.Closer
+	files *pool
+
+	opens sync.Mutex // held while a log is opened
+
+	mu     sync.Mutex // guards what follows; held for no I/O
+	logs   map[string]*Log
+	queue  []*pending
+	queued int64      // bytes in queue
+	space  *sync.Cond // on mu; signaled when queued falls or the store ends
+	err    error      // why appends are refused: ErrFailed with its cause, or ErrClosed
+
+	wake    chan struct{} // of the committer
+	full    atomic.Bool   // the head-room is used up
+	waits   atomic.Int64  // appends that had to wait for the committer
+	commits atomic.Int64
+	appends atomic.Int64
+
+	unretained atomic.Int64 // times that retention has failed
+
+	journal     journal
+	touched     []*Log // that have records in the current journal file
+	checkpoints chan checkpoint
+	stop        chan struct{}
+	tasks       sync.WaitGroup // the committer, the checkpoints and the clock
+}
+
+// pending is an append on its way to the journal.
+type pending struct {
+	log     *Log
+	class   Class
+	records int
+	bytes   []byte // encoded records
+	done    func(error)
+}
+
+var pendings = sync.Pool{New: func() any { return new(pending) }}
+
+// checkpoint is a journal file that is complete, and the logs that have records in it.
+type checkpoint struct {
+	number uint64
+	logs   []*Log
+}
+
+// Open opens the data directory root, makes it if it is missing, and brings the logs that have records in the journal up
+// to date. It returns [vfs.ErrLocked] if another process has it open, and a [CorruptionError] if it finds damage that a
+// crash does not explain. The caller must [Store.Close] it.
+func Open(root string, opt Options) (_ *Store, err error) {
+	opt = opt.withDefaults()
+	if err := opt.FS.MkdirAll(path.Join(root, journalDir)); err != nil {
+		return nil, err
+	}
+	lock, err := opt.FS.Lock(path.Join(root, "lock"))
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, lock.Close())
+		}
+	}()
+	if err := errors.Join(opt.FS.SyncDir(root), opt.FS.SyncDir(path.Dir(path.Clean(root)))); err != nil {
+		return nil, err
+	}
+	s := &Store{
+		opt: opt, root: root, lock: lock, logs: map[string]*Log{}, wake: make(chan struct{}, 1),
+		checkpoints: make(chan checkpoint, checkpointsBehind), stop: make(chan struct{}),
+	}
+	s.space = sync.NewCond(&s.mu)
+	s.files = newPool(opt.FS, opt.OpenFiles, s.fail)
+	s.journal = journal{fs: opt.FS, dir: path.Join(root, journalDir), limit: opt.JournalBytes}
+	if err := s.recover(); err != nil {
+		if s.journal.file != nil {
+			err = errors.Join(err, s.journal.file.Close())
+		}
+		return nil, errors.Join(err, s.files.close())
+	}
+	s.checkSpace()
+	s.tasks.Go(s.commitAll)
+	s.tasks.Go(s.checkpointAll)
+	s.tasks.Go(s.tick)
+	return s, nil
+}
+
+// Log opens the log of that key. A log without records has no files. There is one Log for a key, and it is not closed.
+func (s *Store) Log(key Key) (*Log, error) {
+	dir := key.Dir()
+	s.opens.Lock()
+	defer s.opens.Unlock()
+	s.mu.Lock()
+	l, err := s.logs[dir], s.err
+	s.mu.Unlock()
+	switch {
+	case errors.Is(err, ErrClosed):
+		return nil, err
+	case l != nil:
+		return l, nil
+	}
+	l, err = s.openLog(dir, nil)
+	if err != nil {
+		return nil, fmt.Errorf("log %s: %w", key, err)
+	}
+	s.mu.Lock()
+	s.logs[dir] = l
+	s.mu.Unlock()
+	return l, nil
+}
+
+// Close completes what was appended, syncs all of it and closes the directory. Appends that come later get [ErrClosed].
+func (s *Store) Close() error {
+	s.mu.Lock()
+	failed := s.err
+	if errors.Is(failed, ErrClosed) {
+		s.mu.Unlock()
+		return nil
+	}
+	s.err = errors.Join(ErrClosed, failed)
+	s.space.Broadcast()
+	s.mu.Unlock()
+	close(s.stop)
+	s.tasks.Wait()
+	if failed == nil {
+		failed = s.Err()
+	}
+	if failed == nil {
+		failed = s.journal.clean()
+	}
+	return errors.Join(failed, s.files.close(), s.lock.Close())
+}
+
+// Err returns why the store accepts no appends any more, or nil.
+func (s *Store) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if errors.Is(s.err, ErrFailed) {
+		return s.err
+	}
+	return nil
+}
+
+// Stats says what a store has done since it was opened.
+type Stats struct {
+	Appends int64 // batches
+	Commits int64 // writes to the journal; Appends/Commits is how many batches one serves
+	Waits   int64 // appends that waited because QueueBytes was reached
+	Queued  int64 // bytes that wait for the committer now
+	Full    bool  // the head-room is used up
+
+	RetainFailures int64 // times that retention could not remove a file; it tries again
+}
+
+// Stats returns the store's statistics.
+func (s *Store) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Stats{
+		Appends: s.appends.Load(), Commits: s.commits.Load(), Waits: s.waits.Load(), Queued: s.queued, Full: s.full.Load(),
+		RetainFailures: s.unretained.Load(),
+	}
+}
+
+// fail ends the store as a writer.
+func (s *Store) fail(cause error) {
+	s.mu.Lock()
+	first := !errors.Is(s.err, ErrFailed)
+	if first {
+		s.err = errors.Join(fmt.Errorf("%w: %w", ErrFailed, cause), s.err)
+	}
+	s.space.Broadcast()
+	s.mu.Unlock()
+	if first && s.opt.Failed != nil {
+		s.opt.Failed(cause)
+	}
+}
+
+// admit waits until the queue has space for n bytes more, and counts them.
+func (s *Store) admit(n int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	waited := false
+	for s.err == nil && s.queued > 0 && s.queued+n > s.opt.QueueBytes {
+		if !waited {
+			waited = true
+			s.waits.Add(1)
+		}
+		s.space.Wait()
+	}
+	if s.err != nil {
+		return s.err
+	}
+	if s.full.Load() {
+		return ErrFull
+	}
+	s.queued += n
+	return nil
+}
+
+// enqueue hands p to the committer.
+func (s *Store) enqueue(p *pending) {
+	s.mu.Lock()
+	s.queue = append(s.queue, p)
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take moves the next group from the queue to group.
+func (s *Store) take(group []*pending) []*pending {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	size, n := int64(0), 0
+	for n < len(s.queue) && (n == 0 || size+int64(len(s.queue[n].bytes)) <= maxGroup) {
+		size += int64(len(s.queue[n].bytes))
+		n++
+	}
+	group = append(group[:0], s.queue[:n]...)
+	rest := copy(s.queue, s.queue[n:])
+	clear(s.queue[rest:])
+	s.queue = s.queue[:rest]
+	s.queued -= size
+	if size > 0 {
+		s.space.Broadcast()
+	}
+	return group
+}
+
+// commitAll is the committer. It ends when the store is closed and nothing waits.
+func (s *Store) commitAll() {
+	defer close(s.checkpoints)
+	var (
+		group []*pending
+		c     = committer{s: s}
+		timer = time.NewTimer(0)
+		armed = true
+	)
+	for {
+		group = s.take(group)
+		if len(group) == 0 {
+			select {
+			case <-s.wake:
+				continue
+			case <-timer.C:
+				armed = false
+				c.syncLater()
+				continue
+			case <-s.stop:
+			}
+			// Appends that were admitted before the end may still come.
+			s.mu.Lock()
+			idle := s.queued == 0
+			s.mu.Unlock()
+			if !idle {
+				<-s.wake
+				continue
+			}
+			c.close()
+			return
+		}
+		err := c.commit(group)
+		if err != nil {
+			s.fail(err)
+			err = fmt.Errorf("%w: %w", ErrFailed, err)
+		}
+		for i, p := range group {
+			p.done(err)
+			p.log, p.done, p.bytes = nil, nil, p.bytes[:0]
+			if cap(p.bytes) <= maxGroup/8 {
+				pendings.Put(p)
+			}
+			group[i] = nil
+		}
+		if s.journal.synced != s.journal.sequence && !armed {
+			timer.Reset(s.opt.SyncEvery)
+			armed = true
+		}
+	}
+}
+
+// committer is what the goroutine of commitAll keeps between groups.
+type committer struct {
+	s      *Store
+	buf    []byte
+	groups []logGroup
+	failed error
+}
+
+// logGroup is what a group of appends has of one log.
+type logGroup struct {
+	log     *Log
+	batches []*pending
+	class   Class
+	records []byte // in committer.buf
+}
+
+// commit writes the group to the journal, syncs it if one of the group asks for that, and writes it to segments.
+func (c *committer) commit(group []*pending) error {
+	s, j := c.s, &c.s.journal
+	if c.failed == nil {
+		c.failed = s.Err()
+	}
+	if c.failed != nil {
+		return c.failed
+	}
+	c.split(group)
+	err := func() error {
+		if j.file == nil {
+			if err := j.begin(j.number, 0); err != nil {
+				return err
+			}
+		}
+		n := c.encode()
+		if err := j.write(c.buf, n); err != nil {
+			return err
+		}
+		if c.needsSync() {
+			if err := j.sync(); err != nil {
+				return err
+			}
+		}
+		for i := range c.groups {
+			if err := c.groups[i].log.write(c.groups[i].batches, c.groups[i].records); err != nil {
+				return err
+			}
+		}
+		if j.pos >= s.opt.JournalBytes {
+			return c.rotate()
+		}
+		return nil
+	}()
+	c.failed = err
+	s.commits.Add(1)
+	s.appends.Add(int64(len(group)))
+	if cap(c.buf) > maxGroup {
+		c.buf = nil
+	}
+	return err
+}
+
+// split sorts a group by log and keeps the order within each.
+func (c *committer) split(group []*pending) {
+	c.groups = c.groups[:0]
+	for _, p := range group {
+		if p.log.group == 0 {
+			n := len(c.groups)
+			c.groups = slices.Grow(c.groups, 1)[:n+1]
+			c.groups[n] = logGroup{log: p.log, batches: c.groups[n].batches[:0], class: p.class}
+			p.log.group = n + 1
+		}
+		g := &c.groups[p.log.group-1]
+		g.batches = append(g.batches, p)
+		g.class = min(g.class, p.class)
+	}
+	for i := range c.groups {
+		c.groups[i].log.group = 0
+	}
+}
+
+func (c *committer) needsSync() bool {
+	for i := range c.groups {
+		if c.groups[i].class == ClassDevice {
+			return true
+		}
+	}
+	return false
+}
+
+// encode fills buf with the entries of all groups and returns how many there are.
+func (c *committer) encode() (entries int) {
+	j := &c.s.journal
+	size := 0
+	for i := range c.groups {
+		size += 128 + entryHeaderSize
+		for _, p := range c.groups[i].batches {
+			size += len(p.bytes)
+		}
+	}
+	if cap(c.buf) < size {
+		c.buf = make([]byte, 0, size)
+	}
+	b := c.buf[:0]
+	for i := range c.groups {
+		g := &c.groups[i]
+		l := g.log
+		if l.named != j.number+1 {
+			l.named, l.number = j.number+1, j.logs
+			j.logs++
+			c.s.touched = append(c.s.touched, l)
+			b = appendEntry(b, j.number, entry{kind: entryName, sequence: j.sequence + uint64(entries), synced: j.synced, log: l.number},
+				l.position().append(nil))
+			entries++
+		}
+		e := entry{kind: entryRecords, sequence: j.sequence + uint64(entries), synced: j.synced, log: l.number}
+		for _, p := range g.batches {
+			e.length += uint32(len(p.bytes))
+		}
+		b = appendEntryHeader(b, j.number, e, nil)
+		begin := len(b)
+		for _, p := range g.batches {
+			b = append(b, p.bytes...)
+		}
+		g.records = b[begin:len(b):len(b)]
+		b = pad(b)
+		entries++
+	}
+	c.buf = b
+	return entries
+}
+
+// rotate completes the journal file, hands it to the checkpoints and begins the next.
+func (c *committer) rotate() error {
+	s, j := c.s, &c.s.journal
+	if err := j.end(); err != nil {
+		return err
+	}
+	s.checkpoints <- checkpoint{j.number, s.touched}
+	s.touched = nil
+	j.number++
+	j.file = nil
+	return j.begin(j.number, 0)
+}
+
+// syncLater syncs records of [ClassOS] whose time has come.
+func (c *committer) syncLater() {
+	if c.failed != nil || c.s.journal.file == nil {
+		return
+	}
+	if err := c.s.journal.sync(); err != nil {
+		c.failed = err
+		c.s.fail(err)
+	}
+}
+
+// close hands the last journal file to the checkpoints, so that nothing is left in the journal.
+func (c *committer) close() {
+	s, j := c.s, &c.s.journal
+	if j.file == nil {
+		return
+	}
+	if c.failed == nil {
+		c.failed = s.Err()
+	}
+	if c.failed == nil {
+		if c.failed = j.end(); c.failed == nil {
+			s.checkpoints <- checkpoint{j.number, s.touched}
+			return
+		}
+		s.fail(c.failed)
+	}
+	_ = j.file.Close() // what it holds is read when the store is opened again
+}
+
+// checkpointAll removes journal files when the segments have their records.
+func (s *Store) checkpointAll() {
+	for c := range s.checkpoints {
+		if s.Err() != nil {
+			continue
+		}
+		err := s.syncLogs(c.logs)
+		if err == nil {
+			err = s.journal.retire(c.number)
+		}
+		if err != nil {
+			s.fail(err)
+		}
+	}
+}
+
+// syncLogs makes the segments of these logs survive.
+func (s *Store) syncLogs(logs []*Log) error {
+	made := false
+	for _, l := range logs {
+		isNew, err := l.sync()
+		if err != nil {
+			return err
+		}
+		made = made || isNew
+	}
+	if made {
+		return s.opt.FS.SyncDir(s.root)
+	}
+	return nil
+}
+
+// tick applies retention and looks at the free space from time to time.
+func (s *Store) tick() {
+	retain := time.NewTicker(s.opt.RetainEvery)
+	defer retain.Stop()
+	space := time.NewTicker(time.Second)
+	defer space.Stop()
+	for {
+		select {
+		case <-s.stop:
+			return
+		case <-space.C:
+			s.checkSpace()
+		case <-retain.C:
+			if err := s.Retain(); err != nil {
+				s.unretained.Add(1)
+			}
+		}
+	}
+}
+
+func (s *Store) checkSpace() {
+	if s.opt.Headroom <= 0 {
+		return
+	}
+	if n, err := s.opt.FS.Free(s.root); err == nil {
+		s.full.Store(n < s.opt.Headroom)
+	}
+}
+
+// Retain removes what the logs' retention does not keep. It is called in the background every [Options.RetainEvery], and
+// what cannot be removed is tried again.
+func (s *Store) Retain() error {
+	s.mu.Lock()
+	logs := make([]*Log, 0, len(s.logs))
+	for _, l := range s.logs {
+		logs = append(logs, l)
+	}
+	s.mu.Unlock()
+	errs := make([]error, 0, len(logs))
+	for _, l := range logs {
+		errs = append(errs, l.retain(s.opt.Now()))
+	}
+	return errors.Join(errs...)
+}

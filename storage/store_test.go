@@ -1,0 +1,256 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// TestManyPublishers appends to some logs from many goroutines on a real file system, with readers and retention at work,
+// and checks offsets, order of completions and what is read.
+func TestManyPublishers(t *testing.T) {
+	s, err := Open(t.TempDir(), Options{SegmentBytes: 8 << 10, JournalBytes: 64 << 10, OpenFiles: 4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const logs, publishers, each = 5, 8, 60
+	var publishing, reading sync.WaitGroup
+	for i := range logs {
+		l, err := s.Log(key(i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var mu sync.Mutex
+		payloads := map[uint64]string{} // by offset
+		completed := uint64(0)
+		for p := range publishers {
+			publishing.Go(func() {
+				for k := range each {
+					batch := [][]byte{fmt.Appendf(nil, "%d/%d/%d/a", i, p, k), fmt.Appendf(nil, "%d/%d/%d/b", i, p, k)}
+					class := Class(k % 2)
+					done := make(chan error, 1)
+					var first atomic.Uint64
+					mu.Lock() // so that the offset is known to done
+					n, err := l.Append(batch, class, func(err error) {
+						if err == nil {
+							mu.Lock()
+							if f := first.Load(); f != completed {
+								err = fmt.Errorf("log %d: offset %d completes, want %d", i, f, completed)
+							}
+							completed += 2
+							mu.Unlock()
+						}
+						done <- err
+					})
+					first.Store(n)
+					payloads[n], payloads[n+1] = string(batch[0]), string(batch[1])
+					mu.Unlock()
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					if err := <-done; err != nil {
+						t.Error(err)
+						return
+					}
+					if tail := l.Bounds().Tail; tail < n+2 {
+						t.Errorf("log %d: acknowledged to %d, and the tail is %d", i, n+2, tail)
+					}
+				}
+			})
+		}
+		reading.Go(func() {
+			r, err := l.Read(0)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			for next := uint64(0); next < publishers*each*2; {
+				records, err := r.Next(500)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				for _, rec := range records {
+					if rec.Offset != next || string(rec.Payload) != payloads[next] {
+						t.Errorf("log %d: %q at %d, want %q", i, rec.Payload, rec.Offset, payloads[next])
+					}
+					next++
+				}
+				mu.Unlock()
+				if len(records) == 0 {
+					if t.Failed() {
+						return
+					}
+					time.Sleep(time.Millisecond)
+				}
+			}
+		})
+	}
+	publishing.Wait()
+	reading.Wait()
+	if st := s.Stats(); st.Appends != logs*publishers*each || st.Commits == 0 || st.Queued != 0 {
+		t.Errorf("stats %+v", st)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestRetention removes whole segments, and a reader that is behind gets an error instead of a short history.
+func TestRetention(t *testing.T) {
+	now := time.Unix(1000, 0)
+	var clock atomic.Int64
+	clock.Store(now.UnixMicro())
+	dir := t.TempDir()
+	opt := Options{SegmentBytes: 1000, RetainEvery: time.Hour, Now: func() time.Time { return time.UnixMicro(clock.Load()) }}
+	s, err := Open(dir, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := s.Log(key(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(n int) {
+		for range n {
+			done := make(chan error, 1)
+			if _, err := l.Append([][]byte{make([]byte, 172)}, ClassOS, func(err error) { done <- err }); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+			clock.Add(int64(time.Second / time.Microsecond))
+		}
+	}
+	retain := func(r Retention) Bounds {
+		l.SetRetention(r)
+		if err := s.Retain(); err != nil {
+			t.Fatal(err)
+		}
+		return l.Bounds()
+	}
+	put(40) // four records of 200 bytes in a segment
+	behind, err := l.Read(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b := retain(Retention{}); b.Base != 0 || b.Tail != 40 || b.Segments != 10 {
+		t.Errorf("no retention: %+v", b)
+	}
+	if b := retain(Retention{Bytes: 7000}); b.Base != 8 || b.Bytes > 7000 {
+		t.Errorf("7000 bytes: %+v", b)
+	}
+	if b := retain(Retention{Count: 21}); b.Base != 16 {
+		t.Errorf("21 records: %+v", b)
+	}
+	if b := retain(Retention{Age: 13500 * time.Millisecond}); b.Base != 24 {
+		t.Errorf("13.5 s: %+v", b)
+	}
+	if b := retain(Retention{Age: time.Second, Bytes: 1, Count: 1}); b.Base != 36 || b.Tail != 40 {
+		t.Errorf("the last segment stays: %+v", b)
+	}
+	var outside *RangeError
+	if _, err := behind.Next(100); !errors.As(err, &outside) || !outside.TooOld() || outside.Base != 36 {
+		t.Errorf("a reader that is behind: %v", err)
+	}
+	if _, err := l.Read(35); !errors.As(err, &outside) || !outside.TooOld() {
+		t.Errorf("read from 35: %v", err)
+	}
+	if _, err := l.Read(41); !errors.As(err, &outside) || outside.TooOld() {
+		t.Errorf("read from 41: %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if s, err = Open(dir, opt); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if l, err = s.Log(key(0)); err != nil {
+		t.Fatal(err)
+	}
+	if b := l.Bounds(); b.Base != 36 || b.Tail != 40 {
+		t.Errorf("opened again: %+v", b)
+	}
+}
+
+// TestRefusals has what Append refuses without effect.
+func TestRefusals(t *testing.T) {
+	s, err := Open(t.TempDir(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := s.Log(key(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	never := func(error) { t.Error("completed") }
+	if _, err := l.Append(nil, ClassDevice, never); !errors.Is(err, ErrEmpty) {
+		t.Error(err)
+	}
+	if _, err := l.Append([][]byte{{1}, make([]byte, MaxPayload+1)}, ClassDevice, never); !errors.Is(err, ErrTooLarge) {
+		t.Error(err)
+	}
+	if b := l.Bounds(); b != (Bounds{}) {
+		t.Errorf("%+v", b)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Append([][]byte{{1}}, ClassDevice, never); !errors.Is(err, ErrClosed) {
+		t.Error(err)
+	}
+	if _, err := s.Log(key(1)); !errors.Is(err, ErrClosed) {
+		t.Error(err)
+	}
+}
+
+// TestEdges appends empty payloads, and records that are larger than a segment and than a read.
+func TestEdges(t *testing.T) {
+	dir := t.TempDir()
+	opt := Options{SegmentBytes: 1 << 20}
+	sizes := []int{0, 1, 3 << 20, 0, 600 << 10, 600 << 10, 0}
+	for range 2 {
+		s, err := Open(dir, opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := s.Log(key(0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wait sync.WaitGroup
+		for _, n := range sizes {
+			wait.Add(1)
+			if _, err := l.Append([][]byte{make([]byte, n)}, ClassDevice, func(error) { wait.Done() }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		wait.Wait()
+		r, err := l.Read(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for next := uint64(0); next < l.Bounds().Tail; {
+			records, err := r.Next(1)
+			if err != nil || len(records) == 0 {
+				t.Fatal(records, err)
+			}
+			for _, rec := range records {
+				if want := sizes[next%uint64(len(sizes))]; rec.Offset != next || len(rec.Payload) != want {
+					t.Errorf("offset %d has %d bytes, want %d", rec.Offset, len(rec.Payload), want)
+				}
+				next++
+			}
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
