@@ -36,7 +36,6 @@ import (
 	"github.com/felix-mq/felix/catalog"
 	"github.com/felix-mq/felix/codec"
 	"github.com/felix-mq/felix/fanout"
-	"github.com/felix-mq/felix/internal/buf"
 	"github.com/felix-mq/felix/quicx"
 )
 
@@ -52,13 +51,15 @@ type Broker struct {
 	log      *slog.Logger
 	hub      *fanout.Hub
 	caches   *cache.Store
-	tenants  *tenantKeys // of the catalog, if there is one
+	keys     *tenantKeys // of the catalog, if there is one
+	tenants  *tenants
 	verifier *auth.Verifier
 	listener *quicx.Listener
 	metrics  *metrics
 	registry *prometheus.Registry
 
 	subscriptionIDs atomic.Uint64
+	openStreams     atomic.Int64 // that are charged for
 
 	mu              sync.Mutex // guards all up to wg
 	conns           map[*conn]struct{}
@@ -69,8 +70,6 @@ type Broker struct {
 	wg              sync.WaitGroup // accept loop, sweeper and connections
 
 	closeCaches func() // once
-
-	reads *buf.Account // memory of unfinished requests
 
 	settler *settler
 
@@ -88,15 +87,15 @@ func New(cfg Config) (*Broker, error) {
 		return nil, err
 	}
 	keys := cfg.Keys
-	var tenants *tenantKeys // those of the catalog
+	var catalogKeys *tenantKeys
 	var snapshot *catalog.Catalog
 	if cfg.Catalog != nil {
 		var err error
 		if snapshot, err = cfg.Catalog.Snapshot(context.Background()); err != nil {
 			return nil, fmt.Errorf("broker: %w", err)
 		}
-		tenants = &tenantKeys{keys: make(auth.StaticKeys)}
-		keys = tenants
+		catalogKeys = &tenantKeys{keys: make(auth.StaticKeys)}
+		keys = catalogKeys
 	}
 	listener, err := quicx.Listen(cfg.Bind, cfg.TLS, quicx.Config{
 		StreamWindow: cfg.StreamWindow,
@@ -121,11 +120,11 @@ func New(cfg Config) (*Broker, error) {
 		log:      cfg.Logger,
 		hub:      fanout.NewHub(fanout.Options{MaxBytes: cfg.RetainedBytes, StallTimeout: cfg.StallTimeout}),
 		caches:   cache.New(cache.Options{MaxBytes: cfg.CacheMaxBytes, MaxScopeBytes: cfg.CacheMaxBytes * int64(cfg.CacheScopeShare) / 100, Series: maxCacheLabels}),
-		tenants:  tenants,
+		keys:     catalogKeys,
+		tenants:  newTenants(&cfg),
 		verifier: auth.NewVerifier(keys, cfg.Now),
 		listener: listener,
 		conns:    make(map[*conn]struct{}),
-		reads:    buf.NewAccount(cfg.ReadBytes, nil),
 
 		unauthenticated: list.New(),
 		settler:         newSettler(),
@@ -226,6 +225,7 @@ func (b *Broker) acceptLoop() error {
 		b.mu.Lock()
 		if b.draining {
 			b.mu.Unlock()
+			c.stranger.Close()
 			_ = qc.Close(0, shutdownReason)
 			continue
 		}
@@ -235,6 +235,7 @@ func (b *Broker) acceptLoop() error {
 			victim.closeLater(reason)
 		}
 		if victim == c {
+			c.stranger.Close()
 			continue
 		}
 		b.metrics.connections.Add(1)

@@ -121,7 +121,7 @@ func (ctl *control) findCache(namespace, name []byte) *cacheScope {
 func (ctl *control) cacheGetKeys(c *cache.Cache, r *codec.CacheRequest) outcome {
 	limit := ctl.c.b.cfg.MaxFrameBytes - codec.CacheValuesHead - r.Keys.Len()*codec.CacheValueHead
 	ctl.found = ctl.found[:0]
-	total, held := 0, 0
+	total, held := 0, int64(0)
 	start := telemetry.Start()
 	for key, ok := r.Keys.Next(); ok; key, ok = r.Keys.Next() {
 		v, hit := c.Get(key)
@@ -130,7 +130,7 @@ func (ctl *control) cacheGetKeys(c *cache.Cache, r *codec.CacheRequest) outcome 
 			if n := len(v.Bytes()); total+n <= limit || r.Keys.Len() == 0 && len(ctl.found) == 0 {
 				total += n
 				if n >= directValue {
-					held += n // evicted or not, it stays until the peer has read it
+					held += int64(n) // evicted or not, it stays until the peer has read it
 				}
 			} else {
 				v.Release()
@@ -140,7 +140,7 @@ func (ctl *control) cacheGetKeys(c *cache.Cache, r *codec.CacheRequest) outcome 
 		ctl.found = append(ctl.found, e)
 	}
 	start = telemetry.Observe(telemetry.StageCacheLookup, start)
-	if !ctl.c.account.Charge(held) {
+	if ctl.c.account.Charge(held) != nil {
 		ctl.overdrawn = true
 		for _, e := range ctl.found {
 			if e.hit {

@@ -135,11 +135,11 @@ func (w *cacheWatch) room(n int) bool {
 	if need > min(cfg.CacheWatchBytes, cfg.MaxFrameBytes) {
 		return false
 	}
-	bigger := buf.Get(max(need, minWatchQueue)) // a power of two
-	if !w.c.account.Charge(bigger.Cap()) {
-		bigger.Release()
+	size := max(need, minWatchQueue) // a power of two is what it gets
+	if w.c.account.Charge(int64(buf.CapOf(size))) != nil {
 		return false
 	}
+	bigger := buf.Get(size)
 	if w.queue == nil {
 		w.queue, w.end = bigger, codec.CacheEventsHead
 		return true
@@ -163,7 +163,7 @@ func (w *cacheWatch) lose() {
 }
 
 func (w *cacheWatch) drop(queue *buf.Chunk) {
-	w.c.account.Release(queue.Cap())
+	w.c.account.Release(int64(queue.Cap()))
 	queue.Release()
 }
 

@@ -62,10 +62,10 @@ func (b *Broker) apply(c *catalog.Change) {
 	switch c.Kind {
 	case catalog.KindTenant:
 		if c.Removed {
-			b.tenants.remove(c.Tenant)
+			b.keys.remove(c.Tenant)
 			b.caches.RemoveTenant(c.Tenant)
 		} else {
-			b.tenants.put(c.Tenant, c.Keys)
+			b.keys.put(c.Tenant, c.Keys)
 		}
 	case catalog.KindStream:
 		key := fanout.Key{Tenant: c.Tenant, Namespace: c.Namespace, Stream: c.Name}

@@ -118,6 +118,17 @@ func (s *served) connect(tenant string) *client.Client {
 
 func (s *served) connectError(tenant string) (*client.Client, error) {
 	s.t.Helper()
+	return client.Connect(testContext(s.t), s.Addr().String(), client.WithToken(tenant, s.mint(tenant)), client.WithTLS(s.as(tenant).ClientTLS()))
+}
+
+// as is the broker in the eyes of a tenant, for helpers that know one tenant only.
+func (s *served) as(tenant string) *broker.Dev {
+	return &broker.Dev{Broker: s.Broker, DevOptions: broker.DevOptions{Tenant: tenant}, Token: s.mint(tenant), Roots: s.roots}
+}
+
+// mint makes a token that lets its bearer do everything in the tenant.
+func (s *served) mint(tenant string) string {
+	s.t.Helper()
 	token, err := s.signers[tenant].Mint(auth.Claims{
 		Tenant: tenant, Subject: "test", IssuedAt: time.Now(), Permissions: []string{
 			"stream.publish:stream:" + tenant + "/*", "stream.subscribe:stream:" + tenant + "/*",
@@ -127,8 +138,7 @@ func (s *served) connectError(tenant string) (*client.Client, error) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return client.Connect(testContext(s.t), s.Addr().String(), client.WithToken(tenant, token),
-		client.WithTLS(&tls.Config{RootCAs: s.roots, ServerName: "localhost", MinVersion: tls.VersionTLS13}))
+	return token
 }
 
 // tenant is a catalog's tenant with its streams and caches in the namespace default.

@@ -59,7 +59,7 @@ type Config struct {
 	AuthMaxBytes            int           `env:"FELIX_AUTH_MAX_BYTES" unit:"bytes" min:"1024" max:"16777216" doc:"bytes that a stream may send before it has authenticated"`
 	FrameTimeout            time.Duration `env:"FELIX_FRAME_TIMEOUT_MS" unit:"ms" min:"10ms" max:"1h" doc:"time that the rest of a frame may take once it has begun, and a second more for each 64 KiB"`
 	ConnReadBytes           int64         `env:"FELIX_CONN_READ_BYTES" unit:"bytes" min:"1048576" max:"1125899906842624" doc:"memory for unfinished requests and unread replies of one connection"`
-	ReadBytes               int64         `env:"FELIX_READ_BYTES" unit:"bytes" min:"1048576" max:"1125899906842624" doc:"memory for unfinished requests above 64 KiB of all connections"`
+	ReadBytes               int64         `env:"FELIX_READ_BYTES" unit:"bytes" min:"1048576" max:"1125899906842624" doc:"memory for unfinished requests, unread replies and open streams of all connections; a quarter of it is for those on which no stream has authenticated"`
 	FailedStreams           int           `env:"FELIX_FAILED_STREAMS_PER_SECOND" min:"1" max:"1000000" doc:"streams per second of one connection that may end without having authenticated, beyond a burst of 2048"`
 	RetryAbove              int           `env:"FELIX_RETRY_ABOVE" min:"-1" max:"1000000" doc:"connection attempts per second above which each has to prove its address; 0 is 50 for each processor, -1 never"`
 	HandshakesPerPrefix     int           `env:"FELIX_HANDSHAKES_PER_PREFIX" min:"-1" max:"1000000" doc:"connection attempts per second accepted from one network (/24, /56), with a burst of two seconds; -1 any number"`

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/felix-mq/felix/fanout"
-	"github.com/felix-mq/felix/internal/buf"
+	"github.com/felix-mq/felix/internal/ledger"
 	"github.com/felix-mq/felix/quicx"
 )
 
@@ -40,7 +40,12 @@ type conn struct {
 	moved   atomic.Uint64 // writes that have come to their end
 	churned atomic.Bool   // the connection is being closed for a limit
 	failed  *rate.Limiter // streams that end without having authenticated
-	account *buf.Account  // memory of unfinished requests
+
+	// held is what the connection is charged for: to a share of its own until a stream has authenticated, and to the
+	// tenant's from then on. account is the part of it for unfinished requests, unread replies and unread changes.
+	held     *ledger.Account
+	account  *ledger.Account
+	stranger *ledger.Share
 
 	connected func(error) // ends the trace of the connection's beginning; set before any stream is accepted
 
@@ -55,13 +60,18 @@ type conn struct {
 }
 
 func newConn(b *Broker, qc *quicx.Conn) *conn {
+	stranger := b.tenants.strangers.Share(ledger.Automatic, 0)
+	held := ledger.NewAccount(0, stranger)
 	return &conn{
 		b: b, qc: qc, ctx: qc.Context(),
 		subs:    make(map[uint64]*subscription),
 		watches: make(map[uint64]*cacheWatch),
 		readers: make(map[*stream]*watch),
 		failed:  newFailedStreams(b.cfg.FailedStreams),
-		account: buf.NewAccount(maxUnauthenticatedReads*int64(b.cfg.AuthMaxBytes), b.reads),
+		held:    held,
+		account: ledger.NewAccount(maxUnauthenticatedReads*int64(b.cfg.AuthMaxBytes), held),
+
+		stranger: stranger,
 	}
 }
 
@@ -81,7 +91,15 @@ func (c *conn) serve() {
 				return
 			}
 			c.opened.Store(true)
-			c.streams.Go(func() { serveControl(c, s) })
+			if !c.openStream() {
+				_ = s.Send().Close()
+				s.Recv().Cancel(0)
+				continue
+			}
+			c.streams.Go(func() {
+				defer c.closeStream()
+				serveControl(c, s)
+			})
 		}
 	})
 	accepting.Go(func() {
@@ -91,7 +109,14 @@ func (c *conn) serve() {
 				return
 			}
 			c.opened.Store(true)
-			c.streams.Go(func() { servePublish(c, s) })
+			if !c.openStream() {
+				s.Cancel(0)
+				continue
+			}
+			c.streams.Go(func() {
+				defer c.closeStream()
+				servePublish(c, s)
+			})
 		}
 	})
 	accepting.Wait()
@@ -116,6 +141,25 @@ func (c *conn) serve() {
 	}
 	c.writers.Done()
 	c.writers.Wait()
+	c.stranger.Close()
+}
+
+// streamBytes is what a stream costs that a peer has opened and that is idle: state of QUIC, a goroutine and a reader.
+const streamBytes = 8 << 10
+
+// openStream charges for a stream that the peer has opened. It reports false if there is no memory for it.
+func (c *conn) openStream() bool {
+	if c.held.Charge(streamBytes) != nil {
+		c.b.limited(limitConnMemory)
+		return false
+	}
+	c.b.openStreams.Add(1)
+	return true
+}
+
+func (c *conn) closeStream() {
+	c.b.openStreams.Add(-1)
+	c.held.Release(streamBytes)
 }
 
 // reading registers a stream that a drain interrupts, and that the sweeper looks after. It reports false if the drain

@@ -53,9 +53,9 @@ type control struct {
 	s *quicx.Stream
 	w *quicx.FrameWriter // replies not yet written
 
-	inFlight  int  // requests that they answer
-	charged   int  // bytes of them in the connection's account
-	overdrawn bool // there was no room for one
+	inFlight  int   // requests that they answer
+	charged   int64 // bytes of them in the connection's account
+	overdrawn bool  // there was no room for one
 
 	cache cacheScope
 	found []foundValue // by a get, until it is answered
@@ -154,8 +154,8 @@ func (ctl *control) finish() {
 // reply replaces the replies that wait to be written by those and one more. They are held as long as the peer does not
 // read, so the connection's account is charged for them; a stream that overdraws it ends.
 func (ctl *control) reply(out []byte) {
-	if more := cap(out) - ctl.charged; more > 0 {
-		if ctl.c.account.Charge(more) {
+	if more := int64(cap(out)) - ctl.charged; more > 0 {
+		if ctl.c.account.Charge(more) == nil {
 			ctl.charged += more
 		} else {
 			ctl.overdrawn = true
@@ -304,7 +304,7 @@ func (s *stream) authenticate(m *codec.Message) bool {
 	s.identity = id
 	s.expires.Store(expiryOf(id))
 	s.fr.SetMaxFrame(s.c.b.cfg.MaxFrameBytes)
-	s.c.authenticated()
+	s.c.authenticated(s.c.b.tenants.get(id.Tenant))
 	return true
 }
 

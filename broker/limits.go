@@ -92,12 +92,14 @@ func (b *Broker) forgetUnauthenticatedLocked(c *conn) {
 }
 
 // authenticated notes that a stream of the connection has shown a good token: from here on it may use what it needs.
-func (c *conn) authenticated() {
+func (c *conn) authenticated(tenant *tenant) {
 	if c.known.Swap(true) {
 		return
 	}
 	c.connected(nil)
+	c.held.Move(tenant.reads, 0)
 	c.account.SetLimit(c.b.cfg.ConnReadBytes)
+	c.stranger.Close()
 	c.b.mu.Lock()
 	defer c.b.mu.Unlock()
 	c.b.forgetUnauthenticatedLocked(c)

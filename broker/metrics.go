@@ -135,7 +135,10 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 		defer b.mu.Unlock()
 		return float64(b.unauthenticated.Len())
 	})
-	gauge("felix_read_bytes", "Memory held by unfinished requests.", func() float64 { return float64(b.reads.Used()) })
+	gauge("felix_read_bytes", "Memory held by unfinished requests.", func() float64 {
+		streams := b.openStreams.Load() * streamBytes
+		return float64(max(b.tenants.readBytes()-streams, 0))
+	})
 
 	counter("felix_subscriptions_total", "Subscriptions made.", m.subscriptions.Load)
 	gauge("felix_subscriptions", "Subscriptions active.", open(&m.subscriptions, &m.subscriptionsEnded))

@@ -9,6 +9,7 @@ import (
 
 	"github.com/felix-mq/felix/codec"
 	"github.com/felix-mq/felix/internal/buf"
+	"github.com/felix-mq/felix/internal/ledger"
 )
 
 const (
@@ -60,7 +61,7 @@ type FrameReader struct {
 	size    int // of the next chunk
 	largest int // frame that was cut from this chunk
 
-	account *buf.Account // charged with the chunk, or nil
+	account *ledger.Account // charged with the chunk, or nil
 	// For observers: twice the number of frames returned, plus one while the reader waits for the rest of a frame.
 	progress atomic.Uint64
 	awaited  atomic.Uint32 // length of that frame's payload, 0 as long as its header is not known
@@ -84,7 +85,7 @@ func (r *FrameReader) SetMaxFrame(n int) { r.max = min(n, math.MaxInt-codec.Head
 // SetAccount makes the reader charge the memory it holds to an account; without room for a frame Next fails with
 // [ErrMemory]. Chunks that others have retained are not charged any longer than the reader holds them. It is called
 // before the first Next.
-func (r *FrameReader) SetAccount(a *buf.Account) { r.account = a }
+func (r *FrameReader) SetAccount(a *ledger.Account) { r.account = a }
 
 // Progress tells an observer on another goroutine whether the reader waits inside a frame: for the rest of its header, or
 // of a payload of the given length. Two calls that return the same count saw the same wait, or none in between.
@@ -239,7 +240,7 @@ func (r *FrameReader) await() error {
 // makeRoom sees to it that more of the unfinished frame can be read. It reports false if there is no memory for it.
 func (r *FrameReader) makeRoom() bool {
 	if r.chunk == nil {
-		return r.hold(buf.Get(r.size))
+		return r.hold(r.size)
 	}
 	have := r.end - r.start
 	need := max(r.need, codec.HeaderLen)
@@ -254,7 +255,7 @@ func (r *FrameReader) makeRoom() bool {
 	}
 	old, from := r.chunk, r.data[r.start:r.end]
 	largest := r.largest
-	if !r.hold(buf.Get(size)) {
+	if !r.hold(size) {
 		return false
 	}
 	copy(r.data, from)
@@ -264,19 +265,19 @@ func (r *FrameReader) makeRoom() bool {
 	return true
 }
 
-// hold makes c the reader's chunk, if there is room for it in the account.
-func (r *FrameReader) hold(c *buf.Chunk) bool {
-	if r.account != nil && !r.account.Charge(c.Cap()) {
-		c.Release()
+// hold makes a chunk of size bytes the reader's, if there is room for it in the account.
+func (r *FrameReader) hold(size int) bool {
+	if r.account != nil && r.account.Charge(int64(buf.CapOf(size))) != nil {
 		return false
 	}
-	r.chunk, r.data = c, c.Bytes()
+	r.chunk = buf.Get(size)
+	r.data = r.chunk.Bytes()
 	return true
 }
 
 func (r *FrameReader) release(c *buf.Chunk) {
 	if r.account != nil {
-		r.account.Release(c.Cap())
+		r.account.Release(int64(c.Cap()))
 	}
 	c.Release()
 }

@@ -403,45 +403,59 @@ func (s *Share) wakeFirstLocked() {
 
 // Account is an owner inside another one, with a limit of its own. Its methods may be called from any goroutine.
 type Account struct {
+	mu     sync.Mutex // guards all below; used is read without it
 	parent Owner
-	limit  atomic.Int64
+	limit  int64
 	used   atomic.Int64
 }
 
 // NewAccount returns an account with a limit, inside parent. A limit of 0 or less means that only parent bounds it.
 // parent may be nil.
 func NewAccount(limit int64, parent Owner) *Account {
-	a := &Account{parent: parent}
-	a.limit.Store(limit)
-	return a
+	return &Account{parent: parent, limit: limit}
 }
 
 // SetLimit changes the limit. What is charged already stays.
-func (a *Account) SetLimit(limit int64) { a.limit.Store(limit) }
+func (a *Account) SetLimit(limit int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.limit = limit
+}
 
-// Charge implements [Owner]. While the owners above decide, n counts in this account, which only its own users can see.
+// Move makes the account one of another owner, with another limit. What is charged already goes along, without bounds:
+// it is held.
+func (a *Account) Move(to Owner, limit int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	used := a.used.Load()
+	to.Force(used)
+	if a.parent != nil {
+		a.parent.Release(used)
+	}
+	a.parent, a.limit = to, limit
+}
+
+// Charge implements [Owner].
 func (a *Account) Charge(n int64) error {
-	for {
-		used, limit := a.used.Load(), a.limit.Load()
-		if limit > 0 && used+n > limit {
-			return ErrLimit
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	used := a.used.Load() + n
+	if a.limit > 0 && used > a.limit {
+		return ErrLimit
+	}
+	if a.parent != nil {
+		if err := a.parent.Charge(n); err != nil {
+			return err
 		}
-		if a.used.CompareAndSwap(used, used+n) {
-			break
-		}
 	}
-	if a.parent == nil {
-		return nil
-	}
-	if err := a.parent.Charge(n); err != nil {
-		a.used.Add(-n)
-		return err
-	}
+	a.used.Store(used)
 	return nil
 }
 
 // Force implements [Owner].
 func (a *Account) Force(n int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	a.used.Add(n)
 	if a.parent != nil {
 		a.parent.Force(n)
@@ -450,6 +464,8 @@ func (a *Account) Force(n int64) {
 
 // Release implements [Owner].
 func (a *Account) Release(n int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	if a.used.Add(-n) < 0 {
 		panic("ledger: more released than charged")
 	}

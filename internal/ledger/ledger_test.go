@@ -60,6 +60,29 @@ func TestMaximum(t *testing.T) {
 	conn.Release(80)
 }
 
+// TestMove: an account takes what is charged along to another owner, even above its bound, and what it holds of others
+// follows.
+func TestMove(t *testing.T) {
+	b := New(1000)
+	from, to := b.Share(100, 0), b.Share(0, 50)
+	conn := NewAccount(90, from)
+	stream := NewAccount(0, conn)
+	if err := stream.Charge(80); err != nil {
+		t.Fatal(err)
+	}
+	conn.Move(to, 200)
+	if from.Used() != 0 || to.Used() != 80 || conn.Used() != 80 || b.Used() != 80 {
+		t.Errorf("moved: %d and %d used, %d by the account, %d of the budget", from.Used(), to.Used(), conn.Used(), b.Used())
+	}
+	if err := stream.Charge(1); !errors.Is(err, ErrLimit) {
+		t.Errorf("above the new owner's maximum: %v", err)
+	}
+	stream.Release(80)
+	if to.Used() != 0 || b.Used() != 0 {
+		t.Errorf("released: %d and %d used", to.Used(), b.Used())
+	}
+}
+
 // TestAutomatic: automatic shares have equal parts of what is not guaranteed otherwise, and the sum of all guarantees
 // stays within the budget.
 func TestAutomatic(t *testing.T) {
@@ -141,14 +164,20 @@ func TestStress(t *testing.T) {
 		r := rand.New(rand.NewPCG(n, uint64(w)))
 		wg.Go(func() {
 			conn := NewAccount(limit/4, shares[w%len(shares)])
+			stream := NewAccount(0, conn) // of which another goroutine may move the owner
+			wg.Go(func() {
+				for i := range 200 {
+					conn.Move(shares[(w+i)%len(shares)], limit/4)
+				}
+			})
 			var held []int64
 			for range 5000 {
 				switch size := r.Int64N(512); {
 				case r.IntN(2) == 0 && len(held) > 0:
 					last := len(held) - 1
-					conn.Release(held[last])
+					stream.Release(held[last])
 					held = held[:last]
-				case conn.Charge(size) == nil:
+				case stream.Charge(size) == nil:
 					held = append(held, size)
 				}
 				if used := b.Used(); used > limit {
@@ -157,7 +186,7 @@ func TestStress(t *testing.T) {
 				}
 			}
 			for _, size := range held {
-				conn.Release(size)
+				stream.Release(size)
 			}
 		})
 	}
