@@ -12,6 +12,8 @@
 //	is      "address": host and port, or empty
 //	reload  what of it is read again while the program runs
 //	secret  "yes": its value is not shown
+//	prefix  of a field that is a struct: its fields, which have the tag yaml, are settings too. Their keys begin with it,
+//	        and their variables are those in upper case after FELIX_
 //
 // A duration is a bare number of milliseconds, as names ending in _MS promise, or has a unit ("2s"). A variable that is
 // set and empty counts only where the empty text is a value: where the field is a text and has no words. Lists are
@@ -249,24 +251,37 @@ type Setting struct {
 func Describe(dst ...any) []*Setting {
 	var all []*Setting
 	for _, d := range dst {
-		v := reflect.ValueOf(d).Elem()
-		for i := range v.NumField() {
-			f := v.Type().Field(i)
-			tag := f.Tag.Get
-			if tag("env") == "" && tag("yaml") == "" {
-				continue
-			}
-			s := &Setting{
-				Key: tag("yaml"), Variables: split(tag("env")), Doc: tag("doc"), Unit: tag("unit"), Min: tag("min"), Max: tag("max"),
-				Words: split(tag("words")), Reload: tag("reload"), Secret: tag("secret") == "yes", Origin: "default",
-				value: v.Field(i), field: f.Name, is: tag("is"),
-			}
-			if s.Key == "" {
-				s.Key = strings.ToLower(strings.TrimPrefix(s.Variables[0], "FELIX_"))
-			}
-			s.Default = s.Text()
-			all = append(all, s)
+		all = describe(all, reflect.ValueOf(d).Elem(), "")
+	}
+	return all
+}
+
+// describe appends the settings of a struct, whose keys have a prefix.
+func describe(all []*Setting, v reflect.Value, prefix string) []*Setting {
+	for i := range v.NumField() {
+		f := v.Type().Field(i)
+		tag := f.Tag.Get
+		if p := tag("prefix"); p != "" {
+			all = describe(all, v.Field(i), prefix+p)
+			continue
 		}
+		if tag("env") == "" && tag("yaml") == "" {
+			continue
+		}
+		s := &Setting{
+			Key: tag("yaml"), Variables: split(tag("env")), Doc: tag("doc"), Unit: tag("unit"), Min: tag("min"), Max: tag("max"),
+			Words: split(tag("words")), Reload: tag("reload"), Secret: tag("secret") == "yes", Origin: "default",
+			value: v.Field(i), field: f.Name, is: tag("is"),
+		}
+		if s.Key == "" {
+			s.Key = strings.ToLower(strings.TrimPrefix(s.Variables[0], "FELIX_"))
+		}
+		if prefix != "" {
+			s.Key = prefix + s.Key
+			s.Variables = []string{"FELIX_" + strings.ToUpper(s.Key)}
+		}
+		s.Default = s.Text()
+		all = append(all, s)
 	}
 	return all
 }

@@ -219,6 +219,28 @@ func TestDump(t *testing.T) {
 	}
 }
 
+// TestPrefix: the fields of a struct inside are settings with a prefix, from all sources.
+func TestPrefix(t *testing.T) {
+	type inner struct {
+		Size *int64 `yaml:"size" unit:"bytes" min:"0" max:"10000" doc:"a size that may be absent"`
+		Rate *int64 `yaml:"rate" min:"0" max:"9" doc:"a rate"`
+	}
+	var o struct {
+		On   bool  `env:"FELIX_ON" doc:"a switch"`
+		Each inner `prefix:"each_"`
+	}
+	l, err := Load(Sources{Environ: []string{"FELIX_EACH_SIZE=2KiB"}}, &o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(l.Settings) != 3 || l.Settings[2].Key != "each_rate" || o.Each.Size == nil || *o.Each.Size != 2048 || o.Each.Rate != nil {
+		t.Errorf("%d settings, read %+v", len(l.Settings), o)
+	}
+	if _, err := Load(Sources{Assignments: []string{"each_rate=10"}}, &o); err == nil {
+		t.Error("a value out of range is accepted")
+	}
+}
+
 func TestDescribe(t *testing.T) {
 	all := Describe(defaults())
 	if len(all) != 11 {
