@@ -10,6 +10,8 @@ package catalog
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"maps"
 	"reflect"
 	"slices"
@@ -36,7 +38,78 @@ type Catalog struct {
 // Tenant is one tenant.
 type Tenant struct {
 	Keys       auth.KeySet // of which one must have signed its tokens; not empty
+	Limits     Limits
 	Namespaces map[string]Namespace
+}
+
+// Limits are what a tenant may have: a guarantee, which other tenants never take away, and a maximum of each thing that a
+// broker counts, and rates. Nil means what the broker's settings say. A guarantee of -1 is an equal part of half of what the
+// broker has and is not guaranteed to others by a number; a maximum or a rate of 0 is no bound.
+type Limits struct {
+	MemoryGuarantee        *int64 `yaml:"memory_guarantee" unit:"bytes" min:"-1" max:"1125899906842624" doc:"bytes of queues, replay and subscriptions that are there for a tenant whatever others use, of retained_bytes; -1 is an equal part of half"`
+	MemoryMax              *int64 `yaml:"memory_max" unit:"bytes" min:"0" max:"1125899906842624" doc:"bytes of these that a tenant may have; 0 is any number"`
+	ReadGuarantee          *int64 `yaml:"read_guarantee" unit:"bytes" min:"-1" max:"1125899906842624" doc:"the same for unfinished requests, unread replies and open streams, of read_bytes"`
+	ReadMax                *int64 `yaml:"read_max" unit:"bytes" min:"0" max:"1125899906842624" doc:"bytes of these that a tenant may have; 0 is any number"`
+	CacheGuarantee         *int64 `yaml:"cache_guarantee" unit:"bytes" min:"-1" max:"1125899906842624" doc:"the same for cache entries, of cache_max_bytes"`
+	CacheMax               *int64 `yaml:"cache_max" unit:"bytes" min:"0" max:"1125899906842624" doc:"bytes of cache entries that a tenant may have; 0 is any number"`
+	ConnectionsGuarantee   *int64 `yaml:"connections_guarantee" min:"-1" max:"16777216" doc:"connections that are there for a tenant whatever others use, of max_connections; -1 is an equal part of half"`
+	ConnectionsMax         *int64 `yaml:"connections_max" min:"0" max:"16777216" doc:"connections that a tenant may have; 0 is any number"`
+	SubscriptionsGuarantee *int64 `yaml:"subscriptions_guarantee" min:"-1" max:"16777216" doc:"the same for subscriptions, of max_subscriptions"`
+	SubscriptionsMax       *int64 `yaml:"subscriptions_max" min:"0" max:"16777216" doc:"subscriptions that a tenant may have; 0 is any number"`
+	WatchesGuarantee       *int64 `yaml:"watches_guarantee" min:"-1" max:"16777216" doc:"the same for watches of caches, of max_watches"`
+	WatchesMax             *int64 `yaml:"watches_max" min:"0" max:"16777216" doc:"watches of caches that a tenant may have; 0 is any number"`
+
+	PublishesPerSecond       *int64 `yaml:"publishes_per_second" min:"0" max:"1000000000" doc:"publishes per second of a tenant, a batch being one, with as many at once after a pause; 0 is any number"`
+	PublishBytesPerSecond    *int64 `yaml:"publish_bytes_per_second" unit:"bytes" min:"0" max:"1099511627776" doc:"bytes of these per second, with as many at once after a pause; 0 is any number"`
+	SubscribesPerSecond      *int64 `yaml:"subscribes_per_second" min:"0" max:"1000000000" doc:"subscriptions and watches that a tenant may make per second, with as many at once after a pause; 0 is any number"`
+	AuthenticationsPerSecond *int64 `yaml:"authentications_per_second" min:"0" max:"1000000000" doc:"streams of a tenant that may authenticate per second, with as many at once after a pause; 0 is any number"`
+}
+
+// NoLimits returns the limits of a tenant about which nobody has said anything: automatic guarantees, no maximum and no
+// rate.
+func NoLimits() Limits {
+	automatic, none := int64(-1), int64(0)
+	return Limits{
+		MemoryGuarantee: &automatic, MemoryMax: &none,
+		ReadGuarantee: &automatic, ReadMax: &none,
+		CacheGuarantee: &automatic, CacheMax: &none,
+		ConnectionsGuarantee: &automatic, ConnectionsMax: &none,
+		SubscriptionsGuarantee: &automatic, SubscriptionsMax: &none,
+		WatchesGuarantee: &automatic, WatchesMax: &none,
+		PublishesPerSecond: &none, PublishBytesPerSecond: &none, SubscribesPerSecond: &none, AuthenticationsPerSecond: &none,
+	}
+}
+
+// Over returns the limits with what they leave open taken from others.
+func (l Limits) Over(others Limits) Limits {
+	own, from := reflect.ValueOf(&l).Elem(), reflect.ValueOf(others)
+	for i := range own.NumField() {
+		if own.Field(i).IsNil() {
+			own.Field(i).Set(from.Field(i))
+		}
+	}
+	return l
+}
+
+// Validate reports guarantees that are above their maximum.
+func (l Limits) Validate() error {
+	var errs []error
+	for _, p := range []struct {
+		key            string
+		guarantee, max *int64
+	}{
+		{"memory", l.MemoryGuarantee, l.MemoryMax},
+		{"read", l.ReadGuarantee, l.ReadMax},
+		{"cache", l.CacheGuarantee, l.CacheMax},
+		{"connections", l.ConnectionsGuarantee, l.ConnectionsMax},
+		{"subscriptions", l.SubscriptionsGuarantee, l.SubscriptionsMax},
+		{"watches", l.WatchesGuarantee, l.WatchesMax},
+	} {
+		if p.guarantee != nil && p.max != nil && *p.max > 0 && *p.guarantee > *p.max {
+			errs = append(errs, fmt.Errorf("%s_guarantee is %d, above %s_max, which is %d", p.key, *p.guarantee, p.key, *p.max))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Namespace holds a tenant's streams and caches.
@@ -72,8 +145,9 @@ type Change struct {
 	Removed                 bool
 	Tenant, Namespace, Name string // as far as the kind has them
 
-	Keys   auth.KeySet // of a tenant
-	Stream Stream      // of a stream
+	Keys   auth.KeySet // of a tenant, and
+	Limits Limits
+	Stream Stream // of a stream
 }
 
 // Diff returns the changes that make one catalog of another, either of which may be nil for an empty one: first what is removed,
@@ -84,8 +158,8 @@ func Diff(from, to *Catalog) []Change {
 	for _, name := range names(tenants(from), tenants(to)) {
 		was, before := tenants(from)[name]
 		is, after := tenants(to)[name]
-		if after && (!before || !reflect.DeepEqual(was.Keys, is.Keys)) {
-			put = append(put, Change{Kind: KindTenant, Tenant: name, Keys: is.Keys})
+		if after && (!before || !reflect.DeepEqual(was.Keys, is.Keys) || !reflect.DeepEqual(was.Limits, is.Limits)) {
+			put = append(put, Change{Kind: KindTenant, Tenant: name, Keys: is.Keys, Limits: is.Limits})
 		}
 		for _, ns := range names(was.Namespaces, is.Namespaces) {
 			was, is := was.Namespaces[ns], is.Namespaces[ns]

@@ -47,6 +47,7 @@ const valid = `tenants:
       empty: {}
   other:
     jwks_file: other.json
+    limits: {memory_guarantee: 64MiB, memory_max: 1GiB, connections_max: 100, watches_guarantee: -1}
 `
 
 // put writes files into a directory and returns the name of the first.
@@ -84,7 +85,9 @@ func TestLoad(t *testing.T) {
 			},
 			"empty": {},
 		}},
-		"other": {Keys: auth.KeySet{key("k2")}},
+		"other": {Keys: auth.KeySet{key("k2")}, Limits: Limits{
+			MemoryGuarantee: new(int64(64 << 20)), MemoryMax: new(int64(1 << 30)), ConnectionsMax: new(int64(100)), WatchesGuarantee: new(int64(-1)),
+		}},
 	}}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("read %+v\nwant %+v", c, want)
@@ -110,6 +113,8 @@ func TestEveryProblemAtOnce(t *testing.T) {
       other: 1
     namespace: {}
   keyless: {}
+  limited: {jwks_file: other.json, limits: {read_guarantee: 2KiB, read_max: 1KiB, connections_max: -1, memory_may: 1}}
+  open: {jwks_file: other.json, limits: }
 tenant: {}
 `, "other.json", jwksFile)
 	_, err := Load(name)
@@ -138,14 +143,17 @@ tenant: {}
 		`16: tenants.acme.namespaces.other: want keys and values`,
 		`17: tenants.acme.namespace: unknown key; the nearest is namespaces`,
 		`18: tenants.keyless: needs either jwks or jwks_file`,
-		`19: tenant: unknown key; the nearest is tenants`,
+		`19: tenants.limited.limits: read_guarantee is 2048, above read_max, which is 1024`,
+		`19: tenants.limited.limits.connections_max: -1 is less than 0`,
+		`19: tenants.limited.limits.memory_may: unknown key; the nearest is memory_max`,
+		`21: tenant: unknown key; the nearest is tenants`,
 	} {
 		if !strings.Contains(err.Error(), name+":"+want) {
 			t.Errorf("problem %d: %q is not in\n%v", i, want, err)
 		}
 	}
-	if n := strings.Count(err.Error(), "\n") + 1; n != 21 {
-		t.Errorf("%d problems, want 21:\n%v", n, err)
+	if n := strings.Count(err.Error(), "\n") + 1; n != 24 {
+		t.Errorf("%d problems, want 24:\n%v", n, err)
 	}
 }
 

@@ -90,13 +90,20 @@ func (p *parser) tenant(m settings.Member) (t Tenant) {
 		case "jwks_file":
 			keys++
 			t.Keys = p.keyFile(m.Value, key+".jwks_file")
+		case "limits":
+			if m.Value.Tag != "!!null" {
+				p.Decode(m.Value, key+".limits", &t.Limits)
+				if err := t.Limits.Validate(); err != nil {
+					p.Problem(m.Value, key+".limits", err)
+				}
+			}
 		case "namespaces":
 			t.Namespaces = make(map[string]Namespace)
 			for _, n := range p.named(m, key, auth.ValidName) {
 				t.Namespaces[n.Key] = p.namespace(n, key+".namespaces."+n.Key)
 			}
 		default:
-			p.Unknown(m, key, []string{"jwks", "jwks_file", "namespaces"})
+			p.Unknown(m, key, []string{"jwks", "jwks_file", "limits", "namespaces"})
 		}
 	}
 	if keys != 1 {

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"os"
 	"path/filepath"
+	"reflect"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -28,11 +29,18 @@ func Marshal(c *Catalog) ([]byte, error) {
 	}
 	type tenant struct {
 		JWKS       map[string][]key     `yaml:"jwks"`
+		Limits     map[string]int64     `yaml:"limits,omitempty"`
 		Namespaces map[string]namespace `yaml:"namespaces"`
 	}
 	tenants := make(map[string]tenant)
 	for name, t := range c.Tenants {
-		out := tenant{JWKS: make(map[string][]key), Namespaces: make(map[string]namespace)}
+		out := tenant{JWKS: make(map[string][]key), Limits: make(map[string]int64), Namespaces: make(map[string]namespace)}
+		limits := reflect.ValueOf(t.Limits)
+		for i := range limits.NumField() {
+			if n, ok := reflect.TypeAssert[*int64](limits.Field(i)); ok && n != nil {
+				out.Limits[limits.Type().Field(i).Tag.Get("yaml")] = *n
+			}
+		}
 		for _, k := range t.Keys {
 			out.JWKS["keys"] = append(out.JWKS["keys"], key{"OKP", "Ed25519", k.ID, base64.RawURLEncoding.EncodeToString(k.Public)})
 		}
