@@ -49,6 +49,10 @@ var (
 	AuthEstablished = Refusal{CodeInvalid, "auth already established", FormError, "a second auth", StreamErrorEnd}
 	AuthFailed      = Refusal{CodeUnauthenticated, "auth failed", FormError, "token, keys or permissions rejected, or the token of the stream has expired", StreamErrorEnd}
 
+	ConnectionsReached = Refusal{CodeLimit, LimitReached("connections"), FormError, "auth on a connection that is one more than its tenant may have; the connection is closed with the same reason", StreamErrorEnd}
+
+	AuthRateReached = Refusal{CodeLimit, LimitReached("authentications per second"), FormError, "auth with a good token, sooner than its tenant may", StreamErrorEnd}
+
 	TenantMismatch    = Refusal{CodeForbidden, "tenant mismatch", FormError, "JSON publish, subscribe or cache request for another tenant", StreamErrorEnd}
 	TenantMismatchAck = Refusal{CodeForbidden, "tenant mismatch", FormPublishAck, "acknowledged binary publish for another tenant", StreamKept}
 
@@ -74,13 +78,22 @@ var (
 	AdmissionClosed      = Refusal{CodeClosing, "publish admission closed", FormPublishError, "the broker is going down; JSON publish", StreamKept}
 	AdmissionClosedAck   = Refusal{CodeClosing, "publish admission closed", FormPublishAck, "the same for a binary publish", StreamKept}
 
+	PublishRateReached     = Refusal{CodeLimit, LimitReached("publishes per second"), FormPublishError, "JSON publish, sooner than the tenant may; one without acknowledgement waits, or is dropped without FELIX_PUB_INGRESS_WAIT", StreamKept}
+	PublishRateReachedAck  = Refusal{CodeLimit, LimitReached("publishes per second"), FormPublishAck, "the same for a binary publish", StreamKept}
+	PublishBytesReached    = Refusal{CodeLimit, LimitReached("publish bytes per second"), FormPublishError, "the same for the bytes of a JSON publish", StreamKept}
+	PublishBytesReachedAck = Refusal{CodeLimit, LimitReached("publish bytes per second"), FormPublishAck, "the same for the bytes of a binary publish", StreamKept}
+
 	MaxSubscriptions      = Refusal{CodeLimit, "max subscriptions per connection exceeded", FormError, "subscribe above FELIX_MAX_SUBSCRIPTIONS_PER_CONN", StreamCleanEnd}
+	SubscriptionsReached  = Refusal{CodeLimit, LimitReached("subscriptions"), FormError, "subscribe beyond what the tenant may have", StreamCleanEnd}
+	SubscribeRateReached  = Refusal{CodeLimit, LimitReached("subscribes per second"), FormError, "subscribe, sooner than the tenant may; a watch hears it in a reply of the extension cache", StreamCleanEnd}
+	MemoryReached         = Refusal{CodeLimit, LimitReached("memory"), FormError, "subscribe, when the tenant has all the memory that it may have", StreamCleanEnd}
 	DuplicateSubscription = Refusal{CodeInvalid, "duplicate subscription id", FormError, "subscribe with an id that is in use on the connection", StreamCleanEnd}
 	CursorRefused         = Refusal{CodePosition, "REASON requested=N available=N", FormCursorError, "the start position is too_old or in_future", StreamCleanEnd}
 	OpenUniStream         = Refusal{CodeOverloaded, "open uni stream", FormError, "the event stream could not be opened: no stream credit in time, or the connection is closing", StreamCleanEnd}
 
 	CacheScopeNotFound = Refusal{CodeNotFound, "cache scope not found: TENANT/NAMESPACE/CACHE", FormError, "unknown cache, namespace or tenant", StreamByID}
 	CacheEntryTooLarge = Refusal{CodeTooLarge, "cache entry too large", FormError, "cache_put whose value could not be read back within FELIX_MAX_FRAME_BYTES", StreamByID}
+	WatchesReached     = Refusal{CodeLimit, LimitReached("watches"), FormError, "a watch of a cache, beyond what the tenant may have; in a reply of the extension cache", StreamKept}
 	CacheBytesReached  = Refusal{CodeLimit, LimitReached("cache bytes"), FormError, "cache_put of an entry that does not fit into what its cache or its tenant may hold; nothing has changed", StreamByID}
 )
 
@@ -181,15 +194,16 @@ func CodeOf(text string) Code {
 
 var refusals = []Refusal{
 	UnsupportedFlags,
-	AuthRequired, AuthEstablished, AuthFailed,
+	AuthRequired, AuthEstablished, AuthFailed, ConnectionsReached, AuthRateReached,
 	TenantMismatch, TenantMismatchAck,
 	Forbidden, ForbiddenPublish, ForbiddenAck,
 	UnexpectedMessage, CursorErrorDirection, ErrorFromClient, Undecodable,
 	MissingRequestID, MissingRequestIDBatch, MalformedBatch,
 	StreamNotFound, StreamNotFoundAck, StreamNotFoundSubscribe,
 	AdmissionTimedOut, AdmissionTimedOutAck, AdmissionClosed, AdmissionClosedAck,
-	MaxSubscriptions, DuplicateSubscription, CursorRefused, OpenUniStream,
-	CacheScopeNotFound, CacheEntryTooLarge, CacheBytesReached,
+	PublishRateReached, PublishRateReachedAck, PublishBytesReached, PublishBytesReachedAck,
+	MaxSubscriptions, SubscriptionsReached, SubscribeRateReached, MemoryReached, DuplicateSubscription, CursorRefused, OpenUniStream,
+	CacheScopeNotFound, CacheEntryTooLarge, WatchesReached, CacheBytesReached,
 }
 
 // Refusals returns the whole table.
