@@ -55,6 +55,8 @@ var (
 	ErrDraining = errors.New("fanout: draining")
 	// ErrTimeout means that the publish waited for room as long as it was allowed to. Nothing was published.
 	ErrTimeout = errors.New("fanout: no room in time")
+	// ErrMemory means that there is no memory for a subscription, or that its tenant has all that it may have.
+	ErrMemory = errors.New("fanout: no memory")
 )
 
 // Key names a topic.
@@ -88,7 +90,7 @@ type Options struct {
 	// Budget is what that memory is charged to, if others share it.
 	Budget *ledger.Budget
 	// Share returns the share of the budget that a tenant's topics are charged to. It is called with locks of the hub
-	// held, when the first topic of a tenant is made. Nil means that the hub makes a share with an automatic guarantee
+	// held, when the first topic of a tenant is made, and its Tag is the hub's. Nil means that the hub makes a share with an automatic guarantee
 	// for each tenant.
 	Share func(tenant string) *ledger.Share
 	// StallTimeout ends a blocking subscription that takes nothing for so long while it keeps publishers waiting: its
@@ -205,20 +207,29 @@ func (h *Hub) Register(k Key, p Policy) *Topic {
 	}
 	n := h.tenants[k.Tenant]
 	if n == nil {
-		n = &tenant{}
-		if h.newShare != nil {
-			n.share = h.newShare(k.Tenant)
-		} else {
-			n.share, n.own = h.budget.Share(ledger.Automatic, 0), true
-		}
-		n.share.Tag = n
-		n.scratch = ledger.NewAccount(h.budget.Max()/scratchPart, n.share)
+		n = h.newTenant(k.Tenant)
 		h.tenants[k.Tenant] = n
 	}
 	n.topics++
 	t := newTopic(h, n, k, p)
 	h.topics[k] = t
 	return t
+}
+
+// newTenant returns a tenant that has no topics yet.
+func (h *Hub) newTenant(name string) *tenant {
+	n := &tenant{}
+	if h.newShare == nil {
+		n.share, n.own = h.budget.Share(ledger.Automatic, 0), true
+	} else {
+		n.share = h.newShare(name)
+		if before, ok := n.share.Tag.(*tenant); ok { // it has had topics before, which may still hold something
+			return before
+		}
+	}
+	n.share.Tag = n
+	n.scratch = ledger.NewAccount(h.budget.Max()/scratchPart, n.share)
+	return n
 }
 
 // unregisterLocked takes a topic's place in its tenant, with Hub.mu held. A tenant without topics is forgotten: what is

@@ -7,7 +7,9 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/felix-mq/felix/internal/ledger"
 	"github.com/felix-mq/felix/ring"
 )
 
@@ -554,4 +556,64 @@ func TestSetPolicyUnderLoad(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// TestStatsTakeNoTurn reads the state of a hub while all of its topics are busy.
+func TestStatsTakeNoTurn(t *testing.T) {
+	h := testHub(t, Options{})
+	topic := h.Register(testKey, Policy{})
+	topic.mu.Lock()
+	read := make(chan Stats)
+	go func() { read <- h.Stats() }()
+	select {
+	case st := <-read:
+		if st.Topics != 1 {
+			t.Errorf("%d topics", st.Topics)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("the state of a hub waits for the turn of a topic")
+	}
+	topic.mu.Unlock()
+}
+
+// TestCostOfSubscriptions charges what the consumer of each holds for as long as it lives, and refuses one for which
+// there is no memory.
+func TestCostOfSubscriptions(t *testing.T) {
+	b := ledger.New(1 << 20)
+	share := b.Share(0, 1000)
+	h := testHub(t, Options{Budget: b, Share: func(string) *ledger.Share { return share }})
+	topic := h.Register(testKey, Policy{ReplayBytes: -1})
+	options := SubscriptionOptions{Wake: func() {}, Cost: 400}
+	first, err := topic.Subscribe(From{}, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := topic.Subscribe(From{}, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := topic.Subscribe(From{}, options); !errors.Is(err, ErrMemory) {
+		t.Errorf("beyond the maximum: %v", err)
+	}
+	if _, err := topic.Subscribe(From{At: true, Offset: 9}, SubscriptionOptions{Wake: func() {}, Cost: 100}); err == nil {
+		t.Error("a start in the future")
+	}
+	if share.Used() != 800 {
+		t.Errorf("%d charged for two", share.Used())
+	}
+	first.End(EndRemoved)
+	if share.Used() != 800 {
+		t.Errorf("%d charged while the consumer is there", share.Used())
+	}
+	first.Close()
+	first.Close()
+	second.Close()
+	if share.Used() != 0 {
+		t.Errorf("%d charged in the end", share.Used())
+	}
+	// The tenant may come again with the same share.
+	h.Remove(testKey)
+	if again := h.Register(testKey, Policy{}); again.tenant != topic.tenant {
+		t.Error("one share belongs to two tenants")
+	}
 }

@@ -65,6 +65,8 @@ type SubscriptionOptions struct {
 	// OnEnd, if set, is called once when the subscription ends other than by its own Close, from the goroutine that
 	// ended it, so that a consumer that is stuck in a write can be freed. It must not block.
 	OnEnd func(EndReason)
+	// Cost is how many bytes the consumer holds for as long as the subscription lives. The topic's tenant is charged.
+	Cost int64
 }
 
 // Subscription is one subscriber's place in a topic. Its consumer, one goroutine at a time, calls [Subscription.Take]
@@ -79,7 +81,8 @@ type Subscription struct {
 	waking sync.WaitGroup // calls of wake that were decided under the turn and are still to come
 	start  uint64         // sequence number of the first event it wants
 
-	startsBusy bool // it was made with replay or a gap to take
+	cost       int64 // charged to the tenant until the consumer has left, guarded by the topic's turn
+	startsBusy bool  // it was made with replay or a gap to take
 
 	// Guarded by the topic's turn.
 	subIndex    int    // in Topic.subs, until it ends

@@ -545,6 +545,8 @@ func (t *Topic) leave(s *Subscription) {
 	if s.replaying.Load() {
 		t.liveLocked(s)
 	}
+	t.tenant.share.Release(s.cost)
+	s.cost = 0
 }
 
 // CursorError says that a start position cannot be served (session.md, section 7.4).
@@ -574,11 +576,34 @@ type From struct {
 
 // Subscribe registers a subscription at a start position, in one step with publishing: of the events from that
 // position on, each is replayed or reaches the ring, once and in order. It fails with a [CursorError] if the position
-// cannot be served, or with [ErrClosed].
+// cannot be served, with [ErrClosed], or with [ErrMemory].
 func (t *Topic) Subscribe(from From, o SubscriptionOptions) (*Subscription, error) {
 	if o.Wake == nil {
 		return nil, errors.New("fanout: subscription without a Wake function")
 	}
+	if !t.hold(o.Cost) {
+		return nil, ErrMemory
+	}
+	s, err := t.subscribe(from, o)
+	if err != nil {
+		t.tenant.share.Release(o.Cost)
+	}
+	return s, err
+}
+
+// hold charges the tenant, after it or another one has given memory up if need be.
+func (t *Topic) hold(n int64) bool {
+	err := t.tenant.share.Charge(n)
+	if err != nil {
+		t.tenant.pressed.Store(true)
+		if t.hub.reclaim(t.tenant, n, err) {
+			err = t.tenant.share.Charge(n)
+		}
+	}
+	return err == nil
+}
+
+func (t *Topic) subscribe(from From, o SubscriptionOptions) (*Subscription, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
@@ -620,6 +645,7 @@ func (t *Topic) Subscribe(from From, o SubscriptionOptions) (*Subscription, erro
 	} else {
 		t.attachLocked(s)
 	}
+	s.cost = o.Cost
 	s.subIndex = len(t.subs)
 	t.subs = append(t.subs, s)
 	if s.blocks {
