@@ -26,8 +26,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -36,6 +39,7 @@ import (
 	"github.com/felix-mq/felix/catalog"
 	"github.com/felix-mq/felix/codec"
 	"github.com/felix-mq/felix/fanout"
+	"github.com/felix-mq/felix/internal/ledger"
 	"github.com/felix-mq/felix/quicx"
 )
 
@@ -54,6 +58,9 @@ type Broker struct {
 	keys     *tenantKeys // of the catalog, if there is one
 	tenants  *tenants
 	verifier *auth.Verifier
+
+	verifying *turns // of those who call verifier
+
 	listener *quicx.Listener
 	metrics  *metrics
 	registry *prometheus.Registry
@@ -62,7 +69,7 @@ type Broker struct {
 	openStreams     atomic.Int64 // that are charged for
 
 	mu              sync.Mutex // guards all up to wg
-	conns           map[*conn]struct{}
+	conns           []*conn    // in no order
 	unauthenticated *list.List // of connections, the oldest first
 	draining        bool
 	packetsSent     uint64 // by connections that have ended
@@ -70,6 +77,10 @@ type Broker struct {
 	wg              sync.WaitGroup // accept loop, sweeper and connections
 
 	closeCaches func() // once
+
+	born      time.Time
+	deadlines *schedule // by Broker.clock: of streams and frames
+	expiries  *schedule // by the wall clock, in seconds: of tokens
 
 	settler *settler
 
@@ -118,17 +129,22 @@ func New(cfg Config) (*Broker, error) {
 	b := &Broker{
 		cfg:      cfg,
 		log:      cfg.Logger,
-		hub:      fanout.NewHub(fanout.Options{MaxBytes: cfg.RetainedBytes, StallTimeout: cfg.StallTimeout}),
 		caches:   cache.New(cache.Options{MaxBytes: cfg.CacheMaxBytes, MaxScopeBytes: cfg.CacheMaxBytes * int64(cfg.CacheScopeShare) / 100, Series: maxCacheLabels}),
 		keys:     catalogKeys,
 		tenants:  newTenants(&cfg),
 		verifier: auth.NewVerifier(keys, cfg.Now),
 		listener: listener,
-		conns:    make(map[*conn]struct{}),
+
+		verifying: newTurns(max(runtime.GOMAXPROCS(0)/2, 1)),
+		born:      time.Now(),
 
 		unauthenticated: list.New(),
 		settler:         newSettler(),
+
+		deadlines: newSchedule(func(c *conn) *slot { return &c.deadline }),
+		expiries:  newSchedule(func(c *conn) *slot { return &c.expiry }),
 	}
+	b.hub = fanout.NewHub(fanout.Options{Budget: b.tenants.budgets[kindMemory], Share: b.tenants.memory, StallTimeout: cfg.StallTimeout})
 	b.sweepCtx, b.stopSweep = context.WithCancel(context.Background())
 	b.acceptCtx, b.stopAccept = context.WithCancel(context.Background())
 	b.closeCaches = sync.OnceFunc(b.caches.Close)
@@ -172,6 +188,9 @@ func (b *Broker) AddCache(tenant, namespace, name string) error {
 		if err := auth.ValidName(n); err != nil {
 			return fmt.Errorf("broker: adding cache: %w", err)
 		}
+	}
+	if l := b.cfg.Tenant; *l.CacheGuarantee != ledger.Automatic || *l.CacheMax != 0 {
+		b.caches.SetTenant(tenant, *l.CacheGuarantee, *l.CacheMax)
 	}
 	b.caches.Add(cache.Scope{Tenant: tenant, Namespace: namespace, Cache: name})
 	return nil
@@ -229,10 +248,11 @@ func (b *Broker) acceptLoop() error {
 			_ = qc.Close(0, shutdownReason)
 			continue
 		}
-		victim, reason := b.admitLocked(c)
+		victim, why := b.admitLocked(c)
 		b.mu.Unlock()
 		if victim != nil {
-			victim.closeLater(reason)
+			b.limited(why)
+			victim.closeLater(closeReasons[why])
 		}
 		if victim == c {
 			c.stranger.Close()
@@ -243,7 +263,10 @@ func (b *Broker) acceptLoop() error {
 			c.serve()
 			st := qc.Stats()
 			b.mu.Lock()
-			delete(b.conns, c)
+			last := len(b.conns) - 1
+			b.conns[c.index], b.conns[last].index = b.conns[last], c.index
+			b.conns[last] = nil
+			b.conns = b.conns[:last]
 			b.packetsSent += st.PacketsSent
 			b.packetsLost += st.PacketsLost
 			b.forgetUnauthenticatedLocked(c)
@@ -263,10 +286,7 @@ const shutdownReason = "broker shutting down"
 func (b *Broker) Shutdown(ctx context.Context) error {
 	b.mu.Lock()
 	b.draining = true
-	conns := make([]*conn, 0, len(b.conns))
-	for c := range b.conns {
-		conns = append(conns, c)
-	}
+	conns := slices.Clone(b.conns)
 	b.mu.Unlock()
 	end := b.cfg.Trace("drain", slog.Int("felix.connections", len(conns)))
 	b.listener.Refuse()
@@ -288,19 +308,25 @@ func (b *Broker) Shutdown(ctx context.Context) error {
 // CloseConnections closes every connection with code 0, as a shutdown does, and goes on: clients come back, on this broker
 // or on another that a balancer sends them to.
 func (b *Broker) CloseConnections() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for c := range b.conns {
+	for _, c := range b.open() {
 		_ = c.qc.Close(0, shutdownReason)
 	}
+}
+
+// open returns the connections that are open.
+func (b *Broker) open() []*conn {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.conns)
 }
 
 // packets returns how many packets QUIC has sent, and how many of them it believes lost.
 func (b *Broker) packets() (sent, lost uint64) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
+	conns := slices.Clone(b.conns) // they are asked without the lock
 	sent, lost = b.packetsSent, b.packetsLost
-	for c := range b.conns {
+	b.mu.Unlock()
+	for _, c := range conns {
 		st := c.qc.Stats()
 		sent += st.PacketsSent
 		lost += st.PacketsLost

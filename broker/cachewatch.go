@@ -1,6 +1,8 @@
 package broker
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,12 +19,14 @@ import (
 // as much again is being written; both are charged to the connection while there is something in them. One goroutine writes.
 type cacheWatch struct {
 	c    *conn
+	t    *tenant // that is charged for it
 	id   uint64
 	out  *quicx.SendStream // set under mu before the writer starts
 	stop func()            // no more changes
 	wake chan struct{}     // capacity 1: there is something to write
 
-	expires int64 // when the token does that it was made with, guarded by conn.mu
+	token   token // that it was made with, and
+	expires int64 // when that expires; 0 if it has; guarded by conn.mu
 
 	mu     sync.Mutex // guards all below; behind the locks of the cache and of the connection
 	queue  *buf.Chunk // a frame, whose head is filled in when it is taken; nil if nothing is queued
@@ -34,8 +38,15 @@ type cacheWatch struct {
 
 // cacheWatch carries a watch out. It lives as long as its event stream, whatever becomes of the control stream.
 func (ctl *control) cacheWatch(c *cache.Cache, r *codec.CacheRequest) outcome {
-	w := &cacheWatch{c: ctl.c, wake: make(chan struct{}, 1), expires: ctl.expires.Load()}
+	if !ctl.tenant.may(&ctl.tenant.subscribes, tenantSubscribes) {
+		return ctl.refuseCache(r.RequestID, codec.SubscribeRateReached.Text)
+	}
+	if !ctl.tenant.take(kindWatches, tenantWatches) {
+		return ctl.refuseCache(r.RequestID, codec.WatchesReached.Text)
+	}
+	w := &cacheWatch{c: ctl.c, t: ctl.tenant, wake: make(chan struct{}, 1), token: ctl.token, expires: ctl.expires.Load()}
 	if !ctl.c.addWatch(w) {
+		ctl.tenant.give(kindWatches)
 		return ctl.refuseCache(r.RequestID, codec.MaxSubscriptions.Text)
 	}
 	if ctl.flush() != nil { // the replies that are owed do not wait for the event stream
@@ -72,23 +83,28 @@ func (c *conn) addWatch(w *cacheWatch) bool {
 	}
 	w.id = c.newIDLocked()
 	c.watches[w.id] = w
-	if c.draining {
+	switch {
+	case c.draining:
 		w.finishWith(shutdownReason)
+	case !c.trustsLocked(w.token):
+		w.finishWith(codec.AuthFailed.Text)
 	}
 	return true
 }
 
 func (c *conn) forgetWatch(w *cacheWatch) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	delete(c.watches, w.id)
+	c.mu.Unlock()
+	w.t.give(kindWatches)
 }
 
 // endWatches lets every watch of the connection finish.
 func (c *conn) endWatches(why string) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, w := range c.watches {
+	watches := slices.Collect(maps.Values(c.watches))
+	c.mu.Unlock()
+	for _, w := range watches {
 		w.finishWith(why)
 	}
 }

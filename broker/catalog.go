@@ -39,8 +39,8 @@ func (t *tenantKeys) remove(tenant string) {
 
 // update carries out what the catalog's source has to say. What is in none of the changes is not touched. The
 // subscriptions of a removed stream end cleanly once what was queued is written (session.md, section 7.9), and publishes
-// to it and requests to a removed cache are answered as if it had never been. Streams of connections that have authenticated for a tenant whose keys
-// change or go stay open until their tokens expire.
+// to it and requests to a removed cache are answered as if it had never been. What was authenticated by a key that is gone,
+// or for a tenant that is, ends as if the token had expired.
 func (b *Broker) update(changes []catalog.Change, err error) {
 	end := b.cfg.Trace("catalog", slog.Int("felix.changes", len(changes)))
 	defer func() { end(err) }()
@@ -64,8 +64,12 @@ func (b *Broker) apply(c *catalog.Change) {
 		if c.Removed {
 			b.keys.remove(c.Tenant)
 			b.caches.RemoveTenant(c.Tenant)
+			b.tenants.remove(c.Tenant)
 		} else {
 			b.keys.put(c.Tenant, c.Keys)
+			b.tenants.put(c.Tenant, c.Keys, c.Limits)
+			limits := c.Limits.Over(b.cfg.Tenant)
+			b.caches.SetTenant(c.Tenant, *limits.CacheGuarantee, *limits.CacheMax)
 		}
 	case catalog.KindStream:
 		key := fanout.Key{Tenant: c.Tenant, Namespace: c.Namespace, Stream: c.Name}

@@ -63,6 +63,8 @@ type Config struct {
 	FailedStreams           int           `env:"FELIX_FAILED_STREAMS_PER_SECOND" min:"1" max:"1000000" doc:"streams per second of one connection that may end without having authenticated, beyond a burst of 2048"`
 	RetryAbove              int           `env:"FELIX_RETRY_ABOVE" min:"-1" max:"1000000" doc:"connection attempts per second above which each has to prove its address; 0 is 50 for each processor, -1 never"`
 	HandshakesPerPrefix     int           `env:"FELIX_HANDSHAKES_PER_PREFIX" min:"-1" max:"1000000" doc:"connection attempts per second accepted from one network (/24, /56), with a burst of two seconds; -1 any number"`
+	MaxSubscriptions        int           `env:"FELIX_MAX_SUBSCRIPTIONS" min:"1" max:"16777216" doc:"subscriptions that may be active at a time"`
+	MaxWatches              int           `env:"FELIX_MAX_WATCHES" min:"1" max:"16777216" doc:"watches of caches that may be active at a time"`
 	IgnoreExpiry            bool          `env:"FELIX_IGNORE_TOKEN_EXPIRY" doc:"streams and subscriptions outlive the token that opened them"`
 
 	IdleTimeout   time.Duration `env:"FELIX_IDLE_TIMEOUT_MS" unit:"ms" min:"1s" max:"1h" doc:"time after which a silent connection is closed"`
@@ -73,6 +75,9 @@ type Config struct {
 	CacheMaxBytes   int64 `env:"FELIX_CACHE_MAX_BYTES" unit:"bytes" min:"1048576" max:"1125899906842624" doc:"bytes that all cache entries together may hold"`
 	CacheScopeShare int   `env:"FELIX_CACHE_SCOPE_SHARE" unit:"percent" min:"1" max:"100" doc:"part of these that the entries of one cache may hold"`
 	CacheWatchBytes int   `env:"FELIX_CACHE_WATCH_BYTES" unit:"bytes" min:"1024" max:"2097152" doc:"bytes of changes that wait for one watcher of a cache; one that does not keep up gets an event that says that it missed some"`
+
+	// Tenant is what each tenant may have of all this, as far as the catalog does not say it.
+	Tenant catalog.Limits `prefix:"tenant_"`
 
 	// TLS is the server's certificate configuration. ALPN and version settings are overridden: felix-wire runs over
 	// TLS 1.3 and offers no protocol (session.md, section 2.1). It must be set; see [NewDev] for a self-signed one.
@@ -122,6 +127,8 @@ func DefaultConfig() Config {
 		RecvBuffer:              8 << 20,
 		MaxConns:                65536,
 		MaxUnauthenticatedConns: 1024,
+		MaxSubscriptions:        262144,
+		MaxWatches:              65536,
 		AuthTimeout:             10 * time.Second,
 		AuthMaxBytes:            128 << 10,
 		FrameTimeout:            30 * time.Second,
@@ -133,6 +140,7 @@ func DefaultConfig() Config {
 		KeepAlive:               10 * time.Second,
 		ReplyTimeout:            5 * time.Second,
 		ShutdownDrain:           25 * time.Second,
+		Tenant:                  catalog.NoLimits(),
 		CacheMaxBytes:           256 << 20,
 		CacheScopeShare:         100,
 		CacheWatchBytes:         256 << 10,
@@ -160,6 +168,9 @@ func (c *Config) ensureDefaults() {
 	setDefault(&c.RecvBuffer, d.RecvBuffer)
 	setDefault(&c.MaxConns, d.MaxConns)
 	setDefault(&c.MaxUnauthenticatedConns, d.MaxUnauthenticatedConns)
+	setDefault(&c.MaxSubscriptions, d.MaxSubscriptions)
+	setDefault(&c.MaxWatches, d.MaxWatches)
+	c.Tenant = c.Tenant.Over(d.Tenant)
 	setDefault(&c.AuthTimeout, d.AuthTimeout)
 	setDefault(&c.AuthMaxBytes, d.AuthMaxBytes)
 	setDefault(&c.FrameTimeout, d.FrameTimeout)
@@ -208,6 +219,9 @@ func (c *Config) Validate() error {
 	if c.KeepAlive > c.IdleTimeout/2 {
 		errs = append(errs, fmt.Errorf("broker: keep_alive_ms: %v is more than half of the idle timeout (idle_timeout_ms), %v", c.KeepAlive, c.IdleTimeout))
 	}
+	if err := c.Tenant.Validate(); err != nil {
+		errs = append(errs, fmt.Errorf("broker: limits of each tenant: %w", err))
+	}
 	for _, f := range []struct {
 		name string
 		n    int64
@@ -227,6 +241,8 @@ func (c *Config) Validate() error {
 		{"StallTimeout", int64(c.StallTimeout)},
 		{"MaxConns", int64(c.MaxConns)},
 		{"MaxUnauthenticatedConns", int64(c.MaxUnauthenticatedConns)},
+		{"MaxSubscriptions", int64(c.MaxSubscriptions)},
+		{"MaxWatches", int64(c.MaxWatches)},
 		{"AuthTimeout", int64(c.AuthTimeout)},
 		{"AuthMaxBytes", int64(c.AuthMaxBytes)},
 		{"FrameTimeout", int64(c.FrameTimeout)},

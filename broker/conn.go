@@ -4,6 +4,8 @@ import (
 	"container/list"
 	"context"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,7 +38,6 @@ type conn struct {
 	paused  atomic.Int32
 	agreed  atomic.Uint32 // extensions that some control stream has negotiated
 	known   atomic.Bool   // a stream has authenticated
-	opened  atomic.Bool   // the peer has opened a stream
 	moved   atomic.Uint64 // writes that have come to their end
 	churned atomic.Bool   // the connection is being closed for a limit
 	failed  *rate.Limiter // streams that end without having authenticated
@@ -47,16 +48,25 @@ type conn struct {
 	account  *ledger.Account
 	stranger *ledger.Share
 
+	authenticating sync.Mutex    // held while a stream authenticates, one at a time
+	tenant         *tenant       // that the connection counts for; set once, before known
+	place          *list.Element // in tenant.conns, guarded by tenant.mu; nil if the connection has to go
+
 	connected func(error) // ends the trace of the connection's beginning; set before any stream is accepted
 
 	unauthenticated *list.Element // in Broker.unauthenticated, guarded by Broker.mu
+	index           int           // in Broker.conns, guarded by Broker.mu
 
-	mu         sync.Mutex // guards all below
-	subs       map[uint64]*subscription
-	watches    map[uint64]*cacheWatch
-	readers    map[*stream]*watch // to be interrupted by a drain and by the sweeper
-	openedSeen time.Time          // when the sweeper first saw it opened
-	draining   bool
+	deadline, expiry slot // in the schedules of these names
+
+	mu       sync.Mutex // guards all below
+	subs     map[uint64]*subscription
+	watches  map[uint64]*cacheWatch
+	readers  map[*stream]*watch // to be interrupted by a drain and by the sweeper
+	tokens   map[token]int64    // that are good, and when they expire, in seconds since 1970
+	openedAt time.Time          // when the peer opened the first stream
+	lapsed   time.Time          // since when none of its tokens is good; zero if one is, or none ever was
+	draining bool
 }
 
 func newConn(b *Broker, qc *quicx.Conn) *conn {
@@ -67,6 +77,7 @@ func newConn(b *Broker, qc *quicx.Conn) *conn {
 		subs:    make(map[uint64]*subscription),
 		watches: make(map[uint64]*cacheWatch),
 		readers: make(map[*stream]*watch),
+		tokens:  make(map[token]int64),
 		failed:  newFailedStreams(b.cfg.FailedStreams),
 		held:    held,
 		account: ledger.NewAccount(maxUnauthenticatedReads*int64(b.cfg.AuthMaxBytes), held),
@@ -90,7 +101,6 @@ func (c *conn) serve() {
 			if err != nil {
 				return
 			}
-			c.opened.Store(true)
 			if !c.openStream() {
 				_ = s.Send().Close()
 				s.Recv().Cancel(0)
@@ -108,7 +118,6 @@ func (c *conn) serve() {
 			if err != nil {
 				return
 			}
-			c.opened.Store(true)
 			if !c.openStream() {
 				s.Cancel(0)
 				continue
@@ -141,6 +150,17 @@ func (c *conn) serve() {
 	}
 	c.writers.Done()
 	c.writers.Wait()
+	if c.known.Load() {
+		c.tenant.leave(c)
+	}
+	c.b.deadlines.remove(c)
+	c.b.expiries.remove(c)
+	c.mu.Lock()
+	for t := range c.tokens {
+		delete(c.tokens, t)
+		t.tenant.forget(c)
+	}
+	c.mu.Unlock()
 	c.stranger.Close()
 }
 
@@ -170,7 +190,12 @@ func (c *conn) reading(s *stream) bool {
 	if c.draining {
 		return false
 	}
-	c.readers[s] = new(watch)
+	now := time.Now()
+	c.readers[s] = &watch{since: now}
+	if c.openedAt.IsZero() {
+		c.openedAt = now
+	}
+	c.b.deadlines.by(c, c.b.clock(now.Add(min(c.b.frameLook(), c.b.cfg.AuthTimeout))))
 	return true
 }
 
@@ -194,10 +219,11 @@ const drainPoll = 5 * time.Millisecond
 func (c *conn) finishRequests(ctx context.Context) {
 	c.mu.Lock()
 	c.draining = true
-	for s := range c.readers {
+	readers := slices.Collect(maps.Keys(c.readers))
+	c.mu.Unlock()
+	for _, s := range readers {
 		_ = s.r.SetReadDeadline(longPast) // reads fail at once
 	}
-	c.mu.Unlock()
 	awaitQuiet(ctx, c.ctx, c.b.cfg.ShutdownDrain/drainStallPart, func() bool {
 		c.mu.Lock()
 		defer c.mu.Unlock()

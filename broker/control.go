@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -31,6 +32,9 @@ type stream struct {
 	fr       *quicx.FrameReader
 	msg      codec.Message
 	identity *auth.Identity   // nil before auth
+	tenant   *tenant          // that it is for
+	token    token            // that it has shown
+	surplus  bool             // it would have been for a tenant that may have no more connections
 	flags    codec.Flags      // what the peer advertised
 	ext      codec.Extensions // what was agreed on
 	scope    scope
@@ -40,8 +44,9 @@ type stream struct {
 	unknownBytes int // received before authentication
 	payloadLen   int // of the frame that is being handled
 
-	expires atomic.Int64 // when the token does, in seconds since 1970; 0 before auth
-	cut     atomic.Int32 // the limit for which the sweeper ended the stream
+	expires atomic.Int64                       // when the token does, in seconds since 1970; 0 before auth
+	cut     atomic.Int32                       // the limit for which the stream was ended
+	waiting atomic.Pointer[context.CancelFunc] // ends a publish that waits for room
 
 	// beforeWait, if set, writes the replies that are owed: they must not wait behind a publish that does.
 	beforeWait func() error
@@ -75,6 +80,9 @@ func serveControl(c *conn, s *quicx.Stream) {
 		ctl.serve()
 	}
 	ctl.finish()
+	if ctl.surplus {
+		c.closeDelivered(reasonTenantConns)
+	}
 }
 
 // init prepares a stream that nobody has authenticated yet.
@@ -104,8 +112,12 @@ func (ctl *control) serve() {
 		start := telemetry.Start()
 		f, err := ctl.fr.Next()
 		telemetry.Observe(telemetry.StageRequestRead, start)
+		if err == nil && ctl.untrusted() {
+			err = os.ErrDeadlineExceeded // nothing more is carried out, even if it has been read already
+		}
 		if err != nil {
-			if ctl.readError(err) == limitTokenExpired {
+			ctl.readError(err)
+			if ctl.untrusted() {
 				ctl.refuse(codec.AuthFailed)
 			}
 			return
@@ -151,10 +163,13 @@ func (ctl *control) finish() {
 	ctl.s.Recv().Cancel(0)
 }
 
+// freeReply is how many bytes of replies streamBytes stands for.
+const freeReply = 1 << 10
+
 // reply replaces the replies that wait to be written by those and one more. They are held as long as the peer does not
 // read, so the connection's account is charged for them; a stream that overdraws it ends.
 func (ctl *control) reply(out []byte) {
-	if more := int64(cap(out)) - ctl.charged; more > 0 {
+	if more := int64(cap(out)) - freeReply - ctl.charged; more > 0 {
 		if ctl.c.account.Charge(more) == nil {
 			ctl.charged += more
 		} else {
@@ -279,8 +294,8 @@ func (ctl *control) auth(m *codec.Message) outcome {
 	if ctl.identity != nil {
 		return ctl.refuse(codec.AuthEstablished)
 	}
-	if !ctl.authenticate(m) {
-		return ctl.refuse(codec.AuthFailed)
+	if refusal := ctl.authenticate(m); refusal != nil {
+		return ctl.refuse(*refusal)
 	}
 	if !m.HasClientFlags {
 		ctl.reply(codec.AppendOK(ctl.w.Buffer()))
@@ -292,20 +307,62 @@ func (ctl *control) auth(m *codec.Message) outcome {
 	return keep
 }
 
-func (s *stream) authenticate(m *codec.Message) bool {
-	end := s.c.trace("auth", slog.String("felix.tenant", string(m.Tenant)))
-	id, err := s.c.b.verifier.Verify(s.c.ctx, string(m.Tenant), string(m.Token))
+// authenticate returns the refusal if the token is not good, or the connection is one too many for its tenant.
+func (s *stream) authenticate(m *codec.Message) *codec.Refusal {
+	s.c.authenticating.Lock()
+	defer s.c.authenticating.Unlock()
+	claimed := string(m.Tenant)
+	// A connection that is known counts before its signature is looked at, another one when it is found to be good: or
+	// others could use up what the tenant may.
+	counted := s.c.known.Load() && s.c.tenant.name == claimed
+	if counted && !s.c.tenant.may(&s.c.tenant.auths, tenantAuths) {
+		return &codec.AuthRateReached
+	}
+	end := s.c.trace("auth", slog.String("felix.tenant", claimed))
+	id, err := s.c.b.verify(s.c.ctx, claimed, string(m.Token))
 	end(err)
 	if err != nil {
 		s.c.b.metrics.authFailures.WithLabelValues(string(auth.ReasonOf(err))).Inc()
 		s.c.b.log.Info("auth failed", "remote", s.c.qc.RemoteAddr().String(), "error", err)
-		return false
+		return &codec.AuthFailed
 	}
-	s.identity = id
+	t := s.c.b.tenantOf(id)
+	if t == nil {
+		return &codec.AuthFailed
+	}
+	if !counted && !t.may(&t.auths, tenantAuths) {
+		return &codec.AuthRateReached
+	}
+	if !s.c.authenticated(t) {
+		s.surplus = true
+		return &codec.ConnectionsReached
+	}
+	s.identity, s.tenant = id, t
+	s.token = token{t, id.Key}
 	s.expires.Store(expiryOf(id))
+	s.c.trust(s, s.token, s.expires.Load())
+	if !s.c.b.cfg.IgnoreExpiry {
+		s.c.b.expiries.by(s.c, s.expires.Load())
+	}
+	if !t.trusts(id.Key) { // since it was verified
+		s.c.revoke(t, *t.keys.Load())
+	}
 	s.fr.SetMaxFrame(s.c.b.cfg.MaxFrameBytes)
-	s.c.authenticated(s.c.b.tenants.get(id.Tenant))
-	return true
+	return nil
+}
+
+// verify checks a token. Signatures are expensive, so only so many are looked at at a time, and tenants take turns; those
+// that the broker does not know are one.
+func (b *Broker) verify(ctx context.Context, tenant, token string) (*auth.Identity, error) {
+	line := ""
+	if b.tenants.find(tenant) != nil {
+		line = tenant
+	}
+	if err := b.verifying.enter(ctx, line); err != nil {
+		return nil, err
+	}
+	defer b.verifying.leave()
+	return b.verifier.Verify(ctx, tenant, token)
 }
 
 // tooMuchUnknown reports whether a stream has sent more than it may before it has authenticated.

@@ -45,6 +45,7 @@ const (
 	refusedDraining
 	refusedUnknownStream
 	refusedForbidden
+	refusedRate
 	publishRefusals // how many there are
 )
 
@@ -121,11 +122,10 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 	counter("felix_decompressed_batches_total", "Compressed batches decompressed for subscriptions that do not take them.", m.decompressed.Load)
 	counter("felix_corrupt_batches_total", "Compressed batches that could not be decompressed.", m.corruptBatches.Load)
 	counter("felix_publish_waits_total", "Publishes that waited for room.", m.publishWaits.Load)
-	labeled("felix_publish_refused_total", "Publishes that were not carried out, by reason.", "reason", []string{"no_room", "draining", "unknown_stream", "forbidden"},
+	labeled("felix_publish_refused_total", "Publishes that were not carried out, by reason.", "reason", []string{"no_room", "draining", "unknown_stream", "forbidden", "rate"},
 		func(i int) uint64 { return m.publishRefused[i].Load() })
 
-	counter("felix_quic_packets_sent_total", "QUIC packets sent.", func() uint64 { sent, _ := b.packets(); return sent })
-	counter("felix_quic_packets_lost_total", "QUIC packets sent that the peer has not acknowledged in time.", func() uint64 { _, lost := b.packets(); return lost })
+	r.MustRegister(packetCollector{b})
 	counter("felix_retries_total", "Connection attempts that were asked to prove their address.", func() uint64 { return b.listener.Stats().Retries })
 	counter("felix_handshakes_refused_total", "Connection attempts refused because their network made too many.", func() uint64 { return b.listener.Stats().Refused })
 	counter("felix_udp_send_refused_total", "Datagrams that the operating system refused to send for the moment; QUIC sends their content again.", func() uint64 { return b.listener.Stats().SendFaults })
@@ -161,7 +161,7 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 	gauge("felix_cache_watches", "Watches of caches active.", open(&m.watches, &m.watchesEnded))
 	counter("felix_cache_watch_events_total", "Changes of caches written to watchers.", m.watchEvents.Load)
 	counter("felix_cache_watch_lost_events_total", "Changes of caches that watchers did not read in time, and were told that they missed.", m.watchLost.Load)
-	r.MustRegister(cacheCollector{b.caches})
+	r.MustRegister(cacheCollector{b.caches}, tenantCollector{b.tenants})
 
 	if b.cfg.Catalog != nil {
 		counter("felix_catalog_changes_total", "Tenants, streams and caches added, changed or removed by the catalog.", m.catalogChanges.Load)
@@ -182,15 +182,15 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 }
 
 // cacheCollector exposes the counters of the first maxCacheLabels caches that the broker has had, for good. Those of
-// all others are added up under [otherCaches] where they happen, so no series falls or jumps when a cache comes or
+// all others are added up under [otherLabel] where they happen, so no series falls or jumps when a cache comes or
 // goes.
 type cacheCollector struct{ store *cache.Store }
 
 // maxCacheLabels bounds the series of a broker that has thousands of caches.
 const maxCacheLabels = 100
 
-// otherCaches stands for tenant, namespace and cache, none of which can have that name.
-const otherCaches = "_other"
+// otherLabel stands for names of tenants, namespaces and caches, none of which can be that.
+const otherLabel = "_other"
 
 var cacheLabels = []string{"tenant", "namespace", "cache"}
 
@@ -220,7 +220,7 @@ func (c cacheCollector) Collect(ch chan<- prometheus.Metric) {
 	all := make([]series, 0, maxCacheLabels+1)
 	others := c.store.Series(func(scope cache.Scope, st cache.Stats) { all = append(all, series{scope, st}) })
 	if len(all) == maxCacheLabels {
-		all = append(all, series{cache.Scope{Tenant: otherCaches, Namespace: otherCaches, Cache: otherCaches}, others})
+		all = append(all, series{cache.Scope{Tenant: otherLabel, Namespace: otherLabel, Cache: otherLabel}, others})
 	}
 	for _, s := range all {
 		for _, m := range []struct {
@@ -239,4 +239,41 @@ func (c cacheCollector) Collect(ch chan<- prometheus.Metric) {
 			ch <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value, s.scope.Tenant, s.scope.Namespace, s.scope.Cache)
 		}
 	}
+}
+
+// packetCollector exposes the packets of all connections, of which each is asked once.
+type packetCollector struct{ b *Broker }
+
+var (
+	packetsSent = prometheus.NewDesc("felix_quic_packets_sent_total", "QUIC packets sent.", nil, nil)
+	packetsLost = prometheus.NewDesc("felix_quic_packets_lost_total", "QUIC packets sent that the peer has not acknowledged in time.", nil, nil)
+)
+
+// Describe implements [prometheus.Collector].
+func (packetCollector) Describe(ch chan<- *prometheus.Desc) { ch <- packetsSent; ch <- packetsLost }
+
+// Collect implements [prometheus.Collector].
+func (c packetCollector) Collect(ch chan<- prometheus.Metric) {
+	sent, lost := c.b.packets()
+	ch <- prometheus.MustNewConstMetric(packetsSent, prometheus.CounterValue, float64(sent))
+	ch <- prometheus.MustNewConstMetric(packetsLost, prometheus.CounterValue, float64(lost))
+}
+
+// tenantCollector exposes what was refused to tenants; see [refusals].
+type tenantCollector struct{ tenants *tenants }
+
+var tenantRefused = prometheus.NewDesc("felix_tenant_refused_total", "Requests refused, and connections closed, for a limit of their tenant.", []string{"tenant", "limit"}, nil)
+
+// Describe implements [prometheus.Collector].
+func (tenantCollector) Describe(ch chan<- *prometheus.Desc) { ch <- tenantRefused }
+
+// Collect implements [prometheus.Collector].
+func (c tenantCollector) Collect(ch chan<- prometheus.Metric) {
+	c.tenants.refusals.each(func(name string, counts *refusalCounts) {
+		for l := range tenantLimits {
+			if n := counts[l].Load(); n > 0 {
+				ch <- prometheus.MustNewConstMetric(tenantRefused, prometheus.CounterValue, float64(n), name, l.String())
+			}
+		}
+	})
 }

@@ -2,7 +2,9 @@ package broker
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/felix-mq/felix/auth"
@@ -19,6 +21,8 @@ var (
 	// errStreamEnds means that the publish stream cannot go on: its connection has ended, or it has too many streams
 	// that stand still.
 	errStreamEnds = errors.New("broker: publish stream ends")
+	// errTokenEnds means the same, because the stream's token is not good any more.
+	errTokenEnds = fmt.Errorf("%w: its token is not good any more", errStreamEnds)
 )
 
 // scope is where a stream published last: resolved and authorised once, remembered by its bytes, so that a repeat
@@ -55,8 +59,11 @@ func (s *stream) resolve(tenant, namespace, name []byte) bool {
 // nothing more of this stream is read.
 func (s *stream) offer(f *fanout.Frame, wait time.Duration) error {
 	start := telemetry.Start()
+	if err := s.awaitRate(len(f.Bytes()), wait); err != nil {
+		return err
+	}
 	err := s.offerOnce(f, wait)
-	for errors.Is(err, fanout.ErrClosed) { // removed since it was looked up; it may exist anew
+	for errors.Is(err, fanout.ErrClosed) && !s.untrusted() { // removed since it was looked up; it may exist anew
 		sc := &s.scope
 		if sc.topic = s.c.b.hub.Lookup(sc.tenant, sc.namespace, sc.name); sc.topic == nil {
 			s.c.b.metrics.publishRefused[refusedUnknownStream].Add(1)
@@ -75,6 +82,8 @@ func (s *stream) offer(f *fanout.Frame, wait time.Duration) error {
 		m.publishedBytes.Add(uint64(len(f.Bytes())))
 		telemetry.Add(telemetry.BrokerPublishItems, f.Count())
 		return nil
+	case s.untrusted():
+		return errTokenEnds
 	case s.c.ctx.Err() != nil:
 		return errStreamEnds
 	case errors.Is(err, fanout.ErrTimeout):
@@ -93,7 +102,51 @@ func (s *stream) offerOnce(f *fanout.Frame, wait time.Duration) error {
 	return err
 }
 
+// rateError says which rate of its tenant a publish is above.
+type rateError tenantLimit
+
+// Error says so.
+func (e rateError) Error() string { return "broker: limit reached: " + tenantLimit(e).String() }
+
+// awaitRate takes a publish of size bytes of the tenant's rates. When there is none left it waits, if wait is without
+// limit, or returns a [rateError].
+func (s *stream) awaitRate(size int, wait time.Duration) error {
+	pause, why := s.tenant.mayPublish(size)
+	if pause == 0 {
+		return nil
+	}
+	s.tenant.refuse(why)
+	if wait >= 0 {
+		s.c.b.metrics.publishRefused[refusedRate].Add(1)
+		return rateError(why)
+	}
+	return s.pause(func(ctx context.Context) error {
+		for timer := time.NewTimer(pause); pause > 0; timer.Reset(pause) {
+			select {
+			case <-timer.C:
+			case <-s.c.b.acceptCtx.Done():
+				return fanout.ErrDraining
+			case <-ctx.Done():
+				if s.untrusted() {
+					return errTokenEnds
+				}
+				return errStreamEnds
+			}
+			pause, _ = s.tenant.mayPublish(size)
+		}
+		return nil
+	})
+}
+
 func (s *stream) offerWaiting(f *fanout.Frame, wait time.Duration) error {
+	return s.pause(func(ctx context.Context) error {
+		_, err := s.scope.topic.Publish(ctx, f, wait)
+		return err
+	})
+}
+
+// pause runs what makes a publish wait. Its context ends with the connection, and with the stream's token.
+func (s *stream) pause(wait func(context.Context) error) error {
 	defer s.c.paused.Add(-1)
 	if s.c.paused.Add(1) > maxPausedPublishers {
 		s.c.b.limited(limitPausedPublishers)
@@ -103,8 +156,14 @@ func (s *stream) offerWaiting(f *fanout.Frame, wait time.Duration) error {
 	if s.beforeWait != nil && s.beforeWait() != nil {
 		return errStreamEnds
 	}
-	_, err := s.scope.topic.Publish(s.c.ctx, f, wait)
-	return err
+	ctx, cancel := context.WithCancel(s.c.ctx)
+	defer cancel()
+	s.waiting.Store(&cancel)
+	defer s.waiting.Store(nil)
+	if s.untrusted() { // whoever found out may not have seen that it waits
+		return errTokenEnds
+	}
+	return wait(ctx)
 }
 
 // batch is a binary publish as it was received, compressed or not.
@@ -272,12 +331,19 @@ func (ctl *control) ackedWait() time.Duration {
 
 // refusal turns a failed offer into the reply to a JSON publish and to a binary one, or into nil if the stream ends.
 func (ctl *control) refusal(err error) (jsonForm, binaryForm *codec.Refusal) {
+	rate, rated := errors.AsType[rateError](err)
 	switch {
+	case rated && tenantLimit(rate) == tenantPublishes:
+		return &codec.PublishRateReached, &codec.PublishRateReachedAck
+	case rated:
+		return &codec.PublishBytesReached, &codec.PublishBytesReachedAck
 	case errors.Is(err, fanout.ErrTimeout):
 		ctl.stalled = true
 		return &codec.AdmissionTimedOut, &codec.AdmissionTimedOutAck
 	case errors.Is(err, fanout.ErrDraining):
 		return &codec.AdmissionClosed, &codec.AdmissionClosedAck
+	case errors.Is(err, errTokenEnds):
+		return &codec.AuthFailed, &codec.AuthFailed
 	case errors.Is(err, errStreamNotFound):
 		return &codec.StreamNotFound, &codec.StreamNotFoundAck
 	}

@@ -23,6 +23,7 @@ import (
 //	   └──hello written──▶ gateOpen ◀──hello written──┘ (starts the writer)
 type subscription struct {
 	c      *conn
+	tenant *tenant // that is charged for it
 	id     uint64
 	events *fanout.Subscription
 	out    *quicx.SendStream
@@ -35,7 +36,11 @@ type subscription struct {
 	cut      atomic.Bool  // it ended for being stuck
 	inline   inlineWrites // what publishers wrote to it themselves
 
-	expires int64 // when the token does that it was made with, in seconds since 1970; 0: it has been told so
+	// Guarded by conn.mu: the token that it was made with, when it expires, in seconds since 1970, or 0 if that has
+	// passed, and whether the subscription has to end because it is not good any more.
+	token   token
+	expires int64
+	over    bool
 
 	// What the peer negotiated and may be sent; set when the subscription is made.
 	gaps     bool // gap frames
@@ -69,15 +74,22 @@ func (ctl *control) subscribe(m *codec.Message) outcome {
 		return errorEnd
 	}
 	topic := b.hub.Lookup(m.Tenant, m.Namespace, m.Stream)
+	if !ctl.tenant.may(&ctl.tenant.subscribes, tenantSubscribes) {
+		return ctl.refuse(codec.SubscribeRateReached)
+	}
+	if !ctl.tenant.take(kindSubs, tenantSubs) {
+		return ctl.refuse(codec.SubscriptionsReached)
+	}
 	s, refusal := ctl.newSubscription(m)
 	switch {
 	case refusal != nil:
+		ctl.tenant.give(kindSubs)
 		return ctl.refuse(*refusal)
 	case topic == nil:
 		ctl.c.forget(s)
 		return ctl.refuseWith(codec.StreamNotFoundSubscribe, ctl.notFound(m.Tenant, m.Namespace, m.Stream))
 	}
-	events, err := topic.Subscribe(ctl.startOf(m), fanout.SubscriptionOptions{Wake: s.wake, OnEnd: s.ended})
+	events, err := topic.Subscribe(ctl.startOf(m), fanout.SubscriptionOptions{Wake: s.wake, OnEnd: s.ended, Cost: subscriptionBytes})
 	if err != nil {
 		ctl.c.forget(s)
 		if ce, ok := errors.AsType[*fanout.CursorError](err); ok {
@@ -89,11 +101,21 @@ func (ctl *control) subscribe(m *codec.Message) outcome {
 			ctl.reply(codec.AppendSubscribeCursorError(ctl.w.Buffer(), reason, ce.Requested, ce.Available))
 			return outcomeOf(codec.CursorRefused.Stream, false)
 		}
+		if errors.Is(err, fanout.ErrMemory) {
+			ctl.tenant.refuse(tenantMemory)
+			return ctl.refuse(codec.MemoryReached)
+		}
 		return ctl.refuseWith(codec.StreamNotFoundSubscribe, ctl.notFound(m.Tenant, m.Namespace, m.Stream))
 	}
 	ctl.c.mu.Lock()
 	s.events = events // others find the subscription on the connection
+	over := s.over
 	ctl.c.mu.Unlock()
+	if over {
+		events.Close()
+		ctl.c.forget(s)
+		return ctl.refuse(codec.AuthFailed)
+	}
 	if err := s.open(topic.Epoch()); err != nil {
 		events.Close()
 		ctl.c.forget(s)
@@ -106,6 +128,10 @@ func (ctl *control) subscribe(m *codec.Message) outcome {
 	made = nil
 	return cleanEnd
 }
+
+// subscriptionBytes is what a subscription costs whose writer is blocked, beyond what it has queued: its state, a
+// stream of QUIC, a goroutine and what it has joined to be written.
+const subscriptionBytes = 16 << 10
 
 // errNotSubscribed is what a trace tells of a subscribe that was refused.
 var errNotSubscribed = errors.New("broker: refused")
@@ -125,9 +151,9 @@ func (ctl *control) startOf(m *codec.Message) fanout.From {
 // newSubscription takes a place and an id on the connection, or returns the refusal.
 func (ctl *control) newSubscription(m *codec.Message) (*subscription, *codec.Refusal) {
 	c := ctl.c
-	s := &subscription{c: c, id: m.SubscriptionID, maxItems: c.b.cfg.EventMaxItems, maxBytes: c.b.cfg.EventMaxBytes}
+	s := &subscription{c: c, tenant: ctl.tenant, id: m.SubscriptionID, maxItems: c.b.cfg.EventMaxItems, maxBytes: c.b.cfg.EventMaxBytes}
 	s.run = s.write
-	s.expires = ctl.expires.Load()
+	s.token, s.expires = ctl.token, ctl.expires.Load()
 	s.gaps = ctl.ext&codec.ExtGaps != 0
 	s.s2 = ctl.ext&codec.ExtS2 != 0
 	// In-memory streams have offsets only with the extension (session.md, section 13, D18).
@@ -137,6 +163,9 @@ func (ctl *control) newSubscription(m *codec.Message) (*subscription, *codec.Ref
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if !c.trustsLocked(s.token) {
+		return nil, &codec.AuthFailed
+	}
 	if c.fullLocked() {
 		return nil, &codec.MaxSubscriptions
 	}
@@ -166,8 +195,9 @@ func (c *conn) newIDLocked() uint64 {
 
 func (c *conn) forget(s *subscription) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	delete(c.subs, s.id)
+	c.mu.Unlock()
+	s.tenant.give(kindSubs)
 }
 
 // open opens the event stream with what it always begins with.

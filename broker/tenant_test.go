@@ -1,11 +1,125 @@
 package broker_test
 
 import (
+	"context"
+	"errors"
 	"testing"
+	"time"
 
 	"github.com/felix-mq/felix/broker"
+	"github.com/felix-mq/felix/catalog"
+	"github.com/felix-mq/felix/client"
 	"github.com/felix-mq/felix/codec"
 )
+
+// wantReached expects a refusal for a limit of the tenant.
+func wantReached(t *testing.T, err error, limit string) {
+	t.Helper()
+	var refused *client.BrokerError
+	if !errors.As(err, &refused) || refused.Message != codec.LimitReached(limit) || codec.CodeOf(refused.Message) != codec.CodeLimit {
+		t.Fatalf("got %v, want a refusal for %s", err, limit)
+	}
+}
+
+// tenantRefused is the metric of a tenant's limit.
+func tenantRefused(t *testing.T, s *served, tenant, limit string) float64 {
+	t.Helper()
+	all, err := s.Registry().Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range all {
+		for _, m := range f.GetMetric() {
+			if l := m.GetLabel(); f.GetName() == "felix_tenant_refused_total" && l[0].GetValue() == limit && l[1].GetValue() == tenant {
+				return m.GetCounter().GetValue()
+			}
+		}
+	}
+	return 0
+}
+
+// TestConnectionsOfOneTenant: a tenant that takes all the connections that it can get does not keep another one from
+// connecting; beyond what both are guaranteed, the one that has more gives.
+func TestConnectionsOfOneTenant(t *testing.T) {
+	s := startServed(t, func(cfg *broker.Config) { cfg.MaxConns = 24 })
+	acme, other := s.as("acme"), s.as("other")
+	var own []*peer
+	for {
+		p := dialPeer(t, acme)
+		c := p.open(p.auth())
+		if len(own) == 16 { // 21 places, of which five are the other one's
+			c.wantMessage(codec.MsgError, "limit reached: connections")
+			p.wantClosed("limit reached: connections")
+			break
+		}
+		c.wantMessage(codec.MsgAuthOK, "")
+		own = append(own, p)
+	}
+	for range 5 {
+		p := dialPeer(t, other)
+		p.open(p.auth()).wantMessage(codec.MsgAuthOK, "")
+	}
+	for i := range 5 { // from what both have in common
+		p := dialPeer(t, other)
+		p.open(p.auth()).wantMessage(codec.MsgAuthOK, "")
+		own[15-i].wantClosed("limit reached: connections")
+	}
+	p := dialPeer(t, other)
+	p.open(p.auth()).wantMessage(codec.MsgError, "limit reached: connections") // both have as much
+	if n := tenantRefused(t, s, "acme", "connections"); n != 6 {
+		t.Errorf("%v connections refused or closed, want 6", n)
+	}
+	if n := tenantRefused(t, s, "other", "connections"); n != 1 {
+		t.Errorf("%v connections refused, want 1", n)
+	}
+	for _, p := range own[:11] {
+		if p.c.Context().Err() != nil {
+			t.Fatalf("closed: %v", context.Cause(p.c.Context()))
+		}
+	}
+}
+
+// TestLimitsOfTheCatalog refuses what is beyond the maximum of a tenant, by name, and follows a change of it.
+func TestLimitsOfTheCatalog(t *testing.T) {
+	s := startServed(t, nil)
+	ctx := testContext(t)
+	limit := func(l catalog.Limits) {
+		t.Helper()
+		c := s.first()
+		acme := c.Tenants["acme"]
+		acme.Limits = l
+		c.Tenants["acme"] = acme
+		s.set(c)
+	}
+	limit(catalog.Limits{SubscriptionsMax: new(int64(2)), WatchesMax: new(int64(1))})
+	c := s.connect("acme")
+	var subs []*client.Subscription
+	for range 2 {
+		subs = append(subs, subscribe(t, c, "kept"))
+	}
+	_, err := c.Subscribe(ctx, "default", "kept")
+	wantReached(t, err, "subscriptions")
+	limit(catalog.Limits{SubscriptionsMax: new(int64(3)), MemoryGuarantee: new(int64(0)), MemoryMax: new(int64(40 << 10))})
+	_, err = c.Subscribe(ctx, "default", "kept")
+	wantReached(t, err, "memory")
+	for ctx := testContext(t); ; { // the place of one that is closed is free soon
+		subs[0].Close()
+		sub, err := c.Subscribe(ctx, "default", "kept")
+		if err == nil {
+			sub.Close()
+			break
+		}
+		wantReached(t, err, "memory")
+	}
+	limit(catalog.Limits{SubscriptionsMax: new(int64(3))})
+	subscribe(t, s.connect("other"), "events")
+	if n := tenantRefused(t, s, "acme", "subscriptions"); n != 1 {
+		t.Errorf("%v subscriptions refused, want 1", n)
+	}
+	if n := tenantRefused(t, s, "acme", "memory"); n < 1 {
+		t.Errorf("%v refused for memory", n)
+	}
+}
 
 // TestUnfinishedFrames begins frames and does not finish them, on many connections of one tenant: together they hold no
 // more than that tenant may have, and another one's frames arrive.
@@ -20,10 +134,9 @@ func TestUnfinishedFrames(t *testing.T) {
 	for range 4 {
 		p := dialPeer(t, acme)
 		for range 32 {
-			c := p.open(p.auth())
-			c.wantMessage(codec.MsgAuthOK, "")
-			go func() { _, _ = c.s.Send().Write(codec.AppendHeader(nil, 0, size)) }()
-			go func() { _, _ = c.s.Send().Write(make([]byte, size-1)) }()
+			c := p.open()
+			unfinished := append(codec.AppendHeader(p.auth(), 0, size), make([]byte, size-1)...)
+			go func() { _, _ = c.s.Send().Write(unfinished) }()
 		}
 	}
 	wantLimit(t, acme, "conn_memory", 1)
@@ -43,7 +156,7 @@ func TestOpenStreams(t *testing.T) {
 	for range 2 {
 		p := dialPeer(t, acme)
 		p.open(p.auth()).wantMessage(codec.MsgAuthOK, "")
-		for range 300 {
+		for range 200 {
 			p.open([]byte{'F'})
 		}
 	}
@@ -54,4 +167,58 @@ func TestOpenStreams(t *testing.T) {
 	other := s.as("other")
 	c := dialPeer(t, other)
 	c.open(c.auth()).wantMessage(codec.MsgAuthOK, "")
+}
+
+// TestRatesOfATenant refuses what comes faster than the catalog says, and lets what is not acknowledged wait.
+func TestRatesOfATenant(t *testing.T) {
+	s := startServed(t, nil)
+	ctx := testContext(t)
+	c := s.first()
+	acme := c.Tenants["acme"]
+	acme.Limits = catalog.Limits{PublishesPerSecond: new(int64(5)), SubscribesPerSecond: new(int64(1)), AuthenticationsPerSecond: new(int64(40))}
+	c.Tenants["acme"] = acme
+	s.set(c)
+	cl := s.connect("acme")
+	sub := subscribe(t, cl, "kept")
+	_, err := cl.Subscribe(ctx, "default", "kept")
+	wantReached(t, err, "subscribes per second")
+
+	p := cl.Publisher("default", "kept")
+	for err = p.Publish(ctx, []byte("x")); err == nil; err = p.Publish(ctx, []byte("x")) {
+		wantEvents(ctx, t, sub, "x")
+	}
+	wantReached(t, err, "publishes per second")
+	for range 3 { // in their time
+		if err := p.Send(ctx, []byte("y")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantEvents(ctx, t, sub, "y", "y", "y")
+	for _, limit := range []string{"publishes_per_second", "subscribes_per_second"} {
+		if tenantRefused(t, s, "acme", limit) == 0 {
+			t.Errorf("nothing refused for %s", limit)
+		}
+	}
+
+	peer := dialPeer(t, s.as("acme"))
+	for { // until the rate is met
+		stream := peer.open(peer.auth())
+		_ = stream.s.Recv().SetReadDeadline(time.Now().Add(within))
+		f, err := stream.fr.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var m codec.Message
+		if err := codec.ParseMessage(f.Payload(), &m); err != nil {
+			t.Fatal(err)
+		}
+		if m.Type == codec.MsgError {
+			if string(m.Text) != "limit reached: authentications per second" {
+				t.Errorf("refused with %q", m.Text)
+			}
+			break
+		}
+	}
+	other := dialPeer(t, s.as("other"))
+	other.open(other.auth()).wantMessage(codec.MsgAuthOK, "")
 }

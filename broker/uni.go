@@ -2,6 +2,7 @@ package broker
 
 import (
 	"errors"
+	"os"
 
 	"github.com/felix-mq/felix/codec"
 	"github.com/felix-mq/felix/quicx"
@@ -25,11 +26,17 @@ func servePublish(c *conn, r *quicx.RecvStream) {
 		start := telemetry.Start()
 		f, err := p.fr.Next()
 		telemetry.Observe(telemetry.StageRequestRead, start)
+		if err == nil && p.untrusted() {
+			err = os.ErrDeadlineExceeded // nothing more is carried out, even if it has been read already
+		}
 		if err != nil {
 			p.readError(err)
 			return
 		}
 		if !p.handleUni(f) {
+			if p.surplus {
+				c.closeLater(reasonTenantConns)
+			}
 			return
 		}
 	}
@@ -64,7 +71,7 @@ func (s *stream) handleUni(f quicx.Frame) bool {
 	}
 	switch m.Type {
 	case codec.MsgAuth:
-		return s.identity == nil && s.authenticate(m)
+		return s.identity == nil && s.authenticate(m) == nil
 	case codec.MsgPublish, codec.MsgPublishBatch:
 	default:
 		return false

@@ -1,0 +1,106 @@
+package broker
+
+import (
+	"math/rand/v2"
+	"sync"
+	"testing"
+)
+
+// admitting returns the tenants of a broker with so many places for connections.
+func admitting(places int) *tenants {
+	cfg := DefaultConfig()
+	cfg.MaxConns, cfg.MaxUnauthenticatedConns = places+1, 1
+	return newTenants(&cfg)
+}
+
+// TestAdmitNewcomer: a tenant that comes when another one has taken all places gets those that it is guaranteed now.
+func TestAdmitNewcomer(t *testing.T) {
+	all := admitting(64)
+	old := all.get("old")
+	var conns []*conn
+	for range 64 {
+		c := new(conn)
+		if v, ok := old.admit(c); !ok || len(v) > 0 {
+			t.Fatalf("alone: %t, %d victims", ok, len(v))
+		}
+		conns = append(conns, c)
+	}
+	if _, ok := old.admit(new(conn)); ok {
+		t.Fatal("more than there are")
+	}
+	newcomer := all.get("newcomer")
+	for i := range 16 {
+		v, ok := newcomer.admit(new(conn))
+		if !ok || len(v) != 1 || v[0] != conns[63-i] {
+			t.Fatalf("connection %d of the newcomer: %t, victims %v", i, ok, v)
+		}
+	}
+	if n := all.budgets[kindConns].Used(); n != 64 {
+		t.Errorf("%d places are taken", n)
+	}
+	old.leave(conns[63]) // has no place any more
+	old.leave(conns[0])
+	if n := old.shares[kindConns].Used(); n != 64-16-1 {
+		t.Errorf("%d places of the first tenant", n)
+	}
+}
+
+// TestAdmitConcurrently: tenants that fight for places hold no more than there are, and all places are free in the end.
+func TestAdmitConcurrently(t *testing.T) {
+	const places = 32
+	all := admitting(places)
+	var wg sync.WaitGroup
+	names := []string{"a", "b", "c", "d"}
+	for _, name := range names {
+		all.get(name)
+	}
+	for w := range 8 {
+		n := all.get(names[w%len(names)])
+		r := rand.New(rand.NewPCG(1, uint64(w)))
+		wg.Go(func() {
+			var own []*conn
+			for range 3000 {
+				if r.IntN(3) == 0 && len(own) > 0 {
+					n.leave(own[0])
+					own = own[1:]
+					continue
+				}
+				c := new(conn)
+				if _, ok := n.admit(c); ok {
+					own = append(own, c)
+				}
+				if used := all.budgets[kindConns].Used(); used > places {
+					t.Errorf("%d of %d places are taken", used, places)
+					return
+				}
+			}
+			for _, c := range own {
+				n.leave(c)
+			}
+		})
+	}
+	wg.Wait()
+	if n := all.budgets[kindConns].Used(); n != 0 {
+		t.Errorf("%d places are taken in the end", n)
+	}
+	for _, name := range names {
+		if n := all.get(name).conns.Len(); n != 0 {
+			t.Errorf("%s has %d connections in the end", name, n)
+		}
+	}
+}
+
+// TestRefusalSeries: the first tenants have series of their own, for good, and all others one together.
+func TestRefusalSeries(t *testing.T) {
+	all := admitting(1)
+	for i := range maxTenantLabels + 10 {
+		all.get(string(rune('A' + i))).refuse(tenantSubs)
+	}
+	all.remove("A")
+	all.get("A").refuse(tenantSubs)
+	series := make(map[string]uint64)
+	all.refusals.each(func(name string, counts *refusalCounts) { series[name] = counts[tenantSubs].Load() })
+	if len(series) != maxTenantLabels+1 || series["A"] != 2 || series[otherLabel] != 10 {
+		t.Errorf("%d series, %d for the first, %d for all others", len(series), series["A"], series[otherLabel])
+	}
+}
