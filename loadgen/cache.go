@@ -15,6 +15,7 @@ import (
 )
 
 // CacheStore is a cache to load: Felix's, or another one behind its own client. Its methods are called from many goroutines.
+// They return soon after ctx has ended: a call that does not is left behind when the run ends.
 type CacheStore interface {
 	Put(ctx context.Context, key string, value []byte, ttl time.Duration) error
 	// Get asks for all keys in one call, and returns how many were there.
@@ -34,6 +35,7 @@ type CacheConfig struct {
 	Pipeline    int           // keys of a get; puts have one
 	Warmup      time.Duration // before Duration, at the same load
 	Duration    time.Duration
+	Timeout     time.Duration // of a call, which then counts as hung; 0 is that of the client
 	Seed        uint64
 
 	Conns, Streams int           // of the client
@@ -51,7 +53,7 @@ type CacheConfig struct {
 func DefaultCacheConfig() CacheConfig {
 	return CacheConfig{
 		GetRatio: 0.9, Keys: 1024, Value: 256, TTL: client.NoExpiry, Concurrency: 32, Pipeline: 1,
-		Warmup: 500 * time.Millisecond, Duration: 5 * time.Second, Conns: 1, Streams: 4, Processes: 1,
+		Warmup: 500 * time.Millisecond, Duration: 5 * time.Second, Timeout: DefaultCallTimeout, Conns: 1, Streams: 4, Processes: 1,
 	}
 }
 
@@ -72,6 +74,7 @@ func (c *CacheConfig) Validate() error {
 	bad(!(c.Rate >= 0 && c.Rate <= 1e9), "rate %v is not between 0 and 1e9 calls per second", c.Rate)
 	bad(c.Interval < 0, "interval %v", c.Interval)
 	bad(c.Warmup < 0 || c.Duration <= 0, "warm-up %v, duration %v", c.Warmup, c.Duration)
+	bad(c.Timeout < 0, "timeout %v of a call is negative", c.Timeout)
 	bad(c.Conns < 1 || c.Streams < 1, "%d connections with %d streams", c.Conns, c.Streams)
 	bad(c.Processes < 1 || c.Processes > 2, "%d processes", c.Processes)
 	return errors.Join(errs...)
@@ -79,11 +82,13 @@ func (c *CacheConfig) Validate() error {
 
 // CacheOperation is what one kind of calls took.
 type CacheOperation struct {
-	Calls   int64   `json:"calls"`
-	Keys    int64   `json:"keys"` // of all calls
-	Hits    int64   `json:"hits"`
-	Latency Latency `json:"latency"` // of a call
-	Rate    float64 `json:"keys_per_second"`
+	Calls    int64   `json:"calls"`     // that ended
+	Hung     int64   `json:"hung"`      // that had no answer by the timeout or the end of the run
+	NotBegun int64   `json:"not_begun"` // of an open loop: that were due, and no caller was free until the end of the run
+	Keys     int64   `json:"keys"`      // of the calls that ended
+	Hits     int64   `json:"hits"`
+	Latency  Latency `json:"latency"`         // of all three; those without an answer count with the time that they have waited
+	Rate     float64 `json:"keys_per_second"` // of calls that ended in the measured time
 }
 
 // CacheResult is the outcome of a run.
@@ -154,13 +159,18 @@ func (r *CacheResult) WriteText(w io.Writer) error {
 		name string
 		o    *CacheOperation
 	}{{"put", &r.Put}, {"get", &r.Get}, {"all", &r.All}} {
-		if op.o.Calls == 0 {
+		if op.o.Latency.Samples == 0 {
 			continue
 		}
 		l := &op.o.Latency
 		_, err := fmt.Fprintf(w, "%s: n=%d p50=%.0fus p99=%.0fus p999=%.0fus avg=%.0fus throughput=%.0f ops/s hits=%d\n",
 			op.name, op.o.Calls, l.P50, l.P99, l.P999, l.Mean, op.o.Rate, op.o.Hits)
 		if err != nil {
+			return err
+		}
+	}
+	if note := withoutAnswer(r.All.Hung, r.All.NotBegun); note != "" {
+		if _, err := fmt.Fprintf(w, "hung: %s\n", note); err != nil {
 			return err
 		}
 	}
@@ -183,6 +193,9 @@ func RunCache(ctx context.Context, cfg CacheConfig) (*CacheResult, error) {
 	opts := []client.Option{
 		client.WithTLS(b.target.TLS), client.WithToken(b.target.Tenant, b.target.Token),
 		client.WithCacheConns(cfg.Conns), client.WithCacheStreams(cfg.Streams), client.WithSpin(cfg.Spin),
+	}
+	if cfg.Timeout > 0 {
+		opts = append(opts, client.WithRequestTimeout(2*cfg.Timeout)) // the run's own comes first
 	}
 	if cfg.JSON {
 		opts = append(opts, client.WithoutExtensions())
@@ -280,8 +293,10 @@ func runCache(ctx context.Context, cfg CacheConfig, b *startedBroker, store Cach
 	}
 	l := callLoad{
 		workers: cfg.Concurrency, rate: cfg.Rate, warmup: cfg.Warmup, duration: cfg.Duration, observer: cfg.Observer, broker: b,
-		tags: []string{cachePut: "put", cacheGet: "get"}, alarm: newAlarm,
-		call: func(ctx context.Context, worker int) (called, error) { return workers[worker].call(ctx) },
+		timeout: cfg.Timeout, alarm: newAlarm,
+		kinds: []callShare{cachePut: {"put", 1 - cfg.GetRatio}, cacheGet: {"get", cfg.GetRatio}},
+		next:  func(worker int) int { return workers[worker].next() },
+		call:  func(ctx context.Context, worker, kind int) (called, error) { return workers[worker].call(ctx, kind) },
 	}
 	calls, err := l.run(ctx)
 	if err != nil {
@@ -297,13 +312,20 @@ func runCache(ctx context.Context, cfg CacheConfig, b *startedBroker, store Cach
 	all := newLatencies()
 	for kind, op := range []*CacheOperation{cachePut: &r.Put, cacheGet: &r.Get} {
 		c := &calls.kinds[kind]
+		op.Calls, op.Hung, op.NotBegun = c.ended, c.hung, c.notBegun
 		op.Keys, op.Hits, op.Latency = c.keys, c.hits, c.lat.summary()
+		op.Rate = float64(c.keysInTime) / r.Seconds
+		r.All.Calls += op.Calls
+		r.All.Hung += op.Hung
+		r.All.NotBegun += op.NotBegun
+		r.All.Keys += op.Keys
+		r.All.Hits += op.Hits
+		r.All.Rate += op.Rate
 		all.merge(&c.lat)
 	}
-	r.All.Keys, r.All.Hits, r.All.Latency = r.Put.Keys+r.Get.Keys, r.Get.Hits, all.summary()
-	for _, op := range []*CacheOperation{&r.Put, &r.Get, &r.All} {
-		op.Calls = op.Latency.Samples
-		op.Rate = float64(op.Keys) / r.Seconds
+	r.All.Latency = all.summary()
+	if r.All.Calls == 0 && r.All.Hung > 0 {
+		return nil, &NoAnswerError{Calls: r.All.Hung}
 	}
 	return r, nil
 }
@@ -332,16 +354,19 @@ func (w *cacheWorker) prepare(ctx context.Context, part int) error {
 	return nil
 }
 
-func (w *cacheWorker) call(ctx context.Context) (c called, err error) {
-	c.kind = cachePut
+func (w *cacheWorker) next() int {
 	if w.rnd.Float64() < w.cfg.GetRatio {
-		c.kind = cacheGet
+		return cacheGet
 	}
+	return cachePut
+}
+
+func (w *cacheWorker) call(ctx context.Context, kind int) (c called, err error) {
 	for i := range w.batch {
 		w.batch[i] = w.key()
 	}
 	began := time.Now()
-	if c.kind == cacheGet {
+	if kind == cacheGet {
 		c.keys = len(w.batch)
 		c.hits, err = w.store.Get(ctx, w.batch)
 	} else {
@@ -361,6 +386,7 @@ func CacheTable(ctx context.Context, cfg CacheConfig, w io.Writer) error {
 	if _, err := fmt.Fprintln(w, "| Op | Payload | p50 | p99 | ops/s |\n|---|--:|--:|--:|--:|"); err != nil {
 		return err
 	}
+	var hung []string
 	for _, cell := range []struct {
 		op, payload string
 		ratio       float64
@@ -380,6 +406,14 @@ func CacheTable(ctx context.Context, cfg CacheConfig, w io.Writer) error {
 		}
 		l := r.All.Latency
 		if _, err := fmt.Fprintf(w, "| %s | %s | %.0f µs | %.0f µs | %.0f k |\n", cell.op, cell.payload, l.P50, l.P99, r.All.Rate/1000); err != nil {
+			return err
+		}
+		if note := withoutAnswer(r.All.Hung, r.All.NotBegun); note != "" {
+			hung = append(hung, fmt.Sprintf("%s, %s: %s", cell.op, cell.payload, note))
+		}
+	}
+	for _, note := range hung {
+		if _, err := fmt.Fprintf(w, "\n%s\n", note); err != nil {
 			return err
 		}
 	}

@@ -31,6 +31,9 @@ const (
 	DefaultInterval    = time.Second
 )
 
+// DefaultCallTimeout is that of cache calls and connection attempts.
+const DefaultCallTimeout = 5 * time.Second
+
 // SlowMode is what [Config.SlowSubs] do.
 type SlowMode string
 

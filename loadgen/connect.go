@@ -18,6 +18,7 @@ type ConnectConfig struct {
 	Rate        float64 // attempts per second of an open loop, which start late if no caller is free; 0 is a closed loop
 	Warmup      time.Duration
 	Duration    time.Duration
+	Timeout     time.Duration // of an attempt, which then counts as hung; 0 is that of the client
 
 	Target    *Target                    // a broker that is there; nil starts one
 	Processes int                        // 1 or 2, of a broker that is started
@@ -28,7 +29,7 @@ type ConnectConfig struct {
 
 // DefaultConnectConfig returns the load that runs without options.
 func DefaultConnectConfig() ConnectConfig {
-	return ConnectConfig{Concurrency: 4, Warmup: 500 * time.Millisecond, Duration: 5 * time.Second, Processes: 1}
+	return ConnectConfig{Concurrency: 4, Warmup: 500 * time.Millisecond, Duration: 5 * time.Second, Timeout: DefaultCallTimeout, Processes: 1}
 }
 
 // Validate reports every problem of the configuration.
@@ -43,18 +44,21 @@ func (c *ConnectConfig) Validate() error {
 	bad(!(c.Rate >= 0 && c.Rate <= 1e9), "rate %v is not between 0 and 1e9 attempts per second", c.Rate)
 	bad(c.Interval < 0, "interval %v", c.Interval)
 	bad(c.Warmup < 0 || c.Duration <= 0, "warm-up %v, duration %v", c.Warmup, c.Duration)
+	bad(c.Timeout < 0, "timeout %v of an attempt is negative", c.Timeout)
 	bad(c.Processes < 1 || c.Processes > 2, "%d processes", c.Processes)
 	return errors.Join(errs...)
 }
 
-// ConnectResult is the outcome of a run, in which every attempt has succeeded.
+// ConnectResult is the outcome of a run, in which no attempt was refused.
 type ConnectResult struct {
 	Concurrency int     `json:"concurrency"`
 	OfferedRate float64 `json:"rate,omitempty"` // of an open loop
 	Connections int64   `json:"connections"`
-	Rate        float64 `json:"connections_per_second"`
+	Hung        int64   `json:"hung"`                   // attempts that had no answer by the timeout or the end of the run
+	NotBegun    int64   `json:"not_begun"`              // of an open loop: attempts that were due, and no caller was free until the end of the run
+	Rate        float64 `json:"connections_per_second"` // of those made in the measured time
 	Seconds     float64 `json:"seconds"`
-	Latency     Latency `json:"latency"`    // from the first packet, or when it was due, to the reply to the token
+	Latency     Latency `json:"latency"`    // from the first packet, or when it was due, to the reply to the token, or as long as one waited
 	LateCalls   int64   `json:"late_calls"` // of an open loop: attempts that began more than a millisecond late
 
 	Measurement
@@ -86,6 +90,9 @@ func (r *ConnectResult) WriteText(out io.Writer) error {
 	w.printf("machine    %s", r.Environment.String())
 	w.printf("")
 	w.printf("connected  %s times, %s/s over %.2f s, none failed", count(float64(r.Connections)), count(r.Rate), r.Seconds)
+	if note := withoutAnswer(r.Hung, r.NotBegun); note != "" {
+		w.printf("hung       %s", note)
+	}
 	w.printf("latency    %s", r.Latency.text())
 	if r.OfferedRate > 0 {
 		w.printf("pacing     %d attempts more than %v late", r.LateCalls, lateAfter)
@@ -104,8 +111,9 @@ func RunConnect(ctx context.Context, cfg ConnectConfig) (*ConnectResult, error) 
 	}
 	l := callLoad{
 		workers: cfg.Concurrency, rate: cfg.Rate, warmup: cfg.Warmup, duration: cfg.Duration, observer: cfg.Observer, broker: b,
-		tags: []string{"connect"}, alarm: newAlarm,
-		call: func(ctx context.Context, _ int) (called, error) {
+		timeout: cfg.Timeout, kinds: []callShare{{"connect", 1}}, alarm: newAlarm,
+		next: func(int) int { return 0 },
+		call: func(ctx context.Context, _, _ int) (called, error) {
 			began := time.Now()
 			c, err := client.Connect(ctx, b.target.Addr, client.WithTLS(b.target.TLS), client.WithToken(b.target.Tenant, b.target.Token))
 			took := time.Since(began)
@@ -115,7 +123,7 @@ func RunConnect(ctx context.Context, cfg ConnectConfig) (*ConnectResult, error) 
 			if err != nil {
 				return called{}, fmt.Errorf("loadgen: connecting: %w", err)
 			}
-			return called{took: took}, nil
+			return called{took: took, keys: 1}, nil
 		},
 	}
 	calls, err := l.run(ctx)
@@ -123,12 +131,15 @@ func RunConnect(ctx context.Context, cfg ConnectConfig) (*ConnectResult, error) 
 	if err = errors.Join(err, stopErr); err != nil {
 		return nil, err
 	}
+	k := &calls.kinds[0]
+	if k.ended == 0 && k.hung > 0 {
+		return nil, &NoAnswerError{Calls: k.hung}
+	}
 	r := &ConnectResult{
-		Concurrency: cfg.Concurrency, OfferedRate: cfg.Rate, Seconds: calls.seconds, Latency: calls.kinds[0].lat.summary(),
+		Concurrency: cfg.Concurrency, OfferedRate: cfg.Rate, Seconds: calls.seconds, Latency: k.lat.summary(),
+		Connections: k.ended, Hung: k.hung, NotBegun: k.notBegun, Rate: float64(k.keysInTime) / calls.seconds,
 		LateCalls: calls.late, Measurement: calls.Measurement,
 	}
-	r.Connections = r.Latency.Samples
-	r.Rate = float64(r.Connections) / r.Seconds
 	r.Broker = b.info
 	r.Broker.BrokerCounters = counters
 	return r, nil

@@ -77,3 +77,12 @@ func (e *PublisherError) Error() string {
 	return fmt.Sprintf("loadgen: subscription %d received an event of a publisher %d, which is none of the run's: does somebody else publish to this stream?",
 		e.Subscription, e.Publisher)
 }
+
+// NoAnswerError fails a run of calls none of which had an answer.
+type NoAnswerError struct {
+	Calls int64 // that were made
+}
+
+func (e *NoAnswerError) Error() string {
+	return fmt.Sprintf("loadgen: none of %s had an answer by the timeout or the end of the run", plural(int(e.Calls), "call"))
+}

@@ -168,6 +168,18 @@ func (l *Latency) text() string {
 		micros(l.P50), micros(l.P90), micros(l.P99), micros(l.P999), micros(l.Max), micros(l.Mean))
 }
 
+// withoutAnswer says how many calls had no answer, or nothing if all had one.
+func withoutAnswer(hung, notBegun int64) string {
+	if hung == 0 && notBegun == 0 {
+		return ""
+	}
+	s := fmt.Sprintf("%s calls had no answer by the timeout or the end of the run", count(float64(hung)))
+	if notBegun > 0 {
+		s += fmt.Sprintf(", %s were due and never begun, since no caller was free", count(float64(notBegun)))
+	}
+	return s + "; they count with the time that they have waited"
+}
+
 // micros writes microseconds in the unit that suits their size.
 func micros(us float64) string {
 	switch {

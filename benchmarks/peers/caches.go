@@ -83,6 +83,7 @@ func runCaches(args []string, stdout, stderr io.Writer) int {
 	}
 	fmt.Fprintln(stdout, "| Load | Value | Cache | keys/s | p50 µs | p99 µs | p999 µs |\n|---|--:|---|--:|--:|--:|--:|")
 	failed := false
+	var hung []string
 	for _, value := range []int{256, 4096} {
 		for _, shape := range cacheShapes {
 			results := make([][]*loadgen.CacheResult, len(systems))
@@ -96,6 +97,9 @@ func runCaches(args []string, stdout, stderr io.Writer) int {
 						continue
 					}
 					results[i] = append(results[i], r)
+					if n := r.All.Hung; n > 0 {
+						hung = append(hung, fmt.Sprintf("%v, %d B: %s: %d calls had no answer, and count with the time that they have waited.", shape, value, system.name, n))
+					}
 				}
 			}
 			for i, system := range systems {
@@ -117,6 +121,9 @@ func runCaches(args []string, stdout, stderr io.Writer) int {
 					median(func(r *loadgen.CacheResult) float64 { return r.All.Latency.P999 }))
 			}
 		}
+	}
+	for _, line := range hung {
+		fmt.Fprintf(stdout, "\n%s\n", line)
 	}
 	if failed || ctx.Err() != nil {
 		return 1

@@ -34,6 +34,7 @@ func cache(c *command) {
 	c.group("Length", func(f *pflag.FlagSet) {
 		f.DurationVar(&flags.Duration, "duration", flags.Duration, "measured time")
 		f.DurationVar(&flags.Warmup, "warmup", flags.Warmup, "time before that")
+		f.DurationVar(&flags.Timeout, "timeout", flags.Timeout, "cancel a call after this time, and count it as hung; 0 leaves that to the client")
 	})
 	c.group("In place of a run", func(f *pflag.FlagSet) {
 		f.BoolVar(&table, "table", false, "put, get hit and get miss of 0, 256 and 4096 bytes, as one table")

@@ -21,6 +21,7 @@ func connect(c *command) {
 	c.group("Length", func(f *pflag.FlagSet) {
 		f.DurationVar(&flags.Duration, "duration", flags.Duration, "measured time")
 		f.DurationVar(&flags.Warmup, "warmup", flags.Warmup, "time before that")
+		f.DurationVar(&flags.Timeout, "timeout", flags.Timeout, "cancel an attempt after this time, and count it as hung; 0 leaves that to the client")
 	})
 	c.outputFlags()
 	c.targetFlags("", "")
