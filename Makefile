@@ -162,6 +162,14 @@ bench-floor: bin/bench-peers ## Print Felix beside a raw pipe, a bare relay and 
 bench-peers: bin/bench-peers ## Print Felix beside NATS, Redis and Mosquitto, in the clear and with TLS, those of them that are installed (about 14 minutes)
 	bin/bench-peers peers $(KEEP) $(PEERFLAGS)
 
+# The tables above are made with the settings in this file. A sweep replaces those of the shapes and systems that it tries:
+# make bench-sweep SWEEPFLAGS='-systems nats,felix -only throughput'
+SWEEP      ?= benchmarks/peers/sweep.json
+SWEEPFLAGS ?=
+.PHONY: bench-sweep
+bench-sweep: bin/bench-peers ## Find the settings with which each system is at its best, and keep them (about two hours; needs a quiet machine)
+	bin/bench-peers sweep -commit "$$(git describe --always --dirty 2>/dev/null || echo unknown)" -out "$(SWEEP)" $(SWEEPFLAGS)
+
 .PHONY: bench-matrix
 bench-matrix: bin/bench-peers ## Print Felix over payloads, fanouts and batches (about 9 minutes); FULL=1 measures every cell
 	bin/bench-peers matrix $(KEEP) $(if $(FULL),-full) $(MATRIXFLAGS)

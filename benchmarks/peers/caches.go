@@ -178,7 +178,7 @@ func cacheSystems(ctx context.Context, spin time.Duration) (systems []cacheSyste
 
 // startRedisCache starts redis-server with TLS 1.3 alone, without persistence, and connects both clients.
 func startRedisCache(ctx context.Context) (stores map[string]loadgen.CacheStore, stop func(), err error) {
-	srv, err := startRedis(ctx, true)
+	srv, err := startRedis(ctx, true, nil)
 	if err != nil {
 		return nil, func() {}, err
 	}

@@ -15,6 +15,7 @@ var peersSuite = suite{
 	against: strings.Join([]string{
 		natsName + plainSuffix, natsName, redisName + plainSuffix, redisName, mosquittoName + plainSuffix, mosquittoName,
 	}, ","),
+	swept:    true,
 	defaults: options{rounds: 5, duration: 1500 * time.Millisecond, warmup: 200 * time.Millisecond, maxDuration: 20 * time.Second},
 	report:   writePeers,
 	plots:    plotPeers,
@@ -38,10 +39,10 @@ func peersRows(bool) []row {
 
 func writePeers(out io.Writer, o *options, results []outcome) {
 	fmt.Fprintf(out, "Median of %d alternating runs, each with fresh processes, and the range in parentheses. Ratios are medians of\n"+
-		"the ratios of single rounds. One publisher; each subscription has a connection of its own. Everything on loopback,\n"+
-		"nothing unaccounted.\n", o.rounds)
+		"the ratios of single rounds. Each system runs with the settings with which a sweep found it at its best for that load.\n"+
+		"One publisher; each subscription has a connection of its own. Everything on loopback, nothing unaccounted.\n", o.rounds)
 	for _, kind := range []struct{ prefix, head string }{
-		{"throughput", "Throughput: 64 events at a time, random bytes, as far ahead of the slowest subscription as 1 MiB; payload delivered to all\nsubscriptions together. More is better."},
+		{"throughput", "Throughput: 64 events at a time, random bytes, at most 1 MiB in flight unless the settings say otherwise; payload delivered to\nall subscriptions together. More is better."},
 		{"json", "The same with JSON documents, which Felix compresses. What is delivered is counted as it was published."},
 		{"latency", "Latency: 1 KiB, one event at a time, publish to receipt. Less is better."},
 	} {
@@ -53,7 +54,7 @@ func writePeers(out io.Writer, o *options, results []outcome) {
 		}
 		if t != nil {
 			fmt.Fprintf(out, "\n%s\n\n", kind.head)
-			t.write(out, 2)
+			t.write(out, 3)
 		}
 	}
 	fmt.Fprint(out, "\n", lostMeans, "\n")
@@ -63,7 +64,7 @@ func writePeers(out io.Writer, o *options, results []outcome) {
 // compare appends a line for each system.
 func (r *row) compare(t table, o *options, results []outcome) table {
 	if t == nil {
-		head := []string{"Load", "System"}
+		head := []string{"Load", "System", "Settings"}
 		for _, m := range r.metrics {
 			head = append(head, m.name)
 		}
@@ -75,7 +76,8 @@ func (r *row) compare(t table, o *options, results []outcome) table {
 	runs := runsOf(results, r.name)
 	name := r.title() // in the first line only
 	for _, system := range r.systems(o.against) {
-		line := []string{name, title(system)}
+		set, _ := o.settingsOf(r.name, system)
+		line := []string{name, title(system), set.text(knobsOf(system))}
 		name = ""
 		if why := failure(results, r.name, system); len(runs[system]) == 0 {
 			line = append(line, why)
@@ -107,6 +109,9 @@ func (r *row) title() string {
 }
 
 func size(bytes int) string {
+	if bytes >= 1<<20 && bytes%(1<<20) == 0 {
+		return fmt.Sprintf("%d MiB", bytes>>20)
+	}
 	if bytes >= 1<<10 && bytes%(1<<10) == 0 {
 		return fmt.Sprintf("%d KiB", bytes>>10)
 	}
@@ -129,5 +134,9 @@ func writeSetups(out io.Writer, o *options) {
 			version = err.Error()
 		}
 		fmt.Fprintf(out, "- %s %s: %s\n", p.title, version, p.setup)
+	}
+	fmt.Fprint(out, "\nSettings that a sweep tries, the default first:\n\n")
+	for _, k := range allKnobs(o.against) {
+		fmt.Fprintf(out, "- %s: %s; %s\n", k.name, k.about, k.text())
 	}
 }

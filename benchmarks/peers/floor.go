@@ -14,6 +14,7 @@ var floorSuite = suite{
 	about:    "Felix beside a bare relay and NATS with TLS, with the budget of each figure",
 	rows:     floorRows,
 	against:  relayName + "," + natsName,
+	swept:    true,
 	defaults: options{rounds: 5, duration: 3 * time.Second, warmup: time.Second, maxDuration: 12 * time.Second},
 	report:   writeFloor,
 }
@@ -103,6 +104,18 @@ func writeFloor(out io.Writer, o *options, results []outcome) {
 	}
 	t.write(out, 2)
 	fmt.Fprint(out, "\n", lostMeans, "\n")
+	fmt.Fprint(out, "\nSettings, each with those with which a sweep found it at its best:\n\n")
+	for _, r := range floorRows(true) {
+		if len(runsOf(results, r.name)) == 0 || r.name == pipeName {
+			continue
+		}
+		for _, system := range r.systems(o.against) {
+			if set, _ := o.settingsOf(r.name, system); set.text(knobsOf(system)) != unset {
+				fmt.Fprintf(out, "- %s: %s: %s\n", r.name, title(system), set.text(knobsOf(system)))
+			}
+		}
+	}
+	fmt.Fprintf(out, "- all others: %s\n", unset)
 	if len(pipes) > 0 {
 		var lost uint64
 		for _, r := range pipes {

@@ -5,6 +5,7 @@
 //   - peers: NATS, Redis and Mosquitto, in the clear and with TLS 1.3; one that is not installed is told
 //   - matrix: Felix alone, over payloads, fanouts and batches
 //   - cache: Felix's cache beside Redis over TLS 1.3 and memcached (caches.go)
+//   - sweep: finds the settings with which each system is at its best, by which the tables are made (sweep.go)
 //   - docs: puts the tables of a directory of results into the documents that show them (docs.go)
 //
 // It is a module of its own, because foreign clients come in here that users of Felix shall not inherit. The Makefile runs
@@ -33,12 +34,12 @@ import (
 	"github.com/felix-mq/felix/benchmarks/floor"
 	"github.com/felix-mq/felix/benchmarks/floor/drive"
 	"github.com/felix-mq/felix/broker"
-	"github.com/felix-mq/felix/internal/settings"
+	brokersettings "github.com/felix-mq/felix/internal/settings"
 	"github.com/felix-mq/felix/loadgen"
 )
 
 func main() {
-	loadgen.ServeBroker(func(cfg *broker.Config) error { return settings.Environment(cfg) })
+	loadgen.ServeBroker(func(cfg *broker.Config) error { return brokersettings.Environment(cfg) })
 	floor.Serve()
 	drive.Child(natsName, serveNATS)
 	drive.Child(workerName, serveWorker)
@@ -59,6 +60,8 @@ func command(args []string, stdout, stderr io.Writer) int {
 	switch name {
 	case "cache":
 		return runCaches(args, stdout, stderr)
+	case sweepName:
+		return runSweep(args, stdout, stderr)
 	case "docs":
 		return runDocs(args, stderr)
 	}
@@ -67,6 +70,7 @@ func command(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "  %-8s%s\n", suites[i].name, suites[i].about)
 	}
 	fmt.Fprint(stderr, "  cache   Felix's cache beside Redis over TLS 1.3 and memcached\n"+
+		"  sweep   find the settings with which each system is at its best\n"+
 		"  docs    put the tables of a directory of results into documents\n")
 	return 2
 }
@@ -83,8 +87,8 @@ type options struct {
 	full        bool
 	results     string // directory; none writes to standard output alone
 	commit      string
-	procs       int // of the system under test; 0 leaves it to the runtime
-	loadProcs   int // of publisher and subscriptions, the same way
+	sweeps      *sweepFile // settings of the systems; nil if all have their defaults
+	fixed       settings   // for all systems, in place of theirs
 	gogc        string
 }
 
@@ -102,8 +106,9 @@ func parse(s *suite, args []string, stderr io.Writer) (*options, error) {
 	flags.BoolVar(&o.full, "full", false, "with the shapes that take long, if the table has some")
 	flags.StringVar(&o.results, "results", "", "keep table, runs and plots in a directory of their own in this `directory`")
 	flags.StringVar(&o.commit, "commit", "unknown", "the `commit` to print")
-	flags.IntVar(&o.procs, "procs", 1, "GOMAXPROCS of the processes under test that are written in Go; 0 leaves it to the runtime")
-	flags.IntVar(&o.loadProcs, "load-procs", 0, "GOMAXPROCS of publisher and subscriptions; 0 leaves it to the runtime")
+	procs := flags.Int("procs", -1, "GOMAXPROCS of the processes under test that are written in Go, in place of the swept; 0 leaves it to the runtime")
+	loads := flags.Int("load-procs", -1, "GOMAXPROCS of publisher and subscriptions, in place of the swept; 0 leaves it to the runtime")
+	from := flags.String("settings", "", "`file` of a sweep to take the systems' settings from; the one that this program was built with if empty, none if none")
 	flags.StringVar(&o.gogc, "gogc", "400", "GOGC of all processes")
 	if err := flags.Parse(args); err != nil {
 		return nil, err
@@ -112,16 +117,39 @@ func parse(s *suite, args []string, stderr io.Writer) (*options, error) {
 	if o.only, err = regexp.Compile(*only); err != nil {
 		return nil, err
 	}
-	for name := range strings.FieldsFuncSeq(*against, func(c rune) bool { return c == ',' }) {
-		if p, _ := peerOf(name); p == nil && name != relayName {
-			return nil, fmt.Errorf("-against %q: want %s or a peer, as in %s", name, relayName, peersSuite.against)
-		}
-		o.against = append(o.against, name)
+	if o.against, err = systemNames("-against", *against); err != nil {
+		return nil, err
 	}
-	if o.rounds < 1 || o.duration <= 0 || o.warmup < 0 || o.procs < 0 || o.loadProcs < 0 || flags.NArg() > 0 {
+	if slices.Contains(o.against, felixName) {
+		return nil, fmt.Errorf("-against %s: it is measured anyway; %s%s is it without a sweep", felixName, felixName, defaultSuffix)
+	}
+	if s.swept && *from != "none" {
+		if o.sweeps, err = readSweeps(*from); err != nil {
+			return nil, fmt.Errorf("-settings: %w", err)
+		}
+	}
+	o.fixed = settings{}
+	for name, value := range map[string]int{serverProcs: *procs, loadProcs: *loads} {
+		if value >= 0 {
+			o.fixed[name] = value
+		}
+	}
+	if o.rounds < 1 || o.duration <= 0 || o.warmup < 0 || *procs < -1 || *loads < -1 || flags.NArg() > 0 {
 		return nil, errors.New("want positive -rounds and -duration, and no arguments")
 	}
 	return &o, nil
+}
+
+// systemNames splits what a flag names.
+func systemNames(flag, text string) (names []string, err error) {
+	for name := range strings.FieldsFuncSeq(text, func(c rune) bool { return c == ',' }) {
+		if p, _ := peerOf(name); p == nil && baseName(name) != relayName && baseName(name) != felixName {
+			return nil, fmt.Errorf("%s %q: want %s or a peer, as in %s, and %s behind it for settings without a sweep",
+				flag, name, relayName, peersSuite.against, defaultSuffix)
+		}
+		names = append(names, name)
+	}
+	return names, nil
 }
 
 func run(s *suite, args []string, stdout, stderr io.Writer) int {
@@ -141,13 +169,14 @@ func run(s *suite, args []string, stdout, stderr io.Writer) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	began := time.Now()
+	began, watch := time.Now(), watchMachine()
 	results, failed := measure(ctx, s, o, stderr)
+	state := watch()
 	if !slices.ContainsFunc(results, func(out outcome) bool { return out.Error == "" }) {
 		fmt.Fprintln(stderr, "peers: nothing was measured")
 		return 1
 	}
-	if err := keep(s, o, began, results, stdout); err != nil {
+	if err := keep(s, o, began, state, results, stdout); err != nil {
 		fmt.Fprintln(stderr, "peers:", err)
 		return 1
 	}
@@ -178,9 +207,10 @@ func measure(ctx context.Context, s *suite, o *options, stderr io.Writer) (all [
 					return all, true
 				}
 				out, err := &outcome{}, missing[system]
+				set, swept := o.settingsOf(r.name, system)
 				if err == nil {
 					fmt.Fprintf(stderr, "round %d of %d: %s: %s ... ", round+1, o.rounds, r.name, system)
-					out, err = runWorker(ctx, o, job{System: system, Shape: r.shape(o), Procs: o.procs})
+					out, err = runWorker(ctx, o, job{System: system, Shape: r.shape(o, set), Set: set})
 					failed = failed || err != nil
 				}
 				if err != nil {
@@ -189,7 +219,7 @@ func measure(ctx context.Context, s *suite, o *options, stderr io.Writer) (all [
 				if missing[system] == nil {
 					fmt.Fprintln(stderr, out.summary())
 				}
-				out.Round, out.Row, out.System = round, r.name, system
+				out.Round, out.Row, out.System, out.Settings, out.Swept = round, r.name, system, set, swept
 				all = append(all, *out)
 			}
 		}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 
 	"github.com/eclipse/paho.golang/paho"
@@ -21,16 +22,22 @@ const (
 var mosquittoPeer = peer{
 	title: "Mosquitto",
 	setup: "mosquitto of the system, persistence and $SYS off, no log, TCP_NODELAY, no limit on queued messages (the window is one), QoS 0. " +
-		"Client paho.golang (MQTT 5) on a connection with buffers of 64 KiB, since it makes several reads and writes for each message: a publisher's is flushed after all that the window has room for.",
+		"Client paho.golang (MQTT 5) on a connection with buffers of 64 KiB, since it makes several reads and writes for each message: a publisher's is flushed after all that the window allows.",
+	knobs: []knob{
+		inFlightKnob, loadProcsKnob,
+		{name: writeBuffer, about: "of each connection of the client, and as much to read", values: []int{64 << 10, 256 << 10}, bytes: true},
+		{name: noDelay, about: "TCP_NODELAY of the server's sockets", values: []int{1, 0}},
+		socketBufferKnob,
+	},
 	version: func() (string, error) { return versionOf("version", mosquittoProgram, "-h") },
 	start:   startMosquitto,
 	connect: connectMosquitto,
 }
 
-func startMosquitto(ctx context.Context, secure bool) (*server, error) {
+func startMosquitto(ctx context.Context, secure bool, set settings) (*server, error) {
 	s, err := startServer(ctx, mosquittoProgram, func(f files) ([]string, error) {
 		conf := "listener " + f.port + " 127.0.0.1\nallow_anonymous true\npersistence false\nlog_type none\nsys_interval 0\n" +
-			"set_tcp_nodelay true\nmax_queued_messages 0\nuser root\n" // as who started it: others cannot read the directory
+			"set_tcp_nodelay " + strconv.FormatBool(set[noDelay] != 0) + "\nmax_queued_messages 0\nuser root\n" // as who started it: others cannot read the directory
 		if secure {
 			conf += "tls_version tlsv1.3\ncertfile " + f.cert + "\nkeyfile " + f.key + "\n"
 		}
@@ -50,8 +57,8 @@ type mosquittoSession struct {
 	done       context.CancelFunc // before the connection is closed on purpose
 }
 
-func connectMosquitto(ctx context.Context, s *server, fail context.CancelCauseFunc) (session, error) {
-	raw, err := new(net.Dialer).DialContext(ctx, "tcp", s.addr)
+func connectMosquitto(ctx context.Context, s *server, set settings, fail context.CancelCauseFunc) (session, error) {
+	raw, err := set.dial(ctx, s.addr)
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +71,7 @@ func connectMosquitto(ctx context.Context, s *server, fail context.CancelCauseFu
 			fail(fmt.Errorf("mosquitto: connection: %w", err))
 		}
 	}
-	m := &mosquittoSession{conn: newBufferedConn(raw), done: done}
+	m := &mosquittoSession{conn: newBufferedConn(raw, set[writeBuffer]), done: done}
 	m.c = paho.NewClient(paho.ClientConfig{
 		Conn:               m.conn,
 		OnClientError:      failed,
@@ -120,8 +127,7 @@ type bufferedConn struct {
 	held bool          // guarded by mu; packets wait for flush
 }
 
-func newBufferedConn(c net.Conn) *bufferedConn {
-	const size = 64 << 10
+func newBufferedConn(c net.Conn, size int) *bufferedConn {
 	return &bufferedConn{Conn: c, in: bufio.NewReaderSize(c, size), out: bufio.NewWriterSize(c, size)}
 }
 

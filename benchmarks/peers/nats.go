@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	natsserver "github.com/nats-io/nats-server/v2/server"
@@ -22,6 +23,12 @@ var natsPeer = peer{
 	title: "NATS",
 	setup: "nats-server and nats.go as Go modules. Server with its defaults: no JetStream, no log. " +
 		"Client with a write buffer of 64 KiB, a callback for each subscription, and no limit on what is pending there (the window is one).",
+	knobs: []knob{
+		inFlightKnob, serverProcsKnob, loadProcsKnob,
+		{name: writeBuffer, about: "of the client", values: []int{64 << 10, 32 << 10, 256 << 10, 1 << 20}, bytes: true},
+		{name: unchecked, about: "1 has the client not check the subject of each message", values: []int{0, 1}},
+		socketBufferKnob,
+	},
 	version: func() (string, error) { return natsserver.VERSION, nil },
 	start:   startNATS,
 	connect: connectNATS,
@@ -66,7 +73,7 @@ func serveNATS(_ context.Context, arg string, ready func(any) error) (any, error
 	return nil, err
 }
 
-func startNATS(ctx context.Context, secure bool) (*server, error) {
+func startNATS(ctx context.Context, secure bool, _ settings) (*server, error) {
 	arg := natsClear
 	if secure {
 		arg = natsSecure
@@ -89,15 +96,19 @@ func startNATS(ctx context.Context, secure bool) (*server, error) {
 
 type natsSession struct{ c *nats.Conn }
 
-func connectNATS(_ context.Context, s *server, fail context.CancelCauseFunc) (session, error) {
+func connectNATS(ctx context.Context, s *server, set settings, fail context.CancelCauseFunc) (session, error) {
 	opts := []nats.Option{
-		nats.NoReconnect(), nats.Timeout(10 * time.Second), nats.WriteBufferSize(64 << 10),
+		nats.NoReconnect(), nats.Timeout(10 * time.Second), nats.WriteBufferSize(set[writeBuffer]),
+		nats.SetCustomDialer(natsDialer{ctx, set}),
 		nats.ClosedHandler(func(c *nats.Conn) {
 			if err := c.LastError(); err != nil {
 				fail(fmt.Errorf("nats: connection: %w", err))
 			}
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { fail(fmt.Errorf("nats: %w", err)) }),
+	}
+	if set[unchecked] != 0 {
+		opts = append(opts, nats.SkipSubjectValidation())
 	}
 	if s.tls != nil {
 		opts = append(opts, nats.Secure(s.tls))
@@ -108,6 +119,14 @@ func connectNATS(_ context.Context, s *server, fail context.CancelCauseFunc) (se
 	}
 	return natsSession{c}, nil
 }
+
+// natsDialer opens the connections of a client.
+type natsDialer struct {
+	ctx context.Context
+	set settings
+}
+
+func (d natsDialer) Dial(_, addr string) (net.Conn, error) { return d.set.dial(d.ctx, addr) }
 
 func (n natsSession) subscribe(ctx context.Context, receive func([]byte)) error {
 	sub, err := n.c.Subscribe(subject, func(m *nats.Msg) { receive(m.Data) })

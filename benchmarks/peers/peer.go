@@ -23,10 +23,11 @@ type peer struct {
 	setup string // of server and client, for those who read the table
 	// version returns the server's, or an error if it is not installed.
 	version func() (string, error)
+	knobs   []knob
 	// start returns when the server listens. ctx ends it in any case.
-	start func(ctx context.Context, secure bool) (*server, error)
+	start func(ctx context.Context, secure bool, set settings) (*server, error)
 	// connect opens a connection. What goes wrong with it later is told to fail.
-	connect func(ctx context.Context, s *server, fail context.CancelCauseFunc) (session, error)
+	connect func(ctx context.Context, s *server, set settings, fail context.CancelCauseFunc) (session, error)
 }
 
 // session is a connection of a peer's client. One goroutine uses it.
@@ -55,18 +56,18 @@ var peers = map[string]*peer{natsName: &natsPeer, redisName: &redisPeer, mosquit
 
 // peerOf returns the peer of that name, if it is one, and whether it is meant with TLS.
 func peerOf(system string) (p *peer, secure bool) {
-	name, plain := strings.CutSuffix(system, plainSuffix)
+	name, plain := strings.CutSuffix(baseName(system), plainSuffix)
 	return peers[name], !plain
 }
 
 // runPeer loads a server in a process of its own. Each event is a message of its own, as users of the system have them;
 // server and client join messages into writes as they see fit.
-func runPeer(ctx context.Context, s drive.Shape, p *peer, secure bool) (_ *loadgen.Result, err error) {
-	srv, err := p.start(ctx, secure)
+func runPeer(ctx context.Context, s drive.Shape, p *peer, secure bool, set settings) (_ *loadgen.Result, err error) {
+	srv, err := p.start(ctx, secure, set)
 	if err != nil {
 		return nil, err
 	}
-	res, err := loadPeer(ctx, s, p, srv)
+	res, err := loadPeer(ctx, s, p, srv, set)
 	if err = errors.Join(err, srv.stop()); err != nil {
 		return nil, err
 	}
@@ -74,7 +75,7 @@ func runPeer(ctx context.Context, s drive.Shape, p *peer, secure bool) (_ *loadg
 	return res, nil
 }
 
-func loadPeer(ctx context.Context, s drive.Shape, p *peer, srv *server) (*loadgen.Result, error) {
+func loadPeer(ctx context.Context, s drive.Shape, p *peer, srv *server, set settings) (*loadgen.Result, error) {
 	if err := s.Validate(); err != nil {
 		return nil, err
 	}
@@ -87,7 +88,7 @@ func loadPeer(ctx context.Context, s drive.Shape, p *peer, srv *server) (*loadge
 		}
 	}()
 	connect := func() (session, error) {
-		c, err := p.connect(work, srv, fail)
+		c, err := p.connect(work, srv, set, fail)
 		if err != nil {
 			return nil, fmt.Errorf("%s: connecting: %w", p.title, err)
 		}

@@ -41,7 +41,7 @@ func TestPeers(t *testing.T) {
 			s := drive.Shape{Fanout: 3, Conns: 3, Payload: 64, Batch: 8, Window: 3, Duration: time.Millisecond, MaxDuration: time.Hour}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
-			res, err := runPeer(ctx, s, p, secure)
+			res, err := runPeer(ctx, s, p, secure, defaults(p.knobs))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -63,7 +63,7 @@ func TestSharedConnections(t *testing.T) {
 			s := drive.Shape{Fanout: 5, Conns: 2, Payload: 64, Batch: 1, Window: 1, Duration: time.Millisecond, MaxDuration: time.Hour}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
-			_, err := runPeer(ctx, s, p, false)
+			_, err := runPeer(ctx, s, p, false, defaults(p.knobs))
 			if system == natsName && err != nil || system != natsName && !errors.Is(err, errOneSubscription) {
 				t.Errorf("got %v", err)
 			}
@@ -129,7 +129,7 @@ func TestLossFailsTheRun(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := &lossy{spoil: tc.spoil}
-			p := &peer{title: "Lossy", connect: func(context.Context, *server, context.CancelCauseFunc) (session, error) { return l, nil }}
+			p := &peer{title: "Lossy", connect: func(context.Context, *server, settings, context.CancelCauseFunc) (session, error) { return l, nil }}
 			s := drive.Shape{Fanout: 3, Conns: 3, Payload: 64, Batch: 8, Window: 3, Duration: time.Millisecond, MaxDuration: time.Hour}
 			limit := time.Minute
 			if tc.want == noEnd {
@@ -137,7 +137,7 @@ func TestLossFailsTheRun(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeoutCause(t.Context(), limit, errors.New(noEnd))
 			defer cancel()
-			res, err := loadPeer(ctx, s, p, &server{})
+			res, err := loadPeer(ctx, s, p, &server{}, nil)
 			switch {
 			case tc.want == "" && err != nil:
 				t.Error(err)
@@ -165,7 +165,7 @@ func TestRun(t *testing.T) {
 		"peers": {
 			[]string{"-only", "latency.*fanout=1/|json", "-against", "nats-plain,redis"},
 			6,
-			[]string{"| 1 KiB to 1 subscription ", "| NATS ", "| Redis TLS | redis-server is not installed", "\n- NATS ", "\n- Redis redis-server is not installed", "\nMachine: "},
+			[]string{"| 1 KiB to 1 subscription ", "| NATS ", "| Redis TLS | defaults | redis-server is not installed", "\n- NATS ", "\n- Redis redis-server is not installed", "\nMachine: "},
 			[]string{"throughput", "latency"},
 		},
 		"matrix": {
@@ -287,7 +287,7 @@ func TestRunFails(t *testing.T) {
 		}
 	}
 	r := s.rows(true)[0]
-	if line := r.compare(nil, o, results)[1]; line[2] != results[0].Error {
+	if line := r.compare(nil, o, results)[1]; line[3] != results[0].Error {
 		t.Errorf("line %q", line)
 	}
 }

@@ -10,6 +10,9 @@ import (
 
 // title is a system's name for people.
 func title(system string) string {
+	if base := baseName(system); base != system {
+		return title(base) + ", defaults"
+	}
 	switch system {
 	case felixName:
 		return "Felix"

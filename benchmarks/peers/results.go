@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,15 +23,16 @@ type record struct {
 	Began       time.Time           `json:"began"`
 	Seconds     float64             `json:"seconds"`
 	Environment loadgen.Environment `json:"environment"`
+	Machine     machineState        `json:"machine"`
 	Variables   []string            `json:"variables"` // settings of Felix and of the Go runtime in the environment
 	Runs        []outcome           `json:"runs"`
 }
 
 // keep prints the report and, if asked to, keeps it with all runs and plots in a directory of that day and commit.
-func keep(s *suite, o *options, began time.Time, results []outcome, stdout io.Writer) error {
+func keep(s *suite, o *options, began time.Time, state machineState, results []outcome, stdout io.Writer) error {
 	rec := record{
 		Command: o.command, Commit: o.commit, Began: began.UTC().Truncate(time.Second), Seconds: time.Since(began).Round(time.Second).Seconds(),
-		Environment: environmentOf(results), Variables: variables(), Runs: results,
+		Environment: environmentOf(results), Machine: state, Variables: variables(), Runs: results,
 	}
 	var text bytes.Buffer
 	s.report(&text, o, results)
@@ -95,19 +97,36 @@ func (r *record) lines(o *options) []string {
 	}
 	e := r.Environment
 	e.Commit = "" // of the tool: the same
-	return []string{
+	lines := []string{
 		fmt.Sprintf("Commit %s, %s, %d rounds, %v a run after %v of warm-up. Command: %s", r.Commit, r.Began.Format("2006-01-02 15:04 UTC"), o.rounds, o.duration, o.warmup, r.Command),
-		fmt.Sprintf("Processes: publisher and subscriptions in one with GOMAXPROCS %s, the system under test in another with GOMAXPROCS %s; GOGC %s. Variables: %s.",
-			procsText(o.loadProcs), procsText(o.procs), o.gogc, set),
+		fmt.Sprintf("Processes: publisher and subscriptions in one, the system under test in another; GOGC %s. Variables: %s.", o.gogc, set),
 		"Machine: " + e.String() + ".",
+		"Meanwhile " + r.Machine.String() + ".",
 	}
-}
-
-func procsText(n int) string {
-	if n == 0 {
-		return "as the runtime chooses"
+	if o.sweeps == nil {
+		return append(lines, "Settings: the defaults of each system.")
 	}
-	return fmt.Sprint(n)
+	unswept := map[string]bool{}
+	var used []int
+	for _, run := range r.Runs {
+		b := o.sweeps.find(run.Row, run.System)
+		switch {
+		case run.Error != "" || run.System == pipeName:
+		case b == nil:
+			unswept[title(run.System)] = true
+		case !slices.Contains(used, b.Sweep):
+			used = append(used, b.Sweep)
+		}
+	}
+	for _, i := range used {
+		s := &o.sweeps.Sweeps[i]
+		lines = append(lines, fmt.Sprintf("Settings: found by %s at commit %s, %s, %d rounds of %s; then %s.",
+			s.Command, s.Commit, s.Began.Format("2006-01-02 15:04 UTC"), s.Rounds, s.Duration, s.Machine))
+	}
+	if len(unswept) > 0 {
+		lines = append(lines, "Not swept for every load above, and then with the defaults: "+strings.Join(slices.Sorted(maps.Keys(unswept)), ", ")+".")
+	}
+	return lines
 }
 
 func (r *record) write(out io.Writer, o *options) {

@@ -23,6 +23,7 @@ type suite struct {
 	about    string
 	rows     func(full bool) []row
 	against  string // what Felix is measured by
+	swept    bool   // each system runs with the settings that a sweep found
 	defaults options
 	// report writes the table, and plots returns its pictures by their names.
 	report func(out io.Writer, o *options, results []outcome)
@@ -34,6 +35,7 @@ var suites = []suite{floorSuite, peersSuite, matrixSuite}
 // metric is a figure of a run, and what Felix is wanted to reach in it.
 type metric struct {
 	name   string
+	lower  bool // is better
 	of     func(*outcome) float64
 	limits map[string]limit // by the system that Felix is compared with
 }
@@ -41,10 +43,11 @@ type metric struct {
 // Figures that the tables have. Those of latency are in µs.
 var (
 	throughput = metric{name: "MB/s", of: func(o *outcome) float64 { return o.Result.DeliveredBytesPerSecond / 1e6 }}
+	cpu        = metric{name: "CPU s/GB", lower: true, of: func(o *outcome) float64 { return o.cpuPerGB() }}
 	deliveries = metric{name: "deliveries/s", of: func(o *outcome) float64 { return o.Result.DeliveredPerSecond }}
-	p50        = metric{name: "p50 µs", of: func(o *outcome) float64 { return o.Result.Latency.P50 }}
-	p99        = metric{name: "p99 µs", of: func(o *outcome) float64 { return o.Result.Latency.P99 }}
-	p999       = metric{name: "p999 µs", of: func(o *outcome) float64 { return o.Result.Latency.P999 }}
+	p50        = metric{name: "p50 µs", lower: true, of: func(o *outcome) float64 { return o.Result.Latency.P50 }}
+	p99        = metric{name: "p99 µs", lower: true, of: func(o *outcome) float64 { return o.Result.Latency.P99 }}
+	p999       = metric{name: "p999 µs", lower: true, of: func(o *outcome) float64 { return o.Result.Latency.P999 }}
 )
 
 func (m metric) wanted(limits map[string]limit) metric {
@@ -81,9 +84,10 @@ type row struct {
 	metrics []metric
 }
 
-// shape has the times of a run. One that is slow to move the volume that a rate needs gets more.
-func (r *row) shape(o *options) drive.Shape {
-	s := r.load
+// shape has the window of a system's settings and the times of a run. One that is slow to move the volume that a rate needs
+// gets more.
+func (r *row) shape(o *options, set settings) drive.Shape {
+	s := set.shape(r.load)
 	s.Warmup, s.Duration, s.MaxDuration = o.warmup, o.duration, max(o.maxDuration, o.duration)
 	return s
 }
@@ -96,14 +100,14 @@ func (r *row) systems(against []string) []string {
 	return slices.Concat([]string{felixName}, against)
 }
 
-// inFlight is about how many bytes of payload are under way at once in a run of batches. It is less than all the windows
+// usualInFlight is about how many bytes of payload are under way at once in a run of batches. It is less than all the windows
 // and queues together: the transport's own limits decide nothing, and nothing is lost.
-const inFlight = 1 << 20
+const usualInFlight = 1 << 20
 
-// batches is a shape of throughput: batches of 64, with about inFlight bytes under way, two batches at least and 16 at most.
+// batches is a shape of throughput: batches of 64, with about usualInFlight bytes under way, two batches at least and 16 at most.
 func batches(payload, fanout, conns int) drive.Shape {
 	const batch = 64
-	window := min(max(inFlight/(batch*payload), 2), 16)
+	window := min(max(usualInFlight/(batch*payload), 2), 16)
 	return drive.Shape{Fanout: fanout, Conns: conns, Payload: payload, Batch: batch, Window: window}
 }
 

@@ -21,7 +21,7 @@ const workerName = "worker"
 type job struct {
 	System string      `json:"system"`
 	Shape  drive.Shape `json:"shape"`
-	Procs  int         `json:"procs"` // GOMAXPROCS of the system; 0 leaves it to the runtime
+	Set    settings    `json:"settings"`
 }
 
 // outcome is what a run came to.
@@ -30,9 +30,16 @@ type outcome struct {
 	Row    string `json:"row"`
 	System string `json:"system"`
 
+	// How the system was set up, and whether that is the outcome of a sweep.
+	Settings settings `json:"settings,omitempty"`
+	Swept    bool     `json:"swept,omitempty"`
+
 	Error  string            `json:"error,omitempty"` // why there is nothing else
 	Result *loadgen.Result   `json:"result,omitempty"`
 	Pipe   *floor.PipeResult `json:"pipe,omitempty"`
+	// CPUSeconds is the processor time of all processes of the run, their start and end included. It tells more than rates do
+	// on a machine that is not quiet.
+	CPUSeconds float64 `json:"cpu_seconds"`
 	// What the kernel counted meanwhile, on the whole machine.
 	UDPDropped       int64 `json:"udp_dropped"`       // datagrams that did not fit into a socket's buffer
 	TCPRetransmitted int64 `json:"tcp_retransmitted"` // segments
@@ -48,7 +55,12 @@ func (o *outcome) summary() string {
 		l := &o.Result.Latency
 		return fmt.Sprintf("%.0f/%.0f/%.0f µs", l.P50, l.P99, l.P999)
 	}
-	return fmt.Sprintf("%.0f MB/s", o.Result.DeliveredBytesPerSecond/1e6)
+	return fmt.Sprintf("%.0f MB/s, %.1f CPU-s/GB", o.Result.DeliveredBytesPerSecond/1e6, o.cpuPerGB())
+}
+
+// cpuPerGB is the processor time for each gigabyte of payload that was delivered in the measured time.
+func (o *outcome) cpuPerGB() float64 {
+	return o.CPUSeconds / (float64(o.Result.Delivered) * float64(o.Result.Config.Payload) / 1e9)
 }
 
 // grace is what a run may take beyond the times in its shape, to start, to wait for what is in flight, and to end.
@@ -73,18 +85,21 @@ func runWorker(ctx context.Context, o *options, j job) (*outcome, error) {
 	if err != nil {
 		return nil, err
 	}
+	before := ownTime()
 	// The worker has its own, shorter limit.
 	ctx, cancel := context.WithTimeout(ctx, j.timeout()+2*grace)
 	defer cancel()
 	var out outcome
-	p, err := drive.Start(ctx, workerName, string(arg), []string{"GOGC=" + o.gogc, procsVar + "=" + procsValue(o.loadProcs)}, &out)
+	p, err := drive.Start(ctx, workerName, string(arg), []string{"GOGC=" + o.gogc, procsVar + "=" + procsValue(j.Set[loadProcs])}, &out)
 	if err != nil {
 		return nil, err
 	}
 	if out.Error != "" {
 		err = errors.New(out.Error)
 	}
-	return &out, errors.Join(err, p.Stop(new(any)))
+	err = errors.Join(err, p.Stop(new(any)))
+	out.CPUSeconds = ownTime() - before // now that they have ended
+	return &out, err
 }
 
 // serveWorker is a worker's process: publisher and subscriptions of one run.
@@ -96,7 +111,7 @@ func serveWorker(ctx context.Context, arg string, ready func(any) error) (any, e
 	ctx, cancel := context.WithTimeoutCause(ctx, j.timeout(), fmt.Errorf("no end after %v", j.timeout()))
 	defer cancel()
 	// For the processes that this one starts. Its own number was settled when it began.
-	if err := os.Setenv(procsVar, procsValue(j.Procs)); err != nil {
+	if err := os.Setenv(procsVar, procsValue(j.Set[serverProcs])); err != nil {
 		return nil, err
 	}
 	before := readKernel()
@@ -111,7 +126,7 @@ func serveWorker(ctx context.Context, arg string, ready func(any) error) (any, e
 
 func carryOut(ctx context.Context, j job) (out *outcome, err error) {
 	out = &outcome{}
-	switch j.System {
+	switch baseName(j.System) {
 	case felixName:
 		out.Result, err = runFelix(ctx, j.Shape)
 	case relayName:
@@ -123,7 +138,7 @@ func carryOut(ctx context.Context, j job) (out *outcome, err error) {
 		if p == nil {
 			return nil, fmt.Errorf("unknown system %q", j.System)
 		}
-		out.Result, err = runPeer(ctx, j.Shape, p, secure)
+		out.Result, err = runPeer(ctx, j.Shape, p, secure, j.Set)
 	}
 	return out, err
 }

@@ -10,6 +10,7 @@
 package drive
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -28,6 +29,9 @@ type Shape struct {
 
 	Kind loadgen.PayloadKind `json:"kind"` // of payloads; zero means random
 
+	// Volume is how many times over a run must move what can be in flight; zero means 32, as loadgen asks for.
+	Volume int `json:"volume,omitempty"`
+
 	Warmup      time.Duration `json:"warmup_ns"`       // at least one batch
 	Duration    time.Duration `json:"duration_ns"`     // of publishing, without the warm-up
 	MaxDuration time.Duration `json:"max_duration_ns"` // until which it goes on if the volume is too small; at least Duration
@@ -44,18 +48,24 @@ func (s Shape) Validate() error {
 	if s.Payload < stampLen || s.Payload > 1<<24 {
 		problems = append(problems, fmt.Errorf("drive: payload of %d bytes is not between %d and %d", s.Payload, stampLen, 1<<24))
 	}
+	if s.Volume < 0 {
+		problems = append(problems, fmt.Errorf("drive: volume %d is negative", s.Volume))
+	}
 	if s.Duration <= 0 || s.Warmup < 0 {
 		problems = append(problems, fmt.Errorf("drive: duration %v and warm-up %v: want a positive and one that is not negative", s.Duration, s.Warmup))
 	}
 	return errors.Join(problems...)
 }
 
-// volumeFactor is how many times over a run must move what can be under way at one moment; loadgen asks for the same.
+// volumeFactor is the least volume of a run if its shape names none.
 const volumeFactor = 32
+
+// factor is how many times over a run must move what can be in flight.
+func (s Shape) factor() int { return cmp.Or(s.Volume, volumeFactor) }
 
 // enough reports whether so many events for each subscription are enough for a rate to mean something.
 func (s Shape) enough(events uint64) bool {
-	return events >= volumeFactor*uint64(s.Window)*uint64(s.Batch)
+	return events >= uint64(s.factor())*uint64(s.Window)*uint64(s.Batch)
 }
 
 // Payload returns n bytes that cannot be compressed, the same ones for the same n.

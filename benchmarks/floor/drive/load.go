@@ -89,7 +89,7 @@ func (l *Load) Publish(ctx context.Context, join int, send func(first uint64, n 
 		err = context.Cause(ctx) // a failure does not keep what is under way from arriving
 	}
 	if err == nil && !s.enough(l.seq-from) {
-		err = fmt.Errorf("drive: run too small: it moved %d events to each subscription, less than %d times the window", l.seq-from, volumeFactor)
+		err = fmt.Errorf("drive: run too small: it moved %d events to each subscription, less than %d times the window", l.seq-from, s.factor())
 	}
 	return err
 }
