@@ -196,7 +196,7 @@ cache-churn: ## What a broker holds resident while ten times its cache's budget 
 COMPAREFLAGS ?= --fanout 2 --payload 4096 --duration 2s --warmup 300ms
 .PHONY: bench-compare
 bench-compare: ## Is this tree slower than BASE (HEAD)? Runs both in turn and compares; PLANT=1 proves that it would notice (two minutes)
-	BASE=$(BASE) PLANT=$(PLANT) ROUNDS=$(ROUNDS) benchmarks/compare/run.sh $(COMPAREFLAGS)
+	BASE=$(BASE) PLANT=$(PLANT) UNLIKE=$(UNLIKE) ROUNDS=$(ROUNDS) benchmarks/compare/run.sh $(COMPAREFLAGS)
 .PHONY: gate
 gate: ## Fail if a micro benchmark allocates or executes more than is recorded (no clocks; about 30 seconds)
 	$(GO) run ./benchmarks/gate

@@ -116,6 +116,14 @@ type CacheConfigResult struct {
 	Conns       int     `json:"conns"`
 	Streams     int     `json:"streams"`
 	JSON        bool    `json:"json_frames"`
+	TTL         string  `json:"ttl"` // of puts, a Go duration; "none" is for ever
+	Spin        string  `json:"spin"`
+	Seed        uint64  `json:"seed"`
+	Broker      string  `json:"broker"`         // "embedded", "process" or "external"; "other" is another cache
+	Addr        string  `json:"addr,omitempty"` // of an external one
+	Seconds     float64 `json:"duration_s"`
+	Warmup      float64 `json:"warmup_s"`
+	Timeout     float64 `json:"timeout_s"`
 }
 
 // Load says in one line what load the result is of.
@@ -135,8 +143,16 @@ func (r *CacheResult) Load() string {
 	if c.Rate > 0 {
 		s += fmt.Sprintf(", open loop at %s calls/s", count(c.Rate))
 	}
-	return s
+	if c.TTL != noTTL {
+		s += ", lifetime " + c.TTL
+	}
+	return s + brokerText(c.Broker, c.Addr)
 }
+
+const noTTL = "none"
+
+// Parameters returns what a load is made of.
+func (r *CacheResult) Parameters() any { return r.Config }
 
 // Metrics returns the figures that runs of this load are compared by.
 func (r *CacheResult) Metrics() []Metric {
@@ -308,6 +324,15 @@ func runCache(ctx context.Context, cfg CacheConfig, b *startedBroker, store Cach
 			Pipeline: cfg.Pipeline, Rate: cfg.Rate, Conns: cfg.Conns, Streams: cfg.Streams, JSON: cfg.JSON,
 		},
 		Seconds: calls.seconds, LateCalls: calls.late, Measurement: calls.Measurement,
+	}
+	c := &r.Config
+	c.TTL, c.Spin, c.Seed, c.Broker = noTTL, cfg.Spin.String(), cfg.Seed, "other"
+	c.Seconds, c.Warmup, c.Timeout = cfg.Duration.Seconds(), cfg.Warmup.Seconds(), cfg.Timeout.Seconds()
+	if cfg.TTL >= 0 {
+		c.TTL = cfg.TTL.String()
+	}
+	if b != nil {
+		c.Broker, c.Addr = brokerOf(cfg.Target, cfg.Processes)
 	}
 	all := newLatencies()
 	for kind, op := range []*CacheOperation{cachePut: &r.Put, cacheGet: &r.Get} {

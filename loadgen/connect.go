@@ -61,7 +61,20 @@ type ConnectResult struct {
 	Latency     Latency `json:"latency"`    // from the first packet, or when it was due, to the reply to the token, or as long as one waited
 	LateCalls   int64   `json:"late_calls"` // of an open loop: attempts that began more than a millisecond late
 
+	Config ConnectConfigResult `json:"config"`
+
 	Measurement
+}
+
+// ConnectConfigResult is the part of [ConnectConfig] that a result is judged by.
+type ConnectConfigResult struct {
+	Concurrency int     `json:"concurrency"`
+	Rate        float64 `json:"rate,omitempty"`
+	Broker      string  `json:"broker"`         // "embedded", "process" or "external"
+	Addr        string  `json:"addr,omitempty"` // of an external one
+	Seconds     float64 `json:"duration_s"`
+	Warmup      float64 `json:"warmup_s"`
+	Timeout     float64 `json:"timeout_s"`
 }
 
 // Load says in one line what load the result is of.
@@ -70,8 +83,11 @@ func (r *ConnectResult) Load() string {
 	if r.OfferedRate > 0 {
 		s += fmt.Sprintf(", open loop at %s/s", count(r.OfferedRate))
 	}
-	return s
+	return s + brokerText(r.Config.Broker, r.Config.Addr)
 }
+
+// Parameters returns what a load is made of.
+func (r *ConnectResult) Parameters() any { return r.Config }
 
 // Metrics returns the figures that runs of this load are compared by.
 func (r *ConnectResult) Metrics() []Metric {
@@ -140,6 +156,10 @@ func RunConnect(ctx context.Context, cfg ConnectConfig) (*ConnectResult, error) 
 		Connections: k.ended, Hung: k.hung, NotBegun: k.notBegun, Rate: float64(k.keysInTime) / calls.seconds,
 		LateCalls: calls.late, Measurement: calls.Measurement,
 	}
+	r.Config = ConnectConfigResult{
+		Concurrency: cfg.Concurrency, Rate: cfg.Rate, Seconds: cfg.Duration.Seconds(), Warmup: cfg.Warmup.Seconds(), Timeout: cfg.Timeout.Seconds(),
+	}
+	r.Config.Broker, r.Config.Addr = brokerOf(cfg.Target, cfg.Processes)
 	r.Broker = b.info
 	r.Broker.BrokerCounters = counters
 	return r, nil

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -22,8 +23,14 @@ type Environment struct {
 	OS         string `json:"os"`
 	Kernel     string `json:"kernel"`
 	Commit     string `json:"commit"`  // of this program, with "+dirty" if it was changed
+	Dirty      bool   `json:"dirty"`   // it was changed
 	PGO        string `json:"pgo"`     // name of the profile that it was optimized by, or "off"
+	Tags       string `json:"tags"`    // of the build, separated by commas
+	Race       bool   `json:"race"`    // built with the race detector
 	QUIC       string `json:"quic_go"` // version of quic-go
+	// Variables are those of Felix and of the Go runtime that change what is measured, as NAME=value separated by spaces;
+	// those that hold a secret are not among them.
+	Variables string `json:"variables"`
 
 	// Most that a socket's buffers may hold without privileges.
 	ReceiveBufferMax int `json:"rmem_max_bytes"`
@@ -40,6 +47,7 @@ func CurrentEnvironment() Environment {
 		OS:         runtime.GOOS + "/" + runtime.GOARCH,
 		Kernel:     firstLine("/proc/sys/kernel/osrelease"),
 		PGO:        "off",
+		Variables:  variables(os.Environ()),
 	}
 	e.ReceiveBufferMax, _ = strconv.Atoi(firstLine("/proc/sys/net/core/rmem_max"))
 	e.SendBufferMax, _ = strconv.Atoi(firstLine("/proc/sys/net/core/wmem_max"))
@@ -52,21 +60,22 @@ func CurrentEnvironment() Environment {
 // readBuild reads how this program was built. The commit is known if go build did so in a checkout, not if go run or
 // go test did.
 func (e *Environment) readBuild(info *debug.BuildInfo) {
-	var dirty string
 	for _, s := range info.Settings {
 		switch s.Key {
 		case "vcs.revision":
 			e.Commit = s.Value[:min(12, len(s.Value))]
 		case "vcs.modified":
-			if s.Value == "true" {
-				dirty = "+dirty"
-			}
+			e.Dirty = s.Value == "true"
+		case "-tags":
+			e.Tags = s.Value
+		case "-race":
+			e.Race = s.Value == "true"
 		case "-pgo":
 			e.PGO = filepath.Base(s.Value)
 		}
 	}
-	if e.Commit != "" {
-		e.Commit += dirty
+	if e.Commit != "" && e.Dirty {
+		e.Commit += "+dirty"
 	}
 	for _, m := range info.Deps {
 		if m.Path == "github.com/quic-go/quic-go" {
@@ -87,10 +96,33 @@ func (e *Environment) String() string {
 	if e.Kernel != "" {
 		s += ", kernel " + e.Kernel
 	}
+	if e.Tags != "" {
+		s += ", tags " + e.Tags
+	}
+	if e.Race {
+		s += ", race detector"
+	}
+	if e.Variables != "" {
+		s += ", with " + e.Variables
+	}
 	if e.Commit != "" {
 		s += ", commit " + e.Commit
 	}
 	return s
+}
+
+// variables picks those that change what is measured. An empty variable is not set.
+func variables(environ []string) string {
+	var set []string
+	for _, v := range environ {
+		name, value, _ := strings.Cut(v, "=")
+		felix := strings.HasPrefix(name, "FELIX_") && !strings.HasPrefix(name, "FELIX_AUTH_")
+		if value != "" && (felix || slices.Contains([]string{"GOGC", "GOMEMLIMIT", "GODEBUG"}, name)) {
+			set = append(set, v)
+		}
+	}
+	slices.Sort(set)
+	return strings.Join(set, " ")
 }
 
 func firstLine(file string) string {

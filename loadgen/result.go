@@ -51,6 +51,35 @@ type ConfigResult struct {
 	SlowSubs    int     `json:"slow_subs"`
 	SlowMode    string  `json:"slow_mode,omitempty"`
 	AllowDrops  bool    `json:"allow_drops"`
+	Compress    bool    `json:"compress"`
+	Seed        uint64  `json:"seed"`
+	Broker      string  `json:"broker"`          // "embedded", "process" or "external"
+	Addr        string  `json:"addr,omitempty"`  // of an external one
+	Total       int64   `json:"total,omitempty"` // measured events, in place of a duration
+	Seconds     float64 `json:"duration_s"`
+	Warmup      float64 `json:"warmup_s"`
+}
+
+// brokerOf says where the broker of a run is, in the words of [BrokerInfo].
+func brokerOf(t *Target, processes int) (kind, addr string) {
+	switch {
+	case t != nil:
+		return "external", t.Addr
+	case processes == 2:
+		return "process", ""
+	}
+	return "embedded", ""
+}
+
+// brokerText is the part of a load that tells brokers apart.
+func brokerText(kind, addr string) string {
+	switch kind {
+	case "external":
+		return ", broker at " + addr
+	case "process":
+		return ", broker in a process of its own"
+	}
+	return ""
 }
 
 func describe(c Config) ConfigResult {
@@ -58,7 +87,9 @@ func describe(c Config) ConfigResult {
 		Topics: c.Topics, Publishers: c.Publishers, Streams: c.Streams,
 		Fanout: c.Fanout, Payload: c.Payload, PayloadKind: c.Kind.String(), Batch: c.Batch, Window: max(c.Window, 0),
 		Rate: c.Rate, Conns: c.Conns, SlowSubs: c.SlowSubs, AllowDrops: c.AllowDrops,
+		Compress: c.Compress, Seed: c.Seed, Total: c.Total, Seconds: c.Duration.Seconds(), Warmup: c.Warmup.Seconds(),
 	}
+	r.Broker, r.Addr = brokerOf(c.Target, c.Processes)
 	if c.SlowSubs > 0 {
 		r.SlowMode = string(c.SlowMode)
 	}
@@ -86,8 +117,14 @@ func (r *Result) Load() string {
 	if c.AllowDrops {
 		s += ", drops allowed"
 	}
-	return s
+	if c.Compress {
+		s += ", compressed"
+	}
+	return s + brokerText(c.Broker, c.Addr)
 }
+
+// Parameters returns what a load is made of.
+func (r *Result) Parameters() any { return r.Config }
 
 // Metrics returns the figures that runs of this load are compared by.
 func (r *Result) Metrics() []Metric {

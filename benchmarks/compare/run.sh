@@ -3,6 +3,7 @@
 #
 #   BASE    commit to compare with (HEAD)
 #   ROUNDS  runs of each (10)
+#   UNLIKE  if set, compares unlike runs as well; needed if BASE is older than the check for that
 #   PLANT   if set, the other side is not this tree but BASE with slow-writer.patch, and has to come out as slower
 #
 # Arguments go to loadgen. The order changes with every round, so that neither side profits from what the machine does.
@@ -42,7 +43,7 @@ for ((round = 1; round <= rounds; round++)); do
 done
 echo "$commit against $name, $rounds rounds in turn"
 status=0
-"$tmp/this/loadgen" compare "$tmp/base" "$tmp/this" || status=$?
+"$tmp/this/loadgen" compare ${UNLIKE:+--unlike} "$tmp/base" "$tmp/this" || status=$?
 if [[ -n ${PLANT:-} ]]; then
 	((status == 3))
 	exit

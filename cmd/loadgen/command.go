@@ -136,7 +136,7 @@ func (c *command) execute(args []string) int {
 		}
 	}
 	if base != nil && code == exitOK {
-		return judge(base, r, c.stdout, c.stderr)
+		return judge(base, r, c.output.unlike, c.stdout, c.stderr)
 	}
 	return code
 }
@@ -161,9 +161,17 @@ func (c *command) read(args []string) (cells []*cell, base *report.Report, err e
 	if c.output.trials < 1 {
 		errs = append(errs, fmt.Errorf("loadgen: --trials %d is less than 1", c.output.trials))
 	}
+	if c.output.unlike && c.output.compare == "" {
+		errs = append(errs, errors.New("loadgen: --unlike needs --compare"))
+	}
 	if c.output.compare != "" {
 		if base, err = report.Read(c.output.compare); err != nil {
 			errs = append(errs, err)
+		} else if !c.output.unlike {
+			// What is known before the runs are made; the loads are compared after them.
+			if refused, ok := errors.AsType[*report.UnlikeError](report.CheckEnvironment(base, loadgen.CurrentEnvironment())); ok {
+				errs = append(errs, withHint(refused))
+			}
 		}
 		if c.output.trials < report.MinTrials {
 			errs = append(errs, fmt.Errorf("loadgen: --compare needs --trials of at least %d", report.MinTrials))

@@ -58,6 +58,23 @@ func TestReports(t *testing.T) {
 		t.Errorf("exit code %d\n%s\n%s", code, stdout, stderr)
 	}
 
+	// Another fanout is another load.
+	code, stdout, stderr = execute(t, program(t, append(shortRun, "--fanout=3", "--trials=3", "--compare", dir)...))
+	if code != exitUsage || !strings.Contains(stderr, "fanout: 1 and 3") || !strings.Contains(stderr, "--unlike") {
+		t.Errorf("exit code %d\n%s\n%s", code, stdout, stderr)
+	}
+	code, stdout, stderr = execute(t, program(t, append(shortRun, "--fanout=3", "--trials=3", "--compare", dir, "--unlike")...))
+	if code != exitOK && code != exitSlower || stderr != "" || !strings.Contains(stdout, "UNLIKE RUNS, compared because --unlike asks for it") {
+		t.Errorf("exit code %d\n%s\n%s", code, stdout, stderr)
+	}
+	// A variable that tunes the broker is known before the runs.
+	cmd := program(t, append(shortRun, "--fanout=1", "--trials=3", "--compare", dir)...)
+	cmd.Env = append(cmd.Env, "FELIX_QUIC_SPIN=1us")
+	code, stdout, stderr = execute(t, cmd)
+	if code != exitUsage || !strings.Contains(stderr, "variables: none and FELIX_QUIC_SPIN=1us") || stdout != "" {
+		t.Errorf("exit code %d\n%s\n%s", code, stdout, stderr)
+	}
+
 	r, err := report.Read(file)
 	if err != nil {
 		t.Fatal(err)

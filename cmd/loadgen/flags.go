@@ -20,6 +20,7 @@ type output struct {
 	trials               int
 	json                 bool
 	dir, compare, commit string
+	unlike               bool
 	interval             time.Duration
 	version              bool
 }
@@ -31,6 +32,7 @@ func (c *command) outputFlags() {
 		f.BoolVar(&o.json, "json", false, "print each result as a JSON object on a line of its own")
 		f.StringVar(&o.dir, "out", "", "`directory` for report.json, CSV, histograms (.hlog, .hgrm) and plots (PNG, SVG)")
 		f.StringVar(&o.compare, "compare", "", "`report.json`, or directory of such files, to compare the trials with")
+		f.BoolVar(&o.unlike, "unlike", false, unlikeHelp)
 		f.StringVar(&o.commit, "commit", "", "what the report calls the commit, if the build does not know")
 		f.BoolVar(&o.version, "version", false, "print the version")
 		f.DurationVar(&o.interval, "interval", 0, "length of the timeline's intervals (default 1s; of a soak at least 1/500 of its duration)")

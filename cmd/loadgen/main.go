@@ -3,9 +3,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
+
+	"github.com/spf13/pflag"
 
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/internal/settings"
@@ -48,19 +51,29 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return c.execute(args)
 }
 
-const compareUsage = `Usage: loadgen compare BASE THIS
+const compareHead = `Usage: loadgen compare [flags] BASE THIS
 
 Compares the trials of one report with those of another, load by load: each is a report.json or a directory of such
-files, whose trials are put together.
+files, whose trials are put together. It refuses runs of unlike loads, machines or builds, and names what differs:
+what is compared are two commits.
 `
+
+const unlikeHelp = "compare runs of unlike loads, machines or builds all the same; the output says what differs"
 
 // compare is `loadgen compare`.
 func compare(args []string, stdout, stderr io.Writer) int {
-	if len(args) != 2 || args[0] == "--help" || args[1] == "--help" {
-		fmt.Fprint(stderr, compareUsage+compareTail)
-		if len(args) == 1 && args[0] == "--help" {
-			return exitOK
-		}
+	c := newCommand("compare", stdout, stderr)
+	c.head, c.tail = compareHead, compareTail+exitTail
+	var unlike bool
+	c.group("Flags", func(f *pflag.FlagSet) { f.BoolVar(&unlike, "unlike", false, unlikeHelp) })
+	if err := c.flags.Parse(args); errors.Is(err, pflag.ErrHelp) {
+		return exitOK
+	} else if err != nil {
+		fmt.Fprintf(stderr, "loadgen: %v\nSee loadgen compare --help.\n", err)
+		return exitUsage
+	}
+	if args = c.flags.Args(); len(args) != 2 {
+		fmt.Fprintf(stderr, "loadgen: compare wants two reports, BASE and THIS, not %d\nSee loadgen compare --help.\n", len(args))
 		return exitUsage
 	}
 	base, err := report.Read(args[0])
@@ -73,12 +86,20 @@ func compare(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, err)
 		return exitUsage
 	}
-	return judge(base, this, stdout, stderr)
+	return judge(base, this, unlike, stdout, stderr)
 }
 
 // judge prints a comparison and returns its exit code.
-func judge(base, this *report.Report, stdout, stderr io.Writer) int {
-	c, err := report.Compare(base, this)
+func judge(base, this *report.Report, unlike bool, stdout, stderr io.Writer) int {
+	compare := report.Compare
+	if unlike {
+		compare = report.CompareUnlike
+	}
+	c, err := compare(base, this)
+	if refused, ok := errors.AsType[*report.UnlikeError](err); ok {
+		fmt.Fprintln(stderr, withHint(refused))
+		return exitUsage
+	}
 	if err == nil {
 		err = c.WriteText(stdout)
 	}
@@ -90,4 +111,9 @@ func judge(base, this *report.Report, stdout, stderr io.Writer) int {
 		return exitSlower
 	}
 	return exitOK
+}
+
+// withHint names the flag that helps.
+func withHint(err *report.UnlikeError) error {
+	return fmt.Errorf("%w\nTo compare them all the same: --unlike", err)
 }

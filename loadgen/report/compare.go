@@ -2,10 +2,12 @@ package report
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"math"
 	"slices"
+	"strings"
 
 	"gonum.org/v1/gonum/stat"
 	"gonum.org/v1/gonum/stat/distuv"
@@ -50,29 +52,44 @@ type Difference struct {
 type Comparison struct {
 	BaseTrials, HeadTrials int // of the cell with fewest
 	Differences            []Difference
+	LeftOut                []string // loads of base alone
+	Unlike                 []string // what differs besides the code, if the comparison was made in spite of that
 }
 
 // Compare compares the trials of head with those of base, by [Welch's t-test], which does not assume that both spread alike.
-// It fails if they have no load in common or one has too few trials.
+// It returns an [UnlikeError] if a load of head is not one of base, or if they are of other machines or other kinds of
+// builds. It also fails if a load has too few trials.
 //
 // [Welch's t-test]: B. L. Welch, The generalization of "Student's" problem when several different population variances are
 // involved, Biometrika 34 (1947).
 func Compare(base, head *Report) (*Comparison, error) {
-	c := &Comparison{BaseTrials: math.MaxInt, HeadTrials: math.MaxInt}
-	for _, h := range head.Cells {
-		b := base.cell(h.Load)
-		if b == nil {
-			continue
-		}
-		if len(h.Trials) == 0 {
-			continue
-		}
-		for _, m := range h.Trials[0].Metrics {
-			d := Difference{Load: h.Load, Metric: m.Name, Unit: m.Unit}
-			x, y := b.values(m.Name), h.values(m.Name)
+	all, unlike, leftOut := pairs(base, head)
+	if unlike = append(unlikeSources(base.from("base"), head.from("this")), unlike...); len(unlike) > 0 {
+		return nil, &UnlikeError{unlike}
+	}
+	return compareCells(all, leftOut)
+}
+
+// CompareUnlike is [Compare] without the refusal: it compares a load that base does not have with the one that is most like
+// it, and the comparison says what is unlike.
+func CompareUnlike(base, head *Report) (*Comparison, error) {
+	all, unlike, leftOut := pairs(base, head)
+	c, err := compareCells(all, leftOut)
+	if c != nil {
+		c.Unlike = append(unlikeSources(base.from("base"), head.from("this")), unlike...)
+	}
+	return c, err
+}
+
+func compareCells(all []pair, leftOut []string) (*Comparison, error) {
+	c := &Comparison{BaseTrials: math.MaxInt, HeadTrials: math.MaxInt, LeftOut: leftOut}
+	for _, p := range all {
+		for _, m := range p.head.Trials[0].Metrics {
+			d := Difference{Load: p.head.Load, Metric: m.Name, Unit: m.Unit}
+			x, y := p.base.values(m.Name), p.head.values(m.Name)
 			if min(len(x), len(y)) < MinTrials {
 				return nil, fmt.Errorf("report: %s: %d trials and %d to compare with: %d of each are needed (--trials)",
-					h.Load, len(y), len(x), MinTrials)
+					p.head.Load, len(y), len(x), MinTrials)
 			}
 			c.BaseTrials, c.HeadTrials = min(c.BaseTrials, len(x)), min(c.HeadTrials, len(y))
 			d.Base, d.BaseSpread = stat.MeanStdDev(x, nil)
@@ -87,7 +104,7 @@ func Compare(base, head *Report) (*Comparison, error) {
 		}
 	}
 	if len(c.Differences) == 0 {
-		return nil, fmt.Errorf("report: the reports have no load in common: one has %q, the other %q", base.Cells[0].Load, head.Cells[0].Load)
+		return nil, errors.New("report: there is nothing to compare")
 	}
 	holm(c.Differences)
 	for i := range c.Differences {
@@ -165,6 +182,12 @@ func (c *Comparison) Verdict() Verdict {
 
 // WriteText writes the comparison for people.
 func (c *Comparison) WriteText(w io.Writer) error {
+	if len(c.Unlike) > 0 {
+		if _, err := fmt.Fprintf(w, "UNLIKE RUNS, compared because --unlike asks for it. The figures may differ for these reasons:\n  %s\n\n",
+			strings.Join(c.Unlike, "\n  ")); err != nil {
+			return err
+		}
+	}
 	load := ""
 	for _, d := range c.Differences {
 		if d.Load != load {
@@ -178,8 +201,17 @@ func (c *Comparison) WriteText(w io.Writer) error {
 			return err
 		}
 	}
+	for _, load := range c.LeftOut {
+		if _, err := fmt.Fprintf(w, "of base alone, not compared: %s\n", load); err != nil {
+			return err
+		}
+	}
+	verdict := string(c.Verdict())
+	if len(c.Unlike) > 0 {
+		verdict = "UNLIKE RUNS, " + verdict
+	}
 	_, err := fmt.Fprintf(w, "%s: %d and %d trials, means ± standard deviations, Welch's t-test with Holm's correction at %g %%, changes of at least %g %%\n",
-		c.Verdict(), c.BaseTrials, c.HeadTrials, Significance*100, MinChange*100)
+		verdict, c.BaseTrials, c.HeadTrials, Significance*100, MinChange*100)
 	return err
 }
 

@@ -112,7 +112,7 @@ func TestCompareRefuses(t *testing.T) {
 	}
 	other := trials(rnd, 3, 1, 1, 0)
 	other.Cells[0].Load = "another"
-	if _, err := Compare(many, other); err == nil || !strings.Contains(err.Error(), "no load in common") {
+	if _, err := Compare(many, other); err == nil || !strings.Contains(err.Error(), `"load" and "another"`) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -36,13 +36,16 @@ type Report struct {
 	Cells    []*Cell   `json:"cells"`
 
 	Environment loadgen.Environment `json:"environment"`
+
+	sources []source // of a report that was read from files
 }
 
 // Cell is one load of a report, with all runs of it.
 type Cell struct {
-	Load   string  `json:"load"`           // in one line; loads of two reports are the same if this is
-	Axes   []Axis  `json:"axes,omitempty"` // what was swept, and the value here
-	Trials []Trial `json:"trials"`
+	Load   string          `json:"load"`             // in one line
+	Config json.RawMessage `json:"config,omitempty"` // parameters of the load, an object; loads are the same if both are
+	Axes   []Axis          `json:"axes,omitempty"`   // what was swept, and the value here
+	Trials []Trial         `json:"trials"`
 }
 
 // Axis is a flag that was given several values, and one of them.
@@ -80,6 +83,7 @@ type Trial struct {
 // Result is the outcome of a run of any scenario.
 type Result interface {
 	Load() string
+	Parameters() any // of the load, which becomes a JSON object
 	Metrics() []loadgen.Metric
 	Measured() *loadgen.Measurement
 	WriteText(io.Writer) error
@@ -89,6 +93,9 @@ type Result interface {
 func (c *Cell) Add(r Result) error {
 	b, err := json.Marshal(r)
 	if err != nil {
+		return fmt.Errorf("report: %w", err)
+	}
+	if c.Config, err = json.Marshal(r.Parameters()); err != nil {
 		return fmt.Errorf("report: %w", err)
 	}
 	c.Load = r.Load()
@@ -176,6 +183,7 @@ func Read(name string) (*Report, error) {
 			return nil, fmt.Errorf("report: %s has format %d, not %d: is it a report of loadgen?", file, r.Format, Format)
 		}
 		cells := append(all.Cells, r.Cells...)
+		r.sources = append(all.sources, source{file, r.Commit, r.Environment})
 		*all = r
 		all.Cells = nil
 		for _, c := range cells {
@@ -192,20 +200,13 @@ func Read(name string) (*Report, error) {
 }
 
 func (r *Report) merge(c *Cell) {
-	if same := r.cell(c.Load); same != nil {
-		same.Trials = append(same.Trials, c.Trials...)
-		return
-	}
-	r.Cells = append(r.Cells, c)
-}
-
-func (r *Report) cell(load string) *Cell {
-	for _, c := range r.Cells {
-		if c.Load == load {
-			return c
+	for _, other := range r.Cells {
+		if other.same(c) {
+			other.Trials = append(other.Trials, c.Trials...)
+			return
 		}
 	}
-	return nil
+	r.Cells = append(r.Cells, c)
 }
 
 // comments writes the provenance in front of a table. Readers skip lines that begin with #.

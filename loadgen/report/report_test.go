@@ -88,11 +88,11 @@ func TestFiles(t *testing.T) {
 		if got := sortedKeys(m); !slices.Equal(got, want) {
 			t.Errorf("members %q, want %q", got, want)
 		}
-		want = []string{"commit", "cpu", "cpus", "go", "gomaxprocs", "kernel", "os", "pgo", "quic_go", "rmem_max_bytes", "wmem_max_bytes"}
+		want = []string{"commit", "cpu", "cpus", "dirty", "go", "gomaxprocs", "kernel", "os", "pgo", "quic_go", "race", "rmem_max_bytes", "tags", "variables", "wmem_max_bytes"}
 		if got := sortedKeys(m["environment"].(map[string]any)); !slices.Equal(got, want) {
 			t.Errorf("members of the environment: %q, want %q", got, want)
 		}
-		want = []string{"axes", "load", "trials"}
+		want = []string{"axes", "config", "load", "trials"}
 		if got := sortedKeys(m["cells"].([]any)[0].(map[string]any)); !slices.Equal(got, want) {
 			t.Errorf("members of a cell: %q, want %q", got, want)
 		}
