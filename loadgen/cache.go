@@ -60,23 +60,23 @@ func DefaultCacheConfig() CacheConfig {
 // Validate reports every problem of the configuration.
 func (c *CacheConfig) Validate() error {
 	var errs []error
-	bad := func(cond bool, format string, args ...any) {
+	bad := func(cond bool, field, format string, args ...any) {
 		if cond {
-			errs = append(errs, fmt.Errorf("loadgen: "+format, args...))
+			errs = append(errs, &InvalidError{field, fmt.Sprintf(format, args...)})
 		}
 	}
-	bad(!(c.GetRatio >= 0 && c.GetRatio <= 1), "get ratio %v is not between 0 and 1", c.GetRatio)
-	bad(c.Keys < 1, "%d keys", c.Keys)
-	bad(c.Zipf != 0 && !(c.Zipf > 1), "zipf exponent %v is not above 1", c.Zipf)
-	bad(c.Value < 0 || c.Value > 16<<20-1024, "values of %d bytes", c.Value)
-	bad(c.Concurrency < 1, "concurrency %d", c.Concurrency)
-	bad(c.Pipeline < 1 || c.Pipeline > 65535, "pipeline of %d keys", c.Pipeline)
-	bad(!(c.Rate >= 0 && c.Rate <= 1e9), "rate %v is not between 0 and 1e9 calls per second", c.Rate)
-	bad(c.Interval < 0, "interval %v", c.Interval)
-	bad(c.Warmup < 0 || c.Duration <= 0, "warm-up %v, duration %v", c.Warmup, c.Duration)
-	bad(c.Timeout < 0, "timeout %v of a call is negative", c.Timeout)
-	bad(c.Conns < 1 || c.Streams < 1, "%d connections with %d streams", c.Conns, c.Streams)
-	bad(c.Processes < 1 || c.Processes > 2, "%d processes", c.Processes)
+	bad(!(c.GetRatio >= 0 && c.GetRatio <= 1), "GetRatio", "get ratio %v is not between 0 and 1", c.GetRatio)
+	bad(c.Keys < 1, "Keys", "%d keys", c.Keys)
+	bad(c.Zipf != 0 && !(c.Zipf > 1), "Zipf", "zipf exponent %v is not above 1", c.Zipf)
+	bad(c.Value < 0 || c.Value > 16<<20-1024, "Value", "values of %d bytes", c.Value)
+	bad(c.Concurrency < 1, "Concurrency", "concurrency %d", c.Concurrency)
+	bad(c.Pipeline < 1 || c.Pipeline > 65535, "Pipeline", "pipeline of %d keys", c.Pipeline)
+	bad(!(c.Rate >= 0 && c.Rate <= 1e9), "Rate", "rate %v is not between 0 and 1e9 calls per second", c.Rate)
+	bad(c.Interval < 0, "Interval", "interval %v", c.Interval)
+	bad(c.Warmup < 0 || c.Duration <= 0, "Duration", "warm-up %v, duration %v", c.Warmup, c.Duration)
+	bad(c.Timeout < 0, "Timeout", "timeout %v of a call is negative", c.Timeout)
+	bad(c.Conns < 1 || c.Streams < 1, "Conns", "%d connections with %d streams", c.Conns, c.Streams)
+	bad(c.Processes < 1 || c.Processes > 2, "Processes", "%d processes", c.Processes)
 	return errors.Join(errs...)
 }
 

@@ -190,47 +190,47 @@ const (
 // Validate reports every problem of c at once.
 func (c Config) Validate() error {
 	var problems []error
-	bad := func(wrong bool, format string, args ...any) {
+	bad := func(wrong bool, field, format string, args ...any) {
 		if wrong {
-			problems = append(problems, fmt.Errorf("loadgen: "+format, args...))
+			problems = append(problems, &InvalidError{field, fmt.Sprintf(format, args...)})
 		}
 	}
 	given := c
 	c = c.withDefaults()
-	bad(c.Topics < 1 || c.Topics > maxSubscriptions, "topics: %d is not between 1 and %d", c.Topics, maxSubscriptions)
-	bad(c.Publishers < 1 || c.Publishers > maxPublishers, "publishers: %d is not between 1 and %d", c.Publishers, maxPublishers)
-	bad(c.Streams < 1 || c.Streams > maxPublishers, "streams: %d is not between 1 and %d", c.Streams, maxPublishers)
-	bad(c.Fanout < 1 || c.Fanout > maxSubscriptions, "fanout %d is not between 1 and %d", c.Fanout, maxSubscriptions)
-	bad(c.SlowSubs < 0 || c.SlowSubs > maxSubscriptions, "slow subscriptions: %d is not between 0 and %d", c.SlowSubs, maxSubscriptions)
-	bad(c.SlowMode != Stop && c.SlowMode != Trickle, "slow mode %q is neither stop nor trickle", c.SlowMode)
-	bad(given.Conns < 0, "connections: %d is negative", given.Conns)
-	bad(c.Payload < StampLen, "payload of %d bytes has no room for the stamp of %d bytes that tells order and time", c.Payload, StampLen)
-	bad(c.Kind.String() == "", "payload kind %d is unknown", c.Kind)
-	bad(c.Batch < 1 || c.Batch > maxBatch, "batch %d is not between 1 and %d", c.Batch, maxBatch)
+	bad(c.Topics < 1 || c.Topics > maxSubscriptions, "Topics", "topics: %d is not between 1 and %d", c.Topics, maxSubscriptions)
+	bad(c.Publishers < 1 || c.Publishers > maxPublishers, "Publishers", "publishers: %d is not between 1 and %d", c.Publishers, maxPublishers)
+	bad(c.Streams < 1 || c.Streams > maxPublishers, "Streams", "streams: %d is not between 1 and %d", c.Streams, maxPublishers)
+	bad(c.Fanout < 1 || c.Fanout > maxSubscriptions, "Fanout", "fanout %d is not between 1 and %d", c.Fanout, maxSubscriptions)
+	bad(c.SlowSubs < 0 || c.SlowSubs > maxSubscriptions, "SlowSubs", "slow subscriptions: %d is not between 0 and %d", c.SlowSubs, maxSubscriptions)
+	bad(c.SlowMode != Stop && c.SlowMode != Trickle, "SlowMode", "slow mode %q is neither stop nor trickle", c.SlowMode)
+	bad(given.Conns < 0, "Conns", "connections: %d is negative", given.Conns)
+	bad(c.Payload < StampLen, "Payload", "payload of %d bytes has no room for the stamp of %d bytes that tells order and time", c.Payload, StampLen)
+	bad(c.Kind.String() == "", "Kind", "payload kind %d is unknown", c.Kind)
+	bad(c.Batch < 1 || c.Batch > maxBatch, "Batch", "batch %d is not between 1 and %d", c.Batch, maxBatch)
 	// 1 KiB is more than the names in front of the items take.
 	if frame := int64(c.Batch) * (int64(c.Payload) + 4); c.Payload >= StampLen && c.Batch >= 1 && c.Batch <= maxBatch {
-		bad(frame > codec.DefaultMaxFrame-1024, "a batch of %d × %d bytes does not fit into a frame of %d bytes",
+		bad(frame > codec.DefaultMaxFrame-1024, "Batch", "a batch of %d × %d bytes does not fit into a frame of %d bytes",
 			c.Batch, c.Payload, codec.DefaultMaxFrame)
 	}
-	bad(given.Window < Unbounded || given.Window > maxWindow, "window %d is not between 1 and %d, or unbounded", given.Window, maxWindow)
-	bad(c.Rate < 0 || c.Rate > 1e9 || math.IsNaN(c.Rate), "rate %v is not between 0 and 1e9 events per second", c.Rate)
-	bad(c.Rate > 0 && given.Window != 0, "rate and window exclude each other: an open loop does not wait")
-	bad(c.Total < 0, "total %d is negative", c.Total)
-	bad(c.Total > 0 && c.Total < int64(c.Topics)*int64(c.Publishers), "total %d is less than one event for each publisher of each topic", c.Total)
-	bad(c.Duration < 0, "duration %v is negative", c.Duration)
-	bad(c.Total > 0 && c.Duration > 0, "total and duration exclude each other")
-	bad(c.Warmup < 0, "warm-up %v is negative", c.Warmup)
-	bad(c.IdleTimeout < 0, "idle timeout %v is negative", c.IdleTimeout)
-	bad(c.Interval < 0, "interval %v is negative", c.Interval)
-	bad(c.Processes < 1 || c.Processes > 2, "processes: %d is neither 1 nor 2", c.Processes)
-	bad(given.Processes != 0 && c.Target != nil, "processes say where the broker is started, but there is one at %s", addrOf(c.Target))
+	bad(given.Window < Unbounded || given.Window > maxWindow, "Window", "window %d is not between 1 and %d, or unbounded", given.Window, maxWindow)
+	bad(c.Rate < 0 || c.Rate > 1e9 || math.IsNaN(c.Rate), "Rate", "rate %v is not between 0 and 1e9 events per second", c.Rate)
+	bad(c.Rate > 0 && given.Window != 0, "Rate", "rate and window exclude each other: an open loop does not wait")
+	bad(c.Total < 0, "Total", "total %d is negative", c.Total)
+	bad(c.Total > 0 && c.Total < int64(c.Topics)*int64(c.Publishers), "Total", "total %d is less than one event for each publisher of each topic", c.Total)
+	bad(c.Duration < 0, "Duration", "duration %v is negative", c.Duration)
+	bad(c.Total > 0 && c.Duration > 0, "Total", "total and duration exclude each other")
+	bad(c.Warmup < 0, "Warmup", "warm-up %v is negative", c.Warmup)
+	bad(c.IdleTimeout < 0, "IdleTimeout", "idle timeout %v is negative", c.IdleTimeout)
+	bad(c.Interval < 0, "Interval", "interval %v is negative", c.Interval)
+	bad(c.Processes < 1 || c.Processes > 2, "Processes", "processes: %d is neither 1 nor 2", c.Processes)
+	bad(given.Processes != 0 && c.Target != nil, "Processes", "processes say where the broker is started, but there is one at %s", addrOf(c.Target))
 	bad(c.SlowSubs > 0 && c.Window == Unbounded && c.Rate == 0 && !c.AllowDrops,
-		"slow subscriptions need a window, a rate or allowed drops: queues that do not wait for the slow lose what is sent without bound")
+		"SlowSubs", "slow subscriptions need a window, a rate or allowed drops: queues that do not wait for the slow lose what is sent without bound")
 	if t := c.Target; t != nil {
-		bad(t.Addr == "", "the broker's address is missing")
-		bad(t.Tenant == "" || t.Token == "", "tenant or token is missing")
-		bad(t.Namespace == "" || t.Stream == "", "namespace or stream is missing")
-		bad(t.TLS == nil, "the TLS configuration is missing")
+		bad(t.Addr == "", "Addr", "the broker's address is missing")
+		bad(t.Tenant == "" || t.Token == "", "Token", "tenant or token is missing")
+		bad(t.Namespace == "" || t.Stream == "", "Stream", "namespace or stream is missing")
+		bad(t.TLS == nil, "TLS", "the TLS configuration is missing")
 	}
 	if len(problems) == 0 && c.Total > 0 {
 		if err := c.checkVolume(c.Total / int64(c.Topics*c.Publishers)); err != nil {

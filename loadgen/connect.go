@@ -35,17 +35,17 @@ func DefaultConnectConfig() ConnectConfig {
 // Validate reports every problem of the configuration.
 func (c *ConnectConfig) Validate() error {
 	var errs []error
-	bad := func(cond bool, format string, args ...any) {
+	bad := func(cond bool, field, format string, args ...any) {
 		if cond {
-			errs = append(errs, fmt.Errorf("loadgen: "+format, args...))
+			errs = append(errs, &InvalidError{field, fmt.Sprintf(format, args...)})
 		}
 	}
-	bad(c.Concurrency < 1 || c.Concurrency > maxPublishers, "concurrency %d is not between 1 and %d", c.Concurrency, maxPublishers)
-	bad(!(c.Rate >= 0 && c.Rate <= 1e9), "rate %v is not between 0 and 1e9 attempts per second", c.Rate)
-	bad(c.Interval < 0, "interval %v", c.Interval)
-	bad(c.Warmup < 0 || c.Duration <= 0, "warm-up %v, duration %v", c.Warmup, c.Duration)
-	bad(c.Timeout < 0, "timeout %v of an attempt is negative", c.Timeout)
-	bad(c.Processes < 1 || c.Processes > 2, "%d processes", c.Processes)
+	bad(c.Concurrency < 1 || c.Concurrency > maxPublishers, "Concurrency", "concurrency %d is not between 1 and %d", c.Concurrency, maxPublishers)
+	bad(!(c.Rate >= 0 && c.Rate <= 1e9), "Rate", "rate %v is not between 0 and 1e9 attempts per second", c.Rate)
+	bad(c.Interval < 0, "Interval", "interval %v", c.Interval)
+	bad(c.Warmup < 0 || c.Duration <= 0, "Duration", "warm-up %v, duration %v", c.Warmup, c.Duration)
+	bad(c.Timeout < 0, "Timeout", "timeout %v of an attempt is negative", c.Timeout)
+	bad(c.Processes < 1 || c.Processes > 2, "Processes", "%d processes", c.Processes)
 	return errors.Join(errs...)
 }
 

@@ -5,6 +5,14 @@ import (
 	"time"
 )
 
+// InvalidError refuses a configuration because of one of its fields.
+type InvalidError struct {
+	Field   string // of the configuration, or of its target
+	problem string
+}
+
+func (e *InvalidError) Error() string { return "loadgen: " + e.problem }
+
 // TooSmallError refuses a run that moves less than 32 times what can be under way at one moment: windows and queues
 // would decide its figures. All sizes are bytes of payload from one publisher to one subscription.
 type TooSmallError struct {

@@ -19,7 +19,7 @@ func cache(c *command) {
 		f.IntVar(&flags.Keys, "keys", flags.Keys, "keys in use, stored before the run")
 		f.BoolVar(&flags.Absent, "absent", false, "do not store them: every get is a miss until a put")
 		f.Float64Var(&flags.Zipf, "zipf", 0, "`exponent` of the keys' popularity, above 1; 0 is uniform")
-		f.IntVar(&flags.Value, "value", flags.Value, "`bytes` of a value")
+		f.Var((*sizeValue)(&flags.Value), "value", "`size` of a value in bytes or with a unit, as in 4KiB")
 		f.DurationVar(&flags.TTL, "ttl", flags.TTL, "lifetime of an entry; negative is for ever")
 		f.IntVar(&flags.Concurrency, "concurrency", flags.Concurrency, "callers, each with one call in flight")
 		f.Float64Var(&flags.Rate, "rate", 0, "`calls` per second of an open loop; latency counts from when a call is due, a free caller or not")
@@ -47,7 +47,7 @@ func cache(c *command) {
 		cfg.Interval = c.output.interval
 		var err error
 		cfg.Target, cfg.Processes, cfg.Tune, err = c.broker()
-		return cfg, errors.Join(err, cfg.Validate())
+		return cfg, errors.Join(err, c.nameFlags(cfg.Validate()))
 	}
 	c.prepare = func() (runner, error) {
 		cfg, err := config()

@@ -151,7 +151,7 @@ func (c *command) read(args []string) (cells []*cell, base *report.Report, err e
 	}
 	var errs []error
 	if c.flags.NArg() > 0 {
-		errs = append(errs, fmt.Errorf("loadgen: unexpected argument %q", c.flags.Arg(0)))
+		errs = append(errs, fmt.Errorf("loadgen: unexpected argument %q: the scenarios are pubsub, cache, connect, soak and compare, and stand first", c.flags.Arg(0)))
 	}
 	errs = append(errs, sweep(c.flags, func(axes []report.Axis) error {
 		run, err := c.prepare()
@@ -218,6 +218,9 @@ func (c *command) runTrial(ctx context.Context, r *report.Report, cell *cell, tr
 	}
 	res, err := cell.run(ctx, observer)
 	clearLine()
+	if _, small := errors.AsType[*loadgen.TooSmallError](err); small {
+		err = c.nameFlags(err)
+	}
 	var growth *loadgen.GrowthError // is a finding of a run that did not fail otherwise
 	if err != nil && !errors.As(err, &growth) {
 		return err

@@ -14,7 +14,7 @@ import (
 
 // Every combination is run as often as there are trials, in turn.
 func TestSweep(t *testing.T) {
-	code, stdout, stderr := execute(t, program(t, "--fanout=1,3", "--payload=128,64", "--trials=2", "--batch=4", "--window=1", "--total=200",
+	code, stdout, stderr := execute(t, program(t, "--fanout=1,3", "--payload=128B,64", "--trials=2", "--batch=4", "--window=1", "--total=200",
 		"--warmup=1ms", "--json"))
 	if code != exitOK || stderr != "" {
 		t.Fatalf("exit code %d\n%s\n%s", code, stdout, stderr)

@@ -34,7 +34,7 @@ func connect(c *command) {
 		return func(ctx context.Context, o loadgen.Observer) (report.Result, error) {
 			cfg.Observer = o
 			return present(loadgen.RunConnect(ctx, cfg))
-		}, errors.Join(err, cfg.Validate())
+		}, errors.Join(err, c.nameFlags(cfg.Validate()))
 	}
 }
 

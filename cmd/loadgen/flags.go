@@ -6,12 +6,17 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"math"
 	"os"
+	"strconv"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/pflag"
 
 	"github.com/felix-mq/felix/broker"
+	"github.com/felix-mq/felix/internal/settings"
 	"github.com/felix-mq/felix/loadgen"
 )
 
@@ -127,3 +132,62 @@ const exitTail = `
 Exit status: 0 all accounted for, and nothing slower; 1 a run failed, lost events or turned out too small, or a soak
 found growth; 2 usage; 3 slower than what was compared with. A run that has failed prints no figures.
 `
+
+// sizeValue is a flag of bytes that may have a unit.
+type sizeValue int
+
+func (s *sizeValue) String() string { return strconv.Itoa(int(*s)) }
+
+func (s *sizeValue) Type() string { return "bytes" }
+
+func (s *sizeValue) Set(text string) error {
+	n, err := settings.ParseSize(text)
+	if err != nil {
+		return err
+	}
+	if n > math.MaxInt32 || n < math.MinInt32 {
+		return fmt.Errorf("%q is out of range", text)
+	}
+	*s = sizeValue(n)
+	return nil
+}
+
+// flagNames are the flags of fields whose names are not theirs in another spelling.
+var flagNames = map[string]string{"Kind": "payload-kind", "JSON": "json-frames", "Stream": "stream", "TLS": "ca"}
+
+// nameFlags adds to the problems of a configuration which flag sets what is wrong.
+func (c *command) nameFlags(err error) error {
+	var joined interface{ Unwrap() []error }
+	if errors.As(err, &joined) {
+		var all []error
+		for _, e := range joined.Unwrap() {
+			all = append(all, c.nameFlags(e))
+		}
+		return errors.Join(all...)
+	}
+	if invalid, ok := errors.AsType[*loadgen.InvalidError](err); ok {
+		name := flagNames[invalid.Field]
+		if name == "" {
+			name = kebab(invalid.Field)
+		}
+		if c.flags.Lookup(name) != nil {
+			return fmt.Errorf("%w (--%s)", err, name)
+		}
+	}
+	if _, small := errors.AsType[*loadgen.TooSmallError](err); small {
+		return fmt.Errorf("%w: --duration, --total, --window or --batch", err)
+	}
+	return err
+}
+
+// kebab writes SlowSubs as slow-subs.
+func kebab(field string) string {
+	var b strings.Builder
+	for i, r := range field {
+		if unicode.IsUpper(r) && i > 0 {
+			b.WriteByte('-')
+		}
+		b.WriteRune(unicode.ToLower(r))
+	}
+	return b.String()
+}

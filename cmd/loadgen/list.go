@@ -17,10 +17,11 @@ type list struct {
 // Set checks all values and leaves the first one set.
 func (l *list) Set(text string) error {
 	l.values = strings.Split(text, ",")
-	for _, v := range l.values {
+	for i, v := range l.values {
 		if err := l.Value.Set(v); err != nil {
 			return err
 		}
+		l.values[i] = l.Value.String() // without units, as plots and file names need it
 	}
 	return l.Value.Set(l.values[0])
 }

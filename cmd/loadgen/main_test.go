@@ -102,6 +102,15 @@ func TestVariablesTuneTheBroker(t *testing.T) {
 	}
 }
 
+// An empty variable is not set.
+func TestEmptyVariables(t *testing.T) {
+	cmd := program(t, append([]string{"--payload=1KiB"}, smallRun[2:]...)...)
+	cmd.Env = append(cmd.Env, "FELIX_SUB_QUEUE_POLICY=", "FELIX_QUIC_SPIN=", "FELIX_PROFILE=", "FELIX_LOG_FORMAT=", "FELIX_AUTH_TOKEN=", "FELIX_AUTH_TENANT=")
+	if code, stdout, stderr := execute(t, cmd); code != exitOK || stderr != "" || !strings.Contains(stdout, "payload 1024 B") || strings.Contains(stdout, "FELIX_") {
+		t.Errorf("exit code %d\n%s\n%s", code, stdout, stderr)
+	}
+}
+
 func TestExitCodes(t *testing.T) {
 	for name, tc := range map[string]struct {
 		args []string
@@ -113,6 +122,13 @@ func TestExitCodes(t *testing.T) {
 		"unknown flag":    {args: []string{"--fan-out=1"}, code: exitUsage, want: "unknown flag"},
 		"argument":        {args: []string{"now"}, code: exitUsage, want: `unexpected argument "now"`},
 		"several":         {args: []string{"--fanout=-1", "--payload=3", "--payload-kind=xml"}, code: exitUsage, want: "no room for the stamp"},
+		"names the flag":  {args: []string{"--slow-subs=-1"}, code: exitUsage, want: "(--slow-subs)"},
+		"names the kind":  {args: []string{"cache", "--get-ratio=2"}, code: exitUsage, want: "(--get-ratio)"},
+		"what is longer":  {args: []string{"--total=100"}, code: exitUsage, want: "--duration, --total, --window or --batch"},
+		"size":            {args: []string{"--payload=4K"}, code: exitUsage, want: "the units are B, KB"},
+		"no size":         {args: []string{"--payload=large"}, code: exitUsage, want: `"large" is not a size`},
+		"size in range":   {args: []string{"cache", "--value=4TiB"}, code: exitUsage, want: "out of range"},
+		"scenario":        {args: []string{"cahce"}, code: exitUsage, want: "the scenarios are pubsub, cache"},
 		"zero":            {args: []string{"--batch=0"}, code: exitUsage, want: "--batch 0"},
 		"rate and window": {args: []string{"--rate=10", "--window=8"}, code: exitUsage, want: "exclude each other"},
 		"small total":     {args: []string{"--total=100"}, code: exitUsage, want: "run too small"},

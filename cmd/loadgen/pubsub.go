@@ -51,12 +51,12 @@ func present[T any, P interface {
 
 // pubsubFlags binds the flags of the two scenarios that publish, and returns what makes a configuration of them.
 func (c *command) pubsubFlags(durationHelp string) func() (loadgen.Config, error) {
-	var flags loadgen.Config
+	flags := loadgen.Config{Payload: loadgen.DefaultPayload}
 	var kind, slowMode string
 	var window int
 	c.group("Load", func(f *pflag.FlagSet) {
 		f.IntVar(&flags.Fanout, "fanout", loadgen.DefaultFanout, "subscriptions to each topic, each of which must receive every event of it")
-		f.IntVar(&flags.Payload, "payload", loadgen.DefaultPayload, fmt.Sprintf("`bytes` of an event; the first %d are a stamp of order and time", loadgen.StampLen))
+		f.Var((*sizeValue)(&flags.Payload), "payload", fmt.Sprintf("`size` of an event in bytes or with a unit, as in 4KiB; the first %d bytes are a stamp of order and time", loadgen.StampLen))
 		f.StringVar(&kind, "payload-kind", loadgen.Random.String(), "the other bytes: random (incompressible), json (compressible) or zero")
 		f.BoolVar(&flags.Compress, "compress", false, "compress batches that shrink, once at the publisher")
 		f.IntVar(&flags.Batch, "batch", loadgen.DefaultBatch, "events in one publish")
@@ -102,7 +102,7 @@ func (c *command) pubsubFlags(durationHelp string) func() (loadgen.Config, error
 			cfg.Processes = 0 // or it would be refused
 		}
 		zeroErr := c.atLeastOne("fanout", "payload", "batch", "topics", "publishers", "streams", "conns", "processes")
-		return cfg, errors.Join(zeroErr, kindErr, brokerErr, cfg.Validate())
+		return cfg, errors.Join(zeroErr, kindErr, brokerErr, c.nameFlags(cfg.Validate()))
 	}
 }
 

@@ -33,6 +33,22 @@ var sizeUnits = []sizeUnit{
 	{"PiB", 1 << 50},
 }
 
+// ParseSize reads a size in bytes that may have a unit, such as 64KiB or 2MB.
+func ParseSize(text string) (int64, error) {
+	plain, err := plainSize(text)
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.ParseInt(plain, 10, 64)
+	if errors.Is(err, strconv.ErrRange) {
+		return 0, fmt.Errorf("%q is out of range", text)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("%q is not a size: want a number, and perhaps one of the units %s", text, unitNames())
+	}
+	return n, nil
+}
+
 // plainSize takes the unit off a size such as 512MiB. What is no number with letters after it is returned as it is.
 func plainSize(text string) (string, error) {
 	end := strings.LastIndexAny(text, "0123456789") + 1

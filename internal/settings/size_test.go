@@ -154,3 +154,16 @@ func FuzzSize(f *testing.F) {
 		}
 	})
 }
+
+func TestParseSize(t *testing.T) {
+	for text, want := range map[string]int64{"0": 0, "4096": 4096, "4KiB": 4096, "64 KB": 64000, "-1": -1, "1gib": 1 << 30} {
+		if n, err := ParseSize(text); n != want || err != nil {
+			t.Errorf("%q is read as %d, %v, want %d", text, n, err, want)
+		}
+	}
+	for _, text := range []string{"", "large", "4K", "1.5KiB", "8EiB", "9223372036854775808", "9000PiB"} {
+		if n, err := ParseSize(text); err == nil {
+			t.Errorf("%q is read as %d", text, n)
+		}
+	}
+}
