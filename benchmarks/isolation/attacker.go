@@ -1,0 +1,385 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/felix-mq/felix/auth"
+	"github.com/felix-mq/felix/client"
+	"github.com/felix-mq/felix/codec"
+	"github.com/felix-mq/felix/internal/selfproc"
+	"github.com/felix-mq/felix/quicx"
+)
+
+// attackerArg is the only argument of a process that attacks. It reads its [job] from its input, prints lines of [said],
+// and goes when its input ends.
+const attackerArg = "__attack"
+
+// said is what the attacker's process tells.
+type said struct {
+	Stands bool     `json:",omitempty"` // all is set up
+	Did    string   `json:",omitempty"` // in the end: how often
+	Faults []string `json:",omitempty"` // in the end: what the broker must not do
+}
+
+// serveAttacker attacks and exits if this is an attacker's process. In any other it returns at once.
+func serveAttacker() {
+	if len(os.Args) != 2 || os.Args[1] != attackerArg {
+		return
+	}
+	signal.Ignore(os.Interrupt)
+	if err := serve(selfproc.Input(), os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "isolation: the attacker:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func serve(in io.Reader, out io.Writer) error {
+	yieldToAll()
+	dec := json.NewDecoder(in)
+	a := &attacker{out: json.NewEncoder(out)}
+	if err := dec.Decode(&a.job); err != nil {
+		return err
+	}
+	chosen, err := choose([]string{a.Attack})
+	if err != nil {
+		return err
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM([]byte(a.CertPEM))
+	a.tls = clientTLS(roots)
+	if a.signer, err = signer(tenantA, a.SeedA); err != nil {
+		return err
+	}
+	if a.token, err = token(tenantA, a.signer, time.Now().Add(24*time.Hour)); err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	go func() {
+		_, _ = io.Copy(io.Discard, in)
+		stop()
+	}()
+	if err := chosen[0].run(ctx, a); err != nil && ctx.Err() == nil {
+		a.fault(fmt.Sprintf("the attack itself fails: %.300v", err))
+	}
+	a.stands()
+	<-ctx.Done()
+	a.wg.Wait()
+	a.closeAll()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.out.Encode(said{Did: fmt.Sprintf("%d done, %d refused%s", a.did.Load(), a.refused.Load(), a.sample), Faults: a.faults})
+}
+
+// attacker is tenant A, in its own process.
+type attacker struct {
+	job
+	tls    *tls.Config
+	signer *auth.Signer
+	token  string
+
+	wg           sync.WaitGroup // what it has started
+	did, refused atomic.Int64   // whatever it does
+	once         sync.Once      // it stands
+
+	mu     sync.Mutex // guards all below
+	out    *json.Encoder
+	conns  []*quicx.Conn
+	ends   []func()
+	faults []string
+	sample string // of a refusal
+}
+
+// stands says that all is set up.
+func (a *attacker) stands() {
+	a.once.Do(func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		_ = a.out.Encode(said{Stands: true})
+	})
+}
+
+// fault tells of something that the broker must not do.
+func (a *attacker) fault(text string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !slices.Contains(a.faults, text) && len(a.faults) < 5 {
+		a.faults = append(a.faults, text)
+	}
+}
+
+// try counts an outcome. A refusal is what an attacker has to expect: it goes on.
+func (a *attacker) try(err error) bool {
+	if err == nil {
+		a.did.Add(1)
+		return true
+	}
+	if a.refused.Add(1) == 1 {
+		a.mu.Lock()
+		a.sample = fmt.Sprintf(" (%.120v)", err)
+		a.mu.Unlock()
+	}
+	return false
+}
+
+// atTheEnd is called when the attack is over.
+func (a *attacker) atTheEnd(f func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.ends = append(a.ends, f)
+}
+
+func (a *attacker) closeAll() {
+	a.mu.Lock()
+	conns, ends := a.conns, a.ends
+	a.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, c := range conns {
+		wg.Go(func() { _ = c.Close(0, "") })
+	}
+	for _, f := range ends {
+		wg.Go(f)
+	}
+	wg.Wait()
+}
+
+// crowd does n things, some at a time, and waits for them.
+func (a *attacker) crowd(ctx context.Context, n, atATime int, do func(i int) error) {
+	var wg sync.WaitGroup
+	var next atomic.Int64
+	for range min(n, atATime) {
+		wg.Go(func() {
+			for i := next.Add(1); i <= int64(n) && ctx.Err() == nil; i = next.Add(1) {
+				a.try(do(int(i - 1)))
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// repeat does something again and again on so many goroutines until ctx ends, with a pause after a refusal. every is the
+// least time between the beginnings of two of one goroutine; 0 for none.
+func (a *attacker) repeat(ctx context.Context, goroutines int, every time.Duration, do func() error) {
+	for range goroutines {
+		a.wg.Go(func() {
+			for ctx.Err() == nil {
+				began := time.Now()
+				if !a.try(do()) {
+					_ = pause(ctx, 20*time.Millisecond)
+				}
+				if left := every - time.Since(began); left > 0 {
+					_ = pause(ctx, left)
+				}
+			}
+		})
+	}
+}
+
+// small is how an attacker dials that has many connections: one has no more than the broker, where it counts.
+func small() quicx.Config {
+	return quicx.Config{DisableGRO: true, RecvBuffer: 64 << 10, SendBuffer: 64 << 10, KeepAlive: -1, StreamWindow: 16 << 10, StreamsHint: 1, MaxStreams: 5000}
+}
+
+// dial connects. The connection is closed when the attack is over.
+func (a *attacker) dial(ctx context.Context, cfg quicx.Config) (*quicx.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	c, err := quicx.Dial(ctx, a.Addr, a.tls, cfg)
+	if err != nil {
+		return nil, err
+	}
+	a.mu.Lock()
+	a.conns = append(a.conns, c)
+	a.mu.Unlock()
+	return c, nil
+}
+
+// dials is that many connections, as far as they are granted; and an error if there are none.
+func (a *attacker) dials(ctx context.Context, n int, cfg quicx.Config) ([]*quicx.Conn, error) {
+	var mu sync.Mutex
+	var all []*quicx.Conn
+	var last error
+	a.crowd(ctx, n, 4, func(int) error {
+		c, err := a.dial(ctx, cfg)
+		mu.Lock()
+		defer mu.Unlock()
+		if err != nil {
+			last = err
+			return err
+		}
+		all = append(all, c)
+		return nil
+	})
+	if len(all) == 0 {
+		return nil, fmt.Errorf("no connection: %w", last)
+	}
+	return all, nil
+}
+
+// connect returns a client of A. It is closed when the attack is over.
+func (a *attacker) connect(ctx context.Context, opts ...client.Option) (*client.Client, error) {
+	c, err := client.Connect(ctx, a.Addr, append([]client.Option{client.WithTLS(a.tls), client.WithToken(tenantA, a.token)}, opts...)...)
+	if err != nil {
+		return nil, err
+	}
+	a.atTheEnd(func() { _ = c.Close() })
+	return c, nil
+}
+
+// auth is the first frame of a stream.
+func (a *attacker) auth(ext codec.Extensions) []byte {
+	return codec.AppendAuth(nil, tenantA, a.token, codec.KnownFlags, true, ext)
+}
+
+// open opens a control stream, authenticates and writes frames.
+func (a *attacker) open(ctx context.Context, c *quicx.Conn, ext codec.Extensions, frames ...[]byte) (*quicx.Stream, error) {
+	s, err := c.OpenStream(ctx)
+	if err != nil {
+		return nil, err
+	}
+	_, err = s.Send().Write(slices.Concat(append([][]byte{a.auth(ext)}, frames...)...))
+	return s, err
+}
+
+// openUni opens a publish stream on a connection, which has to know the token already if ext is not empty.
+func (a *attacker) openUni(ctx context.Context, c *quicx.Conn, frames ...[]byte) (*quicx.SendStream, error) {
+	s, err := c.OpenUniStream(ctx)
+	if err != nil {
+		return nil, err
+	}
+	_, err = s.Write(slices.Concat(append([][]byte{a.auth(codec.KnownExtensions())}, frames...)...))
+	return s, err
+}
+
+// errRefused is an error message of the broker.
+var errRefused = errors.New("refused")
+
+// replies reads so many replies on a stream, of which none may be a refusal.
+func replies(ctx context.Context, s *quicx.Stream, n int) error {
+	stop := context.AfterFunc(ctx, func() { s.Recv().Cancel(0) })
+	defer stop()
+	fr := quicx.NewFrameReader(s.Recv(), 0)
+	defer fr.Close()
+	for range n {
+		f, err := fr.Next()
+		if err != nil {
+			return err
+		}
+		if f.Header.Flags != codec.LayoutJSON {
+			continue
+		}
+		var m codec.Message
+		if err := codec.ParseMessage(f.Payload(), &m); err != nil {
+			return err
+		}
+		if m.Type == codec.MsgError || m.Type == codec.MsgPublishError {
+			return fmt.Errorf("%w: %s", errRefused, m.Text)
+		}
+	}
+	return nil
+}
+
+// known authenticates a connection.
+func (a *attacker) known(ctx context.Context, c *quicx.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	s, err := a.open(ctx, c, codec.KnownExtensions())
+	if err != nil {
+		return err
+	}
+	defer s.Send().Close()
+	return replies(ctx, s, 1)
+}
+
+// subscribe makes a subscription. Its event stream is left to the caller, who need not accept it.
+func (a *attacker) subscribe(ctx context.Context, c *quicx.Conn, ext codec.Extensions, stream string, from codec.StartKind) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	s, err := a.open(ctx, c, ext, codec.AppendSubscribe(nil, tenantA, namespace, stream, codec.Start{Kind: from}, 0, false))
+	if err != nil {
+		return err
+	}
+	defer s.Recv().Cancel(0)
+	if err := s.Send().Close(); err != nil {
+		return err
+	}
+	return replies(ctx, s, 2)
+}
+
+// process is an attacker's process, seen from the measurement.
+type process struct {
+	*selfproc.Process
+	stands chan struct{}
+	last   chan said
+}
+
+// startAttacker starts one.
+func startAttacker(j job) (*process, error) {
+	p, err := selfproc.Start(nil, attackerArg)
+	if err != nil {
+		return nil, err
+	}
+	at := &process{Process: p, stands: make(chan struct{}), last: make(chan said, 1)}
+	go func() {
+		var l said
+		defer func() { at.last <- l }()
+		lines := bufio.NewScanner(p.Out)
+		lines.Buffer(nil, 1<<20)
+		stood := false
+		for lines.Scan() {
+			var s said
+			if err := json.Unmarshal(lines.Bytes(), &s); err != nil {
+				l = said{Faults: []string{"the attacker said " + lines.Text()}}
+				return
+			}
+			if s.Stands && !stood {
+				stood = true
+				close(at.stands)
+			} else if !s.Stands {
+				l = s
+			}
+		}
+	}()
+	return at, json.NewEncoder(p.In).Encode(j)
+}
+
+// awaitStanding waits until the attack is set up, or ctx ends.
+func (p *process) awaitStanding(ctx context.Context) {
+	select {
+	case <-p.stands:
+	case <-ctx.Done():
+	}
+}
+
+// stopWithin bounds the end of an attacker, which closes its connections.
+const stopWithin = 5 * time.Second
+
+// stop ends the attack.
+func (p *process) stop() (did string, faults []string) {
+	_ = p.In.Close()
+	var l said
+	select {
+	case l = <-p.last:
+	case <-time.After(stopWithin):
+		_ = p.Cmd.Process.Kill()
+		<-p.last
+		l.Did = "(was killed)"
+	}
+	if err := p.Wait(); err != nil && l.Did == "" {
+		l.Faults = append(l.Faults, fmt.Sprintf("the attacker's end: %v", err))
+	}
+	return l.Did, l.Faults
+}
