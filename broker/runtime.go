@@ -20,10 +20,11 @@ const gcPercent = 400
 // buffers.
 const connectionBytes = 64 << 10
 
-// connectionStep is by how many connections the memory limit grows and shrinks. It is above what can connect in a
-// followEvery.
+// connectionStep is by how many connections the memory limit grows and shrinks. With GOGC this high the heap grows up to the
+// limit whatever lives, so a step is memory that a broker with few connections uses: 5 MiB. Where more connect within a
+// followEvery the collector runs more often until then.
 const (
-	connectionStep = 1024
+	connectionStep = 64
 	followEvery    = time.Second
 	liveStep       = 64 << 20 // bytes by which the limit follows what lives
 )

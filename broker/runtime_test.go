@@ -47,15 +47,15 @@ func TestMemoryLimitFollowsTheControlGroup(t *testing.T) {
 		want        int64
 		says        string
 	}{
-		{0, 0, 0, 1680 << 20, ""},
-		{0, 1023, 0, 1680 << 20, ""},
-		{0, 1024, 0, 1760 << 20, ""},
-		{0, 65536, 0, 1600<<20 + 65*80<<20, ""},
-		{0, 0, 1300 << 20, 1680 << 20, ""},
+		{0, 0, 0, 1605 << 20, ""},
+		{0, 63, 0, 1605 << 20, ""},
+		{0, 64, 0, 1610 << 20, ""},
+		{0, 65536, 0, 1600<<20 + 1025*5<<20, ""},
+		{0, 0, 1280 << 20, 1605 << 20, ""},
 		{0, 0, 2000 << 20, 2560 << 20, ""},
-		{16 << 30, 0, 0, 1680 << 20, ""},
-		{16 << 30, 65536, 0, 1600<<20 + 65*80<<20, ""},
-		{2000 << 20, 0, 0, 1680 << 20, "memory bounds connections"},
+		{16 << 30, 0, 0, 1605 << 20, ""},
+		{16 << 30, 65536, 0, 1600<<20 + 1025*5<<20, ""},
+		{2000 << 20, 0, 0, 1605 << 20, "memory bounds connections"},
 		{2000 << 20, 0, 1700 << 20, 1800 << 20, "memory bounds connections"},
 		{2000 << 20, 20000, 0, 1800 << 20, "connections_that_fit=2560"},
 		{400 << 20, 0, 0, 360 << 20, "memory budgets do not fit"},
@@ -90,14 +90,14 @@ func TestMemoryLimitFollowsConnections(t *testing.T) {
 			m.follow(ctx, func() int { return int(open.Load()) })
 		}()
 		synctest.Wait()
-		for _, n := range []int64{10, 1500, 1501, 5000, 0} {
+		for _, n := range []int64{10, 127, 100, 5000, 0} {
 			open.Store(n)
 			time.Sleep(followEvery)
 			synctest.Wait()
 		}
 		cancel()
 		<-done
-		want := []int64{1680, 1760, 2000, 1680}
+		want := []int64{1605, 1610, 1995, 1605}
 		if !slices.Equal(limits, want) {
 			t.Errorf("set %v, want %v", limits, want)
 		}
