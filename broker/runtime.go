@@ -43,19 +43,21 @@ func (c Config) MemoryLimitFor(connections int) int64 {
 // TuneRuntime makes the garbage collector of this process rare, and bounds its memory: by [Config.MemoryLimitFor] the
 // connections that are open at a time, once the broker serves, and by nine tenths of what the process's control group
 // may have. It warns if the budgets do not fit that. What the environment says instead, in GOGC and GOMEMLIMIT, stands.
+// While the broker serves, memory that it does not need any more after a peak is given back to the system.
 // It is for programs that are a broker and nothing else, and is called once, before [New].
 func (c Config) TuneRuntime() {
 	c.ensureDefaults()
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
+	m := &memory{cfg: c, live: liveHeap, returns: returns{read: systemMemory, free: debug.FreeOSMemory}}
 	if os.Getenv("GOMEMLIMIT") == "" {
-		group, _ := cgroup.MemoryLimit()
-		m := &memory{cfg: c, group: group, live: liveHeap, set: func(limit int64) { debug.SetMemoryLimit(limit) }}
+		m.group, _ = cgroup.MemoryLimit()
+		m.set = func(limit int64) { debug.SetMemoryLimit(limit) }
 		m.explain()
-		m.adjust(0)
-		tuned.Store(m)
 	}
+	m.adjust(0)
+	tuned.Store(m)
 }
 
 // tuned is what TuneRuntime has begun and the first broker that serves goes on with.
@@ -68,7 +70,9 @@ type memory struct {
 	group int64 // limit of the control group; 0 for none
 	limit int64 // that was set last
 	live  func() int64
-	set   func(int64)
+	set   func(int64) // nil: the limit is another's
+
+	returns returns
 }
 
 // liveHeap is what the last collection found alive, in bytes.
@@ -100,6 +104,9 @@ func (m *memory) limitFor(connections int) int64 {
 
 // adjust sets the limit, if it is another one.
 func (m *memory) adjust(connections int) {
+	if m.set == nil {
+		return
+	}
 	if limit := m.limitFor(connections); limit != m.limit {
 		m.limit = limit
 		m.set(limit)
@@ -125,12 +132,15 @@ func (m *memory) explain() {
 		slog.Int("max_connections", m.cfg.MaxConns), slog.Int64("connections_that_fit", (m.available()-budgets)/(connectionBytes/4*5)))...)
 }
 
-// follow adjusts the limit to the connections that are open until ctx ends.
-func (m *memory) follow(ctx context.Context, connections func() int) {
+// follow adjusts the limit to the connections that are open, and returns memory that is not in use any more, until ctx
+// ends.
+func (m *memory) follow(ctx context.Context, use func() inUse) {
 	tick := time.NewTicker(followEvery)
 	defer tick.Stop()
 	for {
-		m.adjust(connections())
+		u := use()
+		m.adjust(u.connections)
+		m.returns.look(u.bytes)
 		select {
 		case <-ctx.Done():
 			return
@@ -139,16 +149,94 @@ func (m *memory) follow(ctx context.Context, connections func() int) {
 	}
 }
 
+// returns gives memory back to the system that the process holds and does not need. The garbage collector runs when the
+// heap has grown to several times of what lived before. So after a peak, such as a tenant's queues that were full and whose
+// connections are gone, an idle broker would keep the peak for minutes, until it happened to collect.
+//
+// It collects when the process holds more, or uses less, than when it did so last; but only if what it allocates would not
+// take the memory again at once. One collection takes as long as any other and runs beside the broker's work.
+type returns struct {
+	read func() (held, allocated int64) // of the system's memory now, and of the heap since the process began
+	free func()
+
+	begun     bool
+	least     int64 // held since the last time
+	most      int64 // in use since the last time
+	allocated int64 // when it looked last
+	next      time.Time
+}
+
+const (
+	returnLeast = 16 << 20        // bytes that are worth a collection
+	returnPart  = 4               // and the part of what was held, or in use, that has to be so
+	returnStays = 10              // seconds that it has to last at the present rate of allocation
+	returnEvery = 3 * time.Second // at most
+	returnShare = 50              // the part of the time that goes to it at most: 2 %
+)
+
+// look is called every followEvery, with the bytes in use as far as they are counted.
+func (r *returns) look(used int64) {
+	held, allocated := r.read()
+	rate := allocated - r.allocated
+	r.allocated = allocated
+	if !r.begun {
+		r.begun, r.least, r.most = true, held, used
+		return
+	}
+	r.least, r.most = min(r.least, held), max(r.most, used)
+	grown, fallen := held-r.least, r.most-used
+	if grown < max(returnLeast, r.least/returnPart) && fallen < max(returnLeast, r.most/returnPart) {
+		return
+	}
+	if max(grown, fallen) < rate*int64(returnStays*time.Second/followEvery) || time.Now().Before(r.next) {
+		return
+	}
+	began := time.Now()
+	r.free()
+	took := time.Since(began)
+	r.next = time.Now().Add(max(returnEvery, returnShare*took))
+	r.least, _ = r.read()
+	r.most = used
+}
+
+// systemMemory reads what the process holds of the system's memory, and what it has allocated so far.
+func systemMemory() (held, allocated int64) {
+	samples := []runtimemetrics.Sample{
+		{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}, {Name: "/gc/heap/allocs:bytes"},
+	}
+	runtimemetrics.Read(samples)
+	values := make([]int64, len(samples))
+	for i, s := range samples {
+		if s.Value.Kind() == runtimemetrics.KindUint64 {
+			values[i] = int64(min(s.Value.Uint64(), math.MaxInt64/8))
+		}
+	}
+	return values[0] - values[1], values[2]
+}
+
 // followMemory goes on with what TuneRuntime has begun, if it was called, until the broker has ended.
 func (b *Broker) followMemory() {
 	if m := tuned.Swap(nil); m != nil {
-		b.wg.Go(func() { m.follow(b.sweepCtx, b.connections) })
+		b.wg.Go(func() { m.follow(b.sweepCtx, b.inUse) })
 	}
 }
 
-// connections returns how many are open.
-func (b *Broker) connections() int {
+// inUse is what a broker has at a time.
+type inUse struct {
+	connections int
+	bytes       int64
+}
+
+// streamBytes is about what a stream or subscription costs while it is open.
+const streamBytes = 4 << 10
+
+// inUse returns it.
+func (b *Broker) inUse() inUse {
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	return len(b.conns)
+	n := len(b.conns)
+	b.mu.Unlock()
+	m := b.metrics
+	streams := m.controlStreams.Load() - m.controlStreamsClosed.Load() + m.publishStreams.Load() - m.publishStreamsClosed.Load() +
+		m.subscriptions.Load() - m.subscriptionsEnded.Load() + m.watches.Load() - m.watchesEnded.Load()
+	return inUse{n, b.hub.Stats().RetainedBytes + b.reads.Used() + b.caches.Bytes() + int64(n)*connectionBytes + int64(streams)*streamBytes}
 }

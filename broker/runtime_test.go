@@ -82,12 +82,15 @@ func TestMemoryLimitFollowsConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var open atomic.Int64
 		var limits []int64
-		m := &memory{cfg: DefaultConfig(), live: noHeap, set: func(limit int64) { limits = append(limits, limit>>20) }}
+		m := &memory{
+			cfg: DefaultConfig(), live: noHeap, set: func(limit int64) { limits = append(limits, limit>>20) },
+			returns: returns{read: func() (int64, int64) { return 0, 0 }},
+		}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			m.follow(ctx, func() int { return int(open.Load()) })
+			m.follow(ctx, func() inUse { return inUse{connections: int(open.Load())} })
 		}()
 		synctest.Wait()
 		for _, n := range []int64{10, 127, 100, 5000, 0} {
@@ -102,4 +105,74 @@ func TestMemoryLimitFollowsConnections(t *testing.T) {
 			t.Errorf("set %v, want %v", limits, want)
 		}
 	})
+}
+
+// Memory is returned after a peak, once, when little is allocated, and not more often than it is worth.
+func TestReturnsMemory(t *testing.T) {
+	const mib = 1 << 20
+	type second struct {
+		held, used, allocates int64 // MiB
+		returns               bool  // whether memory is returned then
+	}
+	for name, seconds := range map[string][]second{
+		"steady":                  {{100, 50, 1, false}, {110, 50, 1, false}, {115, 55, 1, false}},
+		"grown while idle":        {{100, 50, 0, false}, {140, 50, 0, true}, {100, 50, 0, false}},
+		"grown under load":        {{100, 50, 0, false}, {140, 50, 50, false}, {140, 50, 50, false}, {140, 50, 0, true}},
+		"grown by a few":          {{20, 10, 0, false}, {30, 10, 0, false}},
+		"grown by a small part":   {{1000, 10, 0, false}, {1200, 10, 0, false}},
+		"grown for good":          {{100, 50, 0, false}, {200, 150, 0, true}, {200, 150, 0, false}, {200, 150, 0, false}, {200, 150, 0, false}, {200, 150, 0, false}},
+		"fallen without garbage":  {{200, 150, 0, false}, {200, 50, 0, true}, {200, 50, 0, false}, {200, 50, 0, false}, {200, 50, 0, false}, {200, 50, 0, false}},
+		"fallen after it was big": {{100, 50, 0, false}, {200, 150, 0, true}, {200, 20, 0, false}, {200, 20, 0, false}, {200, 20, 0, true}, {100, 20, 0, false}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var now second
+				allocated, returned := int64(0), false
+				r := returns{
+					read: func() (int64, int64) { return now.held * mib, allocated },
+					free: func() { returned = true },
+				}
+				for i, s := range seconds {
+					now, returned = s, false
+					allocated += s.allocates * mib
+					r.look(s.used * mib)
+					if returned != s.returns {
+						t.Errorf("second %d: returns %v, want %v", i, returned, s.returns)
+					}
+					time.Sleep(followEvery)
+				}
+			})
+		})
+	}
+}
+
+// What takes long is done rarely.
+func TestReturnsMemoryRarely(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const takes = 200 * time.Millisecond
+		began, times, held := time.Now(), 0, int64(0)
+		r := returns{
+			read: func() (int64, int64) { return held, 0 },
+			free: func() {
+				time.Sleep(takes)
+				times++
+				held = 0
+			},
+		}
+		for time.Since(began) < time.Minute {
+			r.look(0)
+			held = 1 << 30
+			time.Sleep(followEvery)
+		}
+		if most := int(time.Minute / (returnShare * takes)); times < 2 || times > most+1 {
+			t.Errorf("%d times in a minute, want 2 to %d", times, most+1)
+		}
+	})
+}
+
+func TestSystemMemory(t *testing.T) {
+	held, allocated := systemMemory()
+	if held <= 0 || allocated <= 0 {
+		t.Errorf("the process holds %d bytes and has allocated %d", held, allocated)
+	}
 }
