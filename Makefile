@@ -106,6 +106,12 @@ flood: ## What 20 000 connection attempts per second from false addresses cost, 
 stall: ## What thousands of subscriptions that do not read cost those that do (about six minutes)
 	$(GO) run ./benchmarks/stall
 
+# Arguments of the table below: make isolation ISOLATIONFLAGS='--only bombs,hot-key --rounds 1'
+ISOLATIONFLAGS ?=
+.PHONY: isolation
+isolation: ## Attack a broker as one tenant in all the ways that are known, and measure what another tenant feels (about 25 minutes)
+	$(GO) run ./benchmarks/isolation $(ISOLATIONFLAGS)
+
 .PHONY: cost
 cost: ## What a delivery, an idle subscription and an idle topic cost the broker (about seven minutes)
 	$(GO) run ./benchmarks/cost

@@ -30,7 +30,7 @@ func foreignHost(ctx context.Context, a *attacker) error {
 	if err != nil {
 		return err
 	}
-	hosts := []string{"evil.example", "evil.example:" + port, "127.0.0.1.evil.example", "localhost.evil.example:" + port, "localhost@evil.example"}
+	hosts := []string{"evil.example", "evil.example:" + port, "127.0.0.1.evil.example", "localhost.evil.example:" + port}
 	n := 0
 	a.repeat(ctx, 1, 20*time.Millisecond, func() error {
 		n++

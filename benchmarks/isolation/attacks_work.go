@@ -392,7 +392,9 @@ func deletes(ctx context.Context, a *attacker) error {
 }
 
 func extensionConfusion(ctx context.Context, a *attacker) error {
-	frame := func(body ...byte) []byte { return append(codec.AppendHeader(nil, codec.LayoutExtension, len(body)), body...) }
+	frame := func(body ...byte) []byte {
+		return append(codec.AppendHeader(nil, codec.LayoutExtension, len(body)), body...)
+	}
 	var all [][]byte
 	for t := range 256 {
 		all = append(all, frame(byte(t)), frame(append([]byte{byte(t)}, make([]byte, 40)...)...))

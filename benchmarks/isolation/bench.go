@@ -19,6 +19,7 @@ type bench struct {
 
 	rounds   int
 	duration time.Duration
+	patience time.Duration // until all must be back
 	binary   string
 	set      []string
 	profiles string
@@ -56,8 +57,12 @@ func (b *bench) attacks(ctx context.Context, chosen []attack) ([]*result, error)
 			return results, err
 		}
 		r, err := b.attack(ctx, a, home)
+		if ctx.Err() != nil {
+			return results, context.Cause(ctx)
+		}
 		if err != nil {
-			return results, fmt.Errorf("%s: %w", a.name, err)
+			r = judge(a, nil)
+			r.Failures = append(r.Failures, err.Error())
 		}
 		r.print(b.out)
 		results = append(results, r)
@@ -135,7 +140,7 @@ func (b *bench) round(ctx context.Context, a attack, s *site, l *load) (r round,
 		}
 	}()
 	under := l.run(ctx, stop)
-	connections := s.connections(ctx)
+	connections := s.metric(ctx, "felix_connections")
 	if b.profiles != "" {
 		if err := s.profile(ctx, filepath.Join(b.profiles, a.name+".pb.gz")); err != nil {
 			b.progress.Say("   no profile: %v", err)
@@ -144,6 +149,9 @@ func (b *bench) round(ctx context.Context, a attack, s *site, l *load) (r round,
 	r.Did, r.Faults = at.stop()
 	ended := time.Now()
 	r.Under, r.Calls, r.Errors = under.latencies(), under.calls, under.errors
+	if err := s.forgetA(ctx); err != nil {
+		r.Faults = append(r.Faults, err.Error())
+	}
 	allowed := r.Control.allowed()
 	for {
 		w := l.during(ctx, window)
@@ -151,7 +159,7 @@ func (b *bench) round(ctx context.Context, a attack, s *site, l *load) (r round,
 		if r.IsBack, r.Away = back(w.latencies(), allowed, r.Before, r.After); r.IsBack && len(w.errors) > 0 {
 			r.IsBack, r.Away = false, most(w.errors)
 		}
-		if r.IsBack || r.Back > maxBack {
+		if r.IsBack || r.Back > b.patience {
 			break
 		}
 		if ctx.Err() != nil {

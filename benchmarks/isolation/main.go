@@ -74,7 +74,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 2
 	}
 	b := &bench{
-		out: stdout, progress: program.Progress{Writer: stderr}, rounds: *rounds, duration: *duration,
+		out: stdout, progress: program.Progress{Writer: stderr}, rounds: *rounds, duration: *duration, patience: maxBack,
 		binary: *binary, set: *set, profiles: *profiles,
 	}
 	results, err := b.attacks(ctx, chosen)

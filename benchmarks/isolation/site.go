@@ -298,8 +298,8 @@ func (s *site) http(ctx context.Context, path string, to io.Writer) error {
 	return err
 }
 
-// connections returns how many the broker says that it has; 0 if it does not.
-func (s *site) connections(ctx context.Context) int {
+// metric returns a gauge of the broker; 0 if it does not tell.
+func (s *site) metric(ctx context.Context, name string) int {
 	r, w := io.Pipe()
 	go func() { _ = w.CloseWithError(s.http(ctx, "/metrics", w)) }()
 	defer r.Close()
@@ -307,11 +307,40 @@ func (s *site) connections(ctx context.Context) int {
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
 		var n float64
-		if _, err := fmt.Sscanf(lines.Text(), "felix_connections %g", &n); err == nil {
+		if _, err := fmt.Sscanf(lines.Text(), name+" %g", &n); err == nil {
 			return int(n)
 		}
 	}
 	return 0
+}
+
+// forgetA removes what A has stored, by taking it out of the catalog and putting it back.
+func (s *site) forgetA(ctx context.Context) error {
+	for _, keyA := range [][]byte{nil, s.SeedA} {
+		c, err := catalogOf(keyA, s.PublicB)
+		if err == nil {
+			err = catalog.Write(s.Catalog, c)
+		}
+		if err == nil {
+			err = hangUp(s.PID)
+		}
+		if err != nil {
+			return err
+		}
+		want := 0
+		for _, t := range c.Tenants {
+			want += len(t.Namespaces[namespace].Streams)
+		}
+		for tries := 0; s.metric(ctx, "felix_streams") != want; tries++ {
+			if tries == 100 {
+				return errors.New("the broker does not take another catalog")
+			}
+			if err := pause(ctx, 50*time.Millisecond); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // bound is the memory that the budgets and so many connections may take.
