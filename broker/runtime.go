@@ -169,7 +169,7 @@ type returns struct {
 const (
 	returnLeast = 16 << 20        // bytes that are worth a collection
 	returnPart  = 4               // and the part of what was held, or in use, that has to be so
-	returnStays = 10              // seconds that it has to last at the present rate of allocation
+	returnStays = 5               // seconds that it has to last at the present rate of allocation
 	returnEvery = 3 * time.Second // at most
 	returnShare = 50              // the part of the time that goes to it at most: 2 %
 )

@@ -346,11 +346,11 @@ func (s *site) forgetA(ctx context.Context) error {
 // bound is the memory that the budgets and so many connections may take.
 func (s *site) bound(connections int) int64 { return s.cfg.MemoryLimitFor(connections) }
 
-// profile keeps a heap profile of the broker.
+// profile keeps a profile of the broker's heap after a collection.
 func (s *site) profile(ctx context.Context, file string) error {
 	f, err := os.Create(file)
 	if err != nil {
 		return err
 	}
-	return errors.Join(s.http(ctx, "/debug/pprof/heap", f), f.Close())
+	return errors.Join(s.http(ctx, "/debug/pprof/heap?gc=1", f), f.Close())
 }
