@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"math"
 	"os"
+	"runtime"
 	"runtime/debug"
 	runtimemetrics "runtime/metrics"
 	"sync/atomic"
@@ -50,7 +51,7 @@ func (c Config) TuneRuntime() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	m := &memory{cfg: c, live: liveHeap, returns: returns{read: systemMemory, free: debug.FreeOSMemory}}
+	m := &memory{cfg: c, live: liveHeap, returns: returns{read: systemMemory, free: freeMemory}}
 	if os.Getenv("GOMEMLIMIT") == "" {
 		m.group, _ = cgroup.MemoryLimit()
 		m.set = func(limit int64) { debug.SetMemoryLimit(limit) }
@@ -154,7 +155,8 @@ func (m *memory) follow(ctx context.Context, use func() inUse) {
 // connections are gone, an idle broker would keep the peak for minutes, until it happened to collect.
 //
 // It collects when the process holds more, or uses less, than when it did so last; but only if what it allocates would not
-// take the memory again at once. One collection takes as long as any other and runs beside the broker's work.
+// take the memory again at once. It does so once more a little later, because QUIC keeps connections for a moment after
+// their end. A collection takes as long as any other and runs beside the broker's work.
 type returns struct {
 	read func() (held, allocated int64) // of the system's memory now, and of the heap since the process began
 	free func()
@@ -164,6 +166,7 @@ type returns struct {
 	most      int64 // in use since the last time
 	allocated int64 // when it looked last
 	next      time.Time
+	again     int64 // bytes that the second time is for; 0: none is due
 }
 
 const (
@@ -171,7 +174,7 @@ const (
 	returnPart  = 4               // and the part of what was held, or in use, that has to be so
 	returnStays = 5               // seconds that it has to last at the present rate of allocation
 	returnEvery = 3 * time.Second // at most
-	returnShare = 50              // the part of the time that goes to it at most: 2 %
+	returnShare = 20              // the part of the time that goes to it at most: 5 %
 )
 
 // look is called every followEvery, with the bytes in use as far as they are counted.
@@ -184,12 +187,17 @@ func (r *returns) look(used int64) {
 		return
 	}
 	r.least, r.most = min(r.least, held), max(r.most, used)
-	grown, fallen := held-r.least, r.most-used
+	grown, fallen, first := held-r.least, r.most-used, true
+	worth := max(grown, fallen)
 	if grown < max(returnLeast, r.least/returnPart) && fallen < max(returnLeast, r.most/returnPart) {
+		worth, first = r.again, false
+	}
+	if worth == 0 || worth < rate*int64(returnStays*time.Second/followEvery) || time.Now().Before(r.next) {
 		return
 	}
-	if max(grown, fallen) < rate*int64(returnStays*time.Second/followEvery) || time.Now().Before(r.next) {
-		return
+	r.again = 0
+	if first {
+		r.again = worth
 	}
 	began := time.Now()
 	r.free()
@@ -197,6 +205,12 @@ func (r *returns) look(used int64) {
 	r.next = time.Now().Add(max(returnEvery, returnShare*took))
 	r.least, _ = r.read()
 	r.most = used
+}
+
+// freeMemory frees what nothing refers to. What lies in a pool survives one collection, and is the larger part of it.
+func freeMemory() {
+	runtime.GC()
+	debug.FreeOSMemory() // which collects too
 }
 
 // systemMemory reads what the process holds of the system's memory, and what it has allocated so far.
