@@ -362,19 +362,21 @@ func (a *attacker) silent(ctx context.Context) error {
 	}
 	m := &mute{PacketConn: socket}
 	tr := &quic.Transport{Conn: m}
-	a.atTheEnd(func() {
-		m.quiet.Store(false)
-		_ = tr.Close()
-		_ = socket.Close()
-	})
 	const window = 1 << 36
 	c, err := tr.Dial(ctx, to, a.tls, &quic.Config{
 		InitialStreamReceiveWindow: window, MaxStreamReceiveWindow: window, InitialConnectionReceiveWindow: window, MaxConnectionReceiveWindow: window,
 		MaxIncomingUniStreams: 100,
 	})
 	if err != nil {
-		return err
+		_ = tr.Close()
+		return errors.Join(err, socket.Close())
 	}
+	a.atTheEnd(func() {
+		m.quiet.Store(false)
+		_ = c.CloseWithError(0, "")
+		_ = tr.Close()
+		_ = socket.Close()
+	})
 	s, err := c.OpenStreamSync(ctx)
 	if err != nil {
 		return err
@@ -448,7 +450,7 @@ func jsonLarge(ctx context.Context, a *attacker) error {
 			if err != nil {
 				return err
 			}
-			defer s.Send().Close()
+			defer finish(s)
 			if _, err := s.Send().Write(frame); err != nil {
 				return err
 			}

@@ -44,7 +44,7 @@ func foreignHost(ctx context.Context, a *attacker) error {
 		if err != nil {
 			return err
 		}
-		defer resp.Body.Close()
+		_ = resp.Body.Close()
 		if resp.StatusCode < http.StatusBadRequest {
 			a.fault(fmt.Sprintf("%s is answered with %s to the host %s", path, resp.Status, req.Host))
 		}
@@ -65,15 +65,6 @@ func (a *attacker) replace(keyA []byte) error {
 	return err
 }
 
-// publishOn publishes on a stream that has authenticated, and returns how that ends.
-func publishOn(ctx context.Context, write func([]byte) (int, error), read func() error) error {
-	request := codec.AppendPublish(nil, tenantA, namespace, streamOther, []byte("x"), codec.AckPerMessage, 1, true)
-	if _, err := write(request); err != nil {
-		return err
-	}
-	return read()
-}
-
 func tenantRekeyed(ctx context.Context, a *attacker) error {
 	a.atTheEnd(func() { _ = a.replace(a.SeedA) })
 	c, err := a.dial(ctx, small())
@@ -85,7 +76,11 @@ func tenantRekeyed(ctx context.Context, a *attacker) error {
 		return err
 	}
 	publish := func(n int) error {
-		return publishOn(ctx, s.Send().Write, func() error { return replies(ctx, s, n) })
+		request := codec.AppendPublish(nil, tenantA, namespace, streamOther, []byte("x"), codec.AckPerMessage, 1, true)
+		if _, err := s.Send().Write(request); err != nil {
+			return err
+		}
+		return replies(ctx, s, n)
 	}
 	if err := publish(2); err != nil {
 		return fmt.Errorf("before it is removed: %w", err)
@@ -201,7 +196,8 @@ func tokenEndsWhileWaiting(ctx context.Context, a *attacker) error {
 	}()
 	const patience = 5 * time.Second
 	select {
-	case <-ended:
+	case err := <-ended:
+		a.try(err) // which is what is wanted
 	case <-time.After(time.Until(ends) + patience):
 		a.fault(fmt.Sprintf("a publish waits %v behind the end of its token", patience))
 	case <-ctx.Done():

@@ -40,7 +40,7 @@ func (b *bench) attacks(ctx context.Context, chosen []attack) ([]*result, error)
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	if b.binary == "" {
 		b.progress.Say("building the broker")
 		if b.binary, err = buildBroker(ctx, dir); err != nil {
@@ -119,7 +119,7 @@ func (b *bench) round(ctx context.Context, a attack, s *site, l *load) (r round,
 	l.during(ctx, warmup)
 	control := l.during(ctx, b.duration)
 	if len(control.errors) > 0 {
-		return r, fmt.Errorf("B fails without an attack: %s", most(control.errors))
+		return r, fmt.Errorf("without an attack B fails: %s", most(control.errors))
 	}
 	r.Control, r.Before = control.latencies(), s.resident()
 

@@ -205,7 +205,7 @@ func (l *load) run(ctx, stop context.Context) *phase {
 		{"connect", connectsPerSecond, func(ctx context.Context, _ int, _ time.Duration) error {
 			c, err := l.s.connect(ctx)
 			if err == nil {
-				go c.Close() // which waits for the broker, and is not what is measured
+				go func() { _ = c.Close() }() // which waits for the broker, and is not what is measured
 			}
 			return err
 		}, p.connect},
@@ -319,7 +319,7 @@ func (l *load) keptEvents(ctx context.Context) (n int, _ error) {
 	if err != nil {
 		return 0, err
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	sub, err := c.Subscribe(ctx, namespace, streamKept, client.FromEarliest())
 	if err != nil {
 		return 0, err

@@ -58,7 +58,7 @@ type site struct {
 	dir    string
 	log    *os.File
 	cmd    *exec.Cmd
-	exited chan error
+	exited chan struct{} // is closed when the process has ended
 	peak   atomic.Int64
 }
 
@@ -138,7 +138,7 @@ func buildBroker(ctx context.Context, dir string) (string, error) {
 
 // startSite starts the broker with those settings; the last one of a name counts.
 func startSite(ctx context.Context, binary, dir, attack string, set []string) (_ *site, err error) {
-	s := &site{dir: dir, exited: make(chan error, 1), job: job{Attack: attack, Catalog: filepath.Join(dir, "catalog.yml"), SeedA: seed(), OtherA: seed()}}
+	s := &site{dir: dir, exited: make(chan struct{}), job: job{Attack: attack, Catalog: filepath.Join(dir, "catalog.yml"), SeedA: seed(), OtherA: seed()}}
 	b, err := signer(tenantB, seed())
 	if err != nil {
 		return nil, err
@@ -187,7 +187,8 @@ func startSite(ctx context.Context, binary, dir, attack string, set []string) (_
 	err = json.NewDecoder(stdout).Decode(&ready)
 	go func() {
 		_, _ = io.Copy(io.Discard, stdout)
-		s.exited <- s.cmd.Wait()
+		_ = s.cmd.Wait() // a broker that was killed says so
+		close(s.exited)
 	}()
 	roots := x509.NewCertPool()
 	if err == nil && !roots.AppendCertsFromPEM([]byte(ready.CACert)) {
@@ -240,7 +241,7 @@ func pause(ctx context.Context, d time.Duration) error {
 
 // stop ends the broker as an operator does. It fails if that takes too long.
 func (s *site) stop() error {
-	defer s.log.Close()
+	defer func() { _ = s.log.Close() }()
 	_ = s.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-s.exited:
@@ -290,7 +291,7 @@ func (s *site) http(ctx context.Context, path string, to io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("%s: %s", path, resp.Status)
 	}
@@ -302,7 +303,7 @@ func (s *site) http(ctx context.Context, path string, to io.Writer) error {
 func (s *site) metric(ctx context.Context, name string) int {
 	r, w := io.Pipe()
 	go func() { _ = w.CloseWithError(s.http(ctx, "/metrics", w)) }()
-	defer r.Close()
+	defer func() { _ = r.Close() }()
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
