@@ -174,7 +174,7 @@ const (
 	returnPart  = 4               // and the part of what was held, or in use, that has to be so
 	returnStays = 5               // seconds that it has to last at the present rate of allocation
 	returnEvery = 3 * time.Second // at most
-	returnShare = 20              // the part of the time that goes to it at most: 5 %
+	returnShare = 20              // the part of the time that goes to it at most: 5 %, over both times
 )
 
 // look is called every followEvery, with the bytes in use as far as they are counted.
@@ -187,22 +187,21 @@ func (r *returns) look(used int64) {
 		return
 	}
 	r.least, r.most = min(r.least, held), max(r.most, used)
-	grown, fallen, first := held-r.least, r.most-used, true
-	worth := max(grown, fallen)
-	if grown < max(returnLeast, r.least/returnPart) && fallen < max(returnLeast, r.most/returnPart) {
-		worth, first = r.again, false
+	grown, fallen, worth := held-r.least, r.most-used, r.again
+	if grown >= max(returnLeast, r.least/returnPart) || fallen >= max(returnLeast, r.most/returnPart) {
+		worth = max(grown, fallen)
 	}
 	if worth == 0 || worth < rate*int64(returnStays*time.Second/followEvery) || time.Now().Before(r.next) {
 		return
 	}
-	r.again = 0
-	if first {
-		r.again = worth
-	}
 	began := time.Now()
 	r.free()
 	took := time.Since(began)
-	r.next = time.Now().Add(max(returnEvery, returnShare*took))
+	if r.again == 0 {
+		r.again, r.next = worth, time.Now().Add(returnEvery)
+	} else {
+		r.again, r.next = 0, time.Now().Add(max(returnEvery, 2*returnShare*took))
+	}
 	r.least, _ = r.read()
 	r.most = used
 }

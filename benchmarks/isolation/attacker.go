@@ -381,6 +381,11 @@ func (p *process) stop() (did string, faults []string) {
 		<-p.last
 		l.Did = "(was killed)"
 	}
+	select {
+	case <-p.stands:
+	default:
+		l.Did += fmt.Sprintf(", not all set up within %v", standsWithin)
+	}
 	if err := p.Wait(); err != nil && l.Did == "" {
 		l.Faults = append(l.Faults, fmt.Sprintf("the attacker's end: %v", err))
 	}
