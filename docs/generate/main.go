@@ -13,7 +13,7 @@ import (
 	"github.com/felix-mq/felix/codec"
 )
 
-//go:generate go run . ../errors.md
+//go:generate go run . ../protocol/errors.md
 
 func main() {
 	if len(os.Args) != 2 {
@@ -24,6 +24,12 @@ func main() {
 	}
 }
 
+// othersTexts are texts of the reference that have a code here and are not in the table of refusals.
+var othersTexts = []string{
+	"server overloaded", "publish queue full", "publish enqueue timed out",
+	"publish ingress per-connection byte budget exhausted", "publish ingress byte budget exhausted",
+}
+
 // errorsPage is the table of refusals (session.md, section 9).
 func errorsPage() []byte {
 	var b bytes.Buffer
@@ -31,8 +37,8 @@ func errorsPage() []byte {
 
 <!-- Generated from package codec by go generate ./docs/generate. Do not edit. -->
 
-A broker sends texts. Each text has a code, and programs use the code: the Go client and the felix command find it with one function of
-package codec. *Retryable* means that the same request may succeed later.
+A broker sends texts, which are for people. Programs use the code of a text. The Go client and the felix command find it with one function of package
+codec, and clients in other languages with the tables of this page. *Retryable* means that the same request may succeed later.
 
 | Code | Retryable | Meaning |
 |---|---|---|
@@ -46,7 +52,7 @@ package codec. *Retryable* means that the same request may succeed later.
 	}
 	b.WriteString(`
 What a broker answers to what, and what happens to the stream. The connection and its other streams go on in every case. An error is
-written before the end that it causes. Capital words stand for values.
+written before the end that it causes. Capital words stand for values: such texts are recognized by what stands in front of the first colon.
 
 | Text | Code | As | When | Stream |
 |---|---|---|---|---|
@@ -65,9 +71,19 @@ written before the end that it causes. Capital words stand for values.
 	}
 	b.WriteString(`
 *Ends* and *clean end*: the broker finishes its half of the stream behind everything that was queued, and asks the peer to stop
-sending (STOP_SENDING, code 0) if it has not finished. After *ends* nothing that came behind the frame is looked at.
+sending (STOP_SENDING, code 0) if it has not finished. After *ends* nothing that came behind the frame is looked at. See
+[the end of a stream](session.md#the-end-of-a-stream).
 
-Limits against abuse that end a stream or a connection without a text are in [abuse.md](abuse.md).
+Refused requests of the extension [cache](extensions.md#replies) have the same texts and leave their stream open. Texts that are not in the table have no code.
+Other brokers send some more:
+
+`)
+	for _, text := range othersTexts {
+		fmt.Fprintf(&b, "- `%s`: `%s`\n", text, codec.CodeOf(text))
+	}
+	b.WriteString(`
+
+Limits against abuse that end a stream or a connection without a text are in [abuse.md](../abuse.md).
 `)
 	return b.Bytes()
 }
