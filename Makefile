@@ -241,6 +241,10 @@ package: binaries ## Build deb and rpm packages into dist/
 			--config deploy/package/nfpm.yaml --packager $$packager --target $(DIST); \
 	done; done
 
+.PHONY: test-python
+test-python: ## Run the client in Python against the test vectors and the broker; needs python3 and a package index at first
+	FELIX_TEST_PYTHON=1 $(GO) test $(TESTFLAGS) ./conformance/python
+
 .PHONY: test-deploy
 test-deploy: ## Build, install and run the packages, render the chart, and hold deploy/ against what the broker knows
 	$(GO) -C deploy test $(TESTFLAGS) ./...

@@ -82,7 +82,6 @@ Other brokers send some more:
 		fmt.Fprintf(&b, "- `%s`: `%s`\n", text, codec.CodeOf(text))
 	}
 	b.WriteString(`
-
 Limits against abuse that end a stream or a connection without a text are in [abuse.md](../abuse.md).
 `)
 	return b.Bytes()
