@@ -117,6 +117,10 @@ func New(cfg Config) (*Broker, error) {
 		SendBuffer:   cfg.SendBuffer,
 		RecvBuffer:   cfg.RecvBuffer,
 
+		InitialPacketSize: cfg.InitialMTU,
+		MaxPacketSize:     cfg.MTUUpperBound,
+		BlackHoleCooldown: cfg.BlackHoleCooldown,
+
 		Spin:                cfg.Spin,
 		Sockets:             cfg.Sockets,
 		RetryAbove:          cfg.RetryAbove,

@@ -53,6 +53,10 @@ type Config struct {
 	SendBuffer   int           `env:"FELIX_UDP_SEND_BUFFER" unit:"bytes" min:"65536" max:"1073741824" doc:"UDP send buffer asked of the kernel"`
 	RecvBuffer   int           `env:"FELIX_UDP_RECV_BUFFER" unit:"bytes" min:"65536" max:"1073741824" doc:"UDP receive buffer asked of the kernel"`
 
+	InitialMTU        int           `env:"FELIX_INITIAL_MTU" unit:"bytes" min:"0" max:"65527" doc:"size of the packets that a connection begins with, and the least that it sends where it has more: a path that passes less lets no handshake through. At least 1200; above 1452 counts as that; 0 is 1280, or 1200 where the system refuses to send that"`
+	MTUUpperBound     int           `env:"FELIX_MTU_UPPER_BOUND" unit:"bytes" min:"1200" max:"65527" doc:"largest packet that path MTU discovery tries; above 1452 counts as that. Not above the size that connections begin with switches discovery off"`
+	BlackHoleCooldown time.Duration `yaml:"mtu_black_hole_cooldown_ms" env:"FELIX_MTU_BLACK_HOLE_COOLDOWN_MS" unit:"ms" min:"100ms" max:"24h" doc:"time for which connections to an address send packets of 1200 bytes and try no larger ones after the path to it was seen to drop large ones"`
+
 	MaxConns                int           `env:"FELIX_MAX_CONNECTIONS" min:"1" max:"16777216" doc:"connections that may be open at a time"`
 	MaxUnauthenticatedConns int           `env:"FELIX_MAX_UNAUTHENTICATED_CONNECTIONS" min:"1" max:"16777216" doc:"of these, connections on which no stream has authenticated; the oldest is closed for a new one"`
 	AuthTimeout             time.Duration `env:"FELIX_AUTH_TIMEOUT_MS" unit:"ms" min:"10ms" max:"1h" doc:"time that a stream, and a connection that has opened one, has to authenticate"`
@@ -125,6 +129,8 @@ func DefaultConfig() Config {
 		Spin:                    100 * time.Microsecond,
 		SendBuffer:              8 << 20,
 		RecvBuffer:              8 << 20,
+		MTUUpperBound:           quicx.MaxPacketSize,
+		BlackHoleCooldown:       quicx.DefaultBlackHoleCooldown,
 		MaxConns:                65536,
 		MaxUnauthenticatedConns: 1024,
 		MaxSubscriptions:        262144,
@@ -221,6 +227,9 @@ func (c *Config) Validate() error {
 	}
 	if err := c.Tenant.Validate(); err != nil {
 		errs = append(errs, fmt.Errorf("broker: limits of each tenant: %w", err))
+	}
+	if c.InitialMTU > 0 && c.InitialMTU < quicx.MinPacketSize {
+		errs = append(errs, fmt.Errorf("broker: initial_mtu: %d is less than %d, which QUIC needs", c.InitialMTU, quicx.MinPacketSize))
 	}
 	for _, f := range []struct {
 		name string

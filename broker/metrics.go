@@ -130,6 +130,7 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 	counter("felix_handshakes_refused_total", "Connection attempts refused because their network made too many.", func() uint64 { return b.listener.Stats().Refused })
 	counter("felix_udp_send_refused_total", "Datagrams that the operating system refused to send for the moment; QUIC sends their content again.", func() uint64 { return b.listener.Stats().SendFaults })
 	counter("felix_udp_receive_drops_total", "Datagrams that the kernel dropped because the UDP receive buffer was full.", func() uint64 { return b.listener.Stats().KernelDrops })
+	counter("felix_mtu_black_holes_total", "Connections closed because the path to the client had begun to drop large packets; the next one from there keeps to small ones.", func() uint64 { return b.listener.Stats().BlackHoles })
 	gauge("felix_unauthenticated_connections", "Connections on which no stream has authenticated.", func() float64 {
 		b.mu.Lock()
 		defer b.mu.Unlock()

@@ -33,6 +33,10 @@ type environment struct {
 
 	MaxFrame int `yaml:"max_frame_bytes" env:"FELIX_MAX_FRAME_BYTES" unit:"bytes" min:"0" doc:"largest frame payload that is accepted or sent"`
 
+	InitialMTU        int           `env:"FELIX_INITIAL_MTU" unit:"bytes" min:"0" max:"65527" doc:"size of the packets that a connection begins with"`
+	MTUUpperBound     int           `env:"FELIX_MTU_UPPER_BOUND" unit:"bytes" min:"0" max:"65527" doc:"largest packet that path MTU discovery tries"`
+	BlackHoleCooldown time.Duration `env:"FELIX_MTU_BLACK_HOLE_COOLDOWN_MS" unit:"ms" min:"0s" max:"24h" doc:"time for which small packets are sent after large ones were dropped"`
+
 	StatsEvery time.Duration `env:"FELIX_CONN_STATS_MS" unit:"ms" min:"0s" doc:"period at which QUIC's counters are logged"`
 }
 
@@ -108,6 +112,7 @@ func (e *environment) apply(o *options) {
 		WithToken(o.tenant, token)(o)
 	}
 	o.statsEvery = e.StatsEvery
+	o.quic.InitialPacketSize, o.quic.MaxPacketSize, o.quic.BlackHoleCooldown = e.InitialMTU, e.MTUUpperBound, e.BlackHoleCooldown
 	for _, s := range []struct {
 		setting *int
 		value   int

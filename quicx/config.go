@@ -1,6 +1,7 @@
 package quicx
 
 import (
+	"cmp"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -19,6 +20,8 @@ const (
 	DefaultKeepAlive        = 10 * time.Second
 	DefaultHandshakeTimeout = 10 * time.Second
 	DefaultSocketBuffer     = 8 << 20
+
+	DefaultBlackHoleCooldown = 10 * time.Minute
 )
 
 // Config sets the limits of a [Listener] or of a dialed [Conn]. The zero value works. It is copied on entry.
@@ -84,6 +87,21 @@ type Config struct {
 	// it is given the same key again. Nil means that they find out by their idle timeout.
 	StatelessResetKey *[32]byte
 
+	// InitialPacketSize is the size of the packets that a connection begins with, and the least that it sends where it has
+	// more, in bytes: a path that does not pass it lets no handshake through. It is at least 1200; above 1452 counts as
+	// that. Zero means 1280, and 1200 where the system refuses to send that.
+	InitialPacketSize int
+
+	// MaxPacketSize is the largest packet that path MTU discovery tries, in bytes, at least 1200. Above 1452 counts as that,
+	// and so does zero. If it is not above what a connection begins with there is no discovery.
+	MaxPacketSize int
+
+	// BlackHoleCooldown is for how long connections to an address send packets of 1200 bytes and try no larger ones after the
+	// path to it was seen to drop large ones ([ErrBlackHole]). Zero means 10 minutes.
+	BlackHoleCooldown time.Duration
+
+	watchEvery time.Duration // from one look at the packets of connections to the next, for tests; 0: one second
+
 	now func() time.Time // by which handshakes are counted, for tests; nil: the present
 }
 
@@ -96,12 +114,26 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.HandshakeTimeout, DefaultHandshakeTimeout)
 	setDefault(&c.SendBuffer, DefaultSocketBuffer)
 	setDefault(&c.RecvBuffer, DefaultSocketBuffer)
+	setDefault(&c.BlackHoleCooldown, DefaultBlackHoleCooldown)
+	setDefault(&c.watchEvery, watchEvery)
+	c.setPacketSizes()
 	c.ConnWindow = max(c.ConnWindow, 4*uint64(c.StreamsHint+2)*c.StreamWindow/3)
 	c.KeepAlive = max(c.KeepAlive, 0)
 	if c.Sockets == 0 {
 		c.Sockets = min(max(1, runtime.GOMAXPROCS(0)/2-1), maxSockets)
 	}
 	return c
+}
+
+// setPacketSizes leaves an InitialPacketSize of zero where it may be what quic-go chooses.
+func (c *Config) setPacketSizes() {
+	if c.MaxPacketSize == 0 {
+		c.MaxPacketSize = MaxPacketSize
+	}
+	c.MaxPacketSize = min(c.MaxPacketSize, MaxPacketSize)
+	if c.InitialPacketSize > 0 || c.MaxPacketSize <= defaultPacketSize {
+		c.InitialPacketSize = min(cmp.Or(c.InitialPacketSize, MaxPacketSize), c.MaxPacketSize)
+	}
 }
 
 func setDefault[T comparable](field *T, value T) {
@@ -133,6 +165,9 @@ func (c Config) validate() error {
 	bad(c.Sockets < 0 || c.Sockets > maxSockets, "Sockets", c.Sockets)
 	bad(c.Spin < 0 || c.Spin > time.Second, "Spin", c.Spin)
 	bad(c.HandshakeTimeout < 0, "HandshakeTimeout", c.HandshakeTimeout)
+	bad(c.InitialPacketSize != 0 && c.InitialPacketSize < MinPacketSize, "InitialPacketSize", c.InitialPacketSize)
+	bad(c.MaxPacketSize != 0 && c.MaxPacketSize < MinPacketSize, "MaxPacketSize", c.MaxPacketSize)
+	bad(c.BlackHoleCooldown < 0, "BlackHoleCooldown", c.BlackHoleCooldown)
 	bad(c.SendBuffer < 0, "SendBuffer", c.SendBuffer)
 	bad(c.RecvBuffer < 0, "RecvBuffer", c.RecvBuffer)
 	return errors.Join(problems...)
@@ -154,7 +189,15 @@ func (c Config) quic() *quic.Config {
 		MaxConnectionReceiveWindow:     c.ConnWindow,
 		MaxIncomingStreams:             c.MaxStreams,
 		MaxIncomingUniStreams:          c.MaxStreams,
+		InitialPacketSize:              uint16(c.InitialPacketSize),
+		DisablePathMTUDiscovery:        c.MaxPacketSize <= cmp.Or(c.InitialPacketSize, defaultPacketSize),
 	}
+}
+
+// quicSmall is quic for an address to which the path drops large packets.
+func (c Config) quicSmall() *quic.Config {
+	c.InitialPacketSize, c.MaxPacketSize = MinPacketSize, MinPacketSize
+	return c.quic()
 }
 
 func (c Config) transport(sock *socket) *quic.Transport {

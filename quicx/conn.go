@@ -14,16 +14,18 @@ import (
 type Conn struct {
 	qc       *quic.Conn
 	sock     *socket // that it sends on
+	tr       *quic.Transport
+	watch    pathWatch // owned by the goroutine that looks
 	ctx      context.Context
 	released chan struct{} // closed when nothing is left of the connection
 }
 
 // newConn calls release, on a goroutine of its own, when the connection has ended.
-func newConn(qc *quic.Conn, sock *socket, release func(*Conn)) *Conn {
+func newConn(qc *quic.Conn, sock *socket, tr *quic.Transport, sizes *sizeTester, release func(*Conn)) *Conn {
 	ctx, cancel := context.WithCancelCause(context.Background())
-	c := &Conn{qc: qc, sock: sock, ctx: ctx, released: make(chan struct{})}
+	c := &Conn{qc: qc, sock: sock, tr: tr, ctx: ctx, released: make(chan struct{})}
 	context.AfterFunc(qc.Context(), func() {
-		cancel(mapError(context.Cause(qc.Context())))
+		cancel(sizes.ended(c, mapError(context.Cause(qc.Context()))))
 		release(c)
 		close(c.released)
 	})

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync"
 )
 
 // Dial connects to addr, a host and a port. The connection has a UDP socket of its own, which is closed with it: packets
@@ -57,16 +58,32 @@ func dialOn(ctx context.Context, conn *net.UDPConn, remote net.Addr, tlsConf *tl
 		return nil, err
 	}
 	tr := cfg.transport(sock)
-	qc, err := tr.Dial(ctx, remote, tlsConf, cfg.quic())
+	rules := cfg.quic()
+	if smallPaths.has(remote) {
+		rules = cfg.quicSmall()
+	}
+	qc, err := tr.Dial(ctx, remote, tlsConf, rules)
 	if err != nil {
 		_ = tr.Close()
 		return nil, fmt.Errorf("%w: %w", ErrHandshake, mapError(err))
 	}
 	sock.serves(func() uint64 { return qc.ConnectionStats().PacketsReceived })
-	c := newConn(qc, sock, func(*Conn) {
+	sizes := newSizeTester(cfg, nil)
+	var wg sync.WaitGroup
+	wg.Add(2) // before the connection can end
+	c := newConn(qc, sock, tr, sizes, func(*Conn) {
 		_ = tr.Close() // waits for the goroutine that reads the socket
+		wg.Wait()
 		_ = sock.Close()
 	})
+	go func() {
+		defer wg.Done()
+		sizes.serve(tr)
+	}()
+	go func() {
+		defer wg.Done()
+		sizes.watchOne(c)
+	}()
 	if err := sock.setBuffers(); err != nil { // again, because quic-go has views of its own about their size
 		_ = c.Close(0, "")
 		return nil, err

@@ -9,6 +9,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/quic-go/quic-go"
 )
@@ -18,12 +19,16 @@ type Listener struct {
 	ends     []*end
 	refusing atomic.Bool
 
+	sizes *sizeTester
+	tests chan struct{} // holds a token for each test of a path
+
 	rules *tls.Config // of all ends, and with it the keys of session tickets, which package tls renews daily
 
 	accepted chan incoming  // of all ends, if there are several
 	stop     chan struct{}  // closed when nobody accepts any more
 	failed   chan error     // why one of several ends accepts no more
-	wg       sync.WaitGroup // its own goroutines
+	wg       sync.WaitGroup // its own goroutines, but
+	readers  sync.WaitGroup // those that end with their transports
 
 	closeOnce sync.Once
 	closeErr  error
@@ -81,6 +86,7 @@ func Listen(addr string, tlsConf *tls.Config, cfg Config) (*Listener, error) {
 // listenOn takes cfg with defaults. It leaves conns to the caller if it fails.
 func listenOn(conns []*net.UDPConn, tlsConf *tls.Config, cfg Config) (*Listener, error) {
 	l := &Listener{conns: make(map[*Conn]struct{}), accepted: make(chan incoming), stop: make(chan struct{}), failed: make(chan error, 1)}
+	l.sizes, l.tests = newSizeTester(cfg, l.stop), make(chan struct{}, maxTests)
 	sockets := make([]*socket, len(conns))
 	for i, conn := range conns {
 		var err error
@@ -89,6 +95,13 @@ func listenOn(conns []*net.UDPConn, tlsConf *tls.Config, cfg Config) (*Listener,
 		}
 	}
 	l.rules = tlsRules(tlsConf)
+	rules, small := cfg.quic(), cfg.quicSmall()
+	rules.GetConfigForClient = func(info *quic.ClientInfo) (*quic.Config, error) {
+		if smallPaths.has(info.RemoteAddr) {
+			return small, nil
+		}
+		return rules, nil
+	}
 	var token quic.TokenGeneratorKey
 	_, _ = rand.Read(token[:]) // never fails; a client may come back to another socket
 	for i, sock := range sockets {
@@ -105,7 +118,7 @@ func listenOn(conns []*net.UDPConn, tlsConf *tls.Config, cfg Config) (*Listener,
 			e.tr.TokenGeneratorKey = &token
 		}
 		var err error
-		if e.ln, err = e.tr.Listen(l.rules, cfg.quic()); err == nil {
+		if e.ln, err = e.tr.Listen(l.rules, rules); err == nil {
 			err = sock.setBuffers() // again, because quic-go has views of its own about their size
 		}
 		l.ends = append(l.ends, e)
@@ -116,12 +129,52 @@ func listenOn(conns []*net.UDPConn, tlsConf *tls.Config, cfg Config) (*Listener,
 			return nil, err
 		}
 	}
-	if len(l.ends) > 1 {
-		for _, e := range l.ends {
+	for _, e := range l.ends {
+		if len(l.ends) > 1 {
 			l.wg.Go(func() { l.acceptFrom(e) })
 		}
+		l.readers.Go(func() { l.sizes.serve(e.tr) })
 	}
+	l.wg.Go(l.watch)
 	return l, nil
+}
+
+// watch looks at the packets of all connections now and then.
+func (l *Listener) watch() {
+	tick := time.NewTicker(l.sizes.every)
+	defer tick.Stop()
+	var conns []*Conn
+	for {
+		select {
+		case <-l.stop:
+			return
+		case <-tick.C:
+		}
+		l.mu.Lock()
+		for c := range l.conns {
+			conns = append(conns, c)
+		}
+		l.mu.Unlock()
+		for _, c := range conns {
+			l.sizes.check(c, l.startTest)
+		}
+		clear(conns) // those that end are not kept
+		conns = conns[:0]
+	}
+}
+
+// startTest runs a test of a path, if not too many run already.
+func (l *Listener) startTest(test func()) bool {
+	select {
+	case l.tests <- struct{}{}:
+	default:
+		return false
+	}
+	l.wg.Go(func() {
+		defer func() { <-l.tests }()
+		test()
+	})
+	return true
 }
 
 // acceptFrom passes on what one end accepts, until it is closed or fails. One that has failed is the end of all: the
@@ -176,7 +229,7 @@ func (l *Listener) Accept(ctx context.Context) (*Conn, error) {
 		}
 		return nil, err
 	}
-	c := newConn(in.qc, in.from.sock, l.forget)
+	c := newConn(in.qc, in.from.sock, in.from.tr, l.sizes, l.forget)
 	l.mu.Lock()
 	closed := l.closed
 	if !closed && in.qc.Context().Err() == nil {
@@ -220,6 +273,9 @@ type ListenerStats struct {
 	Refused  uint64 // attempts that were refused because their network made too many
 	Retrying bool   // attempts are asked at the moment
 
+	// BlackHoles is how many connections were closed because the path to the peer dropped large packets ([ErrBlackHole]).
+	BlackHoles uint64
+
 	// SendFaults is how many datagrams the operating system refused to send for the moment. They count as lost on the
 	// way.
 	SendFaults uint64
@@ -231,7 +287,7 @@ type ListenerStats struct {
 
 // Stats returns the counters at this moment.
 func (l *Listener) Stats() ListenerStats {
-	st := ListenerStats{Sockets: len(l.ends)}
+	st := ListenerStats{Sockets: len(l.ends), BlackHoles: l.sizes.found.Load()}
 	for _, e := range l.ends {
 		st.Retries += e.admit.retries.Load()
 		st.Started += e.admit.started.Load()
@@ -285,6 +341,7 @@ func (l *Listener) close() error {
 	for _, e := range l.ends {
 		errs = append(errs, e.tr.Close()) // waits for the goroutine that reads the socket
 	}
+	l.readers.Wait()
 	for _, e := range l.ends {
 		errs = append(errs, e.sock.Close())
 	}

@@ -50,6 +50,7 @@ type socket struct {
 	raw   syscall.RawConn
 	inet6 bool // address family, constant
 	noGSO bool // constant
+	limit int  // largest datagram that is sent, constant
 	info  SocketInfo
 
 	dropped atomic.Uint64 // by the kernel, when it was last asked
@@ -78,7 +79,7 @@ func newSocket(conn *net.UDPConn, cfg Config) (*socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &socket{UDPConn: conn, raw: raw, noGSO: cfg.DisableGSO}
+	s := &socket{UDPConn: conn, raw: raw, noGSO: cfg.DisableGSO, limit: cfg.MaxPacketSize}
 	s.info.SendBufferAsked, s.info.RecvBufferAsked = cfg.SendBuffer, cfg.RecvBuffer
 
 	var domain int
@@ -433,6 +434,9 @@ func (t *sender) send(fd uintptr) bool {
 // system come as [*net.OpError] around [*os.SyscallError], which quic-go looks into. It may be called from many
 // goroutines.
 func (s *socket) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {
+	if tooLarge(s.limit, len(b)) && segmentSize(oob) == 0 {
+		return len(b), len(oob), nil
+	}
 	s.txMu.Lock()
 	defer s.txMu.Unlock()
 	if len(b) == 0 || !s.tx.setName(s.inet6, addr) {

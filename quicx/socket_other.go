@@ -8,12 +8,13 @@ import "net"
 type socket struct {
 	*net.UDPConn
 	info   SocketInfo
+	limit  int // largest datagram that is sent
 	faults sendFaults
 }
 
 func newSocket(conn *net.UDPConn, cfg Config) (*socket, error) {
 	quietBuffers()
-	s := &socket{UDPConn: conn}
+	s := &socket{UDPConn: conn, limit: cfg.MaxPacketSize}
 	s.info.SendBufferAsked, s.info.RecvBufferAsked = cfg.SendBuffer, cfg.RecvBuffer
 	return s, s.setBuffers()
 }
@@ -27,6 +28,9 @@ func (s *socket) setBuffers() error {
 
 // WriteMsgUDP sends b to addr. What the system refuses for the moment counts as lost on the way.
 func (s *socket) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {
+	if tooLarge(s.limit, len(b)) {
+		return len(b), len(oob), nil
+	}
 	n, oobn, err = s.UDPConn.WriteMsgUDP(b, oob, addr)
 	if err != nil {
 		if err = s.faults.absorbError(err, false, 1); err == nil {
@@ -38,6 +42,9 @@ func (s *socket) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err
 
 // WriteTo is [socket.WriteMsgUDP] for systems on which quic-go sends without control messages.
 func (s *socket) WriteTo(b []byte, addr net.Addr) (n int, err error) {
+	if tooLarge(s.limit, len(b)) {
+		return len(b), nil
+	}
 	if n, err = s.UDPConn.WriteTo(b, addr); err != nil {
 		if err = s.faults.absorbError(err, false, 1); err == nil {
 			n = len(b)

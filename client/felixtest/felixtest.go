@@ -6,7 +6,7 @@
 //
 // It is a real broker that speaks QUIC on loopback, behind a relay for datagrams that can be told to lose them. It is up
 // after some milliseconds and gone with its test. Begin at [Start]; then see [Broker.Kick], [Broker.Restart],
-// [Broker.Pause], [Broker.Lose] and [Broker.Refuse].
+// [Broker.Pause], [Broker.Lose], [Broker.Shrink] and [Broker.Refuse].
 package felixtest
 
 import (
@@ -266,6 +266,10 @@ func (b *Broker) Resume() { b.relay.Silence(false) }
 
 // Lose makes the network lose a share of all datagrams, from 0 for none to 1, at random.
 func (b *Broker) Lose(share float64) { b.relay.Lose(share) }
+
+// Shrink makes the network lose all datagrams of more than that many bytes, or none for their size if it is 0. It is at least
+// 1200, below which there is no QUIC.
+func (b *Broker) Shrink(size int) { b.relay.Shrink(size) }
 
 // Refuse makes the broker refuse to authenticate anybody from now on, or no longer. Streams that are open go on.
 func (b *Broker) Refuse(on bool) { b.refuses.Store(on) }

@@ -23,6 +23,7 @@ type Relay struct {
 	idle   time.Duration
 	silent atomic.Bool
 	loss   atomic.Uint32 // of 1<<16
+	size   atomic.Int64  // largest datagram that passes; 0: any
 	lost   atomic.Uint64
 	wg     sync.WaitGroup
 
@@ -68,6 +69,10 @@ func (r *Relay) Silence(on bool) { r.silent.Store(on) }
 // Lose makes the relay lose a share of all datagrams, from 0 for none to 1, at random.
 func (r *Relay) Lose(share float64) { r.loss.Store(uint32(min(max(share, 0), 1) * (1 << 16))) }
 
+// Shrink makes the relay lose every datagram of more than size bytes from now on, in both directions, or none for its size if
+// that is 0: a path that takes smaller packets and does not say so.
+func (r *Relay) Shrink(size int) { r.size.Store(int64(size)) }
+
 // Rebind gives each client another port towards the server, as a translator of addresses does that has forgotten its
 // table.
 func (r *Relay) Rebind() {
@@ -89,9 +94,10 @@ func (r *Relay) Backs() int {
 // Lost returns how many datagrams the relay has lost so far.
 func (r *Relay) Lost() uint64 { return r.lost.Load() }
 
-func (r *Relay) loses() bool {
-	loss := r.loss.Load()
-	lost := r.silent.Load() || loss > 0 && rand.Uint32N(1<<16) < loss
+// loses decides about a datagram of that many bytes.
+func (r *Relay) loses(size int) bool {
+	loss, limit := r.loss.Load(), r.size.Load()
+	lost := r.silent.Load() || limit > 0 && int64(size) > limit || loss > 0 && rand.Uint32N(1<<16) < loss
 	if lost {
 		r.lost.Add(1)
 	}
@@ -118,7 +124,7 @@ func (r *Relay) forward() {
 		if err != nil {
 			return
 		}
-		if b := r.backFor(from); b != nil && !r.loses() {
+		if b := r.backFor(from); b != nil && !r.loses(n) {
 			_, _ = b.Write(p[:n]) // a lost datagram is what UDP is about
 		}
 	}
@@ -159,7 +165,7 @@ func (r *Relay) backward(b *back, client netip.AddrPort) {
 			if r.retire(b, client) {
 				return
 			}
-		case err == nil && !r.loses(): // another error is that of a server that is not there at present
+		case err == nil && !r.loses(n): // another error is that of a server that is not there at present
 			_, _ = r.front.WriteToUDPAddrPort(p[:n], client)
 		}
 	}

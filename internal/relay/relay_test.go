@@ -12,7 +12,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// TestRelay passes datagrams both ways, and none while it is silent or loses all.
+// TestRelay passes datagrams both ways, none while it is silent or loses all, and no large ones while it is told so.
 func TestRelay(t *testing.T) {
 	server, r, client := between(t, relay.New)
 	b := make([]byte, 100)
@@ -56,6 +56,11 @@ func TestRelay(t *testing.T) {
 	lost("four")
 	r.Lose(0)
 	arrives("five")
+	r.Shrink(4)
+	lost("eight")
+	arrives("nine")
+	r.Shrink(0)
+	arrives("eleven")
 }
 
 func TestBadTarget(t *testing.T) {
