@@ -80,7 +80,7 @@ type Client struct {
 }
 
 // Connect dials the broker at addr ("host:port") and authenticates, so that a wrong address, certificate or token
-// shows here. It needs [WithTLS] and [WithToken].
+// shows here. All addresses of a host are tried ([quicx.Dial]). It needs [WithTLS] and [WithToken].
 func Connect(ctx context.Context, addr string, opts ...Option) (*Client, error) {
 	o := defaultOptions()
 	for _, opt := range opts {

@@ -102,6 +102,8 @@ type Config struct {
 
 	watchEvery time.Duration // from one look at the packets of connections to the next, for tests; 0: one second
 
+	lookup lookup // of the addresses of a name, for tests; nil: the system's
+
 	now func() time.Time // by which handshakes are counted, for tests; nil: the present
 }
 
@@ -117,6 +119,9 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.BlackHoleCooldown, DefaultBlackHoleCooldown)
 	setDefault(&c.watchEvery, watchEvery)
 	c.setPacketSizes()
+	if c.lookup == nil {
+		c.lookup = systemLookup
+	}
 	c.ConnWindow = max(c.ConnWindow, 4*uint64(c.StreamsHint+2)*c.StreamWindow/3)
 	c.KeepAlive = max(c.KeepAlive, 0)
 	if c.Sockets == 0 {

@@ -7,23 +7,31 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
+	"strings"
 	"sync"
+	"time"
 )
 
 // Dial connects to addr, a host and a port. The connection has a UDP socket of its own, which is closed with it: packets
 // of several connections on one socket would share its buffers and its reader.
 //
-// The configuration of TLS is copied, nil stands for an empty one; application protocols in it are ignored. If it names no
-// server, the host of addr is what the certificate has to be valid for.
+// All addresses of a name are tried, as RFC 8305 has it: IPv6 and IPv4 by turns, beginning with the family that the system
+// puts first, each 250 ms after the one before or as soon as that has failed. The first whose handshake is complete is
+// taken, and the other attempts have ended when Dial returns. The error names each address that was tried. Of a name for
+// loopback IPv4 comes first, which is what brokers listen on unless they are told otherwise.
 //
-// Dial blocks until the handshake is complete, fails or ctx ends. Errors after the name was resolved match
+// The configuration of TLS is copied, nil stands for an empty one; application protocols in it are ignored. If it names no
+// server, the host of addr is what the certificate has to be valid for, without the zone of an IPv6 address.
+//
+// Dial blocks until a handshake is complete, all have failed or ctx ends. Errors after the name was resolved match
 // [ErrHandshake].
 func Dial(ctx context.Context, addr string, tlsConf *tls.Config, cfg Config) (*Conn, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
-	host, remote, err := resolve(ctx, addr)
+	host, remotes, err := resolve(ctx, addr, cfg.lookup)
 	if err != nil {
 		return nil, fmt.Errorf("quicx: dial: %w", err)
 	}
@@ -34,19 +42,120 @@ func Dial(ctx context.Context, addr string, tlsConf *tls.Config, cfg Config) (*C
 	if tlsConf.ServerName == "" {
 		tlsConf.ServerName = host
 	}
+	c, err := firstOf(ctx, remotes, func(ctx context.Context, remote netip.AddrPort) (*Conn, error) {
+		return dialTo(ctx, remote, tlsConf, cfg)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("quicx: dial %s: %w", addr, err)
+	}
+	return c, nil
+}
 
+const (
+	// attemptDelay is the Connection Attempt Delay of RFC 8305, section 5.
+	attemptDelay = 250 * time.Millisecond
+
+	// maxAttempts bounds the addresses of a name that are tried.
+	maxAttempts = 16
+)
+
+// firstOf calls dial for one address after the other until one succeeds, and returns when all its calls have. Each call has to
+// return when its context ends.
+func firstOf(ctx context.Context, remotes []netip.AddrPort, dial func(context.Context, netip.AddrPort) (*Conn, error)) (*Conn, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type result struct {
+		attempt int
+		conn    *Conn
+		err     error
+	}
+	results := make(chan result)
+	failed := make([]error, len(remotes))
+	started, running := 0, 0
+	delay := time.NewTimer(attemptDelay)
+	defer delay.Stop()
+	start := func() {
+		attempt := started
+		started, running = started+1, running+1
+		delay.Reset(attemptDelay)
+		go func() {
+			c, err := dial(ctx, remotes[attempt])
+			results <- result{attempt, c, err}
+		}()
+	}
+	var winner *Conn
+	for start(); running > 0; {
+		select {
+		case <-delay.C:
+			if started < len(remotes) && ctx.Err() == nil {
+				start()
+			}
+		case r := <-results:
+			running--
+			switch {
+			case r.err != nil:
+				failed[r.attempt] = r.err
+				if started < len(remotes) && ctx.Err() == nil {
+					start()
+				}
+			case winner != nil: // it was a moment late
+				_ = r.conn.Close(0, "")
+			default:
+				winner = r.conn
+				cancel()
+			}
+		}
+	}
+	if winner != nil {
+		return winner, nil
+	}
+	if len(remotes) == 1 {
+		return nil, failed[0]
+	}
+	for i, remote := range remotes[:started] {
+		failed[i] = fmt.Errorf("%v: %w", remote, failed[i])
+	}
+	return nil, attemptErrors(failed[:started])
+}
+
+// attemptErrors are the errors of several attempts, on one line.
+type attemptErrors []error
+
+func (e attemptErrors) Error() string {
+	var text strings.Builder
+	for i, err := range e {
+		if i > 0 {
+			text.WriteString("; ")
+		}
+		text.WriteString(err.Error())
+	}
+	return text.String()
+}
+
+func (e attemptErrors) Unwrap() []error { return e }
+
+// dialTo takes cfg with defaults.
+func dialTo(ctx context.Context, remote netip.AddrPort, tlsConf *tls.Config, cfg Config) (*Conn, error) {
 	network := "udp6"
 	if remote.Addr().Is4() {
 		network = "udp4"
 	}
+	to := net.UDPAddrFromAddrPort(remote)
+	// A socket that is bound to one peer tells at once where there is no way to it. That of the connection would not: what the
+	// system refuses to send counts as lost.
+	probe, err := net.DialUDP(network, nil, to)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrHandshake, err)
+	}
+	_ = probe.Close()
 	conn, err := net.ListenUDP(network, nil)
 	if err != nil {
-		return nil, fmt.Errorf("quicx: dial: %w", err)
+		return nil, err
 	}
-	c, err := dialOn(ctx, conn, net.UDPAddrFromAddrPort(remote), tlsConf, cfg)
+	c, err := dialOn(ctx, conn, to, tlsConf, cfg)
 	if err != nil {
 		_ = conn.Close()
-		return nil, fmt.Errorf("quicx: dial %s: %w", addr, err)
+		return nil, err
 	}
 	return c, nil
 }
@@ -91,31 +200,67 @@ func dialOn(ctx context.Context, conn *net.UDPConn, remote net.Addr, tlsConf *tl
 	return c, nil
 }
 
-// resolve prefers IPv4, as the standard library does where it has to choose one address.
-func resolve(ctx context.Context, addr string) (host string, remote netip.AddrPort, err error) {
+// lookup returns the addresses of a host.
+type lookup func(ctx context.Context, host string) ([]netip.Addr, error)
+
+func systemLookup(ctx context.Context, host string) ([]netip.Addr, error) {
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return []netip.Addr{ip}, nil // which the resolver would return without its zone
+	}
+	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+}
+
+// resolve returns the host of addr, without a zone, and where to dial, in the order in which to try.
+func resolve(ctx context.Context, addr string, addresses lookup) (host string, remotes []netip.AddrPort, err error) {
 	host, service, err := net.SplitHostPort(addr)
 	if err != nil {
-		return "", remote, err
+		return "", nil, err
 	}
 	port, err := net.DefaultResolver.LookupPort(ctx, "udp", service)
 	if err != nil {
-		return "", remote, err
+		return "", nil, err
 	}
-	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	ips, err := addresses(ctx, host)
 	if err != nil {
-		return "", remote, err
+		return "", nil, err
 	}
 	if len(ips) == 0 {
-		return "", remote, errors.New("no address for " + host)
+		return "", nil, errors.New("no address for " + host)
 	}
-	best := ips[0].Unmap()
+	for _, ip := range inTurns(ips) {
+		remotes = append(remotes, netip.AddrPortFrom(ip, uint16(port)))
+	}
+	if ip, err := netip.ParseAddr(host); err == nil {
+		host = ip.WithZone("").String()
+	}
+	return host, remotes[:min(len(remotes), maxAttempts)], nil
+}
+
+// inTurns returns each address once, the families by turns. Within a family the order stays.
+func inTurns(ips []netip.Addr) []netip.Addr {
+	var families [2][]netip.Addr // that which begins, and the other
+	four, loopback := ips[0].Unmap().Is4(), true
 	for _, ip := range ips {
-		if best.Is4() {
-			break
+		loopback = loopback && ip.Unmap().IsLoopback()
+	}
+	four = four || loopback
+	for _, ip := range ips {
+		ip = ip.Unmap()
+		family := &families[0]
+		if ip.Is4() != four {
+			family = &families[1]
 		}
-		if ip = ip.Unmap(); ip.Is4() {
-			best = ip
+		if !slices.Contains(*family, ip) {
+			*family = append(*family, ip)
 		}
 	}
-	return host, netip.AddrPortFrom(best, uint16(port)), nil
+	all := make([]netip.Addr, 0, len(ips))
+	for i := range ips {
+		for _, family := range families {
+			if i < len(family) {
+				all = append(all, family[i])
+			}
+		}
+	}
+	return all
 }
