@@ -240,16 +240,11 @@ type inUse struct {
 	bytes       int64
 }
 
-// streamBytes is about what a stream or subscription costs while it is open.
-const streamBytes = 4 << 10
-
-// inUse returns it.
+// inUse returns it. Open streams are charged as reads, and subscriptions as what is retained.
 func (b *Broker) inUse() inUse {
 	b.mu.Lock()
 	n := len(b.conns)
 	b.mu.Unlock()
-	m := b.metrics
-	streams := m.controlStreams.Load() - m.controlStreamsClosed.Load() + m.publishStreams.Load() - m.publishStreamsClosed.Load() +
-		m.subscriptions.Load() - m.subscriptionsEnded.Load() + m.watches.Load() - m.watchesEnded.Load()
-	return inUse{n, b.hub.Stats().RetainedBytes + b.reads.Used() + b.caches.Bytes() + int64(n)*connectionBytes + int64(streams)*streamBytes}
+	reads := b.tenants.budgets[kindReads].Used() + b.tenants.strangers.Used()
+	return inUse{n, b.hub.Stats().RetainedBytes + reads + b.caches.Bytes() + int64(n)*connectionBytes}
 }
