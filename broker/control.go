@@ -378,27 +378,23 @@ func (s *stream) tooMuchUnknown(f quicx.Frame) bool {
 	return true
 }
 
-// readError counts why reading a stream ended, unless the peer finished it, and returns the limit that ended it, if one
-// did.
-func (s *stream) readError(err error) limit {
+// readError counts why reading a stream ended, unless the peer finished it.
+func (s *stream) readError(err error) {
 	b := s.c.b
 	switch {
 	case errors.Is(err, io.EOF):
 	case errors.Is(err, quicx.ErrMemory):
 		b.limited(limitConnMemory)
-		return limitConnMemory
 	case s.identity == nil && errors.Is(err, codec.ErrFrameTooLarge):
 		b.limited(limitAuthBytes)
 		b.countMalformed(err)
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return limit(s.cut.Load())
+	case errors.Is(err, os.ErrDeadlineExceeded): // a drain, or a limit that has been counted
 	default:
 		if e, ok := errors.AsType[*quicx.StreamResetError](err); ok && e.Remote {
 			b.metrics.streamResets.Add(1)
 		}
 		b.countMalformed(err)
 	}
-	return limitNone
 }
 
 // countMalformed counts a frame that ended its stream. Nothing is said on the wire (design.md, 5.14).

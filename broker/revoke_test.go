@@ -2,6 +2,7 @@ package broker_test
 
 import (
 	"errors"
+	"io"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -45,6 +46,37 @@ func TestRotatedKey(t *testing.T) {
 	again.open(again.auth()).wantMessage(codec.MsgAuthOK, "")
 }
 
+// flood publishes until the broker wants no more.
+func (c *control) flood(tenant, stream string) {
+	go func() {
+		for id := uint64(1); ; id++ {
+			if _, err := c.s.Send().Write(codec.AppendPublish(nil, tenant, "default", stream, make([]byte, 60<<10), codec.AckPerMessage, id, true)); err != nil {
+				return
+			}
+		}
+	}()
+}
+
+// replies calls f with each message until the stream ends.
+func (c *control) replies(f func(*codec.Message)) {
+	c.t.Helper()
+	_ = c.s.Recv().SetReadDeadline(time.Now().Add(within))
+	for {
+		frame, err := c.fr.Next()
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		var m codec.Message
+		if err == nil {
+			err = codec.ParseMessage(frame.Payload(), &m)
+		}
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		f(&m)
+	}
+}
+
 // TestTenantMadeAgain removes a tenant while one of its publishes waits for room, and makes it again with another key:
 // the publish goes nowhere, and the connection counts for the new tenant only with a new token.
 func TestTenantMadeAgain(t *testing.T) {
@@ -61,31 +93,20 @@ func TestTenantMadeAgain(t *testing.T) {
 	blocked.wantMessage(codec.MsgSubscribed, "") // and its events are never read
 	publisher := p.open(p.auth())
 	publisher.wantMessage(codec.MsgAuthOK, "")
-	id := uint64(0)
-	for metric(t, acme, "felix_publish_waits_total") == 0 {
-		id++
-		go publisher.send(codec.AppendPublish(nil, "acme", "default", "kept", make([]byte, 60<<10), codec.AckPerMessage, id, true))
-		time.Sleep(time.Millisecond)
-	}
+	publisher.flood("acme", "kept")
+	awaitMetric(t, acme, "felix_publish_waits_total", 1)
 	without := s.first()
 	delete(without.Tenants, "acme")
 	s.set(without)
 	s.signer("acme")
 	s.set(block(s.first()))
-	_ = publisher.s.Recv().SetReadDeadline(time.Now().Add(within))
-	for { // replies to what came before, then the refusal, then the end
-		f, err := publisher.fr.Next()
-		if err != nil {
-			break
+	refused := false
+	publisher.replies(func(m *codec.Message) {
+		if refused && m.Type == codec.MsgPublishOK {
+			t.Error("a publish was carried out after one was refused")
 		}
-		var m codec.Message
-		if err := codec.ParseMessage(f.Payload(), &m); err != nil {
-			t.Fatal(err)
-		}
-		if m.Type == codec.MsgPublishOK && m.RequestID == id {
-			t.Error("the publish that waited was carried out")
-		}
-	}
+		refused = refused || m.Type == codec.MsgPublishError
+	})
 	fresh := connect(t, s.as("acme"))
 	sub := subscribe(t, fresh, "kept", client.FromEarliest())
 	if err := fresh.Publisher("default", "kept").Publish(testContext(t), []byte("first")); err != nil {
@@ -124,26 +145,13 @@ func TestExpiryEndsWait(t *testing.T) {
 	blocked.wantMessage(codec.MsgSubscribed, "")
 	publisher := p.open(p.auth())
 	publisher.wantMessage(codec.MsgAuthOK, "")
-	id := uint64(0)
-	for metric(t, d, "felix_publish_waits_total") == 0 {
-		id++
-		go publisher.send(codec.AppendPublish(nil, "t1", "default", "demo", make([]byte, 60<<10), codec.AckPerMessage, id, true))
-		time.Sleep(time.Millisecond)
-	}
+	publisher.flood("t1", "demo")
+	awaitMetric(t, d, "felix_publish_waits_total", 1)
 	ahead.Store(int64(48 * time.Hour))
-	_ = publisher.s.Recv().SetReadDeadline(time.Now().Add(within))
 	refused := false
-	for {
-		f, err := publisher.fr.Next()
-		if err != nil {
-			break
-		}
-		var m codec.Message
-		if err := codec.ParseMessage(f.Payload(), &m); err != nil {
-			t.Fatal(err)
-		}
+	publisher.replies(func(m *codec.Message) {
 		refused = refused || m.Type == codec.MsgPublishError && string(m.Text) == "auth failed"
-	}
+	})
 	if !refused {
 		t.Error("the publish that waited was not answered")
 	}

@@ -156,7 +156,7 @@ func (c *conn) findOverdue(now time.Time) (found ends, next time.Time) {
 	}
 	// A connection that opens streams and authenticates none of them is nobody's, and so is one whose tokens are not
 	// good any more. One without streams may be a client that will subscribe later.
-	end := time.Time{}
+	var end time.Time
 	switch {
 	case !c.lapsed.IsZero():
 		end = c.lapsed.Add(cfg.AuthTimeout)
