@@ -22,7 +22,7 @@ const (
 var mosquittoPeer = peer{
 	title: "Mosquitto",
 	setup: "mosquitto of the system, persistence and $SYS off, no log, TCP_NODELAY, no limit on queued messages (the window is one), QoS 0. " +
-		"Client paho.golang (MQTT 5) on a connection with buffers of 64 KiB, since it makes several reads and writes for each message: a publisher's is flushed after all that the window allows.",
+		"Client paho.golang (MQTT 5) on a connection with buffers of 64 KiB, since it makes several reads and writes for each message: a publisher's is flushed after all that the window allows, 1 MiB at most.",
 	knobs: []knob{
 		inFlightKnob, loadProcsKnob,
 		{name: writeBuffer, about: "of each connection of the client, and as much to read", values: []int{64 << 10, 256 << 10}, bytes: true},

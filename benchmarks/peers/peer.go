@@ -75,6 +75,9 @@ func runPeer(ctx context.Context, s drive.Shape, p *peer, secure bool, set setti
 	return res, nil
 }
 
+// mostAtOnce is how many bytes of payload are published at once if the window allows more. Caches of a processor hold it.
+const mostAtOnce = 1 << 20
+
 func loadPeer(ctx context.Context, s drive.Shape, p *peer, srv *server, set settings) (*loadgen.Result, error) {
 	if err := s.Validate(); err != nil {
 		return nil, err
@@ -121,8 +124,9 @@ func loadPeer(ctx context.Context, s drive.Shape, p *peer, srv *server, set sett
 			return nil, fmt.Errorf("%s: subscribing: %w", p.title, err)
 		}
 	}
-	events := loadgen.NewItems(s.Kind, s.Window*s.Batch, s.Payload, 0)
-	err = l.Publish(work, s.Window, func(first uint64, n int, at int64) error {
+	join := max(min(s.Window, mostAtOnce/(s.Batch*s.Payload)), 1)
+	events := loadgen.NewItems(s.Kind, join*s.Batch, s.Payload, 0)
+	err = l.Publish(work, join, func(first uint64, n int, at int64) error {
 		n *= s.Batch
 		for i, event := range events[:n] {
 			drive.PutStamp(event, first+uint64(i), at)

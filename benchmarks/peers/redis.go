@@ -23,7 +23,7 @@ const (
 var redisPeer = peer{
 	title: "Redis",
 	setup: "redis-server of the system, persistence off, no limit on a subscriber's output buffer (the window is one), one thread for all " +
-		"connections as by default, PUBLISH and SUBSCRIBE. Client rueidis; a PUBLISH for each event, all that the window allows in one " +
+		"connections as by default, PUBLISH and SUBSCRIBE. Client rueidis; a PUBLISH for each event, all that the window allows, 1 MiB at most, in one " +
 		"pipeline, whose replies are awaited. With no_reply 1 the publisher turns replies off (CLIENT REPLY OFF) and writes the commands itself, " +
 		"since no client library does that.",
 	knobs: []knob{

@@ -152,7 +152,7 @@ func (s settings) text(knobs []knob) string {
 
 // enoughVolume is how many times over a run with much in flight must move that. Its clock runs from the first event that
 // leaves to the last that arrives, so the filling of the window counts, at the expense of the system.
-const enoughVolume = 8
+const enoughVolume = 4
 
 // shape is that of a load with these settings.
 func (s settings) shape(load drive.Shape) drive.Shape {
