@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -295,7 +296,7 @@ func (l *callLoad) run(ctx context.Context) (*callResult, error) {
 	}
 	r := &callResult{kinds: make([]callKind, len(l.kinds)), seconds: l.duration.Seconds()}
 	stop := end
-	for _, w := range append(workers, unclaimed) {
+	for _, w := range slices.Concat(workers, []*worker{unclaimed}) {
 		stop = max(stop, w.last)
 		r.late += w.late
 		for i := range r.kinds {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -159,9 +160,9 @@ var flagNames = map[string]string{"Kind": "payload-kind", "JSON": "json-frames",
 func (c *command) nameFlags(err error) error {
 	var joined interface{ Unwrap() []error }
 	if errors.As(err, &joined) {
-		var all []error
-		for _, e := range joined.Unwrap() {
-			all = append(all, c.nameFlags(e))
+		all := slices.Clone(joined.Unwrap())
+		for i, e := range all {
+			all[i] = c.nameFlags(e)
 		}
 		return errors.Join(all...)
 	}

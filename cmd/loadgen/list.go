@@ -21,7 +21,7 @@ func (l *list) Set(text string) error {
 		if err := l.Value.Set(v); err != nil {
 			return err
 		}
-		l.values[i] = l.Value.String() // without units, as plots and file names need it
+		l.values[i] = l.String() // without units, as plots and file names need it
 	}
 	return l.Value.Set(l.values[0])
 }
