@@ -223,9 +223,7 @@ func earliest(stream string, conns, each int) func(context.Context, *attacker) e
 		if err := a.fill(ctx, stream, batches, 64, 16); err != nil {
 			return err
 		}
-		cfg := small()
-		cfg.StreamsHint = each
-		all, err := a.dials(ctx, conns, cfg)
+		all, err := a.dials(ctx, conns, crowded())
 		if err != nil {
 			return err
 		}
@@ -236,8 +234,15 @@ func earliest(stream string, conns, each int) func(context.Context, *attacker) e
 	}
 }
 
+// crowded is for connections with thousands of streams, which nobody reads: none of them waits for another's credit.
+func crowded() quicx.Config {
+	cfg := small()
+	cfg.StreamsHint = 4096
+	return cfg
+}
+
 func subscriptions(ctx context.Context, a *attacker) error {
-	conns, err := a.dials(ctx, 10, small())
+	conns, err := a.dials(ctx, 10, crowded())
 	if err != nil {
 		return err
 	}
@@ -287,7 +292,7 @@ func watchers(ctx context.Context, a *attacker) error {
 		n++
 		return cache.Put(ctx, key(n%keys), nil, client.NoExpiry)
 	})
-	conns, err := a.dials(ctx, 10, small())
+	conns, err := a.dials(ctx, 10, crowded())
 	if err != nil {
 		return err
 	}

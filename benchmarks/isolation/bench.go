@@ -27,7 +27,7 @@ type bench struct {
 
 const (
 	// standsWithin bounds the time for an attack to be set up, on which it is measured too.
-	standsWithin = 20 * time.Second
+	standsWithin = 40 * time.Second
 	// warmup is for connections, code and memory that B itself needs.
 	warmup = time.Second
 	// window is how long B is watched at a time when an attack has ended.

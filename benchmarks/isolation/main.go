@@ -7,7 +7,7 @@
 // a process of its own with the lowest priority (nice 19): where they share two processors, its own processor time would
 // be measured otherwise. What the broker spends on the attack counts.
 //
-// With the defaults it takes about half an hour. Begin reading at attacks.go.
+// With the defaults it takes about 35 minutes. Begin reading at attacks.go.
 package main
 
 import (
