@@ -84,6 +84,8 @@ type Broker struct {
 
 	settler *settler
 
+	watchLogs *watchLogs
+
 	acceptCtx  context.Context // ends when no more connections and streams are accepted
 	stopAccept context.CancelFunc
 	sweepCtx   context.Context // ends when nothing is left to look after
@@ -152,6 +154,7 @@ func New(cfg Config) (*Broker, error) {
 	b.sweepCtx, b.stopSweep = context.WithCancel(context.Background())
 	b.acceptCtx, b.stopAccept = context.WithCancel(context.Background())
 	b.closeCaches = sync.OnceFunc(b.caches.Close)
+	b.watchLogs = newWatchLogs(b)
 	b.metrics, b.registry = newMetrics(b)
 	if cfg.Catalog != nil {
 		b.update(catalog.Diff(nil, snapshot), nil)

@@ -1,8 +1,9 @@
 package broker
 
 import (
-	"maps"
-	"slices"
+	"context"
+	"errors"
+	"os"
 	"sync"
 	"time"
 
@@ -13,27 +14,39 @@ import (
 )
 
 // cacheWatch tells one client of the changes of one cache, on an event stream of its own (docs/wire-extensions.md, cache).
+// It is a cursor in the cache's log (watchlog.go). While there is nothing to tell it has no goroutine and no buffer; when
+// there is, a worker writes it, if the stream takes it at once (watchserve.go). Otherwise it is busy until one of these
+// goes on with it:
 //
-// Changes are queued by whoever makes them, under a lock of the cache, so that must never wait: what finds no room in the
-// queue empties it, and leaves one event of the kind lost in its place. The queue holds up to Config.CacheWatchBytes, and
-// as much again is being written; both are charged to the connection while there is something in them. One goroutine writes.
+//	          worker: served in its turn
+//	                    │
+//	  ┌─────────────────┼──────────────────┐
+//	settles          blocks             stalled
+//	one for each     up to 64 for each  tried again
+//	connection       connection         by a timer
 type cacheWatch struct {
-	c    *conn
-	t    *tenant // that is charged for it
-	id   uint64
-	out  *quicx.SendStream // set under mu before the writer starts
-	stop func()            // no more changes
-	wake chan struct{}     // capacity 1: there is something to write
+	c     *conn
+	t     *tenant // that is charged for it
+	id    uint64
+	out   *quicx.SendStream
+	cache *cache.Cache
+	log   *cacheLog // nil before the watch has joined it, set under conn.mu as well
 
 	token   token // that it was made with, and
 	expires int64 // when that expires; 0 if it has; guarded by conn.mu
 
-	mu     sync.Mutex // guards all below; behind the locks of the cache and of the connection
-	queue  *buf.Chunk // a frame, whose head is filled in when it is taken; nil if nothing is queued
-	end    int        // of the events in it
-	events int
-	lost   bool   // changes are missing in front of the queue
-	ended  string // the text that says why nothing more comes
+	// Guarded by the log's lock.
+	cursor  logCursor
+	index   int    // in watchRound.watches
+	queued  bool   // in watchRound.ready
+	busy    bool   // somebody writes it, or will
+	again   bool   // its turn came while it was busy
+	lost    bool   // the client has not been told yet that changes are missing
+	left    bool   // it is no watcher any more
+	pending int    // bytes that QUIC may hold and not have in packets
+	ended   string // the text that says why nothing more comes; before the watch has joined guarded by conn.mu
+	dated   bool   // the time to hear of that is limited
+	endBy   time.Time
 }
 
 // cacheWatch carries a watch out. It lives as long as its event stream, whatever becomes of the control stream.
@@ -44,7 +57,7 @@ func (ctl *control) cacheWatch(c *cache.Cache, r *codec.CacheRequest) outcome {
 	if !ctl.tenant.take(kindWatches, tenantWatches) {
 		return ctl.refuseCache(r.RequestID, codec.WatchesReached.Text)
 	}
-	w := &cacheWatch{c: ctl.c, t: ctl.tenant, wake: make(chan struct{}, 1), token: ctl.token, expires: ctl.expires.Load()}
+	w := &cacheWatch{c: ctl.c, t: ctl.tenant, token: ctl.token, expires: ctl.expires.Load()}
 	if !ctl.c.addWatch(w) {
 		ctl.tenant.give(kindWatches)
 		return ctl.refuseCache(r.RequestID, codec.MaxSubscriptions.Text)
@@ -53,25 +66,32 @@ func (ctl *control) cacheWatch(c *cache.Cache, r *codec.CacheRequest) outcome {
 		ctl.c.forgetWatch(w)
 		return errorEnd
 	}
-	out, err := ctl.c.openEvents(codec.AppendEventStreamHello(nil, w.id))
-	if err != nil {
+	var err error
+	if w.out, err = ctl.c.openEvents(codec.AppendEventStreamHello(nil, w.id)); err != nil {
 		ctl.c.forgetWatch(w)
 		return ctl.refuseCache(r.RequestID, codec.OpenUniStream.Text)
 	}
-	w.mu.Lock()
-	w.out = out // others find the watch on the connection
-	w.mu.Unlock()
-	stop, ok := c.Watch(w.add)
-	if !ok {
+	ctl.c.mu.Lock()
+	joined := ctl.c.b.watchLogs.join(c, ctl.identity.Tenant, w)
+	ctl.c.mu.Unlock()
+	if !joined {
 		ctl.c.forgetWatch(w)
-		out.Cancel(0)
+		w.out.Cancel(0)
 		return ctl.cacheUnknown(r)
 	}
-	w.stop = stop
 	ctl.c.b.metrics.watches.Add(1)
-	ctl.c.writers.Go(w.write)
+	ctl.c.writers.Add(1)
+	context.AfterFunc(w.out.Context(), w.gone)
 	ctl.cacheDone(r.RequestID, w.id, true)
 	return keep
+}
+
+// gone ends the watch when its stream has ended, for whatever reason.
+func (w *cacheWatch) gone() {
+	defer w.c.writers.Done()
+	w.c.b.watchLogs.leave(w)
+	w.c.forgetWatch(w)
+	w.c.b.metrics.watchesEnded.Add(1)
 }
 
 // addWatch takes a place and an id on the connection, as a subscription does. It reports false if there is none.
@@ -102,169 +122,401 @@ func (c *conn) forgetWatch(w *cacheWatch) {
 // endWatches lets every watch of the connection finish.
 func (c *conn) endWatches(why string) {
 	c.mu.Lock()
-	watches := slices.Collect(maps.Values(c.watches))
-	c.mu.Unlock()
-	for _, w := range watches {
+	defer c.mu.Unlock()
+	for _, w := range c.watches {
 		w.finishWith(why)
 	}
 }
 
-// add queues a change, whose kind has the same number on the wire.
-func (w *cacheWatch) add(e cache.Event) {
-	if e.Kind == cache.Removed {
-		w.finishWith(cacheRemoved)
-		return
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.ended != "" {
-		return
-	}
-	n := codec.CacheEventLen + len(e.Key)
-	fits := w.room(n)
-	if !fits {
-		w.lose()
-		fits = w.room(n)
-	}
-	if fits {
-		codec.AppendCacheEvent(w.queue.Bytes()[:w.end], codec.CacheEvent{Kind: codec.CacheEventKind(e.Kind), Version: e.Version, Key: e.Key})
-		w.end += n
-		w.events++
-	} else {
-		w.c.b.metrics.watchLost.Add(1)
-	}
-	w.notify()
-}
-
-// cacheRemoved is what watchers of a cache hear that has been removed.
-const cacheRemoved = "cache removed"
-
-// room makes room for n bytes more. It reports false if they are beyond the bound or the connection has no memory left.
-func (w *cacheWatch) room(n int) bool {
-	need := w.end + n
-	if w.queue == nil {
-		need = codec.CacheEventsHead + n
-	} else if need <= w.queue.Cap() {
-		return true
-	}
-	cfg := &w.c.b.cfg
-	if need > min(cfg.CacheWatchBytes, cfg.MaxFrameBytes) {
-		return false
-	}
-	size := max(need, minWatchQueue) // a power of two is what it gets
-	if w.c.account.Charge(int64(buf.CapOf(size))) != nil {
-		return false
-	}
-	bigger := buf.Get(size)
-	if w.queue == nil {
-		w.queue, w.end = bigger, codec.CacheEventsHead
-		return true
-	}
-	copy(bigger.Bytes(), w.queue.Bytes()[:w.end])
-	w.drop(w.queue)
-	w.queue = bigger
-	return true
-}
-
-// minWatchQueue is the size in bytes of a queue that has just something in it.
-const minWatchQueue = 1 << 10
-
-// lose empties the queue.
-func (w *cacheWatch) lose() {
-	w.c.b.metrics.watchLost.Add(uint64(w.events))
-	if w.queue != nil {
-		w.drop(w.queue)
-	}
-	w.queue, w.events, w.lost = nil, 0, true
-}
-
-func (w *cacheWatch) drop(queue *buf.Chunk) {
-	w.c.account.Release(int64(queue.Cap()))
-	queue.Release()
-}
-
-func (w *cacheWatch) notify() {
-	select {
-	case w.wake <- struct{}{}:
-	default:
-	}
-}
-
-// finishWith lets the watch end behind what is queued, and tells the client why. A client that does not read gets so
-// much time to hear of it.
+// finishWith lets the watch end behind the changes that there are, and tells the client why. A client that does not read
+// gets Config.ReplyTimeout to hear of it. conn.mu is held.
 func (w *cacheWatch) finishWith(why string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	if w.log != nil {
+		w.log.mu.Lock()
+		defer w.log.mu.Unlock()
+	}
 	if w.ended != "" {
 		return
 	}
 	w.ended = why
-	if w.out != nil {
-		_ = w.out.SetWriteDeadline(time.Now().Add(w.c.b.cfg.ReplyTimeout))
-	}
-	w.notify()
-}
-
-// write writes what is queued until the watch has ended or nobody reads it.
-func (w *cacheWatch) write() {
-	m := w.c.b.metrics
-	defer func() {
-		w.c.forgetWatch(w)
-		m.watchesEnded.Add(1)
-	}()
-	for {
-		select {
-		case <-w.wake:
-		case <-w.out.Context().Done():
-		}
-		if w.out.Context().Err() != nil || !w.writeQueued() {
-			break
-		}
-	}
-	w.stop()
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.ended = "over" // a last change may still be on its way
-	if w.queue != nil {
-		w.drop(w.queue)
-		w.queue = nil
+	if w.log != nil {
+		w.log.readyLocked(w)
 	}
 }
 
-// writeQueued writes what there is. It reports false if nothing may follow.
-func (w *cacheWatch) writeQueued() bool {
-	w.mu.Lock()
-	queue, end, events, lost, ended := w.queue, w.end, w.events, w.lost, w.ended
-	w.queue, w.events, w.lost = nil, 0, false
-	w.mu.Unlock()
-	var err error
-	if lost {
-		_, err = w.out.Write(appendCacheEvents(codec.CacheEvent{Kind: codec.CacheLost}))
+// whyLocked returns why the watch ends, or an empty text.
+func (w *cacheWatch) whyLocked() string {
+	if w.ended != "" {
+		return w.ended
 	}
-	if queue != nil {
-		if err == nil {
-			codec.AppendCacheEvents(queue.Bytes()[:0], end-codec.CacheEventsHead)
-			_, err = w.out.Write(queue.Bytes()[:end])
-		}
-		w.drop(queue)
-	}
-	if err == nil && ended != "" {
-		_, err = w.out.Write(appendCacheEvents(codec.CacheEvent{Kind: codec.CacheEnded, Key: []byte(ended)}))
-	}
-	w.c.moved.Add(1)
-	switch {
-	case err != nil:
-		w.out.Cancel(0)
-	case ended != "":
-		_ = w.out.Close()
-	default:
-		w.c.b.metrics.watchEvents.Add(uint64(events))
-		return true
-	}
-	return false
+	return w.log.round.ended
 }
+
+// limitLocked sees to it that a watch that ends has a limited time for that. set has to be called if it is not nil, when
+// the log's lock is free.
+func (w *cacheWatch) limitLocked() (set func()) {
+	if w.dated || w.whyLocked() == "" {
+		return nil
+	}
+	w.dated, w.endBy = true, time.Now().Add(w.c.b.cfg.ReplyTimeout)
+	return func() { _ = w.out.SetWriteDeadline(w.endBy) }
+}
+
+// lostFrame says that changes are missing.
+var lostFrame = appendCacheEvents(codec.CacheEvent{Kind: codec.CacheLost})
 
 // appendCacheEvents makes a frame of one event.
 func appendCacheEvents(e codec.CacheEvent) []byte {
 	return codec.AppendCacheEvent(codec.AppendCacheEvents(nil, codec.CacheEventLen+len(e.Key)), e)
+}
+
+func endedFrame(why string) []byte {
+	return appendCacheEvents(codec.CacheEvent{Kind: codec.CacheEnded, Key: []byte(why)})
+}
+
+// serveLocked writes what there is for one packet, if the stream takes it at once. The log's lock is held when it is
+// called, and not when it returns.
+func (w *cacheWatch) serveLocked(f *watchFrame) {
+	l := w.log
+	if w.left {
+		l.mu.Unlock()
+		return
+	}
+	if set := w.limitLocked(); set != nil {
+		defer set()
+	}
+	if w.busy {
+		w.again = true
+		l.mu.Unlock()
+		return
+	}
+	part, lost, ok := l.takeLocked(&w.cursor, w.c.b.watchLogs.inline)
+	w.lost = w.lost || lost
+	why := ""
+	behind := l.behindLocked(&w.cursor)
+	if !behind {
+		why = w.whyLocked()
+	}
+	if !ok && !w.lost && why == "" {
+		l.mu.Unlock()
+		return
+	}
+	w.busy = true
+	f.served++
+	first, pending, lost := w.cursor.seq-uint64(part.events), w.pending, w.lost
+	l.mu.Unlock()
+
+	var frames [3][]byte
+	n := 0
+	if lost {
+		frames[0] = lostFrame
+		n += len(lostFrame)
+	}
+	if ok {
+		frames[1] = f.make(l, first, &part)
+		part.chunk.Release()
+		n += len(frames[1])
+	}
+	if why != "" {
+		frames[2] = endedFrame(why)
+		n += len(frames[2])
+	}
+	var err error
+	written := 0
+	settle := false
+	switch {
+	case n > watchInline || behind && w.c.watching.spare():
+		err = quicx.ErrWouldBlock
+	case pending+n > watchInline:
+		settle = true
+	default:
+		for i, frame := range frames {
+			if frame == nil {
+				continue
+			}
+			if err = w.out.TryWrite(frame); err != nil {
+				break
+			}
+			written = i + 1
+			pending += len(frame)
+		}
+	}
+	l.mu.Lock()
+	w.pending = pending
+	if written > 0 {
+		w.lost = false
+	}
+	if ok {
+		if written > 1 {
+			l.doneLocked(&part)
+		} else {
+			l.backLocked(&w.cursor, &part)
+		}
+	}
+	switch {
+	case w.left:
+		l.mu.Unlock()
+		return
+	case settle || errors.Is(err, quicx.ErrWouldBlock):
+		w.c.writers.Add(1) // as long as it has not left, the connection waits for it
+		l.mu.Unlock()
+		if settle {
+			w.c.watching.settle(w)
+		} else {
+			w.c.watching.block(w)
+		}
+	case err != nil:
+		l.mu.Unlock()
+		w.out.Cancel(0)
+	case why != "":
+		l.mu.Unlock()
+		_ = w.out.Close()
+	default:
+		w.idleLocked(behind)
+		l.mu.Unlock()
+	}
+	if written > 0 {
+		w.c.moved.Add(1)
+		if written > 1 && ok {
+			w.c.b.metrics.watchEvents.Add(uint64(part.events))
+		}
+	}
+}
+
+// idleLocked says that nobody writes the watch at present. It is served again if more is set or its turn has passed.
+func (w *cacheWatch) idleLocked(more bool) {
+	w.busy = false
+	if w.again || more {
+		w.again = false
+		w.log.readyLocked(w)
+	}
+}
+
+func (w *cacheWatch) retry() {
+	w.log.mu.Lock()
+	defer w.log.mu.Unlock()
+	w.idleLocked(true)
+}
+
+// watchWriters writes the watches of one connection that cannot be written at once.
+type watchWriters struct {
+	mu       sync.Mutex    // guards all below; after the lock of a log
+	settling []*cacheWatch // wait until what was written is in packets; one goroutine serves them if there are any
+	blocked  int           // goroutines that write one watch each
+	stalled  []*cacheWatch // for which there is none, or no memory; served by timer and by those that come free
+	timer    *time.Timer   // runs while there are stalled ones
+}
+
+const (
+	// maxBlockedWatches is how many watches of one connection may be in a write that blocks.
+	maxBlockedWatches = 64
+	// Stalled watches are tried again after watchRetry, watchRetries of a connection at a time.
+	watchRetry   = 100 * time.Millisecond
+	watchRetries = 256
+	// settleTime is how long one watch may keep the others waiting that want to be settled.
+	settleTime = 100 * time.Millisecond
+	// blockedWrite is how many bytes of events a write that blocks takes.
+	blockedWrite = 16 << 10
+)
+
+// spare reports whether one more watch may be in a write that blocks.
+func (ww *watchWriters) spare() bool {
+	ww.mu.Lock()
+	defer ww.mu.Unlock()
+	return ww.blocked < maxBlockedWatches
+}
+
+// settle waits until what w has written at once is in packets. That hardly ever depends on what the peer reads, so one
+// goroutine is enough for all watches of a connection. It takes over a count of conn.writers.
+func (ww *watchWriters) settle(w *cacheWatch) {
+	ww.mu.Lock()
+	ww.settling = append(ww.settling, w)
+	runs := len(ww.settling) > 1
+	ww.mu.Unlock()
+	if runs {
+		w.c.writers.Done() // the goroutine has one
+		return
+	}
+	go func() {
+		defer w.c.writers.Done()
+		for done := 0; ; {
+			ww.mu.Lock()
+			if done == len(ww.settling) {
+				ww.settling = nil
+				ww.mu.Unlock()
+				return
+			}
+			w := ww.settling[done]
+			ww.settling[done] = nil
+			done++
+			ww.mu.Unlock()
+			w.settle()
+		}
+	}()
+}
+
+// settle waits until what was written at once is in packets, but not for long: that may take credit of the peer, if what
+// was written has used up all of it.
+func (w *cacheWatch) settle() {
+	_ = w.out.SetWriteDeadline(time.Now().Add(settleTime))
+	err := w.out.Settle()
+	slow := errors.Is(err, os.ErrDeadlineExceeded)
+	w.log.mu.Lock()
+	defer w.log.mu.Unlock()
+	_ = w.out.SetWriteDeadline(w.endBy) // the zero time while it does not end
+	switch {
+	case slow && !w.left:
+		w.c.writers.Add(1)
+		w.c.watching.block(w)
+	case err != nil:
+		w.out.Cancel(0)
+	default:
+		w.pending = 0
+		w.idleLocked(true)
+	}
+}
+
+// block writes w on a goroutine of its own. It takes over a count of conn.writers.
+func (ww *watchWriters) block(w *cacheWatch) {
+	ww.mu.Lock()
+	if ww.blocked == maxBlockedWatches {
+		ww.stallLocked(w)
+		ww.mu.Unlock()
+		w.c.writers.Done()
+		return
+	}
+	ww.blocked++
+	ww.mu.Unlock()
+	go func() {
+		defer w.c.writers.Done()
+		ok := w.writeBlocking()
+		ww.mu.Lock()
+		ww.blocked--
+		if !ok {
+			ww.stallLocked(w)
+		}
+		var next *cacheWatch
+		if ok && len(ww.stalled) > 0 {
+			next = ww.stalled[0]
+			ww.stalled = ww.stalled[1:]
+		}
+		ww.mu.Unlock()
+		if next != nil {
+			next.retry()
+		}
+	}()
+}
+
+func (ww *watchWriters) stallLocked(w *cacheWatch) {
+	ww.stalled = append(ww.stalled, w)
+	if len(ww.stalled) > 1 {
+		return
+	}
+	if ww.timer == nil {
+		ww.timer = time.AfterFunc(watchRetry, ww.retryStalled)
+	} else {
+		ww.timer.Reset(watchRetry)
+	}
+}
+
+// retryStalled has some stalled watches served again. Those whose time is over end.
+func (ww *watchWriters) retryStalled() {
+	ww.mu.Lock()
+	n := min(len(ww.stalled), watchRetries)
+	some := ww.stalled[:n:n]
+	if ww.stalled = ww.stalled[n:]; len(ww.stalled) > 0 {
+		ww.timer.Reset(watchRetry)
+	} else {
+		ww.stalled = nil
+	}
+	ww.mu.Unlock()
+	now := time.Now()
+	for _, w := range some {
+		w.log.mu.Lock()
+		over := w.dated && now.After(w.endBy)
+		if !over {
+			w.idleLocked(true)
+		}
+		w.log.mu.Unlock()
+		if over {
+			w.out.Cancel(0)
+		}
+	}
+}
+
+// writeBlocking writes what there is until there is nothing more, and all of it is in packets. It reports false if the
+// connection has no memory for that.
+func (w *cacheWatch) writeBlocking() (ok bool) {
+	l, m := w.log, w.c.b.metrics
+	for {
+		l.mu.Lock()
+		if w.left {
+			l.mu.Unlock()
+			return true
+		}
+		part, lost, some := l.takeLocked(&w.cursor, min(blockedWrite, w.c.b.cfg.MaxFrameBytes-codec.CacheEventsHead))
+		w.lost = w.lost || lost
+		why := ""
+		if !l.behindLocked(&w.cursor) {
+			why = w.whyLocked()
+		}
+		lost = w.lost
+		l.mu.Unlock()
+		if !some && !lost && why == "" {
+			break
+		}
+		size := len(lostFrame) + codec.CacheEventsHead + part.n
+		if why != "" {
+			size += codec.CacheEventsHead + codec.CacheEventLen + len(why)
+		}
+		chunk := buf.Get(size)
+		charged := w.c.account.Charge(chunk.Cap())
+		out := chunk.Bytes()[:0]
+		if lost {
+			out = append(out, lostFrame...)
+		}
+		if some {
+			out = append(codec.AppendCacheEvents(out, part.n), part.bytes()...)
+			part.chunk.Release()
+		}
+		if why != "" {
+			out = append(out, endedFrame(why)...)
+		}
+		l.mu.Lock()
+		if some && !charged {
+			l.backLocked(&w.cursor, &part)
+		} else if some {
+			l.doneLocked(&part)
+		}
+		if charged {
+			w.lost = false
+		}
+		l.mu.Unlock()
+		if !charged {
+			chunk.Release()
+			return false
+		}
+		_, err := w.out.Write(out)
+		w.c.account.Release(chunk.Cap())
+		chunk.Release()
+		w.c.moved.Add(1)
+		switch {
+		case err != nil:
+			w.out.Cancel(0)
+			return true
+		case why != "":
+			_ = w.out.Close()
+			return true
+		}
+		m.watchEvents.Add(uint64(part.events))
+	}
+	if w.out.Settle() != nil {
+		w.out.Cancel(0)
+		return true
+	}
+	l.mu.Lock()
+	w.pending = 0
+	w.idleLocked(l.behindLocked(&w.cursor) || w.whyLocked() != "")
+	l.mu.Unlock()
+	return true
 }

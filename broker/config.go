@@ -78,7 +78,7 @@ type Config struct {
 
 	CacheMaxBytes   int64 `env:"FELIX_CACHE_MAX_BYTES" unit:"bytes" min:"1048576" max:"1125899906842624" doc:"bytes that all cache entries together may hold"`
 	CacheScopeShare int   `env:"FELIX_CACHE_SCOPE_SHARE" unit:"percent" min:"1" max:"100" doc:"part of these that the entries of one cache may hold"`
-	CacheWatchBytes int   `env:"FELIX_CACHE_WATCH_BYTES" unit:"bytes" min:"1024" max:"2097152" doc:"bytes of changes that wait for one watcher of a cache; one that does not keep up gets an event that says that it missed some"`
+	CacheWatchBytes int   `env:"FELIX_CACHE_WATCH_BYTES" unit:"bytes" min:"1024" max:"2097152" doc:"bytes of changes that wait for the watchers of one cache; one that does not keep up gets an event that says that it missed some"`
 
 	// Tenant is what each tenant may have of all this, as far as the catalog does not say it.
 	Tenant catalog.Limits `prefix:"tenant_"`

@@ -52,6 +52,8 @@ type conn struct {
 	tenant         *tenant       // that the connection counts for; set once, before known
 	place          *list.Element // in tenant.conns, guarded by tenant.mu; nil if the connection has to go
 
+	watching watchWriters
+
 	connected func(error) // ends the trace of the connection's beginning; set before any stream is accepted
 
 	unauthenticated *list.Element // in Broker.unauthenticated, guarded by Broker.mu

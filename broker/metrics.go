@@ -162,6 +162,7 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 	gauge("felix_cache_watches", "Watches of caches active.", open(&m.watches, &m.watchesEnded))
 	counter("felix_cache_watch_events_total", "Changes of caches written to watchers.", m.watchEvents.Load)
 	counter("felix_cache_watch_lost_events_total", "Changes of caches that watchers did not read in time, and were told that they missed.", m.watchLost.Load)
+	gauge("felix_cache_watch_bytes", "Memory held by changes of caches that watchers have not read yet.", func() float64 { return float64(b.watchLogs.budget.Used()) })
 	r.MustRegister(cacheCollector{b.caches}, tenantCollector{b.tenants})
 
 	if b.cfg.Catalog != nil {

@@ -307,6 +307,11 @@ func ParseCacheEvent(b []byte) (e CacheEvent, rest []byte, err error) {
 	return e, rest, err
 }
 
+// CacheEventSize returns the length in bytes of the first event of b, which is a list of whole events and not empty.
+func CacheEventSize(b []byte) int {
+	return CacheEventLen + int(binary.BigEndian.Uint16(b[CacheEventLen-2:]))
+}
+
 // AppendCacheEvents appends the beginning of a frame of [ExtensionCacheEvents] with events of n bytes together.
 func AppendCacheEvents(dst []byte, n int) []byte { return beginExtension(dst, ExtensionCacheEvents, n) }
 
