@@ -44,9 +44,16 @@ type cacheWatch struct {
 	lost    bool   // the client has not been told yet that changes are missing
 	left    bool   // it is no watcher any more
 	pending int    // bytes that QUIC may hold and not have in packets
+	writing bool   // by writeBlocking
 	ended   string // the text that says why nothing more comes; before the watch has joined guarded by conn.mu
 	dated   bool   // the time to hear of that is limited
 	endBy   time.Time
+
+	// What writeBlocking has not finished, charged to the connection; of the one who has set writing.
+	rest       *buf.Chunk
+	restBytes  []byte // of it
+	restEvents int
+	restEnds   bool // nothing follows it
 }
 
 // cacheWatch carries a watch out. It lives as long as its event stream, whatever becomes of the control stream.
@@ -190,6 +197,13 @@ func (w *cacheWatch) serveLocked(f *watchFrame) {
 		l.mu.Unlock()
 		return
 	}
+	if w.rest != nil {
+		w.busy = true
+		w.c.writers.Add(1)
+		l.mu.Unlock()
+		w.c.watching.block(w)
+		return
+	}
 	part, lost, ok := l.takeLocked(&w.cursor, w.c.b.watchLogs.inline)
 	w.lost = w.lost || lost
 	why := ""
@@ -315,8 +329,10 @@ const (
 	watchRetries = 256
 	// settleTime is how long one watch may keep the others waiting that want to be settled.
 	settleTime = 100 * time.Millisecond
-	// blockedWrite is how many bytes of events a write that blocks takes.
-	blockedWrite = 16 << 10
+	// blockTime is how long one watch may be in a write that blocks while others wait for that.
+	blockTime = 100 * time.Millisecond
+	// blockedWrite is how many bytes of events a write that blocks takes, or one event.
+	blockedWrite = 8 << 10
 )
 
 // spare reports whether one more watch may be in a write that blocks.
@@ -389,22 +405,29 @@ func (ww *watchWriters) block(w *cacheWatch) {
 	ww.mu.Unlock()
 	go func() {
 		defer w.c.writers.Done()
-		ok := w.writeBlocking()
+		result := w.writeBlocking()
 		ww.mu.Lock()
 		ww.blocked--
-		if !ok {
-			ww.stallLocked(w)
-		}
 		var next *cacheWatch
-		if ok && len(ww.stalled) > 0 {
+		if result != blockedNoMemory && len(ww.stalled) > 0 {
 			next = ww.stalled[0]
 			ww.stalled = ww.stalled[1:]
+		}
+		if result != blockedDone {
+			ww.stallLocked(w)
 		}
 		ww.mu.Unlock()
 		if next != nil {
 			next.retry()
 		}
 	}()
+}
+
+// others reports whether other watches wait for a write that blocks.
+func (ww *watchWriters) others() bool {
+	ww.mu.Lock()
+	defer ww.mu.Unlock()
+	return len(ww.stalled) > 0
 }
 
 func (ww *watchWriters) stallLocked(w *cacheWatch) {
@@ -444,79 +467,152 @@ func (ww *watchWriters) retryStalled() {
 	}
 }
 
-// writeBlocking writes what there is until there is nothing more, and all of it is in packets. It reports false if the
-// connection has no memory for that.
-func (w *cacheWatch) writeBlocking() (ok bool) {
-	l, m := w.log, w.c.b.metrics
-	for {
+// blockedResult is how a write that blocks has ended.
+type blockedResult int
+
+const (
+	blockedDone     blockedResult = iota
+	blockedYields                 // others wait for their turn
+	blockedNoMemory               // the connection has none
+)
+
+// writeBlocking writes what there is until there is nothing more, and all of it is in packets.
+func (w *cacheWatch) writeBlocking() (result blockedResult) {
+	l := w.log
+	l.mu.Lock()
+	if w.left {
+		l.mu.Unlock()
+		return blockedDone
+	}
+	w.writing = true
+	l.mu.Unlock()
+	written := false // all that there was, and it is in packets
+	defer func() {
 		l.mu.Lock()
+		defer l.mu.Unlock()
+		w.writing = false
 		if w.left {
-			l.mu.Unlock()
-			return true
+			w.dropRest()
 		}
-		part, lost, some := l.takeLocked(&w.cursor, min(blockedWrite, w.c.b.cfg.MaxFrameBytes-codec.CacheEventsHead))
-		w.lost = w.lost || lost
-		why := ""
-		if !l.behindLocked(&w.cursor) {
-			why = w.whyLocked()
+		_ = w.out.SetWriteDeadline(w.endBy) // the zero time while it does not end
+		if written {
+			w.pending = 0
+			w.idleLocked(l.behindLocked(&w.cursor) || w.whyLocked() != "") // from here on it may be that of another writer
 		}
-		lost = w.lost
-		l.mu.Unlock()
-		if !some && !lost && why == "" {
-			break
+	}()
+	for {
+		if w.rest == nil {
+			if some, ok := w.takeRest(); !ok {
+				return blockedNoMemory
+			} else if !some {
+				break
+			}
 		}
-		size := len(lostFrame) + codec.CacheEventsHead + part.n
-		if why != "" {
-			size += codec.CacheEventsHead + codec.CacheEventLen + len(why)
+		_ = w.out.SetWriteDeadline(time.Now().Add(blockTime))
+		n, err := w.out.Write(w.restBytes)
+		w.restBytes = w.restBytes[n:]
+		w.c.moved.Add(uint64(n))
+		if errors.Is(err, os.ErrDeadlineExceeded) && !w.over() {
+			if w.c.watching.others() {
+				return blockedYields
+			}
+			continue
 		}
-		chunk := buf.Get(size)
-		charged := w.c.account.Charge(chunk.Cap())
-		out := chunk.Bytes()[:0]
-		if lost {
-			out = append(out, lostFrame...)
+		if err == nil {
+			w.c.b.metrics.watchEvents.Add(uint64(w.restEvents))
 		}
-		if some {
-			out = append(codec.AppendCacheEvents(out, part.n), part.bytes()...)
-			part.chunk.Release()
-		}
-		if why != "" {
-			out = append(out, endedFrame(why)...)
-		}
-		l.mu.Lock()
-		if some && !charged {
-			l.backLocked(&w.cursor, &part)
-		} else if some {
-			l.doneLocked(&part)
-		}
-		if charged {
-			w.lost = false
-		}
-		l.mu.Unlock()
-		if !charged {
-			chunk.Release()
-			return false
-		}
-		_, err := w.out.Write(out)
-		w.c.account.Release(chunk.Cap())
-		chunk.Release()
-		w.c.moved.Add(1)
+		ends := w.restEnds
+		w.dropRest()
 		switch {
 		case err != nil:
 			w.out.Cancel(0)
-			return true
-		case why != "":
+			return blockedDone
+		case ends:
 			_ = w.out.Close()
-			return true
+			return blockedDone
 		}
-		m.watchEvents.Add(uint64(part.events))
 	}
-	if w.out.Settle() != nil {
-		w.out.Cancel(0)
-		return true
+	for {
+		_ = w.out.SetWriteDeadline(time.Now().Add(blockTime))
+		err := w.out.Settle()
+		if err == nil {
+			break
+		}
+		switch {
+		case !errors.Is(err, os.ErrDeadlineExceeded) || w.over():
+			w.out.Cancel(0)
+			return blockedDone
+		case w.c.watching.others():
+			return blockedYields
+		}
 	}
+	written = true
+	return blockedDone
+}
+
+// over reports whether the watch has ended and its time is over.
+func (w *cacheWatch) over() bool {
+	w.log.mu.Lock()
+	defer w.log.mu.Unlock()
+	return w.dated && time.Now().After(w.endBy)
+}
+
+// takeRest takes what there is to write, up to a bound. It reports whether there is something, and whether there is
+// memory for it.
+func (w *cacheWatch) takeRest() (some, ok bool) {
+	l := w.log
 	l.mu.Lock()
-	w.pending = 0
-	w.idleLocked(l.behindLocked(&w.cursor) || w.whyLocked() != "")
+	if w.left {
+		l.mu.Unlock()
+		return false, true
+	}
+	part, lost, some := l.takeLocked(&w.cursor, min(blockedWrite, w.c.b.cfg.MaxFrameBytes-codec.CacheEventsHead))
+	w.lost = w.lost || lost
+	why := ""
+	if !l.behindLocked(&w.cursor) {
+		why = w.whyLocked()
+	}
+	lost = w.lost
 	l.mu.Unlock()
-	return true
+	if !some && !lost && why == "" {
+		return false, true
+	}
+	chunk := buf.Get(len(lostFrame) + codec.CacheEventsHead + part.n + len(endedFrame(why)))
+	out := chunk.Bytes()[:0]
+	if lost {
+		out = append(out, lostFrame...)
+	}
+	if some {
+		out = append(codec.AppendCacheEvents(out, part.n), part.bytes()...)
+		part.chunk.Release()
+	}
+	if why != "" {
+		out = append(out, endedFrame(why)...)
+	}
+	charged := w.c.account.Charge(chunk.Cap())
+	l.mu.Lock()
+	switch {
+	case some && charged:
+		l.doneLocked(&part)
+	case some:
+		l.backLocked(&w.cursor, &part)
+	}
+	if charged {
+		w.lost = false
+	}
+	l.mu.Unlock()
+	if !charged {
+		chunk.Release()
+		return false, false
+	}
+	w.rest, w.restBytes, w.restEvents, w.restEnds = chunk, out, part.events, why != ""
+	return true, true
+}
+
+func (w *cacheWatch) dropRest() {
+	if w.rest != nil {
+		w.c.account.Release(w.rest.Cap())
+		w.rest.Release()
+		w.rest, w.restBytes = nil, nil
+	}
 }

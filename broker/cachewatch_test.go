@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"iter"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -164,6 +166,141 @@ func rawWatch(t *testing.T, p *peer) *quicx.FrameReader {
 	must(t, c.s.Send().Close()) // the watch outlives its control stream
 	c.wantEnd()
 	return fr
+}
+
+// readWatch reads a watch up to the change of a key, and returns how many changes came. Those of a key come in the order
+// of their versions.
+func readWatch(fr *quicx.FrameReader, last string) (changes, gaps int, err error) {
+	versions := make(map[string]uint64)
+	for {
+		f, err := fr.Next()
+		if err != nil {
+			return changes, gaps, err
+		}
+		_, rest, err := codec.ParseExtension(f.Payload())
+		for err == nil && len(rest) > 0 {
+			var e codec.CacheEvent
+			if e, rest, err = codec.ParseCacheEvent(rest); err != nil {
+				break
+			}
+			switch key := string(e.Key); {
+			case e.Kind == codec.CacheLost:
+				gaps++
+			case e.Version <= versions[key]:
+				return changes, gaps, fmt.Errorf("version %d of %q behind %d", e.Version, key, versions[key])
+			default:
+				versions[key] = e.Version
+				changes++
+				if key == last {
+					return changes, gaps, nil
+				}
+			}
+		}
+		if err != nil {
+			return changes, gaps, err
+		}
+	}
+}
+
+// Watches that nobody reads take what they may have of their connection and of the log, and no other watch waits for
+// them, not even one of the same connection.
+func TestCacheWatchesNotRead(t *testing.T) {
+	d := start(t, func(cfg *broker.Config) { cfg.CacheWatchBytes = 16 << 10 })
+	c, err := quicx.Dial(testContext(t), d.Addr().String(), d.ClientTLS(), quicx.Config{StreamWindow: 2048, ConnWindow: 16 << 20, StreamsHint: 128, MaxStreams: 128})
+	must(t, err)
+	t.Cleanup(func() { c.Close(0, "") })
+	p := &peer{t, c, d}
+	for range 100 { // more than may be in a write that blocks
+		rawWatch(t, p)
+	}
+	fr := rawWatch(t, p)
+	type read struct {
+		changes, gaps int
+		err           error
+	}
+	done := make(chan read, 1)
+	go func() {
+		changes, gaps, err := readWatch(fr, "last")
+		done <- read{changes, gaps, err}
+	}()
+	cache := connect(t, d).Cache("default", "primary")
+	ctx := testContext(t)
+	sets := 0
+	for metric(t, d, "felix_cache_watch_lost_events_total") < 5000 {
+		for range 50 {
+			must(t, cache.Put(ctx, fmt.Sprint(strings.Repeat("k", 1+sets%5*500), sets%100), nil, client.NoExpiry))
+			sets++
+		}
+	}
+	if held := metric(t, d, "felix_cache_watch_bytes"); held > 16<<10 {
+		t.Errorf("%v bytes held for watchers that do not read", held)
+	}
+	if held := metric(t, d, "felix_read_bytes"); held > 65*32<<10 {
+		t.Errorf("%v bytes being written to watchers that do not read", held)
+	}
+	must(t, cache.Put(ctx, "last", nil, client.NoExpiry))
+	switch r := <-done; {
+	case r.err != nil:
+		t.Fatal(r.err)
+	case r.gaps == 0 && r.changes != sets+1 || r.changes > sets+1:
+		t.Errorf("%d changes came of %d, with %d gaps", r.changes, sets+1, r.gaps)
+	}
+	must(t, c.Close(0, ""))
+	awaitMetric(t, d, "felix_cache_watches", 0)
+	awaitMetric(t, d, "felix_cache_watch_bytes", 0)
+	awaitMetric(t, d, "felix_read_bytes", 0)
+}
+
+// Many watchers see each change or miss it; together that is all changes.
+func TestCacheWatchesTogether(t *testing.T) {
+	const watchers, writers, each = 24, 4, 300
+	d := start(t, func(cfg *broker.Config) { cfg.CacheWatchBytes = 4 << 10 })
+	peers := []*peer{dialPeer(t, d), dialPeer(t, d), dialPeer(t, d)}
+	got := make(chan int, watchers)
+	for i := range watchers {
+		fr := rawWatch(t, peers[i%len(peers)])
+		go func() {
+			changes, _, err := readWatch(fr, "last")
+			if err != nil {
+				t.Error(err)
+			}
+			got <- changes
+		}()
+	}
+	ctx := testContext(t)
+	cache := connect(t, d).Cache("default", "primary")
+	var changes atomic.Int64
+	var wg sync.WaitGroup
+	for i := range writers {
+		wg.Go(func() {
+			for n := range each {
+				key := fmt.Sprint("key-", (i*n)%17)
+				if n%3 == 2 {
+					if found, err := cache.Delete(ctx, key); err != nil {
+						t.Error(err)
+					} else if found {
+						changes.Add(1)
+					}
+					continue
+				}
+				if err := cache.Put(ctx, key, nil, client.NoExpiry); err != nil {
+					t.Error(err)
+				}
+				changes.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	must(t, cache.Put(ctx, "last", nil, client.NoExpiry))
+	sum := 0
+	for range watchers {
+		sum += <-got
+	}
+	lost := int(metric(t, d, "felix_cache_watch_lost_events_total"))
+	if want := watchers * int(changes.Load()+1); sum+lost != want {
+		t.Errorf("%d changes came and %d were lost, want %d together", sum, lost, want)
+	}
+	awaitMetric(t, d, "felix_cache_watch_bytes", 0)
 }
 
 // wantWatchEnd reads up to the last event of a watch, which says why it ended.

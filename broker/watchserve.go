@@ -131,6 +131,9 @@ func (ls *watchLogs) leave(w *cacheWatch) {
 	r.watches = r.watches[:last]
 	r.left = min(r.left, last)
 	w.left = true
+	if !w.writing {
+		w.dropRest()
+	}
 	if moved != w && r.left > 0 {
 		l.readyLocked(moved) // its turn may have been before that of its new place
 	}
