@@ -65,9 +65,9 @@ func TestEndAllocatesLittle(t *testing.T) {
 	}
 }
 
-// BenchmarkPublishAtMemoryBound publishes to many topics in turn when the budget is spent: mostly on what a reader that
+// BenchmarkScaleOfTopics publishes to many topics in turn when the budget is spent: mostly on what a reader that
 // moves has not taken yet, or on replay.
-func BenchmarkPublishAtMemoryBound(b *testing.B) {
+func BenchmarkScaleOfTopics(b *testing.B) {
 	for _, held := range []string{"queue", "replay"} {
 		for _, n := range []int{100, 100_000, 400_000} {
 			b.Run(fmt.Sprintf("held=%s/topics=%d", held, n), func(b *testing.B) {
@@ -108,8 +108,8 @@ func BenchmarkPublishAtMemoryBound(b *testing.B) {
 	}
 }
 
-// BenchmarkEndTopic ends a topic with many subscriptions.
-func BenchmarkEndTopic(b *testing.B) {
+// BenchmarkScaleOfEnd ends a topic with many subscriptions.
+func BenchmarkScaleOfEnd(b *testing.B) {
 	for _, n := range []int{10_000, 40_000} {
 		b.Run(fmt.Sprintf("subscriptions=%d", n), func(b *testing.B) {
 			b.ReportAllocs()
