@@ -49,8 +49,8 @@ func (b binaries) path(room string) string { return filepath.Join(b.dir, room+".
 func (b binaries) remove() { _ = os.RemoveAll(b.dir) }
 
 // benchmark runs benchmarks of a room that match pattern, each so many times, by the command in front, if any.
-// Benchmarks of hostile input and of scale are left out: they are no hot path, and what matters there is a bound on time, which this
-// gate does not measure.
+// Benchmarks of hostile input and of scale are left out: they are no hot path, and what matters there is a bound on
+// time, which this gate does not measure.
 func (b binaries) benchmark(ctx context.Context, room, pattern string, repeats int, front ...string) (string, error) {
 	args := append(slices.Clone(front), b.path(room), "-test.run=^$", "-test.bench="+pattern, "-test.skip=Hostile|Scale", "-test.benchmem", "-test.cpu=1",
 		fmt.Sprintf("-test.benchtime=%dx", repeats))
