@@ -211,8 +211,14 @@ func (ls *watchLogs) pace(writes int) {
 	ls.paid = ls.paid.Add(time.Duration(writes) * watchPace / time.Duration(maxWatchWorkers()))
 	ahead := ls.paid.Sub(now)
 	ls.turns.Unlock()
-	if ahead > 0 {
-		time.Sleep(ahead)
+	if ahead <= 0 {
+		return
+	}
+	wait := time.NewTimer(ahead)
+	defer wait.Stop()
+	select {
+	case <-wait.C:
+	case <-ls.b.sweepCtx.Done():
 	}
 }
 
