@@ -589,7 +589,7 @@ func (w *cacheWatch) takeRest() (some, ok bool) {
 	if why != "" {
 		out = append(out, endedFrame(why)...)
 	}
-	charged := w.c.account.Charge(chunk.Cap())
+	charged := w.c.account.Charge(int64(chunk.Cap())) == nil
 	l.mu.Lock()
 	switch {
 	case some && charged:
@@ -611,7 +611,7 @@ func (w *cacheWatch) takeRest() (some, ok bool) {
 
 func (w *cacheWatch) dropRest() {
 	if w.rest != nil {
-		w.c.account.Release(w.rest.Cap())
+		w.c.account.Release(int64(w.rest.Cap()))
 		w.rest.Release()
 		w.rest, w.restBytes = nil, nil
 	}

@@ -159,9 +159,9 @@ func TestScrapeTakesNoConnectionLock(t *testing.T) {
 	}
 }
 
-// BenchmarkScrape gathers all metrics of a broker with 10 000 subscriptions of a stream that is published to all the
+// BenchmarkScaleScrape gathers all metrics of a broker with 10 000 subscriptions of a stream that is published to all the
 // time.
-func BenchmarkScrape(b *testing.B) {
+func BenchmarkScaleScrape(b *testing.B) {
 	const subscriptions, perConn = 10_000, 2500
 	d := startDev(b, func(cfg *Config) { cfg.MaxStreamsPerConn = perConn + 10 })
 	subscribe := codec.AppendSubscribe(nil, d.Tenant, d.Namespace, d.Streams[0], codec.Start{}, 0, false)

@@ -49,7 +49,9 @@ func (e *ends) carryOut(c *conn, why limit) {
 	}
 	for _, w := range e.watches {
 		c.b.limited(why)
+		c.mu.Lock()
 		w.finishWith(codec.AuthFailed.Text)
+		c.mu.Unlock()
 	}
 	if e.conn && !c.churned.Swap(true) {
 		c.b.limited(limitAuthTimeout)
