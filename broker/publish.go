@@ -120,8 +120,15 @@ func (s *stream) awaitRate(size int, wait time.Duration) error {
 		s.c.b.metrics.publishRefused[refusedRate].Add(1)
 		return rateError(why)
 	}
+	return s.waitRate(size, pause)
+}
+
+// waitRate waits until there is some of the tenant's rates to take.
+func (s *stream) waitRate(size int, pause time.Duration) error {
 	return s.pause(func(ctx context.Context) error {
-		for timer := time.NewTimer(pause); pause > 0; timer.Reset(pause) {
+		timer := time.NewTimer(pause)
+		defer timer.Stop()
+		for ; pause > 0; timer.Reset(pause) {
 			select {
 			case <-timer.C:
 			case <-s.c.b.acceptCtx.Done():

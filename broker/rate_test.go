@@ -65,10 +65,15 @@ func TestBucketConcurrently(t *testing.T) {
 	}
 }
 
-func TestBucketAllocatesNothing(t *testing.T) {
-	var b bucket
-	b.perSecond.Store(1000)
-	if n := testing.AllocsPerRun(100, func() { b.take(1) }); n != 0 {
+func TestRatesAllocateNothing(t *testing.T) {
+	s := stream{tenant: admitting(1).get("a")}
+	s.tenant.publishes.perSecond.Store(1 << 20)
+	s.tenant.publishBytes.perSecond.Store(1 << 30)
+	if n := testing.AllocsPerRun(100, func() {
+		if err := s.awaitRate(100, -1); err != nil {
+			t.Error(err)
+		}
+	}); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }
