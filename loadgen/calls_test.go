@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"math/rand/v2"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -185,6 +186,51 @@ func TestCallsWithoutAnswer(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// Workers, the timeout and the end of the run meet in any order, and each call is counted once, as what it came to.
+func TestCallsAreCountedOnce(t *testing.T) {
+	var begun, answered atomic.Int64
+	l := callLoad{
+		workers: 16, duration: 300 * time.Millisecond, timeout: 2 * time.Millisecond, kinds: []callShare{{"a", 0.5}, {"b", 0.5}}, alarm: newAlarm,
+		next: func(int) int { return int(begun.Add(1) % 2) },
+	}
+	l.call = func(ctx context.Context, worker, _ int) (called, error) {
+		began := time.Now()
+		var timer <-chan time.Time
+		heard := ctx.Done()
+		switch n := rand.IntN(100); {
+		case n < 2: // hangs
+		case n < 10: // about as long as the timeout, deaf or not
+			timer = time.After(time.Duration(rand.IntN(4)) * time.Millisecond)
+			if n%2 == 0 {
+				heard = nil
+			}
+		default:
+			timer = time.After(time.Duration(rand.IntN(100)) * time.Microsecond)
+		}
+		select {
+		case <-timer:
+			answered.Add(1)
+			return called{took: time.Since(began), keys: 1}, nil
+		case <-heard:
+			return called{}, context.Cause(ctx)
+		}
+	}
+	r, err := l.run(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended, hung := r.kinds[0].ended+r.kinds[1].ended, r.kinds[0].hung+r.kinds[1].hung
+	if ended != answered.Load() || ended+hung != begun.Load() {
+		t.Errorf("%d ended and %d hung of %d calls, of which %d had an answer", ended, hung, begun.Load(), answered.Load())
+	}
+	for i := range r.kinds {
+		k := &r.kinds[i]
+		if n := k.lat.histogram().TotalCount(); n != k.ended+k.hung || k.notBegun != 0 {
+			t.Errorf("%d latencies of %d and %d calls, %d not begun", n, k.ended, k.hung, k.notBegun)
+		}
 	}
 }
 

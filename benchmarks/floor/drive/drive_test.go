@@ -64,6 +64,25 @@ func TestLoad(t *testing.T) {
 	}
 }
 
+// A shape may ask for another volume than usual.
+func TestVolume(t *testing.T) {
+	s := Shape{Fanout: 1, Conns: 1, Payload: 16, Batch: 5, Window: 4, Duration: 1, MaxDuration: time.Hour, Volume: 2}
+	if err := s.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	l := New(s)
+	if err := l.Publish(t.Context(), 1, deliver(t, l)); err != nil {
+		t.Fatal(err)
+	}
+	if got := l.Result().Published; got < 2*5*4 || got >= volumeFactor*5*4 {
+		t.Errorf("published %d, want %d or a few more", got, 2*5*4)
+	}
+	s.Volume = -1
+	if err := s.Validate(); err == nil {
+		t.Error("a negative volume is accepted")
+	}
+}
+
 // One event that does not come keeps its batch in flight for ever; what comes behind it fails the run.
 func TestReceiverRefuses(t *testing.T) {
 	for name, first := range map[string]uint64{"lost": 5, "doubled": 3} {
