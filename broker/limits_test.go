@@ -148,10 +148,21 @@ func limitCount(t *testing.T, d *broker.Dev, name string) float64 {
 // awaitMetric waits until a counter or gauge has that value.
 func awaitMetric(t *testing.T, d *broker.Dev, name string, want float64) {
 	t.Helper()
-	for ctx := testContext(t); metric(t, d, name) != want; {
+	awaitMetricIs(t, d, name, func(v float64) bool { return v == want }, fmt.Sprint(want))
+}
+
+// awaitMetricFrom waits until a counter has reached least.
+func awaitMetricFrom(t *testing.T, d *broker.Dev, name string, least float64) {
+	t.Helper()
+	awaitMetricIs(t, d, name, func(v float64) bool { return v >= least }, fmt.Sprint(least, " or more"))
+}
+
+func awaitMetricIs(t *testing.T, d *broker.Dev, name string, is func(float64) bool, want string) {
+	t.Helper()
+	for ctx := testContext(t); !is(metric(t, d, name)); {
 		select {
 		case <-ctx.Done():
-			t.Fatalf("%s = %v, want %v", name, metric(t, d, name), want)
+			t.Fatalf("%s = %v, want %s", name, metric(t, d, name), want)
 		case <-time.After(time.Millisecond):
 		}
 	}
