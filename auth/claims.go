@@ -94,9 +94,9 @@ func (o *object) skip(l *jsonscan.Limits) ([]byte, jsonscan.Fault) {
 	return o.text[start:end], jsonscan.None
 }
 
-// parseHeader checks the types that session.md 4.4 demands of the members of the protected header. Registered members
-// may be null, unknown ones must be strings, and none but alg and kid has an effect: keys and addresses of keys in a
-// header are never used.
+// parseHeader checks the types that docs/protocol/tokens.md#format demands of the members of the protected header.
+// Registered members may be null, unknown ones must be strings, and none but alg and kid has an effect: keys and
+// addresses of keys in a header are never used.
 func parseHeader(header []byte) (kid string, hasKID bool, err error) {
 	var o object
 	if !o.open(header) {

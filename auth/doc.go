@@ -9,8 +9,8 @@
 //
 // # What is verified
 //
-// The rules are those of session.md 4.4 and authz.md 12 and 15.2. A token that the reference broker accepts is
-// accepted here, except where authz.md recommends to refuse it:
+// The rules are those of docs/protocol/tokens.md. A token that the reference broker accepts is
+// accepted here, except where it is better refused:
 //
 //   - a token above [MaxTokenLen] bytes or with more than [MaxPermissions] permissions;
 //   - one whose header is above [MaxHeaderLen], with more than [MaxMembers] members in the header or the payload, 4096

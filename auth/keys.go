@@ -69,9 +69,9 @@ func (s StaticKeys) Keys(_ context.Context, tenant string) (KeySet, error) {
 // ParseJWKS reads a JWKS document, {"keys":[...]}, in the order of its entries. Nothing in the result aliases doc.
 //
 // Entries that are not usable are skipped: usable are those with "kty" OKP, "crv" Ed25519, "alg" EdDSA or absent,
-// "use" sig or absent, an "x" of 32 bytes, and no private half (authz.md 14 and 15.2). Unknown members are ignored.
-// The error matches [ErrKeySet] if the document is not a key set or has no usable entry, so that a caller does not
-// replace a good set by an empty one.
+// "use" sig or absent, an "x" of 32 bytes, and no private half (docs/protocol/tokens.md#keys). Unknown members are
+// ignored. The error matches [ErrKeySet] if the document is not a key set or has no usable entry, so that a caller does
+// not replace a good set by an empty one.
 func ParseJWKS(doc []byte) (KeySet, error) {
 	if !utf8.Valid(doc) {
 		return nil, fmt.Errorf("%w: not UTF-8", ErrKeySet)

@@ -23,7 +23,8 @@ func (e *NameError) Error() string {
 
 // ValidName checks the name of a tenant, namespace, stream or cache: [A-Za-z0-9][A-Za-z0-9._-]{0,127}. The characters
 // left out are those that would make a resource ambiguous ("/" and ":") or a pattern ("*"). It returns nil or a
-// [*NameError]. Names are checked where they are created; what is not created is not found (controlplane.md 3.4).
+// [*NameError]. Names are checked where they are created; what is not created is not found
+// (docs/protocol/tokens.md#names).
 func ValidName(name string) error {
 	if len(name) == 0 || len(name) > MaxNameLen {
 		return &NameError{Name: name}

@@ -10,7 +10,7 @@ import (
 // Action is what a permission allows, for example [ActionStreamPublish]. No action implies another.
 type Action string
 
-// The actions, authz.md 7.1. Brokers ask for the last four only.
+// The actions, docs/protocol/tokens.md#permissions. Brokers ask for the last four only.
 const (
 	ActionRBACView             Action = "rbac.view"
 	ActionRBACPolicyManage     Action = "rbac.policy.manage"
@@ -56,7 +56,8 @@ const (
 // Permission allows one action on the resources that match a pattern.
 //
 // A resource is written KIND:TENANT/NAMESPACE/NAME. In the pattern, * stands for any run of bytes, the empty run, "/"
-// and ":" included, and every other byte for itself; the whole resource must match (session.md 4.6).
+// and ":" included, and every other byte for itself; the whole resource must match
+// (docs/protocol/tokens.md#permissions).
 type Permission struct {
 	Action  Action
 	Pattern string
@@ -111,7 +112,7 @@ const maxStackResource = 400
 // A tenant other than the identity's own is never allowed, however wide the pattern. Allowed keeps none of its
 // arguments, and allocates only for a resource of more than 400 bytes, which no valid names make. Literal patterns, and
 // those whose only star comes last, are looked up in a time that is linear in the resource; the others are tried, which
-// the stars of a token bound ([MaxStars]). Rules: session.md 4.6, authz.md 16.
+// the stars of a token bound ([MaxStars]). Rules: docs/protocol/tokens.md#permissions.
 func (id *Identity) Allowed(action Action, kind Kind, tenant, namespace, name []byte) bool {
 	if string(tenant) != id.Tenant {
 		return false

@@ -25,7 +25,7 @@ var globCases = []struct {
 	pattern, value string
 	want           bool
 }{
-	// session.md 4.6
+	// docs/protocol/tokens.md#permissions
 	{"stream:t1/default/orders", "stream:t1/default/orders", true},
 	{"stream:t1/default/orders", "stream:t1/default/", false},
 	{"stream:t1/default/orders", "stream:t1/a/b/c", false},
@@ -50,7 +50,7 @@ var globCases = []struct {
 	{"*", "stream:t1/default/", true},
 	{"*", "stream:t1/a/b/c", true},
 	{"*", "stream:t10/default/x", true},
-	// authz.md 8.1
+	// docs/protocol/tokens.md#permissions
 	{"stream:acme/billing/*", "stream:acme/billing/invoices", true},
 	{"stream:acme/billing/*", "stream:acme/billing/", true},
 	{"stream:acme/billing/*", "stream:acme/billing/a/b", true},

@@ -33,7 +33,7 @@ type Signer struct {
 
 // NewSigner returns a signer for a private key and the kid it is published under, which must not be empty. It copies
 // the key. The error matches [ErrSigner] if the key has a wrong length or its public half does not belong to its seed
-// (authz.md 12).
+// (docs/protocol/tokens.md#header).
 func NewSigner(private ed25519.PrivateKey, kid string) (*Signer, error) {
 	if len(private) != ed25519.PrivateKeySize {
 		return nil, fmt.Errorf("%w: private key of %d bytes, want %d", ErrSigner, len(private), ed25519.PrivateKeySize)
@@ -57,7 +57,7 @@ func NewSigner(private ed25519.PrivateKey, kid string) (*Signer, error) {
 // Key returns the public half, which a [KeySet] of the tenant must hold.
 func (s *Signer) Key() Key { return s.key }
 
-// JWKS returns the key set document with this key alone, as authz.md 14 has it.
+// JWKS returns the key set document with this key alone, as docs/protocol/tokens.md#keys has it.
 func (s *Signer) JWKS() []byte {
 	type jwk struct {
 		Type      string `json:"kty"`
@@ -72,9 +72,9 @@ func (s *Signer) JWKS() []byte {
 	}{[]jwk{{"OKP", s.key.ID, algorithm, "sig", "Ed25519", base64.RawURLEncoding.EncodeToString(s.key.Public)}}})
 }
 
-// Mint returns a signed token. Equal claims give equal bytes (authz.md 20). The error matches [ErrSigner], and also
-// [ErrPermission] if a permission is malformed, since one such entry would have the whole token refused; so would the
-// what is above [MaxTokenLen], [MaxPermissions] and [MaxStars].
+// Mint returns a signed token. Equal claims give equal bytes (docs/protocol/tokens.md#example). The error matches
+// [ErrSigner], and also [ErrPermission] if a permission is malformed, since one such entry would have the whole token
+// refused; so would the what is above [MaxTokenLen], [MaxPermissions] and [MaxStars].
 func (s *Signer) Mint(c Claims) (string, error) {
 	if c.IssuedAt.IsZero() {
 		return "", fmt.Errorf("%w: issue time is not set", ErrSigner)

@@ -29,7 +29,7 @@ const (
 	TokenLifetime = 15 * time.Minute
 )
 
-// Fixed values of authz.md 2.
+// Fixed values of docs/protocol/tokens.md#format.
 const (
 	issuer    = "felix-auth"
 	audience  = "felix-broker"
@@ -57,9 +57,9 @@ func NewVerifier(keys KeySource, now func() time.Time) *Verifier {
 // Verify checks a token that a peer presents for tenant, and returns its bearer. The rules are in the package
 // documentation.
 //
-// Every error is a [*TokenError]; a peer learns none of it (session.md 4.1). Verify blocks only in
-// [KeySource.Keys], with ctx, and asks it only for tokens whose form is right. No claim is looked at before a key has
-// verified the signature. With a kid that names no key, or none, all keys are tried in their order.
+// Every error is a [*TokenError]; a peer learns none of it (docs/protocol/session.md#on-a-control-stream). Verify
+// blocks only in [KeySource.Keys], with ctx, and asks it only for tokens whose form is right. No claim is looked at
+// before a key has verified the signature. With a kid that names no key, or none, all keys are tried in their order.
 func (v *Verifier) Verify(ctx context.Context, tenant, token string) (*Identity, error) {
 	if len(token) > MaxTokenLen {
 		return nil, errSize

@@ -19,7 +19,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 )
 
-// The known-answer vector of authz.md 20.
+// The known-answer vector of docs/protocol/tokens.md#example.
 const (
 	vectorKID     = "vec-key-1"
 	vectorSubject = "f9c343189d2db768e3f89f2f4657e6966d5e58d9c115b028a090f36c9360789c"
@@ -168,7 +168,7 @@ func TestVerifyClaims(t *testing.T) {
 		{"perms with a number", header, payload("perms", `["stream.publish:*",7]`), ReasonPermissions},
 		{"perms with null", header, payload("perms", `[null]`), ReasonPermission},
 		{"T-15 perms empty", header, payload("perms", "[]"), ok},
-		// T-16 and T-25 as authz.md 15.2 rule 6 and session.md 4.6 have it: an unknown action refuses the whole
+		// As docs/protocol/tokens.md#permissions has it: an unknown action refuses the whole
 		// token, and any pattern is valid.
 		{"T-16 unknown action", header, payload("perms", `["stream.fly:stream:acme/x/y","stream.publish:stream:acme/a/*"]`), ReasonPermission},
 		{"permission without a colon", header, payload("perms", `["stream.publish"]`), ReasonPermission},

@@ -15,8 +15,8 @@
 // topic that has no room stops reading exactly the streams that publish to it, and QUIC flow control tells their
 // publishers.
 //
-// Names, checks, texts and their consequences follow session.md; the section is named where a rule is applied. Begin
-// at [New], [Broker.Serve] and [Broker.Shutdown], and at [NewDev] for a broker that can be used at once.
+// Names, checks, texts and their consequences follow docs/protocol/session.md; the section is named where a rule is
+// applied. Begin at [New], [Broker.Serve] and [Broker.Shutdown], and at [NewDev] for a broker that can be used at once.
 package broker
 
 import (
@@ -46,7 +46,7 @@ import (
 // ErrShutdown is returned by [Broker.Serve] after [Broker.Shutdown].
 var ErrShutdown = errors.New("broker: shut down")
 
-// serverFlags is what the broker advertises: all of felix-wire v1 (session.md, section 4.3).
+// serverFlags is what the broker advertises: all of felix-wire v1 (docs/protocol/session.md#negotiation).
 const serverFlags = codec.KnownFlags
 
 // Broker is one felix-wire server. Its methods may be called from any goroutine.
@@ -282,14 +282,15 @@ func (b *Broker) acceptLoop() error {
 	}
 }
 
-// shutdownReason is the text of the connection close (session.md, section 2.3).
+// shutdownReason is the text of the connection close (docs/protocol/session.md#codes).
 const shutdownReason = "broker shutting down"
 
-// Shutdown ends the broker in order (session.md, section 11): it refuses new connections, accepts no more streams, refuses
-// publishes that wait for room, finishes the control streams with their replies written, lets the subscriptions' queues
-// drain, waits until their peers have it all, leaves them a second to read it, and closes each connection with code 0. An
-// event whose publish was acknowledged has reached every subscription of its stream that reads in that time. When the context ends before that, it closes what is left at once
-// and returns the context's error. It waits for everything the broker started. Calling it again waits for the same.
+// Shutdown ends the broker in order (docs/protocol/session.md#shutdown): it refuses new connections, accepts no more
+// streams, refuses publishes that wait for room, finishes the control streams with their replies written, lets the
+// subscriptions' queues drain, waits until their peers have it all, leaves them a second to read it, and closes each
+// connection with code 0. An event whose publish was acknowledged has reached every subscription of its stream that
+// reads in that time. When the context ends before that, it closes what is left at once and returns the context's
+// error. It waits for everything the broker started. Calling it again waits for the same.
 func (b *Broker) Shutdown(ctx context.Context) error {
 	b.mu.Lock()
 	b.draining = true

@@ -22,7 +22,7 @@ type cacheScope struct {
 	read, write     bool
 }
 
-// cacheFrame carries a binary cache request out (docs/wire-extensions.md, cache).
+// cacheFrame carries a binary cache request out (docs/protocol/extensions.md#cache).
 func (ctl *control) cacheFrame(f quicx.Frame) outcome {
 	start := telemetry.Start()
 	r, hasID, err := codec.ParseCacheRequest(f.Bytes[extensionAt:])

@@ -10,11 +10,11 @@ import (
 )
 
 // cacheValueExtra is how much longer a cache_value can be than the cache_put it returns the value of: by its name, and by
-// an id of 20 digits (wire.md, section 1.3).
+// an id of 20 digits (docs/protocol/wire.md#maximum-frame-size).
 const cacheValueExtra = 36
 
-// cachePut carries a cache_put out; the caller has checked authentication and tenant (session.md, section 8). The
-// value is readable by everybody before the reply is sent.
+// cachePut carries a cache_put out; the caller has checked authentication and tenant (docs/protocol/session.md#cache).
+// The value is readable by everybody before the reply is sent.
 func (ctl *control) cachePut(m *codec.Message) outcome {
 	if !ctl.identity.Allowed(auth.ActionCacheWrite, auth.KindCache, m.Tenant, m.Namespace, m.Cache) {
 		return ctl.refuse(codec.Forbidden)

@@ -13,8 +13,8 @@ import (
 	"github.com/felix-mq/felix/quicx"
 )
 
-// cacheWatch tells one client of the changes of one cache, on an event stream of its own (docs/wire-extensions.md,
-// cache). It is a cursor in the cache's log (watchlog.go). While there is nothing to tell it has no goroutine and no
+// cacheWatch tells one client of the changes of one cache, on an event stream of its own
+// (docs/protocol/extensions.md#cache). It is a cursor in the cache's log (watchlog.go). While there is nothing to tell it has no goroutine and no
 // buffer; when there is, a worker writes it, if the stream takes it at once (watchserve.go). Otherwise it is busy until
 // one of these goes on with it:
 //

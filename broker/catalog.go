@@ -38,9 +38,10 @@ func (t *tenantKeys) remove(tenant string) {
 }
 
 // update carries out what the catalog's source has to say. What is in none of the changes is not touched. The
-// subscriptions of a removed stream end cleanly once what was queued is written (session.md, section 7.9), and publishes
-// to it and requests to a removed cache are answered as if it had never been. What was authenticated by a key that is gone,
-// or for a tenant that is, ends as if the token had expired.
+// subscriptions of a removed stream end cleanly once what was queued is written
+// (docs/protocol/session.md#the-end-of-a-subscription), and publishes to it and requests to a removed cache are
+// answered as if it had never been. What was authenticated by a key that is gone, or for a tenant that is, ends as if
+// the token had expired.
 func (b *Broker) update(changes []catalog.Change, err error) {
 	end := b.cfg.Trace("catalog", slog.Int("felix.changes", len(changes)))
 	defer func() { end(err) }()

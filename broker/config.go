@@ -84,7 +84,8 @@ type Config struct {
 	Tenant catalog.Limits `prefix:"tenant_"`
 
 	// TLS is the server's certificate configuration. ALPN and version settings are overridden: felix-wire runs over
-	// TLS 1.3 and offers no protocol (session.md, section 2.1). It must be set; see [NewDev] for a self-signed one.
+	// TLS 1.3 and offers no protocol (docs/protocol/session.md#tls). It must be set; see [NewDev] for a self-signed
+	// one.
 	TLS *tls.Config
 	// Catalog is where the broker has its tenants, with the keys that sign their tokens, its streams and its caches from. New
 	// takes a snapshot of it, and Serve follows its changes. Without it they come from Keys, [Broker.AddStream] and

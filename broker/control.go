@@ -14,7 +14,7 @@ import (
 	"github.com/felix-mq/felix/telemetry"
 )
 
-// outcome is what a handled frame means for its stream (session.md, section 3.3).
+// outcome is what a handled frame means for its stream (docs/protocol/session.md#the-end-of-a-stream).
 type outcome uint8
 
 const (
@@ -153,7 +153,8 @@ func (ctl *control) flush() error {
 }
 
 // finish writes the replies and both ends of the stream: FIN for ours, STOP_SENDING for the peer's if it has not
-// finished. An error end differs from a clean one only in what was written before (session.md, section 13, D5).
+// finished. An error end differs from a clean one only in what was written before (docs/from-the-reference.md#defects,
+// D5).
 func (ctl *control) finish() {
 	if ctl.overdrawn {
 		ctl.w.Close() // what there was no memory for is not held until the peer reads it
@@ -191,8 +192,8 @@ func (ctl *control) refuseWith(r codec.Refusal, text string) outcome {
 	return outcomeOf(r.Stream, ctl.msg.HasRequestID)
 }
 
-// fit cuts a text that echoes the names of a request, so that its frame stays within the limit (wire.md, section 1.3),
-// escapes included.
+// fit cuts a text that echoes the names of a request, so that its frame stays within the limit
+// (docs/protocol/wire.md#maximum-frame-size), escapes included.
 func (ctl *control) fit(text string) string {
 	return codec.CutText(text, ctl.c.b.cfg.MaxFrameBytes/8)
 }
@@ -213,7 +214,8 @@ func outcomeOf(c codec.Consequence, hasID bool) outcome {
 	return errorEnd
 }
 
-// handle carries one frame out. Flags come first, before authentication and before any decoding (wire.md, 2.3).
+// handle carries one frame out. Flags come first, before authentication and before any decoding
+// (docs/protocol/wire.md#unknown-flags).
 func (ctl *control) handle(f quicx.Frame) outcome {
 	if ctl.tooMuchUnknown(f) {
 		return errorEnd
@@ -235,7 +237,8 @@ func (ctl *control) handle(f quicx.Frame) outcome {
 	}
 }
 
-// extension carries an extension frame out. One that was not negotiated is an unknown flag (docs/wire-extensions.md).
+// extension carries an extension frame out. One that was not negotiated is an unknown flag
+// (docs/protocol/extensions.md).
 func (ctl *control) extension(f quicx.Frame) outcome {
 	typ, _, err := codec.ParseExtension(f.Payload())
 	switch {
@@ -289,7 +292,8 @@ func (ctl *control) message(f quicx.Frame) outcome {
 	}
 }
 
-// auth binds the stream to a tenant and its permissions for its whole life (session.md, section 4.1).
+// auth binds the stream to a tenant and its permissions for its whole life
+// (docs/protocol/session.md#on-a-control-stream).
 func (ctl *control) auth(m *codec.Message) outcome {
 	if ctl.identity != nil {
 		return ctl.refuse(codec.AuthEstablished)
@@ -397,7 +401,8 @@ func (s *stream) readError(err error) {
 	}
 }
 
-// countMalformed counts a frame that ended its stream. Nothing is said on the wire (design.md, 5.14).
+// countMalformed counts a frame that ended its stream. Nothing is said on the wire
+// (docs/protocol/wire.md#malformed-input).
 func (b *Broker) countMalformed(err error) {
 	if class := codec.ClassOf(err); class != "" {
 		telemetry.Add(telemetry.BrokerDecodeErrors, 1)

@@ -23,8 +23,8 @@ const (
 	listAt   = codec.HeaderLen + 8
 )
 
-// legacyMaxItems is how many events of one frame the reference client buffers; it drops the others (wire.md, section 6,
-// rule 7).
+// legacyMaxItems is how many events of one frame the reference client buffers; it drops the others
+// (docs/protocol/wire.md#delivery-without-encoding).
 const legacyMaxItems = 256
 
 // burst is what one goroutine takes from a subscription and writes together, and the lists that it needs for that. It is
@@ -182,8 +182,8 @@ func (s *subscription) tryBatch(b *burst, limit int) (events, bytes uint64, ok b
 }
 
 // writeParts cuts a frame: it leaves out the events before the subscription's start and splits the rest at the bounds
-// on items and bytes (0 means none); a single larger event goes alone. Only this needs a copy (wire.md, section 6,
-// rule 7).
+// on items and bytes (0 means none); a single larger event goes alone. Only this needs a copy
+// (docs/protocol/wire.md#delivery-without-encoding).
 func (s *subscription) writeParts(frame *fanout.Frame, skip int) error {
 	items, _, err := codec.ParseItems(frame.Bytes()[listAt:])
 	if err != nil {

@@ -140,7 +140,7 @@ func NewDev(cfg Config, o DevOptions) (*Dev, error) {
 	return d, nil
 }
 
-// Mint makes a token of the development tenant with the given permissions (session.md, section 4.6).
+// Mint makes a token of the development tenant with the given permissions (docs/protocol/tokens.md#permissions).
 func (d *Dev) Mint(permissions ...string) (string, error) {
 	now := d.cfg.Now()
 	return d.signer.Mint(auth.Claims{

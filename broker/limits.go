@@ -10,7 +10,7 @@ import (
 // setting and a value of the metric felix_limits_total. docs/abuse.md explains them together.
 //
 // Times are kept by one sweeper for the whole broker (sweep.go), which sets a read deadline in the past on what is
-// overdue: a deadline per read would allocate (design.md, 5.7).
+// overdue: a deadline per read would allocate (docs/design.md#rules).
 
 // limit is a bound that a peer has met.
 type limit int32

@@ -30,7 +30,7 @@ var (
 type scope struct {
 	tenant, namespace, name []byte
 	allowed                 bool
-	topic                   *fanout.Topic // nil if there is no such stream; not remembered (session.md, 13, D21)
+	topic                   *fanout.Topic // nil if there is no such stream; not remembered: docs/from-the-reference.md, D21
 }
 
 // resolve finds the topic that a publish names and reports whether the identity may publish to it.
@@ -195,7 +195,7 @@ func (s *stream) parseBatch(f quicx.Frame, at int, compressed bool) (batch, erro
 }
 
 // offerBinary publishes a batch as it was received: the event frame is written over the part of the publish frame
-// that is no longer needed (wire.md, section 6).
+// that is no longer needed (docs/protocol/wire.md#delivery-without-encoding).
 func (s *stream) offerBinary(f quicx.Frame, p *batch, wait time.Duration) error {
 	if p.count == 0 {
 		return nil // acknowledged, and publishes nothing
@@ -247,8 +247,9 @@ func (s *stream) unackedWait() time.Duration {
 	return 0
 }
 
-// unacked carries a binary publish without acknowledgement out (session.md, section 5.3), whose batch begins at position
-// at of the frame. Nothing is ever answered; the caller has checked that the frame's flags are right.
+// unacked carries a binary publish without acknowledgement out (docs/protocol/session.md#checks-of-a-binary-publish),
+// whose batch begins at position at of the frame. Nothing is ever answered; the caller has checked that the frame's
+// flags are right.
 func (s *stream) unacked(f quicx.Frame, at int, compressed bool) outcome {
 	start := telemetry.Start()
 	p, err := s.parseBatch(f, at, compressed)
@@ -277,11 +278,12 @@ func (ctl *control) binaryPublish(f quicx.Frame, at int, compressed bool) outcom
 	return ctl.unacked(f, at, compressed)
 }
 
-// ackPrefixLen is the request id and the ack mode in front of an acknowledged batch (wire.md, section 5.3).
+// ackPrefixLen is the request id and the ack mode in front of an acknowledged batch
+// (docs/protocol/wire.md#acknowledged-publish-batch).
 const ackPrefixLen = 9
 
-// ackedPublish carries a binary publish with acknowledgement out (session.md, section 5.3), whose prefix begins at
-// position at of the frame.
+// ackedPublish carries a binary publish with acknowledgement out (docs/protocol/session.md#checks-of-a-binary-publish),
+// whose prefix begins at position at of the frame.
 func (ctl *control) ackedPublish(f quicx.Frame, at int, compressed bool) outcome {
 	if ctl.identity == nil {
 		return ctl.refuse(codec.AuthRequired)
@@ -369,7 +371,8 @@ func (s *stream) notFound(tenant, namespace, name []byte) string {
 	return string(codec.AppendStreamNotFound(nil, tenant, namespace, name))
 }
 
-// publish carries a JSON publish out; the caller has checked authentication and tenant (session.md, section 5.2).
+// publish carries a JSON publish out; the caller has checked authentication and tenant
+// (docs/protocol/session.md#checks-of-a-json-publish).
 func (ctl *control) publish(m *codec.Message) outcome {
 	acked := m.Ack != codec.AckNone
 	if !ctl.resolve(m.Tenant, m.Namespace, m.Stream) {

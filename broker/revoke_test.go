@@ -94,7 +94,7 @@ func TestTenantMadeAgain(t *testing.T) {
 	publisher := p.open(p.auth())
 	publisher.wantMessage(codec.MsgAuthOK, "")
 	publisher.flood("acme", "kept")
-	awaitMetric(t, acme, "felix_publish_waits_total", 1)
+	awaitMetricFrom(t, acme, "felix_publish_waits_total", 1)
 	without := s.first()
 	delete(without.Tenants, "acme")
 	s.set(without)

@@ -60,8 +60,8 @@ const (
 	gateOpen
 )
 
-// subscribe carries a subscribe request out. It is always the last request of its control stream (session.md,
-// section 7).
+// subscribe carries a subscribe request out. It is always the last request of its control stream
+// (docs/protocol/session.md#subscribing).
 func (ctl *control) subscribe(m *codec.Message) outcome {
 	b := ctl.c.b
 	end := ctl.c.trace("subscribe", slog.String("felix.tenant", string(m.Tenant)), slog.String("felix.namespace", string(m.Namespace)), slog.String("felix.stream", string(m.Stream)))
@@ -156,7 +156,7 @@ func (ctl *control) newSubscription(m *codec.Message) (*subscription, *codec.Ref
 	s.token, s.expires = ctl.token, ctl.expires.Load()
 	s.gaps = ctl.ext&codec.ExtGaps != 0
 	s.s2 = ctl.ext&codec.ExtS2 != 0
-	// In-memory streams have offsets only with the extension (session.md, section 13, D18).
+	// In-memory streams have offsets only with the extension (docs/from-the-reference.md#defects, D18).
 	s.offsets = s.gaps && ctl.flags&codec.FlagEventOffsets != 0
 	if ctl.ext == 0 && s.maxItems == 0 {
 		s.maxItems = legacyMaxItems
@@ -214,7 +214,7 @@ func (s *subscription) open(epoch uint64) (err error) {
 }
 
 // openEvents opens an event stream and writes the hello, which is always its first frame. The stream limit is the peer's
-// to grant, so it is waited for only so long (session.md, section 13, D12).
+// to grant, so it is waited for only so long (docs/from-the-reference.md#defects, D12).
 func (c *conn) openEvents(hello []byte) (*quicx.SendStream, error) {
 	ctx, cancel := context.WithTimeout(c.ctx, c.b.cfg.ReplyTimeout)
 	defer cancel()
@@ -230,8 +230,8 @@ func (c *conn) openEvents(hello []byte) (*quicx.SendStream, error) {
 	return out, out.SetWriteDeadline(time.Time{})
 }
 
-// start lets the writer run, and watches for a peer that stops reading: that is how a subscription ends (session.md,
-// section 7.9).
+// start lets the writer run, and watches for a peer that stops reading: that is how a subscription ends
+// (docs/protocol/session.md#the-end-of-a-subscription).
 func (s *subscription) start() {
 	s.c.writers.Add(1)
 	stop := context.AfterFunc(s.out.Context(), func() {

@@ -9,8 +9,9 @@ import (
 	"github.com/felix-mq/felix/telemetry"
 )
 
-// servePublish reads a uni-directional publish stream: auth, then publishes, never a reply (session.md, section 6).
-// Whatever breaks a rule ends the stream, which the peer sees as STOP_SENDING.
+// servePublish reads a uni-directional publish stream: auth, then publishes, never a reply
+// (docs/protocol/session.md#publishing-without-replies). Whatever breaks a rule ends the stream, which the peer sees as
+// STOP_SENDING.
 func servePublish(c *conn, r *quicx.RecvStream) {
 	p := new(stream)
 	p.init(c, r)
@@ -62,7 +63,7 @@ func (s *stream) handleUni(f quicx.Frame) bool {
 		return err == nil && typ == codec.ExtensionPublishS2 && agreed&codec.ExtS2 != 0 && s.unacked(f, extensionAt, true) == keep
 	case codec.LayoutJSON:
 	default:
-		return false // 0x0009 has no reply to go to (session.md, section 13, D10)
+		return false // 0x0009 has no reply to go to (docs/from-the-reference.md#defects, D10)
 	}
 	m := &s.msg
 	if err := codec.ParseMessage(f.Bytes[codec.HeaderLen:], m); err != nil {

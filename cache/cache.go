@@ -1,5 +1,5 @@
 // Package cache holds values with a lifetime, in scopes that do not see each other: the store behind felix-wire's
-// cache requests (session.md, section 8) and their extension (docs/wire-extensions.md, cache).
+// cache requests (docs/protocol/session.md#cache) and their extension (docs/protocol/extensions.md#cache).
 //
 // A value is readable by everybody as soon as [Cache.Put] returns, a later put always wins, and an entry is gone at the
 // instant its lifetime ends. The bytes of a scope, of a tenant and of all tenants together are bounded, and a tenant

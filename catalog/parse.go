@@ -172,7 +172,8 @@ func (p *parser) inlineKeys(n *settings.Node, key string) (keys auth.KeySet) {
 	return keys
 }
 
-// keyFile reads a JWKS document as other programs publish it, in which keys of other kinds may be (authz.md, 14).
+// keyFile reads a JWKS document as other programs publish it, in which keys of other kinds may be
+// (docs/protocol/tokens.md#keys).
 func (p *parser) keyFile(n *settings.Node, key string) auth.KeySet {
 	name := p.Text(n, key)
 	if name == "" {

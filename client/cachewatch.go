@@ -113,7 +113,7 @@ func (ctl *control) watch(request []byte) (id uint64, err error) {
 	f, err := ctl.fr.Next()
 	if err != nil {
 		if errors.Is(err, io.EOF) {
-			return 0, fmt.Errorf("%w: the broker ended the stream without a reply", ErrDisconnected) // session.md, section 3.3
+			return 0, fmt.Errorf("%w: the broker ended the stream without a reply", ErrDisconnected)
 		}
 		return 0, ctl.k.streamError("reading a reply", err)
 	}

@@ -45,7 +45,7 @@ import (
 	"github.com/felix-mq/felix/quicx"
 )
 
-// clientFlags is what this client understands: all of felix-wire v1 (session.md, section 4.3).
+// clientFlags is what this client understands: all of felix-wire v1 (docs/protocol/session.md#negotiation).
 const clientFlags = codec.KnownFlags
 
 // Client is a set of connections to one broker. Close it when it is no longer needed.
@@ -230,7 +230,7 @@ func (c *Client) start(f func()) bool {
 }
 
 // bound gives a call an end: the caller's deadline or the request timeout, and the client's own close. A silent broker
-// cannot hold it for ever (session.md, section 13, D26).
+// cannot hold it for ever (docs/from-the-reference.md#defects, D26).
 func (c *Client) bound(ctx context.Context) (context.Context, context.CancelFunc) {
 	var cancelTimeout context.CancelFunc
 	if _, ok := ctx.Deadline(); !ok {

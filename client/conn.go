@@ -13,12 +13,12 @@ import (
 	"github.com/felix-mq/felix/quicx"
 )
 
-// frameSlack is how much larger than the sending limit a received frame may be: replies echo request data (wire.md,
-// section 1.3).
+// frameSlack is how much larger than the sending limit a received frame may be: replies echo request data
+// (docs/protocol/wire.md#maximum-frame-size).
 const frameSlack = 64
 
 // conn is one QUIC connection. Its accept loop gives each event stream to the Subscribe call that waits for it: the
-// hello may come before or after the reply that names its id (session.md, section 7.1).
+// hello may come before or after the reply that names its id (docs/protocol/session.md#the-exchange).
 type conn struct {
 	c  *Client
 	qc *quicx.Conn
@@ -82,7 +82,7 @@ func (k *conn) streamError(doing string, err error) error {
 }
 
 // stoppedReading reports whether a write failed because the peer reads no further. That is not the end of its replies
-// (session.md, section 3.3).
+// (docs/protocol/session.md#the-end-of-a-stream).
 func stoppedReading(err error) bool {
 	e, ok := errors.AsType[*quicx.StreamResetError](err)
 	return ok && e.Remote
@@ -196,7 +196,7 @@ func (ctl *control) read() error {
 	f, err := ctl.fr.Next()
 	if err != nil {
 		if errors.Is(err, io.EOF) {
-			return fmt.Errorf("%w: the broker ended the stream without a reply", ErrDisconnected) // session.md, section 3.3
+			return fmt.Errorf("%w: the broker ended the stream without a reply", ErrDisconnected)
 		}
 		return ctl.k.streamError("reading a reply", err)
 	}

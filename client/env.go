@@ -10,7 +10,8 @@ import (
 	"github.com/felix-mq/felix/internal/settings"
 )
 
-// environment is what [FromEnv] reads. Zero means that a variable is not set, or set to 0 (configuration.md, section 4).
+// environment is what [FromEnv] reads. Zero means that a variable is not set, or set to 0
+// (docs/from-the-reference.md#client).
 type environment struct {
 	Tenant string `yaml:"auth_tenant_id" env:"FELIX_AUTH_TENANT" doc:"tenant to authenticate for"`
 	Token  string `yaml:"auth_token" env:"FELIX_AUTH_TOKEN" secret:"yes" doc:"Felix token to authenticate with"`
@@ -50,11 +51,11 @@ var withoutEffect = []settings.WithoutEffect{
 	{Key: "bench_embed_ts", Variable: "FELIX_BENCH_EMBED_TS", Why: "payloads are the caller's"},
 }
 
-// FromEnv takes settings from the environment: the FELIX_* variables of the reference's client (configuration.md, section
-// 4), where they mean something here. A variable that is not set, or is 0, leaves a setting as it is; one that is invalid
-// makes Connect fail, with all others that are. FELIX_CLIENT_CONFIG names a YAML file with the keys of that section, which
-// variables win over; an unknown key makes Connect fail. Options behind FromEnv win over it. Those variables that have no effect are
-// named to the logger of a [WithLogger] in front of it.
+// FromEnv takes settings from the environment: the FELIX_* variables of the reference's client
+// (docs/from-the-reference.md#client), where they mean something here. A variable that is not set, or is 0, leaves a
+// setting as it is; one that is invalid makes Connect fail, with all others that are. FELIX_CLIENT_CONFIG names a YAML
+// file with the keys of that section, which variables win over; an unknown key makes Connect fail. Options behind
+// FromEnv win over it. Those variables that have no effect are named to the logger of a [WithLogger] in front of it.
 func FromEnv() Option {
 	return func(o *options) {
 		var e environment

@@ -19,8 +19,8 @@ type feed struct {
 	leave sync.Once
 }
 
-// quit gives the feed's place back and tells the broker, at once (session.md, section 13, D27). It wakes a reader, who
-// still has to call close.
+// quit gives the feed's place back and tells the broker, at once (docs/from-the-reference.md#defects, D27). It wakes a
+// reader, who still has to call close.
 func (f *feed) quit() {
 	f.leave.Do(func() {
 		f.e.r.Cancel(0)
@@ -42,8 +42,8 @@ func (c *Client) openFeed(ctx context.Context, namespace, stream string, start o
 	if n := len(request(nil)) - codec.HeaderLen; n > c.o.maxFrame {
 		return nil, fmt.Errorf("%w: subscribe of %d bytes, limit %d", ErrFrameTooLarge, n, c.o.maxFrame)
 	}
-	// A start position needs a broker that knows them: others would silently begin at the tail (session.md, 4.3). So
-	// does an epoch.
+	// A start position needs a broker that knows them: others would silently begin at the tail
+	// (docs/protocol/session.md#negotiation). So does an epoch.
 	positioned := start.Kind == codec.StartEarliest || start.Kind == codec.StartOffset
 	pipelined := request
 	if positioned {
@@ -106,7 +106,7 @@ func (c *Client) obtainFeed(ctx context.Context, pipelined func([]byte) []byte, 
 	}
 }
 
-// openFeed carries an exchange out and waits for the event stream (session.md, section 7.1).
+// openFeed carries an exchange out and waits for the event stream (docs/protocol/session.md#the-exchange).
 func (k *conn) openFeed(ctx context.Context, pipelined func([]byte) []byte, ask exchange) (*feed, error) {
 	ctl, err := k.openControl(ctx, pipelined)
 	if err != nil {
@@ -141,7 +141,8 @@ func (ctl *control) subscribe(positioned bool, request func([]byte) []byte) (id 
 			return 0, err
 		}
 	}
-	// The broker may have stopped reading already: that is not the end of its reply (session.md, section 3.3).
+	// The broker may have stopped reading already: that is not the end of its reply
+	// (docs/protocol/session.md#the-end-of-a-stream).
 	_ = ctl.s.Send().Close()
 	if err := ctl.read(); err != nil {
 		return 0, err

@@ -113,7 +113,7 @@ func (o *options) validate() error {
 }
 
 // WithTLS sets how the broker's certificate is verified. The configuration is copied; its protocol list is ignored,
-// since felix-wire offers none (session.md, section 2.1). Required.
+// since felix-wire offers none (docs/protocol/session.md#tls). Required.
 func WithTLS(cfg *tls.Config) Option { return func(o *options) { o.tls = cfg } }
 
 // WithToken sets the tenant and the Felix token that each stream authenticates with. This or [WithTokenSource] is

@@ -7,7 +7,8 @@ import (
 	"github.com/felix-mq/felix/quicx"
 )
 
-// parse decodes one event frame: the four binary layouts, or the JSON forms that a broker may send (session.md, 4.3).
+// parse decodes one event frame: the four binary layouts, or the JSON forms that a broker may send
+// (docs/protocol/wire.md#messages).
 func (s *Subscription) parse(from *feed, f quicx.Frame) error {
 	payload := f.Bytes[codec.HeaderLen:]
 	switch f.Header.Flags {
@@ -50,7 +51,7 @@ func (s *Subscription) parse(from *feed, f quicx.Frame) error {
 	return nil
 }
 
-// parseExtension decodes a frame of the extension gaps (docs/wire-extensions.md).
+// parseExtension decodes a frame of the extension gaps (docs/protocol/extensions.md#gaps).
 func (s *Subscription) parseExtension(from *feed, f quicx.Frame) error {
 	if err := f.Header.Flags.CheckNegotiated(from.ext); err != nil {
 		return err

@@ -190,7 +190,8 @@ func TestPublishInDoubt(t *testing.T) {
 	}
 }
 
-// TestStopSendingIsNotTheEnd stops reading while a publish waits, and answers it afterwards (session.md, section 3.3).
+// TestStopSendingIsNotTheEnd stops reading while a publish waits, and answers it afterwards
+// (docs/protocol/session.md#the-end-of-a-stream).
 func TestStopSendingIsNotTheEnd(t *testing.T) {
 	p := newPeer(t)
 	c, conn, ctl := p.dialogue(codec.KnownFlags, client.WithWhileDown(client.WhileDownFail))

@@ -14,7 +14,7 @@ import (
 
 // requests is one authenticated control stream on which publishes and cache calls are pipelined. Writers take turns;
 // one goroutine reads the replies. Publish acknowledgements are matched by request id and may come in any order;
-// cache errors carry no id, so cache replies are matched in the order of the requests (session.md, section 8).
+// cache errors carry no id, so cache replies are matched in the order of the requests (docs/protocol/session.md#cache).
 type requests struct {
 	k       *conn
 	ctl     *control
@@ -127,7 +127,8 @@ func (r *requests) broken() bool {
 }
 
 // retire ends the stream for further requests, and the slot opens another one. The replies to those that were sent may
-// still come: the broker stops reading where it ends a stream, and answers what it has read (session.md, section 3.3).
+// still come: the broker stops reading where it ends a stream, and answers what it has read
+// (docs/protocol/session.md#the-end-of-a-stream).
 func (r *requests) retire(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

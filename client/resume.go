@@ -8,7 +8,7 @@ import (
 )
 
 // maxRefusals is how many refusals in a row end a subscription that subscribes again. One may be due to a broker that
-// has just started and does not know all streams or keys yet; nothing is decided by its text (session.md, section 9).
+// has just started and does not know all streams or keys yet; nothing is decided by its text (docs/protocol/errors.md).
 const maxRefusals = 5
 
 // resumption is what came of subscribing again.
@@ -46,7 +46,7 @@ func (s *Subscription) resumeAt(f *feed) (origin, *Gap) {
 		return origin{Start: at, resume: true, epoch: s.epoch.Load()}, nil
 	case s.exact && s.begun:
 		// Without the extension only events of durable streams carry offsets when they are delivered live, and those
-		// survive a restart (session.md, section 7.6).
+		// survive a restart (docs/protocol/session.md#offsets-on-events).
 		return origin{Start: at}, nil
 	case !s.begun && (s.o.start.Kind == codec.StartEarliest || s.o.start.Kind == codec.StartOffset):
 		return s.o.start, nil

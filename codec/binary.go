@@ -16,8 +16,8 @@ type PublishBatch struct {
 }
 
 // ParsePublishBatch reads the payload of [LayoutPublish], or what [ParsePublishAckedPrefix] leaves of that of
-// [LayoutPublishAcked] (wire.md, section 5.2). Bytes behind the last item are ignored and must not be forwarded. It
-// fails with [ErrIncomplete] or [ErrNotUTF8].
+// [LayoutPublishAcked] (docs/protocol/wire.md#publish-batch). Bytes behind the last item are ignored and must not be
+// forwarded. It fails with [ErrIncomplete] or [ErrNotUTF8].
 func ParsePublishBatch(b []byte) (PublishBatch, error) {
 	var p PublishBatch
 	rest, err := b, error(nil)
@@ -62,7 +62,7 @@ const publishAckedPrefixLen = 9
 
 // ParsePublishAckedPrefix reads what precedes the publish batch in the payload of [LayoutPublishAcked], and returns the
 // rest for [ParsePublishBatch]. It fails with [ErrIncomplete] or [ErrAckMode]; then there is no id to answer to, whereas
-// a bad body is answered (wire.md, section 5.3).
+// a bad body is answered (docs/protocol/wire.md#acknowledged-publish-batch).
 func ParsePublishAckedPrefix(b []byte) (requestID uint64, mode AckMode, body []byte, err error) {
 	if len(b) < publishAckedPrefixLen {
 		return 0, AckUnset, nil, ErrIncomplete.with("prefix of an acknowledged batch has %d bytes, want %d", len(b), publishAckedPrefixLen)
@@ -146,8 +146,8 @@ type PublishAck struct {
 
 const publishAckLen = 11 // without the text
 
-// ParsePublishAck reads the payload of [LayoutPublishAck] (wire.md, section 5.4). It fails with [ErrIncomplete],
-// [ErrAckStatus] or [ErrNotUTF8].
+// ParsePublishAck reads the payload of [LayoutPublishAck] (docs/protocol/wire.md#publish-acknowledgement). It fails
+// with [ErrIncomplete], [ErrAckStatus] or [ErrNotUTF8].
 func ParsePublishAck(b []byte) (PublishAck, error) {
 	if len(b) < publishAckLen {
 		return PublishAck{}, ErrIncomplete.with("acknowledgement has %d bytes, want %d", len(b), publishAckLen)
@@ -198,8 +198,8 @@ type EventBatch struct {
 	Items             Items // views
 }
 
-// ParseEventBatch reads the payload of one of the four event layouts (wire.md, sections 5.5 to 5.7); the flags choose
-// which. It fails with [ErrIncomplete], and with [ErrFlagCombination] for other flags.
+// ParseEventBatch reads the payload of one of the four event layouts (docs/protocol/wire.md#event-batch); the flags
+// choose which. It fails with [ErrIncomplete], and with [ErrFlagCombination] for other flags.
 func ParseEventBatch(flags Flags, b []byte) (EventBatch, error) {
 	var e EventBatch
 	switch flags {
@@ -249,7 +249,8 @@ func AppendEventBatch(dst []byte, flags Flags, subscriptionID, baseOffset uint64
 }
 
 // AppendEventPart appends an event frame of count items whose lengths and bytes are region, a piece of another frame's
-// item list: that is how a batch is split, and how several are merged (wire.md, section 6).
+// item list: that is how a batch is split, and how several are merged
+// (docs/protocol/wire.md#delivery-without-encoding).
 func AppendEventPart(dst []byte, flags Flags, subscriptionID, baseOffset uint64, count int, region []byte) []byte {
 	dst = AppendEventHead(dst, flags, subscriptionID, baseOffset, 4+len(region))
 	dst = binary.BigEndian.AppendUint32(dst, uint32(count))
@@ -278,7 +279,7 @@ func AppendEventHead(dst []byte, flags Flags, subscriptionID, baseOffset uint64,
 
 // RewriteShared makes the event frame of [LayoutShared] out of a received publish frame, in place: a header is written
 // over the bytes in front of the item list, which lies at [countAt, end) of frame, and the slice that is the new frame
-// is returned (wire.md, section 6). Names that were parsed from frame are overwritten.
+// is returned (docs/protocol/wire.md#delivery-without-encoding). Names that were parsed from frame are overwritten.
 //
 // The caller has parsed the batch, holds the only reference to the bytes, and treats them as read-only from here on.
 // Header and names always leave enough room.

@@ -6,8 +6,8 @@ import (
 	"math"
 )
 
-// The frames of the extension cache (docs/wire-extensions.md): requests and replies without JSON and base64, and the
-// changes that a watch tells.
+// The frames of the extension cache (docs/protocol/extensions.md#cache): requests and replies without JSON and base64,
+// and the changes that a watch tells.
 
 // CacheOp is what a [CacheRequest] asks for.
 type CacheOp uint8

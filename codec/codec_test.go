@@ -175,8 +175,8 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// TestMessages holds what several rules of wire.md say together, and what is near the odd corners of the parser. Both
-// implementations are held against the classes, which are the ones that may be found first.
+// TestMessages holds what several rules of docs/protocol/wire.md say together, and what is near the odd corners of the
+// parser. Both implementations are held against the classes, which are the ones that may be found first.
 func TestMessages(t *testing.T) {
 	const topic = `"tenant_id":"t","namespace":"n","stream":"s"`
 	nested := func(levels int) string { return strings.Repeat("[", levels) + strings.Repeat("]", levels) }

@@ -5,9 +5,9 @@ import (
 	"math"
 )
 
-// The frames of the extension s2 (docs/wire-extensions.md). What is compressed is an item list without its count; how
-// is left to others, since this package knows the standard library alone. Publish and event frames end in the same
-// bytes, so that a broker forwards a compressed batch without looking inside:
+// The frames of the extension s2 (docs/protocol/extensions.md#s2). What is compressed is an item list without its
+// count; how is left to others, since this package knows the standard library alone. Publish and event frames end in
+// the same bytes, so that a broker forwards a compressed batch without looking inside:
 //
 //	├───────┼─────────┼───────────── ─ ─
 //	  count   rawLen    block

@@ -11,7 +11,7 @@ import (
 	"github.com/felix-mq/felix/internal/jsonscan"
 )
 
-// maxDepth is how deep JSON values may be nested, the message itself included (wire.md, section 3.2).
+// maxDepth is how deep JSON values may be nested, the message itself included (docs/protocol/wire.md#decoding).
 const maxDepth = 127
 
 // MaxIgnoredValues is how many values a message may hold in members that it does not have, nested ones and the elements
@@ -22,8 +22,8 @@ const MaxIgnoredValues = 4096
 const maxName = 6 * 32
 
 // ParseMessage decodes the payload of a frame of [LayoutJSON] into m, whose former content and views are lost. It is as
-// strict as wire.md, section 3.2, asks: members that the message does not have are ignored but must be well formed, and
-// hold at most [MaxIgnoredValues] values together. Its time is linear in the payload, whatever that holds.
+// strict as docs/protocol/wire.md#decoding asks: members that the message does not have are ignored but must be well
+// formed, and hold at most [MaxIgnoredValues] values together. Its time is linear in the payload, whatever that holds.
 // After an error m has no meaning. See [Message] for the lives of what it holds.
 func ParseMessage(payload []byte, m *Message) error {
 	m.Reset()

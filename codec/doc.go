@@ -1,8 +1,8 @@
 // Package codec reads and writes felix-wire v1 over byte slices: frame headers, flags, JSON messages, binary batches,
 // limits, and the texts of errors. It does no I/O, depends on the standard library alone, and allocates nothing for the
-// messages of hot paths. "wire.md" in comments is the protocol document; the section is named where a rule comes from.
+// messages of hot paths. docs/protocol specifies it; comments name the section that a rule comes from.
 //
-// A frame is a header of 12 bytes and a payload, all integers big-endian (wire.md, section 1):
+// A frame is a header of 12 bytes and a payload, all integers big-endian (docs/protocol/wire.md#header):
 //
 //	0        4         6       8        12
 //	├────────┼─────────┼───────┼────────┼─────────────────┤

@@ -7,8 +7,8 @@ import (
 	"strconv"
 )
 
-// The encoders of JSON messages write what the reference implementation writes, byte for byte (wire.md, sections 3.1
-// and 4): type first, the other members in their order, no whitespace.
+// The encoders of JSON messages write what the reference implementation writes, byte for byte
+// (docs/protocol/wire.md#encoding): type first, the other members in their order, no whitespace.
 
 // text is what a name or a text may be given as.
 type text interface{ ~string | ~[]byte }
@@ -176,7 +176,7 @@ func AppendSubscribe(dst []byte, tenant, namespace, stream string, from Start, s
 	return end(dst, start)
 }
 
-// AppendResume appends a subscribe that goes on at an offset of an epoch (docs/wire-extensions.md, gaps). It is for
+// AppendResume appends a subscribe that goes on at an offset of an epoch (docs/protocol/extensions.md#gaps). It is for
 // brokers that negotiated [ExtGaps] on the same stream.
 func AppendResume(dst []byte, tenant, namespace, stream string, epoch, offset uint64) []byte {
 	start := len(dst)

@@ -42,7 +42,7 @@ var (
 	ErrMissingField = &Error{class: "json_missing_field", detail: "required member is missing"}
 	// ErrDuplicateField means that a member of the message occurs twice.
 	ErrDuplicateField = &Error{class: "json_duplicate_field", detail: "member occurs twice"}
-	// ErrUnknownType means that the message's type is not one of wire.md, section 4.
+	// ErrUnknownType means that the message's type is not one of docs/protocol/wire.md#messages.
 	ErrUnknownType = &Error{class: "json_unknown_type", detail: "unknown message type"}
 	// ErrBase64 means that a binary value is not strict standard base64.
 	ErrBase64 = &Error{class: "base64", detail: "malformed base64"}

@@ -3,7 +3,7 @@ package codec
 import "encoding/binary"
 
 // Extensions is a set of extensions of the protocol: of those in the registry below, the ones that a peer offered or
-// that both sides agreed on. The rules of negotiation are in docs/wire-extensions.md.
+// that both sides agreed on. The rules of negotiation are in docs/protocol/extensions.md.
 type Extensions uint32
 
 // extension is an entry of the registry.
@@ -12,7 +12,7 @@ type extension struct {
 	set  Extensions
 }
 
-// registry holds every extension, in the order in which names are written. docs/wire-extensions.md lists the same.
+// registry holds every extension, in the order in which names are written. docs/protocol/extensions.md lists the same.
 var registry = []extension{
 	{"gaps", ExtGaps},
 	{"s2", ExtS2},

@@ -1,7 +1,7 @@
 package codec
 
-// Flags say how a frame's payload is laid out (wire.md, section 2), and which layouts a peer understands (session.md,
-// section 4.3).
+// Flags say how a frame's payload is laid out (docs/protocol/wire.md#flags), and which layouts a peer understands
+// (docs/protocol/session.md#negotiation).
 type Flags uint16
 
 // The bits.
@@ -21,7 +21,7 @@ const (
 	OriginalV1Flags Flags = 0x0007
 )
 
-// The layouts: the only combinations that a frame may carry (wire.md, section 2.2).
+// The layouts: the only combinations that a frame may carry (docs/protocol/wire.md#layouts).
 const (
 	LayoutJSON          Flags = 0                                       // a [Message]
 	LayoutPublish             = FlagPublishBatch                        // client to broker, see [ParsePublishBatch]

@@ -13,7 +13,7 @@ import (
 	"github.com/felix-mq/felix/testvectors"
 )
 
-// examples are the frames of wire.md, section 9, and the payloads there that have to be refused.
+// examples are the frames of docs/protocol/wire.md, and payloads that have to be refused.
 var examples = []struct {
 	flags   codec.Flags
 	payload string // hex

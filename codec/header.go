@@ -9,7 +9,7 @@ const (
 	// HeaderLen is the length of a frame's header in bytes.
 	HeaderLen = 12
 	// DefaultMaxFrame is the limit of a payload in bytes that both sides keep unless they are told otherwise. It is
-	// inclusive and not negotiated (wire.md, section 1.3).
+	// inclusive and not negotiated (docs/protocol/wire.md#maximum-frame-size).
 	DefaultMaxFrame = 16 << 20
 
 	magic   = 0x464C5831 // "FLX1"

@@ -60,7 +60,7 @@ func (c *ItemCursor) Next() ([]byte, bool) {
 }
 
 // ParseItems reads a list at the beginning of b and returns it with the position behind its last item; what follows is
-// no concern of the list (wire.md, section 5.1). It fails with [ErrIncomplete].
+// no concern of the list (docs/protocol/wire.md#item-list). It fails with [ErrIncomplete].
 func ParseItems(b []byte) (Items, int, error) {
 	if len(b) < 4 {
 		return Items{}, 0, ErrIncomplete.with("no room for the count of items in %d bytes", len(b))

@@ -3,7 +3,7 @@ package codec
 // MessageType is the type of a JSON message.
 type MessageType uint8
 
-// The message types of wire.md, section 4: the first six are sent by clients, the others by brokers.
+// The message types of docs/protocol/wire.md#messages: the first six are sent by clients, the others by brokers.
 const (
 	MsgInvalid MessageType = iota
 	MsgAuth
@@ -239,7 +239,7 @@ type Message struct {
 	HasClientFlags bool       // false: a client that does not negotiate
 	HasExt         bool
 
-	Epoch    uint64 // of Start.Offset: the subscription is one to resume; see docs/wire-extensions.md
+	Epoch    uint64 // of Start.Offset: the subscription is one to resume; see docs/protocol/extensions.md
 	HasEpoch bool
 
 	Reason    CursorReason

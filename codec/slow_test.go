@@ -13,8 +13,8 @@ import (
 	"github.com/felix-mq/felix/codec"
 )
 
-// This file is a second implementation of felix-wire, written from wire.md to be obvious instead of fast. The other
-// tests let it judge package codec. It works on strings, so that nothing it returns can alias anything.
+// This file is a second implementation of felix-wire, written from docs/protocol/wire.md to be obvious instead of fast.
+// The other tests let it judge package codec. It works on strings, so that nothing it returns can alias anything.
 
 // The classes of malformation, spelled as ClassOf does.
 const (
@@ -34,8 +34,8 @@ const (
 	badBase64      = "base64"
 )
 
-// faults is the set of classes of what is wrong with a JSON payload, as far as it can be read: wire.md does not say
-// which of several faults is found first.
+// faults is the set of classes of what is wrong with a JSON payload, as far as it can be read: docs/protocol/wire.md
+// does not say which of several faults is found first.
 type faults map[string]bool
 
 // JSON values are nil, bool, slowNumber, string, []any, slowObject, or slowBroken.
@@ -234,9 +234,9 @@ func slowUnicode(s string) (rune, bool) {
 	return rune(n), err == nil
 }
 
-// slowMessages are the tables of wire.md, section 4, with ext from docs/wire-extensions.md: the members in their order,
-// with "?" behind the type of an optional one, and "~" if it is written as null instead of being left out. The value of
-// a cache_value has to be there, and may be null.
+// slowMessages are the tables of docs/protocol/wire.md#messages with ext from docs/protocol/extensions.md: the members
+// in their order, with "?" behind the type of an optional one, and "~" if it is written as null instead of being left
+// out. The value of a cache_value has to be there, and may be null.
 var slowMessages = []struct {
 	typ     codec.MessageType
 	name    string
@@ -630,7 +630,7 @@ func slowUint(v any, limit uint64) (uint64, bool) {
 	return n, err == nil && n <= limit
 }
 
-// slowBase64 decodes strict base64 four characters at a time (wire.md, section 3.3).
+// slowBase64 decodes strict base64 four characters at a time (docs/protocol/wire.md#base64).
 func slowBase64(s string) (string, bool) {
 	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 	var out []byte
@@ -736,7 +736,7 @@ func slowMessageFrame(d decoded) []byte {
 	return slowFrame(0, "{"+strings.Join(members, ",")+"}")
 }
 
-// slowString writes a string as wire.md, section 3.1, wants it.
+// slowString writes a string as docs/protocol/wire.md#encoding wants it.
 func slowString(s string) string {
 	var out strings.Builder
 	for _, r := range s {
@@ -775,7 +775,7 @@ func slowFrame(flags codec.Flags, payload string) []byte {
 	return []byte("FLX1" + big(2, 1) + big(2, uint64(flags)) + big(4, uint64(len(payload))) + payload)
 }
 
-// slowList encodes an item list (wire.md, section 5.1).
+// slowList encodes an item list (docs/protocol/wire.md#item-list).
 func slowList(items []string) string {
 	var list strings.Builder
 	list.WriteString(big(4, uint64(len(items))))
@@ -791,7 +791,7 @@ func slowPublishBody(tenant, namespace, stream string, items []string) string {
 	return slowName(tenant) + slowName(namespace) + slowName(stream) + slowList(items)
 }
 
-// slowEventFrame encodes one of the four event layouts (wire.md, sections 5.5 to 5.7).
+// slowEventFrame encodes one of the four event layouts (docs/protocol/wire.md#event-batch).
 func slowEventFrame(flags codec.Flags, subscription, offset uint64, items []string) []byte {
 	payload := ""
 	if flags&0x0002 != 0 {

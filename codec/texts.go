@@ -18,8 +18,8 @@ const (
 	FormNone         Form = "nothing"
 )
 
-// Consequence is what a refusal means for the stream that it came up on (session.md, section 3.3). Whatever it is, the
-// refusal itself is written first.
+// Consequence is what a refusal means for the stream that it came up on (docs/protocol/session.md#the-end-of-a-stream).
+// Whatever it is, the refusal itself is written first.
 type Consequence string
 
 // The consequences.
@@ -30,7 +30,7 @@ const (
 	StreamByID     Consequence = "kept with request_id, else clean end"
 )
 
-// Refusal is one row of the table of errors (session protocol, section 9): what a broker answers to what, and what
+// Refusal is one row of the table of errors (docs/protocol/errors.md): what a broker answers to what, and what
 // happens to the stream. Texts are for people; programs use the code, see [CodeOf]. Capital words in a text stand for
 // values.
 type Refusal struct {
@@ -41,7 +41,7 @@ type Refusal struct {
 	Stream Consequence
 }
 
-// The refusals of this broker, in the order of the table. docs/errors.md is generated from them.
+// The refusals of this broker, in the order of the table. docs/protocol/errors.md is generated from them.
 var (
 	UnsupportedFlags = Refusal{CodeInvalid, "unsupported frame flags", FormError, "unknown flag bits, a combination that is not defined, or a layout of the wrong direction", StreamKept}
 

@@ -76,7 +76,7 @@ func authCases(f *Fixture) []Case {
 }
 
 // answerToAuth sends an auth with the given members at its end. What was negotiated or not, binary publishes with
-// acknowledgement are answered (session.md, section 12).
+// acknowledgement are answered (docs/from-the-reference.md#client).
 func answerToAuth(p *probe, members, reply string) {
 	s := p.stream()
 	s.send(message(`{"type":"auth","tenant_id":%q,"token":%q%s}`, p.fx.Tenant, p.fx.token(allActions...), members))
@@ -87,8 +87,8 @@ func answerToAuth(p *probe, members, reply string) {
 	s.expectServed()
 }
 
-// wildcardCases are the table of session.md, section 4.6, with the fixture's names. What a pattern allows is read off
-// the texts: a stream that is allowed and does not exist is "not found".
+// wildcardCases are the table of docs/protocol/tokens.md#permissions with the fixture's names. What a pattern allows is
+// read off the texts: a stream that is allowed and does not exist is "not found".
 func wildcardCases(f *Fixture) []Case {
 	exact := fmt.Sprintf("stream:%s/%s/%s", f.Tenant, f.Namespace, f.Stream)
 	resources := []topic{

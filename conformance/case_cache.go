@@ -122,7 +122,7 @@ func ttlExpires(p *probe) {
 }
 
 // replyAtLimit puts the largest entry that fits into a frame, in the shortest form, and gets it in the longest: 36 bytes
-// more (wire.md, section 1.3). The broker may refuse the put or the get, in whatever way it likes.
+// more (docs/protocol/wire.md#maximum-frame-size). The broker may refuse the put or the get, in whatever way it likes.
 func replyAtLimit(p *probe) {
 	f := p.fx
 	form := fmt.Sprintf(`{"type":"cache_put","tenant_id":%q,"namespace":%q,"cache":%q,"key":%%q,"value":%%q}`, f.Tenant, f.Namespace, f.Cache)
@@ -170,7 +170,7 @@ func pipelinedGets(p *probe) {
 	s.expectServed()
 }
 
-// errorCases are the rows of session.md, section 9, that no row of the checklist has already, and row 57.
+// errorCases are the rows of docs/protocol/errors.md that no row of the checklist has already, and row 57.
 func errorCases(f *Fixture) []Case {
 	t, foreign, foreignStore := f.topic(), f.foreign(), f.foreignStore()
 	mismatch := []string{errorReply("tenant mismatch")}

@@ -7,7 +7,7 @@ import (
 	"github.com/felix-mq/felix/codec"
 )
 
-// consequence is what becomes of a control stream after a request (session.md, section 3.3).
+// consequence is what becomes of a control stream after a request (docs/protocol/session.md#the-end-of-a-stream).
 type consequence uint8
 
 const (
@@ -69,7 +69,7 @@ func cases(exchanges ...exchange) []Case {
 // errorReply is an error message in the notation of replies.
 func errorReply(text string) string { return "error " + short(text) }
 
-// Texts of session.md, section 9, that occur in several places. They are written out here, as all texts are, so that a
+// Texts of docs/protocol/errors.md that occur in several places. They are written out here, as all texts are, so that a
 // slip in package codec does not go unnoticed.
 const (
 	unexpectedMessage    = "unexpected message type"

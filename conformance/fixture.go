@@ -48,7 +48,7 @@ type Fixture struct {
 	ReplayEvents int `json:"replay_events"`
 
 	// Reference says that the broker is the reference implementation: an error before the error end of a stream may be
-	// lost, and what session.md, section 13, lists as its defects is not asked for.
+	// lost, and what docs/from-the-reference.md#defects lists as its defects is not asked for.
 	Reference bool `json:"reference"`
 
 	key ed25519.PrivateKey

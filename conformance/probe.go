@@ -128,8 +128,8 @@ func (c *conn) open() *control {
 	return ctl
 }
 
-// reader returns a frame reader that takes what a broker may send, which is a little more than it takes itself (wire.md,
-// section 1.3).
+// reader returns a frame reader that takes what a broker may send, which is a little more than it takes itself
+// (docs/protocol/wire.md#maximum-frame-size).
 func (p *probe) reader(r *quicx.RecvStream) *quicx.FrameReader {
 	fr := quicx.NewFrameReader(r, max(p.fx.MaxFrameBytes, codec.DefaultMaxFrame)+64)
 	p.onClose(fr.Close)
@@ -251,7 +251,7 @@ func (s *control) expectServed() {
 }
 
 // expectEnd expects the end of the stream in both directions: FIN from the broker, and STOP_SENDING unless everything
-// was sent (session.md, section 3.3).
+// was sent (docs/protocol/session.md#the-end-of-a-stream).
 func (s *control) expectEnd() {
 	s.expect("FIN")
 	if !s.done {
@@ -413,7 +413,8 @@ func (e *events) add(f quicx.Frame) {
 	}
 }
 
-// eventHead is how many bytes of payload an event layout has in front of its item list (wire.md, section 5.7).
+// eventHead is how many bytes of payload an event layout has in front of its item list
+// (docs/protocol/wire.md#base-offset).
 func eventHead(flags codec.Flags) int {
 	n := 0
 	if flags&codec.FlagEventBatch != 0 {

@@ -49,7 +49,7 @@ type vector interface {
 }
 
 // prediction is the model's word on a frame that an authenticated client sends on a control stream. The model is written
-// from session.md, sections 2 to 9, and shares no decision with a broker: it looks at the fields that the vector states,
+// from docs/protocol/session.md and shares no decision with a broker: it looks at the fields that the vector states,
 // not at the frame.
 type prediction struct {
 	replies []string
@@ -175,8 +175,8 @@ func (v validVector) predict(f *Fixture) prediction {
 	}
 }
 
-// clientLayout reports whether a client may send frames with these flags (wire.md, section 2.2). All others are refused
-// before anything is decoded (2.3, 2.4), those of an extension included, since none is negotiated here.
+// clientLayout reports whether a client may send frames with these flags (docs/protocol/wire.md#layouts). All others
+// are refused before anything is decoded, those of an extension included, since none is negotiated here.
 func clientLayout(flags uint16) bool { return flags == 0x0000 || flags == 0x0001 || flags == 0x0009 }
 
 // events are those that the vector publishes to the stream that is listened to.
@@ -194,7 +194,7 @@ func (v validVector) events(f *Fixture, t topic) []string {
 	return payloads
 }
 
-// predictPublish follows session.md, section 5.2.
+// predictPublish follows docs/protocol/session.md#checks-of-a-json-publish.
 func (v validVector) predictPublish(f *Fixture, t topic, foreign, exists bool) prediction {
 	id, acked := v.Fields.RequestID, v.Fields.Ack != "none"
 	missing := "missing request_id for acked publish"
@@ -216,7 +216,7 @@ func (v validVector) predictPublish(f *Fixture, t topic, foreign, exists bool) p
 	return prediction{events: v.events(f, t)}
 }
 
-// predictAcked follows session.md, section 5.3.
+// predictAcked follows docs/protocol/session.md#checks-of-a-binary-publish.
 func (v validVector) predictAcked(f *Fixture, t topic, foreign, exists bool) prediction {
 	ack := func(text string) prediction {
 		return prediction{replies: []string{fmt.Sprintf("ack %d %s", *v.Fields.RequestID, text)}}
@@ -232,7 +232,8 @@ func (v validVector) predictAcked(f *Fixture, t topic, foreign, exists bool) pre
 	return want
 }
 
-// cutText is how much of a text an acknowledgement carries: 512 bytes, in whole characters (wire.md, section 5.4).
+// cutText is how much of a text an acknowledgement carries: 512 bytes, in whole characters
+// (docs/protocol/wire.md#publish-acknowledgement).
 func cutText(text string) string {
 	const most = 512
 	if len(text) <= most {
@@ -248,7 +249,8 @@ func cutText(text string) string {
 	return text[:end]
 }
 
-// predictCache follows session.md, section 8. Whether a get hits depends on who ran before, so any value will do.
+// predictCache follows docs/protocol/session.md#cache. Whether a get hits depends on who ran before, so any value will
+// do.
 func (v validVector) predictCache(f *Fixture, foreign bool) prediction {
 	x := &v.Fields
 	c := store{string(x.TenantID), string(x.Namespace), string(x.Cache)}

@@ -549,7 +549,7 @@ func (t *Topic) leave(s *Subscription) {
 	s.cost = 0
 }
 
-// CursorError says that a start position cannot be served (session.md, section 7.4).
+// CursorError says that a start position cannot be served (docs/protocol/session.md#start-positions).
 type CursorError struct {
 	TooOld    bool   // below Available; otherwise in the future
 	Requested uint64 // the sequence number asked for

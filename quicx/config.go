@@ -40,7 +40,7 @@ type Config struct {
 	StreamsHint int
 
 	// MaxStreams is how many streams of each kind a peer may have open on one connection at a time. Zero means 1024,
-	// which peers of this protocol rely on (session protocol, section 2.2). Negative means none.
+	// which peers of this protocol rely on (docs/protocol/session.md#quic-parameters). Negative means none.
 	MaxStreams int64
 
 	// IdleTimeout ends a connection on which nothing was heard from the peer for so long. The smaller of the two peers'

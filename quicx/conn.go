@@ -116,9 +116,9 @@ func (c *Conn) AwaitDelivery(ctx context.Context) {
 	}
 }
 
-// Close ends the connection and its streams with a code and a reason that the peer is told; use 0 (session protocol,
-// section 2.3). What was written and not sent is lost. It returns when the connection is gone, the socket of a dialed one
-// included. Closing again, or after the peer, does nothing.
+// Close ends the connection and its streams with a code and a reason that the peer is told; use 0
+// (docs/protocol/session.md#codes). What was written and not sent is lost. It returns when the connection is gone, the
+// socket of a dialed one included. Closing again, or after the peer, does nothing.
 func (c *Conn) Close(code uint64, reason string) error {
 	err := c.qc.CloseWithError(quic.ApplicationErrorCode(code), reason)
 	<-c.released

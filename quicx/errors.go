@@ -50,7 +50,8 @@ func (e *timeoutError) Temporary() bool      { return false }
 func (e *timeoutError) Is(target error) bool { return target == net.ErrClosed }
 
 // StreamResetError reports that one direction of a stream was given up before its end: by RESET_STREAM of the sender or
-// STOP_SENDING of the receiver. The connection is fine. No meaning is attached to codes (session protocol, section 2.3).
+// STOP_SENDING of the receiver. The connection is fine. No meaning is attached to codes
+// (docs/protocol/session.md#codes).
 type StreamResetError struct {
 	Code   uint64
 	Remote bool // the peer did it; otherwise this side called Cancel, and the error matches [net.ErrClosed]

@@ -106,8 +106,8 @@ func newFrameReader(src frameSource, maxFrame int) *FrameReader {
 //
 // Next blocks until a whole frame is there. It returns [io.EOF] if the stream ended behind a frame, [ErrTruncated] if it
 // ended inside one, an error of package codec for a header with the wrong magic or version or with a length above the
-// limit, in that order (wire format, section 1.2), and otherwise what [RecvStream.Read] returns. Errors stay, except
-// [os.ErrDeadlineExceeded], after which Next may be called again. Flags are not looked at.
+// limit, in that order (docs/protocol/wire.md#reading-a-frame), and otherwise what [RecvStream.Read] returns. Errors
+// stay, except [os.ErrDeadlineExceeded], after which Next may be called again. Flags are not looked at.
 //
 // After an error other than [io.EOF] the caller should cancel the stream.
 func (r *FrameReader) Next() (Frame, error) {

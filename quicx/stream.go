@@ -9,7 +9,7 @@ import (
 )
 
 // Stream is a bidirectional stream. Its two directions are used and ended independently: a peer that stops reading
-// one has not stopped writing the other (session protocol, section 3.3).
+// one has not stopped writing the other (docs/protocol/session.md#the-end-of-a-stream).
 type Stream struct {
 	send SendStream
 	recv RecvStream

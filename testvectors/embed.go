@@ -26,7 +26,8 @@ import (
 //go:embed valid/*.json invalid/*.json fanout/*.json
 var files embed.FS
 
-// DefaultMaxFrame is the frame length limit, in bytes of payload, of vectors that do not name another one (wire.md 1.3).
+// DefaultMaxFrame is the frame length limit, in bytes of payload, of vectors that do not name another one
+// (docs/protocol/wire.md#maximum-frame-size).
 const DefaultMaxFrame = 16 << 20
 
 // Directions of a [Vector].
@@ -159,13 +160,14 @@ type InvalidVector struct {
 	// MaxFrame is the limit to decode the frame under, in bytes of payload.
 	MaxFrame int `json:"max_frame"`
 	// RequestID is set for an acked publish batch with a good prefix and a bad body: a broker answers this id with an
-	// error and keeps the stream (wire.md 5.3).
+	// error and keeps the stream (docs/protocol/wire.md#acknowledged-publish-batch).
 	RequestID *uint64 `json:"request_id,string"`
 	// Frame is the frame with its header, as far as a decoder has to look.
 	Frame Bytes `json:"frame"`
 }
 
-// Rewrite is a received publish frame and the event frames that a broker makes of it without re-encoding (wire.md 6).
+// Rewrite is a received publish frame and the event frames that a broker makes of it without re-encoding
+// (docs/protocol/wire.md#delivery-without-encoding).
 type Rewrite struct {
 	// Name is unique among all vectors of the package.
 	Name string `json:"name"`

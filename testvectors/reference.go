@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// ReferenceVector is a vector of the reference implementation: a pair of files NAME.json and NAME.hex (wire.md 8). The
-// fields hold what the files say, unchecked.
+// ReferenceVector is a vector of the reference implementation: a pair of files NAME.json and NAME.hex
+// (testvectors/README.md#where-they-come-from). The fields hold what the files say, unchecked.
 type ReferenceVector struct {
 	// File is the NAME of the pair, Name the member of the JSON file, which should be the same.
 	File string `json:"-"`

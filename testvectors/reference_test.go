@@ -21,8 +21,9 @@ const referenceDir = "FELIX_REFERENCE_VECTORS"
 // requireReference, set to 1, makes a missing folder a failure.
 const requireReference = "FELIX_REQUIRE_REFERENCE"
 
-// TestReferenceVectors does with each vector of the reference implementation what the reference does (wire.md 8): frames
-// the payload, decodes the frame, compares the values, encodes them again and compares the bytes.
+// TestReferenceVectors does with each vector of the reference implementation what the reference does
+// (testvectors/README.md#where-they-come-from): frames the payload, decodes the frame, compares the values, encodes
+// them again and compares the bytes.
 func TestReferenceVectors(t *testing.T) {
 	dir := os.Getenv(referenceDir)
 	if dir == "" {

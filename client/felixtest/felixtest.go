@@ -162,7 +162,7 @@ func (b *Broker) TLS() *tls.Config {
 }
 
 // Token makes a token of the tenant that expires after some time. Without permissions it allows everything; otherwise see
-// session.md, section 4.6.
+// docs/protocol/tokens.md#permissions.
 func (b *Broker) Token(life time.Duration, permissions ...string) (string, error) {
 	if len(permissions) == 0 {
 		permissions = []string{"stream.publish:*", "stream.subscribe:*", "cache.read:*", "cache.write:*"}

@@ -20,7 +20,7 @@ import (
 	"github.com/felix-mq/felix/quicx"
 )
 
-// defaultFile is read if no other is named and it is there (configuration.md, section 1).
+// defaultFile is read if no other is named and it is there (docs/configuration.md).
 const defaultFile = "/usr/local/felix/config.yml"
 
 // fileVariable names the file of settings.

@@ -103,8 +103,8 @@ func stages() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, telemetry.Text()) })
 }
 
-// drain ends the broker within its budget (session.md, section 11): first it says that it is not ready, and serves on for as
-// long as balancers may need to hear that.
+// drain ends the broker within its budget (docs/protocol/session.md#shutdown): first it says that it is not ready, and
+// serves on for as long as balancers may need to hear that.
 func drain(b *broker.Broker, o *options, life *ops.Lifecycle, served <-chan error, log *slog.Logger) error {
 	budget := o.broker.ShutdownDrain
 	ctx, cancel := context.WithTimeout(context.Background(), budget)

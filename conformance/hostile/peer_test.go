@@ -200,7 +200,8 @@ func describeReply(f quicx.Frame) (string, error) {
 	}
 }
 
-// describeCacheReply is describeReply for the extension cache, the only one with replies (docs/wire-extensions.md).
+// describeCacheReply is describeReply for the extension cache, the only one with replies
+// (docs/protocol/extensions.md#cache).
 func describeCacheReply(payload []byte) (string, error) {
 	kind, body, err := codec.ParseExtension(payload)
 	if err != nil || kind != codec.ExtensionCacheReply {
@@ -217,8 +218,8 @@ func describeCacheReply(payload []byte) (string, error) {
 	return fmt.Sprintf("%s: %.100s", text, r.Text), checkText(string(r.Text))
 }
 
-// documented are the texts of session.md, section 9, that a broker of this kind uses. They are written out here so that
-// the broker is not judged by its own words.
+// documented are the texts of docs/protocol/errors.md that a broker of this kind uses. They are written out here so
+// that the broker is not judged by its own words.
 var documented = []string{
 	"unsupported frame flags", "auth required", "auth already established", "auth failed", "tenant mismatch", "forbidden",
 	"unexpected message type", "subscribe_cursor_error is a server-to-client message",

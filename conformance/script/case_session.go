@@ -173,7 +173,7 @@ func brokerLeaves(t *trial) {
 	t.works(nil)
 }
 
-// talkative adds to a frame what its reader has to overlook (wire.md, sections 3.2 and 5.1).
+// talkative adds to a frame what its reader has to overlook (docs/protocol/wire.md#decoding).
 func talkative(frame []byte) []byte {
 	h, err := codec.ParseHeader(frame)
 	payload := frame[codec.HeaderLen:]

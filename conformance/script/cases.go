@@ -53,7 +53,8 @@ type Subscription interface {
 	Close() error
 }
 
-// ErrEnded says that the broker finished a subscription: FIN behind a whole frame (session.md, section 7.9).
+// ErrEnded says that the broker finished a subscription: FIN behind a whole frame
+// (docs/protocol/session.md#the-end-of-a-subscription).
 var ErrEnded = errors.New("script: subscription ended")
 
 // Event is an event as a client reported it. Nobody changes the payload afterwards.
@@ -65,8 +66,9 @@ type Event struct {
 
 // Case is one check of a client.
 type Case struct {
-	// ID begins with IC or RAW and the number in the interop checklist (session.md, section 15), with C and the section
-	// of session.md whose rule for clients it is about, or with CD and the number of a defect (section 13).
+	// ID begins with IC or RAW and the number in the interop checklist (docs/conformance.md#the-interop-checklist),
+	// with C and a section (docs/conformance.md#judging-a-client), or with CD and the number of a defect
+	// (docs/from-the-reference.md#defects).
 	ID    string
 	Title string
 

@@ -15,9 +15,9 @@
 // steps need no contexts of their own, and a test cannot hang longer than its context. Nothing here sleeps. Streams
 // that a test is not about are served by a [Normal] broker, and a [Relay] makes a broker fall silent.
 //
-// [Cases] are the checks of a client that take a scripted peer: rows of session.md, section 15, and rules of the sections
-// before it. Any client can be given to them, through the interface [Client]. A case is a function on a trial (trial.go);
-// the files case_*.go hold them by subject.
+// [Cases] are the checks of a client that take a scripted peer: rows of docs/conformance.md#the-interop-checklist and
+// rules of the sections before it. Any client can be given to them, through the interface [Client]. A case is a
+// function on a trial (trial.go); the files case_*.go hold them by subject.
 package script
 
 import (
@@ -94,7 +94,7 @@ func (s *Server) Addr() string { return s.l.Addr().String() }
 // CertPEM returns the server's certificate, which is valid for localhost and for the address.
 func (s *Server) CertPEM() []byte { return slices.Clone(s.cert) }
 
-// Protocols returns what clients offered by ALPN, which has to be nothing (session.md, section 2.1).
+// Protocols returns what clients offered by ALPN, which has to be nothing (docs/protocol/session.md#tls).
 func (s *Server) Protocols() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -180,7 +180,7 @@ func (c *Conn) OpenBare() (*Events, error) {
 	return &Events{c.s, s}, nil
 }
 
-// ShutDown closes the connection as a broker does that goes away (session.md, section 11).
+// ShutDown closes the connection as a broker does that goes away (docs/protocol/session.md#shutdown).
 func (c *Conn) ShutDown() { _ = c.qc.Close(0, "broker shutting down") }
 
 // Done is closed when the connection has ended, whoever ended it.

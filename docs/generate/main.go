@@ -30,7 +30,7 @@ var othersTexts = []string{
 	"publish ingress per-connection byte budget exhausted", "publish ingress byte budget exhausted",
 }
 
-// errorsPage is the table of refusals (session.md, section 9).
+// errorsPage is the table of refusals (docs/protocol/errors.md).
 func errorsPage() []byte {
 	var b bytes.Buffer
 	b.WriteString(`# Errors

@@ -2,8 +2,8 @@
 // certificate that signs itself. Nobody else should trust them, and they do not live long. Begin at [New] and
 // [SelfSigned].
 //
-// Leaves are what every known peer accepts (session.md, section 2.1): X.509 v3, ECDSA P-256, each name as a DNS subject
-// alternative name, and not a certificate authority.
+// Leaves are what every known peer accepts (docs/protocol/session.md#tls): X.509 v3, ECDSA P-256, each name as a DNS
+// subject alternative name, and not a certificate authority.
 package devca
 
 import (

@@ -282,7 +282,8 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 	ok(w, r)
 }
 
-// ready is readyz with the reference's answer: the same word whatever the reason is (configuration.md, section 10).
+// ready is readyz with the reference's answer: the same word whatever the reason is
+// (docs/from-the-reference.md#broker).
 func (s *Server) ready(w http.ResponseWriter, r *http.Request) {
 	if s.failing() != "" {
 		http.Error(w, "draining", http.StatusServiceUnavailable)

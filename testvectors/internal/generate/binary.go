@@ -67,7 +67,8 @@ func ackError(name, note string, id uint64, message blob) vector {
 	}
 }
 
-// cutAck is an error acknowledgement whose sender was given full and keeps the text kept, wire.md 5.4.
+// cutAck is an error acknowledgement whose sender was given full and keeps the text kept,
+// docs/protocol/wire.md#publish-acknowledgement.
 func cutAck(name, note string, full, kept blob) vector {
 	v := ackError("cut/"+name, note, 9, kept)
 	v.Fields = append(v.Fields, field{"uncut_message", textValue(full)})

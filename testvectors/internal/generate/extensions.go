@@ -16,7 +16,7 @@ func extMember(names ...string) member {
 	return member{name: "ext", json: cat(out, text(`]`)), value: list}
 }
 
-// extensionFrame is a frame of docs/wire-extensions.md: a type byte and a body.
+// extensionFrame is a frame of docs/protocol/extensions.md: a type byte and a body.
 func extensionFrame(kind, name, note string, typ int, body blob, f fields) vector {
 	return vector{
 		Name: kind + "/" + name, Note: note, Direction: brokerToClient, Kind: kind, Flags: flagsExtension,

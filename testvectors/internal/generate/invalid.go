@@ -40,7 +40,7 @@ func badJSON(class, name, note, payload string) invalidVector {
 	return badPayload(class, name, note, flagsJSON, text(payload))
 }
 
-// invalidHeaders fail before a byte of the payload is looked at, wire.md 1.2.
+// invalidHeaders fail before a byte of the payload is looked at, docs/protocol/wire.md#reading-a-frame.
 func invalidHeaders() []invalidVector {
 	ok := msg("ok").payload()
 	vectors := []invalidVector{
@@ -73,7 +73,7 @@ func invalidHeaders() []invalidVector {
 	return vectors
 }
 
-// invalidFlags are frames whose payload nobody looks at, wire.md 2.
+// invalidFlags are frames whose payload nobody looks at, docs/protocol/wire.md#flags.
 func invalidFlags() []invalidVector {
 	var vectors []invalidVector
 	payload := msg("ok").payload()
@@ -115,7 +115,7 @@ var notUTF8 = []struct{ name, note, bytes string }{
 	{"latin_1", "", "caf\xe9"},
 }
 
-// invalidBinary are binary payloads to refuse, wire.md 5.
+// invalidBinary are binary payloads to refuse, docs/protocol/wire.md#binary-payloads.
 func invalidBinary() []invalidVector {
 	t, n, s := text("t"), text("n"), text("s")
 	item, empty := raw("i"), blob(nil)
@@ -261,7 +261,7 @@ var full = []struct {
 	{msg("event_batch", topic(b64s(raw("world")), num("base_offset", 42))...), "tenant_id namespace stream payloads"},
 }
 
-// invalidMembers takes each message and spoils one member after the other, wire.md 3.2 and 4.
+// invalidMembers takes each message and spoils one member after the other, docs/protocol/wire.md#decoding.
 func invalidMembers() []invalidVector {
 	var vectors []invalidVector
 	add := func(class, name, note string, payload blob) {
@@ -314,7 +314,7 @@ func wrongType(m member, jsonType string) bool {
 	return jsonType != "string"
 }
 
-// invalidJSON are the other payloads that are no message, wire.md 3.2.
+// invalidJSON are the other payloads that are no message, docs/protocol/wire.md#decoding.
 func invalidJSON() []invalidVector {
 	var vectors []invalidVector
 	add := func(class, name, note, payload string) {

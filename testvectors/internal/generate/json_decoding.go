@@ -2,7 +2,7 @@ package main
 
 import "strings"
 
-// jsonDecoding are payloads that no encoder here writes and every decoder accepts, wire.md 3.2.
+// jsonDecoding are payloads that no encoder here writes and every decoder accepts, docs/protocol/wire.md#decoding.
 func jsonDecoding() []vector {
 	ok := msg("ok")
 	publish := msg("publish", topic(b64("payload", raw("hello")), num("request_id", 7), enum("ack", "per_batch"))...)

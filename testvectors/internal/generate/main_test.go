@@ -74,7 +74,7 @@ func TestNamesAreUnique(t *testing.T) {
 	}
 }
 
-// The worked examples of wire.md 9, typed from there, against the encoders here.
+// The worked examples of docs/protocol/wire.md#binary-payloads, typed from there, against the encoders here.
 func TestWorkedExamples(t *testing.T) {
 	hello := []blob{raw("hello"), nil}
 	subscription, offset := be64(5), be64(42)
@@ -108,7 +108,7 @@ func TestWorkedExamples(t *testing.T) {
 			"event batch with offset", frame(flagsEventOffsets, cat(subscription, offset, itemList(hello))),
 			"464c5831 0001 0022 00000021 0000000000000005 000000000000002a 00000002 00000005 68656c6c6f 00000000",
 		},
-		// From wire.md 8.
+		// Of the reference implementation.
 		{
 			"acknowledgement", frame(flagsPublishAck, publishAck(0, 7, nil)),
 			"464c5831 0001 0010 0000000b 00 0000000000000007 0000",

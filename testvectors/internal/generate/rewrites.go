@@ -1,6 +1,7 @@
 package main
 
-// rewrites are received publish frames and the frames a broker makes of them without touching an item, wire.md 6.
+// rewrites are received publish frames and the frames a broker makes of them without touching an item,
+// docs/protocol/wire.md#delivery-without-encoding.
 func rewrites() []rewrite {
 	hello, empty := raw("hello"), blob(nil)
 	short := topicNames{text("t"), text("n"), text("s")}

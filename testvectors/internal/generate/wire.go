@@ -15,7 +15,7 @@ const (
 	brokerToClient = "broker_to_client"
 )
 
-// The eight layouts of wire.md 2.2.
+// The eight layouts of docs/protocol/wire.md#layouts.
 const (
 	flagsJSON          = 0x0000
 	flagsPublish       = 0x0001
@@ -41,7 +41,7 @@ func be64(v uint64) blob { return hx(fmt.Sprintf("%016x", v)) }
 // u32 takes what an int of 32 bits cannot hold, too.
 func u32[N int | uint32](v N) blob { return hx(fmt.Sprintf("%08x", v)) }
 
-// header is the frame header of wire.md 1.1.
+// header is the frame header of docs/protocol/wire.md#header.
 func header[N int | uint32](flags uint16, length N) blob {
 	return cat(hx("464c5831"), u16(1), u16(int(flags)), u32(length))
 }
@@ -50,7 +50,7 @@ func frame(flags uint16, payload blob) blob {
 	return cat(header(flags, payload.len()), payload)
 }
 
-// itemList is the item list of wire.md 5.1.
+// itemList is the item list of docs/protocol/wire.md#item-list.
 func itemList(items []blob) blob {
 	out := u32(len(items))
 	for _, item := range items {
@@ -61,15 +61,15 @@ func itemList(items []blob) blob {
 
 func name(s blob) blob { return cat(u16(s.len()), s.asHex()) }
 
-// names is the part of a publish batch in front of its item list, wire.md 5.2.
+// names is the part of a publish batch in front of its item list, docs/protocol/wire.md#publish-batch.
 func names(tenant, namespace, stream blob) blob {
 	return cat(name(tenant), name(namespace), name(stream))
 }
 
-// ackedPrefix is what 0x0009 puts in front of a publish batch, wire.md 5.3.
+// ackedPrefix is what 0x0009 puts in front of a publish batch, docs/protocol/wire.md#acknowledged-publish-batch.
 func ackedPrefix(id uint64, mode int) blob { return cat(be64(id), u8(mode)) }
 
-// publishAck is the payload of 0x0010, wire.md 5.4.
+// publishAck is the payload of 0x0010, docs/protocol/wire.md#publish-acknowledgement.
 func publishAck(status int, id uint64, message blob) blob {
 	return cat(u8(status), be64(id), u16(message.len()), message.asHex())
 }
@@ -81,7 +81,7 @@ func (v u64) MarshalText() ([]byte, error) { //nolint:unparam // the interface w
 	return strconv.AppendUint(nil, uint64(v), 10), nil
 }
 
-// quote writes a JSON string with the escapes of wire.md 3.1 and no others.
+// quote writes a JSON string with the escapes of docs/protocol/wire.md#encoding and no others.
 func quote(s string) string {
 	var out strings.Builder
 	out.WriteByte('"')
@@ -150,7 +150,8 @@ func startOffset(offset uint64) member {
 	}
 }
 
-// base64Text is the base64 form of wire.md 3.3. A run whose unit is a multiple of three bytes stays a run.
+// base64Text is the base64 form of docs/protocol/wire.md#base64. A run whose unit is a multiple of three bytes stays a
+// run.
 func base64Text(b blob) blob {
 	var out blob
 	for _, p := range b {
@@ -192,7 +193,7 @@ func nullValue() member { return member{name: "value", json: text(`null`)} }
 // nullTTL is the ttl_ms of a cache_put without one: null on the wire, absent after decoding.
 func nullTTL() member { return member{name: "ttl_ms", json: text(`null`), absent: true} }
 
-// message is a JSON message: its type and the other members in the order of wire.md 4.
+// message is a JSON message: its type and the other members in the order of docs/protocol/wire.md#messages.
 type message struct {
 	kind    string
 	members []member
@@ -200,7 +201,7 @@ type message struct {
 
 func msg(kind string, members ...member) message { return message{kind, members} }
 
-// payload encodes m as wire.md 3.1 says.
+// payload encodes m as docs/protocol/wire.md#encoding says.
 func (m message) payload() blob {
 	out := text(`{"type":"` + m.kind + `"`)
 	for _, f := range m.members {
