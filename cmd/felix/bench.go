@@ -21,7 +21,7 @@ meanwhile. The command loadgen does the same and more, and is optimized by a pro
 		Example: `  felix bench --fanout 64 --payload 4096
   felix bench --batch 1 --window 1            # latency of a lone event
   felix bench demo --rate 10000 --duration 10s`,
-		Args: cobra.MaximumNArgs(1),
+		Args: arguments(0, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				target, err := a.target(args[0])
@@ -31,7 +31,7 @@ meanwhile. The command loadgen does the same and more, and is optimized by a pro
 				cfg.Target = target
 			}
 			if err := cfg.Validate(); err != nil {
-				return usageError{err}
+				return usageError{error: err}
 			}
 			errOut := c.ErrOrStderr()
 			clear := func() {}
@@ -73,7 +73,7 @@ func (a *app) target(stream string) (*loadgen.Target, error) {
 		return nil, err
 	}
 	if t.Token, err = r.readToken(); err != nil {
-		return nil, usageError{fmt.Errorf("token: %w", err)}
+		return nil, usageError{error: fmt.Errorf("token: %w", err)}
 	}
 	return t, nil
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"time"
@@ -38,7 +37,7 @@ func (a *app) newCacheGet(cache *string) *cobra.Command {
 		Short: "Print what is stored under keys",
 		Long: `Print what is stored under keys. By default that is the value of each, as it is, with a newline behind it. Exit code 4 says
 that one was missing.`,
-		Args: cobra.MinimumNArgs(1),
+		Args: arguments(1, -1),
 		RunE: func(c *cobra.Command, keys []string) error {
 			conn, r, err := a.connect(c.Context())
 			if err != nil {
@@ -91,12 +90,15 @@ func (a *app) newCachePut(cache *string) *cobra.Command {
 With --if-absent or --if-version nothing is replaced but what is meant (exit code 1 if there is something else).`,
 		Example: `  felix cache put greeting hello --ttl 10m
   felix cache put avatar --file me.png`,
-		Args: cobra.RangeArgs(1, 2),
+		Args: arguments(1, 2),
 		RunE: func(c *cobra.Command, args []string) error {
-			if ttl < 0 {
-				return usageError{errors.New("--ttl is at least 0")}
+			if err := exclusive(c, "if-absent", "if-version"); err != nil {
+				return err
 			}
-			value, err := argumentFileOrInput(args[1:], file, c.InOrStdin())
+			if ttl < 0 {
+				return usageError{error: errors.New("--ttl is at least 0")}
+			}
+			value, err := a.argumentFileOrInput(c, args[1:], file)
 			if err != nil {
 				return err
 			}
@@ -124,34 +126,29 @@ With --if-absent or --if-version nothing is replaced but what is meant (exit cod
 	c.Flags().StringVarP(&file, "file", "f", "", "store the content of a `file`")
 	c.Flags().BoolVar(&absent, "if-absent", false, "only if there is no entry")
 	c.Flags().Uint64Var(&version, "if-version", 0, "only if the entry has this `version`, which felix cache get -o table shows")
-	c.MarkFlagsMutuallyExclusive("if-absent", "if-version")
 	return c
 }
 
 // argumentFileOrInput returns the one of the three that is given.
-func argumentFileOrInput(argument []string, file string, stdin io.Reader) ([]byte, error) {
+func (a *app) argumentFileOrInput(c *cobra.Command, argument []string, file string) ([]byte, error) {
 	switch {
 	case len(argument) > 0 && file != "":
-		return nil, usageError{errors.New("either an argument or --file, not both")}
+		return nil, usageError{error: errors.New("either an argument or --file, not both")}
 	case len(argument) > 0:
 		return []byte(argument[0]), nil
 	case file != "":
 		content, err := os.ReadFile(file)
 		if err != nil {
-			return nil, usageError{err}
+			return nil, usageError{error: err}
 		}
 		return content, nil
 	}
-	content, err := io.ReadAll(io.LimitReader(stdin, maxLine+1))
-	if err == nil && len(content) > maxLine {
-		err = fmt.Errorf("standard input: more than %d bytes", maxLine)
-	}
-	return content, err
+	return readAll(c.Context(), c.InOrStdin(), maxLine, "the value", c.ErrOrStderr())
 }
 
 func (a *app) newCacheDelete(cache *string) *cobra.Command {
 	return &cobra.Command{
-		Use: "del KEY...", Short: "Delete entries", Args: cobra.MinimumNArgs(1),
+		Use: "del KEY...", Short: "Delete entries", Args: arguments(1, -1),
 		Long: "Delete entries. Exit code 4 says that one was not there.",
 		RunE: func(c *cobra.Command, keys []string) error {
 			conn, r, err := a.connect(c.Context())
@@ -191,10 +188,10 @@ func (a *app) newCacheWatch(cache *string) *cobra.Command {
 		Long: `Print the changes of a cache, each with its key and version, until an interrupt or --count: set, deleted, expired and evicted.
 Values are not told. A "reset" says that anything may have changed: it comes first, and whenever changes were missed. With
 --output json each change is an object of its own, over several lines.`,
-		Args: cobra.NoArgs,
+		Args: arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if count < 0 {
-				return usageError{errors.New("--count is at least 0")}
+				return usageError{error: errors.New("--count is at least 0")}
 			}
 			conn, r, err := a.connect(c.Context())
 			if err != nil {

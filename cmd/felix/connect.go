@@ -11,7 +11,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -124,7 +126,31 @@ func (a *app) resolve() (*resolved, error) {
 		r.origins = append(r.origins, setting{"insecure", "true", origin})
 	}
 	r.Insecure = flags.Insecure || ctx.Insecure
+	if r.timeout <= 0 {
+		return nil, usagef("--timeout %v: want more than 0", r.timeout)
+	}
+	if err := checkAddr(r.Addr); err != nil {
+		return nil, usagef("the broker's address (%s): %w", r.origin("addr"), err)
+	}
 	return r, nil
+}
+
+// checkAddr reports why an address cannot be one of a broker.
+func checkAddr(addr string) error {
+	if strings.Contains(addr, "://") {
+		return fmt.Errorf("%q: want HOST:PORT, without a scheme", addr)
+	}
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil || host == "" && port == "" {
+		return fmt.Errorf("%q: want HOST:PORT, such as 127.0.0.1:5000 or [::1]:5000", addr)
+	}
+	if host == "" {
+		return fmt.Errorf("%q: there is no host in front of the port", addr)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return fmt.Errorf("%q: %q is no port from 1 to 65535", addr, port)
+	}
+	return nil
 }
 
 // Where values come from, the nearest first.
@@ -149,20 +175,25 @@ func (r *resolved) pick(name, variable, flag, context, origin, other string) str
 	return s.Value
 }
 
+// origin tells where a setting comes from.
+func (r *resolved) origin(name string) string {
+	for _, s := range r.origins {
+		if s.Name == name {
+			return s.Origin
+		}
+	}
+	return fromDefault
+}
+
 // rank tells how near a setting's origin is: less is nearer.
 func (r *resolved) rank(name string) int {
-	for _, s := range r.origins {
-		if s.Name != name {
-			continue
-		}
-		switch {
-		case s.Origin == fromFlag:
-			return 0
-		case strings.HasPrefix(s.Origin, fromEnvironment):
-			return 1
-		case s.Origin != fromDefault:
-			return 2
-		}
+	switch origin := r.origin(name); {
+	case origin == fromFlag:
+		return 0
+	case strings.HasPrefix(origin, fromEnvironment):
+		return 1
+	case origin != fromDefault:
+		return 2
 	}
 	return 3
 }
@@ -182,7 +213,7 @@ func (r *resolved) tls() (*tls.Config, error) {
 	if r.CA != "" {
 		var err error
 		if text, err = os.ReadFile(r.CA); err != nil {
-			return nil, usageError{fmt.Errorf("certificates to trust: %w", err)}
+			return nil, usageError{error: fmt.Errorf("certificates to trust: %w", err)}
 		}
 		source = r.CA
 	}
@@ -191,7 +222,7 @@ func (r *resolved) tls() (*tls.Config, error) {
 	}
 	conf.RootCAs = x509.NewCertPool()
 	if !conf.RootCAs.AppendCertsFromPEM(text) {
-		return nil, usageError{fmt.Errorf("certificates to trust: none in %s", source)}
+		return nil, usageError{error: fmt.Errorf("certificates to trust: none in %s", source)}
 	}
 	return conf, nil
 }
@@ -209,9 +240,9 @@ func (a *app) connect(ctx context.Context, opts ...client.Option) (*client.Clien
 	token, err := r.readToken()
 	switch {
 	case err != nil:
-		return nil, nil, usageError{fmt.Errorf("token: %w", err)}
+		return nil, nil, usageError{error: fmt.Errorf("token: %w", err)}
 	case token == "":
-		return nil, nil, usageError{errors.New(`no token: use --token-file, FELIX_AUTH_TOKEN or a context ("felix dev" makes one)`)}
+		return nil, nil, usageError{errors.New("no token"), `--token or --token-file gives one, or FELIX_AUTH_TOKEN, or a context: "felix dev" makes one`}
 	}
 	all := append([]client.Option{
 		client.FromEnv(), client.WithTLS(tlsConf), client.WithRequestTimeout(r.timeout),
@@ -219,16 +250,50 @@ func (a *app) connect(ctx context.Context, opts ...client.Option) (*client.Clien
 	}, opts...)
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
+	ctx, refused := untilRefused(ctx, r.Addr)
+	defer refused()
 	c, err := client.Connect(ctx, r.Addr, all...)
 	if err == nil {
 		return c, r, nil
 	}
-	_, refused := errors.AsType[*client.BrokerError](err)
-	_, network := errors.AsType[net.Error](err) // a name that nobody knows, a certificate that is not trusted
-	if refused || network || ctx.Err() != nil || client.Retryable(err) || errors.Is(err, client.ErrProtocol) {
-		return nil, nil, connectError{err, r.Addr}
+	if cause := context.Cause(ctx); errors.Is(cause, errRefused) || errors.Is(cause, errInterrupted) {
+		return nil, nil, connectError{cause, r.Addr, flagAddr}
 	}
-	return nil, nil, usageError{err} // a setting
+	_, refusal := errors.AsType[*client.BrokerError](err)
+	_, network := errors.AsType[net.Error](err) // a name that nobody knows, a certificate that is not trusted
+	if refusal || network || ctx.Err() != nil || client.Retryable(err) || errors.Is(err, client.ErrProtocol) {
+		return nil, nil, connectError{err, r.Addr, flagAddr}
+	}
+	return nil, nil, usageError{error: err} // a setting
+}
+
+// untilRefused returns a context that ends with [errRefused] once the system at addr has said that nothing listens there. QUIC itself does
+// not notice: it goes on until the attempt has run out of time. The function that it returns ends the watch.
+func untilRefused(ctx context.Context, addr string) (context.Context, func()) {
+	watched, cancel := context.WithCancelCause(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		var d net.Dialer
+		conn, err := d.DialContext(watched, "udp", addr)
+		if err != nil {
+			return // the connection says why
+		}
+		defer func() { _ = conn.Close() }()
+		stop := context.AfterFunc(watched, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
+		defer stop()
+		var b [1]byte
+		if _, err = conn.Write(b[:]); err == nil { // too short for QUIC: a broker drops it
+			_, err = conn.Read(b[:])
+		}
+		if errors.Is(err, syscall.ECONNREFUSED) {
+			cancel(errRefused)
+		}
+	}()
+	return watched, func() {
+		cancel(nil)
+		<-done
+	}
 }
 
 func (a *app) newConfig() *cobra.Command {
@@ -241,7 +306,7 @@ func newConfigValidate() *cobra.Command {
 		Short: "Check a catalog as a broker would",
 		Long: `Check a catalog, and the files of keys that it names, as a broker would: exit code 1 and all problems with their lines if it
 would refuse it. The broker's own settings are checked by broker --validate-config.`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments(1, 1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			_, err := catalog.Load(args[0])
 			return err
@@ -258,7 +323,7 @@ func (a *app) newConfigShow() *cobra.Command {
 
 Beside these, the FELIX_* variables of the Go client (FELIX_CLIENT_CONFIG among them) tune its connections; those that are
 set are listed as well.`,
-		Args: cobra.NoArgs,
+		Args: arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			r, err := a.resolve()
 			if err != nil {

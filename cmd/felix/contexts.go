@@ -51,7 +51,7 @@ func loadContexts() (*contexts, error) {
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
 	decoder.KnownFields(true)
 	if err := decoder.Decode(c); err != nil && !errors.Is(err, io.EOF) { // which says that the file is empty
-		return nil, usageError{fmt.Errorf("%s: %w", path, err)}
+		return nil, usageError{error: fmt.Errorf("%s: %w", path, err)}
 	}
 	if c.Contexts == nil {
 		c.Contexts = make(map[string]connection)
@@ -113,13 +113,16 @@ func (a *app) newContextAdd() *cobra.Command {
 A token given with --token is written into the file of contexts, which only its owner can read. With --token-file the file
 is read anew whenever a stream is opened, so that something else can renew the token.`,
 		Example: "  felix context add prod --addr broker.example:5000 --tenant t1 --token-file ~/.felix-token --ca ca.pem",
-		Args:    cobra.ExactArgs(1),
+		Args:    arguments(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if a.flags.Addr == "" {
-				return usageError{errors.New("a context needs --addr")}
+				return usageError{error: errors.New("a context needs --addr")}
+			}
+			if err := checkAddr(a.flags.Addr); err != nil {
+				return usagef("--addr: %w", err)
 			}
 			if err := auth.ValidName(args[0]); err != nil {
-				return usageError{err}
+				return usageError{error: err}
 			}
 			all, err := loadContexts()
 			if err != nil {
@@ -155,7 +158,7 @@ func editContexts(name string, edit func(*contexts)) error {
 
 func (a *app) newContextUse() *cobra.Command {
 	return &cobra.Command{
-		Use: "use NAME", Short: "Use a context from now on", Args: cobra.ExactArgs(1), ValidArgsFunction: completeContext,
+		Use: "use NAME", Short: "Use a context from now on", Args: arguments(1, 1), ValidArgsFunction: completeContext,
 		RunE: func(_ *cobra.Command, args []string) error {
 			return editContexts(args[0], func(all *contexts) { all.Current = args[0] })
 		},
@@ -165,7 +168,7 @@ func (a *app) newContextUse() *cobra.Command {
 func newContextList() *cobra.Command {
 	format := formatTable
 	c := &cobra.Command{
-		Use: "ls", Short: "List the contexts", Args: cobra.NoArgs,
+		Use: "ls", Short: "List the contexts", Args: arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			all, err := loadContexts()
 			if err != nil {
@@ -198,7 +201,7 @@ func newContextList() *cobra.Command {
 
 func (a *app) newContextCurrent() *cobra.Command {
 	return &cobra.Command{
-		Use: "current", Short: "Print the name of the context in use", Args: cobra.NoArgs,
+		Use: "current", Short: "Print the name of the context in use", Args: arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			r, err := a.resolve()
 			if err != nil {
@@ -215,7 +218,7 @@ func (a *app) newContextCurrent() *cobra.Command {
 
 func newContextRemove() *cobra.Command {
 	return &cobra.Command{
-		Use: "rm NAME", Short: "Remove a context", Args: cobra.ExactArgs(1), ValidArgsFunction: completeContext,
+		Use: "rm NAME", Short: "Remove a context", Args: arguments(1, 1), ValidArgsFunction: completeContext,
 		RunE: func(_ *cobra.Command, args []string) error {
 			return editContexts(args[0], func(all *contexts) {
 				delete(all.Contexts, args[0])

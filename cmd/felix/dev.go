@@ -66,10 +66,10 @@ With --dir, certificate, keys and token are kept in a directory: other programs 
   catalog.yaml       what it serves, for a broker that is to stay: broker --catalog`,
 		Example: `  felix dev
   felix dev --dir ./felix-dev --stream orders,payments --bind 127.0.0.1:0`,
-		Args: cobra.NoArgs,
+		Args: arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if envErr != nil {
-				return usageError{fmt.Errorf("environment: %w", envErr)}
+				return usageError{error: fmt.Errorf("environment: %w", envErr)}
 			}
 			o.Tenant, o.Namespace = cmp.Or(a.flags.Tenant, o.Tenant), cmp.Or(a.flags.Namespace, o.Namespace)
 			return a.runDev(c.Context(), cfg, o, dir, metrics, c.OutOrStdout(), c.ErrOrStderr())
@@ -93,7 +93,7 @@ func (a *app) runDev(ctx context.Context, cfg broker.Config, o broker.DevOptions
 		return err
 	}
 	if old, ok := all.Contexts[name]; ok && !old.Dev {
-		return usageError{fmt.Errorf("context %q was not made by felix dev: use --context with another name", name)}
+		return usageError{error: fmt.Errorf("context %q was not made by felix dev: use --context with another name", name)}
 	}
 	if dir != "" {
 		if err := prepareDir(dir, &o, stderr); err != nil {
@@ -118,7 +118,7 @@ func (a *app) runDev(ctx context.Context, cfg broker.Config, o broker.DevOptions
 		Settings: ops.Settings{Bind: metrics}, Metrics: registry, Streams: http.HandlerFunc(d.ServeStreams), Log: cfg.Logger,
 	})
 	if err != nil {
-		err = usageError{fmt.Errorf("--metrics-bind: %w", err)}
+		err = usageError{error: fmt.Errorf("--metrics-bind: %w", err)}
 	}
 	if server != nil {
 		one.MetricsURL = "http://" + server.Addr().String() + "/metrics"

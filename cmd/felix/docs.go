@@ -11,7 +11,7 @@ import (
 // newDocs makes docs/cli.md: one page for all commands, where cobra's own generator makes one for each.
 func newDocs() *cobra.Command {
 	return &cobra.Command{
-		Use: "docs FILE", Short: "Write the reference page of this program", Hidden: true, Args: cobra.ExactArgs(1),
+		Use: "docs FILE", Short: "Write the reference page of this program", Hidden: true, Args: arguments(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return os.WriteFile(args[0], page(c.Root()), 0o644)
 		},

@@ -1,15 +1,16 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strconv"
-	"strings"
 	"text/tabwriter"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -93,18 +94,45 @@ func printList[T any](w io.Writer, f format, items []T, header string, line func
 		for _, item := range items {
 			fmt.Fprintln(t, line(item))
 		}
-		return t.Flush()
+		return asOutput(t.Flush())
 	}
 }
 
 // printJSON prints one value, over several lines or, for ndjson, in one.
 func printJSON(w io.Writer, f format, v any) error {
-	e := json.NewEncoder(w)
+	var text bytes.Buffer
+	e := json.NewEncoder(&text)
 	e.SetEscapeHTML(false)
 	if f == formatJSON {
 		e.SetIndent("", "  ")
 	}
-	return e.Encode(v)
+	if err := e.Encode(v); err != nil {
+		return err
+	}
+	_, err := w.Write(escapeJSON(text.Bytes()))
+	return asOutput(err)
+}
+
+// escapeJSON escapes the characters of JSON strings that are not printable and that JSON itself leaves alone, such as marks that change the
+// direction of text. The values stay the same.
+func escapeJSON(text []byte) []byte {
+	odd := func(r rune) bool { return r >= utf8.RuneSelf && !unicode.IsPrint(r) }
+	if bytes.IndexFunc(text, odd) < 0 {
+		return text
+	}
+	out := make([]byte, 0, len(text)+16)
+	for _, r := range string(text) { // which is UTF-8: it has been encoded
+		switch {
+		case !odd(r):
+			out = utf8.AppendRune(out, r)
+		case r > 0xffff:
+			high, low := utf16.EncodeRune(r)
+			out = fmt.Appendf(out, `\u%04x\u%04x`, high, low)
+		default:
+			out = fmt.Appendf(out, `\u%04x`, r)
+		}
+	}
+	return out
 }
 
 // payload is an event's or a cache entry's bytes in JSON: text where they are text, else base64.
@@ -131,11 +159,10 @@ func (p payload) printable() string {
 
 // printable is a payload in a table: as it is, or quoted if it could do something else to a terminal than print.
 func printable(b []byte) string {
-	s := string(b)
-	if utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+	if s := string(b); isPrintable(s) {
 		return s
 	}
-	return strconv.Quote(s)
+	return strconv.Quote(string(b))
 }
 
 // isTerminal reports whether w is a terminal.

@@ -53,9 +53,9 @@ What failed may have been published in part.`,
   tail -f log | felix pub logs
   felix pub orders --file order.json
   felix pub orders '{"id":{{.Count}},"at":"{{now}}"}' --template --count 1000 --rate 100`,
-		Args: cobra.RangeArgs(1, 2),
+		Args: arguments(1, 2),
 		RunE: func(c *cobra.Command, args []string) error {
-			next, err := p.source(c.Context(), c.InOrStdin(), args[1:])
+			next, err := p.source(c.Context(), c.InOrStdin(), args[1:], c.ErrOrStderr())
 			if err != nil {
 				return err
 			}
@@ -79,19 +79,19 @@ What failed may have been published in part.`,
 }
 
 // source returns a function that yields one payload after the other, and io.EOF at the end.
-func (p *publishing) source(ctx context.Context, stdin io.Reader, payload []string) (func() ([]byte, error), error) {
+func (p *publishing) source(ctx context.Context, stdin io.Reader, payload []string, errOut io.Writer) (func() ([]byte, error), error) {
 	if p.count < 1 || p.rate < 0 {
-		return nil, usageError{errors.New("--count is at least 1, and --rate at least 0")}
+		return nil, usageError{error: errors.New("--count is at least 1, and --rate at least 0")}
 	}
 	var text []byte
 	lines := false
 	switch {
 	case p.file != "" && len(payload) > 0:
-		return nil, usageError{errors.New("either a payload or --file, not both")}
+		return nil, usageError{error: errors.New("either a payload or --file, not both")}
 	case p.file != "":
 		var err error
 		if text, err = os.ReadFile(p.file); err != nil {
-			return nil, usageError{err}
+			return nil, usageError{error: err}
 		}
 	case len(payload) > 0:
 		text = []byte(payload[0])
@@ -100,7 +100,7 @@ func (p *publishing) source(ctx context.Context, stdin io.Reader, payload []stri
 		lines = true
 	}
 	if lines && p.count > 1 {
-		return nil, usageError{errors.New("--count needs a payload or --file: lines are published once each")}
+		return nil, usageError{error: errors.New("--count needs a payload or --file: lines are published once each")}
 	}
 	fill, err := p.filler(text)
 	if err != nil {
@@ -116,6 +116,7 @@ func (p *publishing) source(ctx context.Context, stdin io.Reader, payload []stri
 			return fill(e, text)
 		}, nil
 	}
+	tellReading(stdin, "events, one a line,", errOut)
 	next := readLines(ctx, stdin)
 	return func() ([]byte, error) {
 		e.Count++
@@ -207,7 +208,7 @@ func (p *publishing) filler(text []byte) (func(templateEvent, []byte) ([]byte, e
 	if text != nil {
 		var err error
 		if fixed, err = parse(string(text)); err != nil {
-			return nil, usageError{err}
+			return nil, usageError{error: err}
 		}
 	}
 	var out bytes.Buffer
@@ -216,12 +217,12 @@ func (p *publishing) filler(text []byte) (func(templateEvent, []byte) ([]byte, e
 		if t == nil {
 			var err error
 			if t, err = parse(string(payload)); err != nil {
-				return nil, usageError{fmt.Errorf("line %d: %w", e.Count, err)}
+				return nil, usageError{error: fmt.Errorf("line %d: %w", e.Count, err)}
 			}
 		}
 		out.Reset()
 		if err := t.Execute(&out, e); err != nil {
-			return nil, usageError{err}
+			return nil, usageError{error: err}
 		}
 		return out.Bytes(), nil
 	}, nil
@@ -271,7 +272,11 @@ func (p *publishing) publish(ctx context.Context, conn *client.Client, to *clien
 		err = nil
 	}
 	// What was added before a failure, or an interrupt, still goes out: it is on its way.
-	flushCtx, stop := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
+	timeout := flushTimeout
+	if ctx.Err() != nil {
+		timeout = grace / 2
+	}
+	flushCtx, stop := context.WithTimeout(context.WithoutCancel(ctx), timeout)
 	defer stop()
 	if flushErr := conn.Flush(flushCtx); err == nil {
 		err = flushErr

@@ -42,7 +42,7 @@ does not have all of them any more. The file is written every second and at the 
 		Example: `  felix sub orders
   felix sub orders --from earliest --count 10 --output ndjson
   felix sub orders --resume ~/.orders-position`,
-		Args: cobra.ExactArgs(1),
+		Args: arguments(1, 1),
 		RunE: func(c *cobra.Command, args []string) error { return s.run(a, c, args[0]) },
 	}
 	f := c.Flags()
@@ -56,7 +56,7 @@ does not have all of them any more. The file is written every second and at the 
 
 func (s *subscribing) run(a *app, c *cobra.Command, stream string) error {
 	if s.count < 0 {
-		return usageError{errors.New("--count is at least 0")}
+		return usageError{error: errors.New("--count is at least 0")}
 	}
 	start, err := s.start()
 	if err != nil {
@@ -99,7 +99,7 @@ func (s *subscribing) start() (client.SubscribeOption, error) {
 			p, err = parsePosition(string(text))
 		}
 		if err != nil {
-			return nil, usageError{fmt.Errorf("--resume: %s: %w", s.resume, err)}
+			return nil, usageError{error: fmt.Errorf("--resume: %s: %w", s.resume, err)}
 		}
 		return client.FromPosition(p), nil
 	}
@@ -111,7 +111,7 @@ func (s *subscribing) start() (client.SubscribeOption, error) {
 	}
 	offset, err := strconv.ParseUint(s.from, 10, 64)
 	if err != nil {
-		return nil, usageError{fmt.Errorf("--from %s is neither latest, earliest nor an offset", s.from)}
+		return nil, usageError{error: fmt.Errorf("--from %s is neither latest, earliest nor an offset", s.from)}
 	}
 	return client.FromOffset(offset), nil
 }

@@ -44,9 +44,9 @@ func (a *app) newTokenInspect() *cobra.Command {
 		Long: `Show what a token says: the argument, one on the standard input if the argument is "-", or the one that commands use.
 
 Its signature is verified only with --jwks. Exit code 1 says that a broker with these keys would refuse the token.`,
-		Args: cobra.MaximumNArgs(1),
+		Args: arguments(0, 1),
 		RunE: func(c *cobra.Command, args []string) error {
-			token, err := a.tokenToInspect(c.InOrStdin(), args)
+			token, err := a.tokenToInspect(c, args)
 			if err != nil {
 				return err
 			}
@@ -72,12 +72,12 @@ Its signature is verified only with --jwks. Exit code 1 says that a broker with 
 	return c
 }
 
-func (a *app) tokenToInspect(stdin io.Reader, args []string) (string, error) {
+func (a *app) tokenToInspect(c *cobra.Command, args []string) (string, error) {
 	if len(args) > 0 && args[0] != "-" {
 		return args[0], nil
 	}
 	if len(args) > 0 {
-		text, err := io.ReadAll(io.LimitReader(stdin, auth.MaxTokenLen))
+		text, err := readAll(c.Context(), c.InOrStdin(), auth.MaxTokenLen, "the token", c.ErrOrStderr())
 		return strings.TrimSpace(string(text)), err
 	}
 	r, err := a.resolve()
@@ -95,11 +95,11 @@ func (a *app) tokenToInspect(stdin io.Reader, args []string) (string, error) {
 func verify(c *cobra.Command, tenant, token, file string) (refused, err error) {
 	doc, err := os.ReadFile(file)
 	if err != nil {
-		return nil, usageError{err}
+		return nil, usageError{error: err}
 	}
 	keys, err := auth.ParseJWKS(doc)
 	if err != nil {
-		return nil, usageError{fmt.Errorf("%s: %w", file, err)}
+		return nil, usageError{error: fmt.Errorf("%s: %w", file, err)}
 	}
 	_, refused = auth.NewVerifier(auth.StaticKeys{tenant: keys}, nil).Verify(c.Context(), tenant, token)
 	return refused, nil
@@ -165,15 +165,23 @@ A permission is ACTION:KIND:TENANT/NAMESPACE/NAME with * for any run of characte
 stream.subscribe, cache.read, cache.write.`,
 		Example: `  felix token mint --key dev/signing-key.pem --allow 'stream.subscribe:stream:t1/*'
   felix token mint --key key.pem --kid k1 --jwks > keys.json    # what a broker verifies with`,
-		Args: cobra.NoArgs,
+		Args: arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
+			switch {
+			case key == "":
+				return usageError{error: errors.New("--key is needed: it names the file of the private key")}
+			case len(allow) == 0 && !jwks:
+				return usageError{error: errors.New("--allow is needed, or --jwks")}
+			case life <= 0:
+				return usageError{error: errors.New("--lifetime is more than 0")}
+			}
 			private, err := devkey.Read(key)
 			if err != nil {
-				return usageError{fmt.Errorf("--key: %w", err)}
+				return usageError{error: fmt.Errorf("--key: %w", err)}
 			}
 			signer, err := auth.NewSigner(private, kid)
 			if err != nil {
-				return usageError{err}
+				return usageError{error: err}
 			}
 			if jwks {
 				_, err = fmt.Fprintf(c.OutOrStdout(), "%s\n", bytes.TrimSpace(signer.JWKS()))
@@ -183,15 +191,12 @@ stream.subscribe, cache.read, cache.write.`,
 			if err != nil {
 				return err
 			}
-			if life <= 0 {
-				return usageError{errors.New("--lifetime is more than 0")}
-			}
 			now := time.Now()
 			token, err := signer.Mint(auth.Claims{
 				Tenant: r.Tenant, Subject: subject, IssuedAt: now, Expires: now.Add(life), Permissions: allow,
 			})
 			if err != nil {
-				return usageError{err}
+				return usageError{error: err}
 			}
 			_, err = fmt.Fprintln(c.OutOrStdout(), token)
 			return err
@@ -204,7 +209,5 @@ stream.subscribe, cache.read, cache.write.`,
 	f.DurationVar(&life, "lifetime", auth.TokenLifetime, "time until it expires")
 	f.StringArrayVar(&allow, "allow", nil, "`permission`; may be given several times")
 	f.BoolVar(&jwks, "jwks", false, "print the key set that verifies such tokens instead")
-	_ = c.MarkFlagRequired("key") // there is such a flag
-	c.MarkFlagsOneRequired("allow", "jwks")
 	return c
 }

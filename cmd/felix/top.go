@@ -48,10 +48,10 @@ func (a *app) newTop() *cobra.Command {
 in the longest of their queues (lag), and what the present subscriptions have lost. It goes on until an interrupt.`,
 		Example: `  felix top
   felix top --once --output json`,
-		Args: cobra.NoArgs,
+		Args: arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if interval < 100*time.Millisecond {
-				return usageError{fmt.Errorf("--interval is at least 100ms, not %v", interval)}
+				return usageError{error: fmt.Errorf("--interval is at least 100ms, not %v", interval)}
 			}
 			r, err := a.resolve()
 			if err != nil {
@@ -99,7 +99,7 @@ in the longest of their queues (lag), and what the present subscriptions have lo
 func takeSnapshot(ctx context.Context, r *resolved) (*snapshot, error) {
 	streams, err := url.Parse(r.MetricsURL)
 	if err != nil {
-		return nil, usageError{fmt.Errorf("--metrics-url: %w", err)}
+		return nil, usageError{error: fmt.Errorf("--metrics-url: %w", err)}
 	}
 	streams.Path = broker.StreamsPath
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
@@ -124,15 +124,15 @@ func takeSnapshot(ctx context.Context, r *resolved) (*snapshot, error) {
 func fetch(ctx context.Context, from string, read func(io.Reader) error) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
 	if err != nil {
-		return usageError{fmt.Errorf("--metrics-url: %w", err)}
+		return usageError{error: fmt.Errorf("--metrics-url: %w", err)}
 	}
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
-		return connectError{err, from}
+		return connectError{err, from, flagMetricsURL}
 	}
 	defer func() { _ = response.Body.Close() }()
 	if response.StatusCode != http.StatusOK {
-		return connectError{fmt.Errorf("%s: %s", from, response.Status), from}
+		return connectError{fmt.Errorf("%s: %s", from, response.Status), from, flagMetricsURL}
 	}
 	if err := read(response.Body); err != nil {
 		return fmt.Errorf("%s: %w", from, err)

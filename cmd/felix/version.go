@@ -11,7 +11,7 @@ import (
 func newVersion() *cobra.Command {
 	format := formatTable
 	c := &cobra.Command{
-		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		Use: "version", Short: "Print the version", Args: arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if format != formatTable {
 				return printJSON(c.OutOrStdout(), format, version.Get())

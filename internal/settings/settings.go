@@ -515,6 +515,14 @@ func (s *Setting) bound(tag string) int64 {
 
 // nearest names the candidate that name is most like, if it is like one at all.
 func nearest(name string, candidates []string) string {
+	if best := NearestWord(name, candidates); best != "" {
+		return "; the nearest is " + best
+	}
+	return ""
+}
+
+// NearestWord returns the candidate that name is most like, or "" if it is like none of them.
+func NearestWord(name string, candidates []string) string {
 	distance := func(c string) int { return levenshtein.Distance(name, c, nil) }
 	if len(candidates) == 0 || len(name) > 100 {
 		return ""
@@ -523,5 +531,5 @@ func nearest(name string, candidates []string) string {
 	if distance(best) > max(2, len(name)/3) {
 		return ""
 	}
-	return "; the nearest is " + best
+	return best
 }
