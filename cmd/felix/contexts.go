@@ -81,6 +81,9 @@ func writeFile(path string, content []byte) error {
 		return err
 	}
 	_, err = f.Write(content)
+	if err == nil {
+		err = f.Sync() // a crash of the system leaves the old content or this
+	}
 	if err = errors.Join(err, f.Close()); err == nil {
 		err = os.Rename(f.Name(), path)
 	}

@@ -149,6 +149,11 @@ type outputError struct{ error }
 
 func (e outputError) Unwrap() error { return e.error }
 
+func isOutputError(err error) bool {
+	_, ok := errors.AsType[outputError](err)
+	return ok
+}
+
 // asOutput makes err an [outputError], if it is one.
 func asOutput(err error) error {
 	if err != nil {
@@ -169,7 +174,7 @@ func classify(ctx context.Context, err error) (code int, hint string) {
 	if _, begun := errors.AsType[runError](err); !begun {
 		return exitUsage, ""
 	}
-	if _, lost := errors.AsType[outputError](err); lost {
+	if isOutputError(err) {
 		return exitError, ""
 	}
 	if ctx.Err() != nil {
@@ -289,8 +294,7 @@ func isPrintable(text string) bool {
 
 // isBrokenPipe reports whether the reader of the output has gone.
 func isBrokenPipe(err error) bool {
-	_, output := errors.AsType[outputError](err)
-	return output && errors.Is(err, syscall.EPIPE)
+	return isOutputError(err) && errors.Is(err, syscall.EPIPE)
 }
 
 // dieOfBrokenPipe ends the process as a write to a closed pipe does if nobody handles it. It returns if w is no pipe of the process.

@@ -18,7 +18,7 @@ func felix(t *testing.T, env []string, args ...string) *exec.Cmd {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	name := filepath.Join(dir, "felix") // by this name the test's executable is the program
+	name := filepath.Join(t.TempDir(), "felix") // by this name the test's executable is the program
 	if err := os.Symlink(self, name); err != nil {
 		t.Fatal(err)
 	}

@@ -6,11 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
 	"slices"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -34,22 +31,24 @@ func (a *app) newSub() *cobra.Command {
 		Short: "Print the events of a stream",
 		Long: `Print the events of a stream, each with its offset, until an interrupt or --count.
 
-Events go to the standard output. What was lost, connections that are lost and come back, and a summary with the number of
-lost events go to the standard error. How far a subscription lags behind is known to the broker: see "felix top".
+Events go to the standard output. What was lost, and connections that are lost and come back, go to the standard error. How far a subscription lags behind is known to the broker: see "felix top".
 
 --resume keeps the position in a file: the next call goes on behind the last event that was printed, and says if the broker
-does not have all of them any more. The file is written every second and at the end.`,
+does not have all of them any more. --from says where to begin as long as there is no such file. The file is written as soon as
+the subscription has begun, then every second if events were printed, and at the end: after an interrupt (SIGINT, SIGTERM, SIGHUP)
+and when the reader of the output goes away, too. After kill -9 up to a second of events is printed again.
+
+If something was lost, the last line on the standard error is a summary.`,
 		Example: `  felix sub orders
   felix sub orders --from earliest --count 10 --output ndjson
-  felix sub orders --resume ~/.orders-position`,
+  felix sub orders --resume ~/.orders-position --from earliest`,
 		Args: arguments(1, 1),
 		RunE: func(c *cobra.Command, args []string) error { return s.run(a, c, args[0]) },
 	}
 	f := c.Flags()
 	f.IntVar(&s.count, "count", 0, "end after so many `events`; 0 for never")
-	f.StringVar(&s.from, "from", "latest", "`start`: latest, earliest or an offset")
-	f.StringVar(&s.resume, "resume", "", "`file` that keeps the position")
-	c.MarkFlagsMutuallyExclusive("from", "resume")
+	f.StringVar(&s.from, "from", fromLatest, "`start`: latest, earliest or an offset")
+	f.StringVar(&s.resume, "resume", "", "`file` that keeps the position, and that wins over --from once it is there")
 	s.format.bind(c, "payloads, each with a newline behind it")
 	return c
 }
@@ -62,6 +61,15 @@ func (s *subscribing) run(a *app, c *cobra.Command, stream string) error {
 	if err != nil {
 		return err
 	}
+	var position *positionFile
+	if s.resume != "" {
+		if position, err = openPosition(s.resume); err != nil {
+			return usagef("--resume: %w", err)
+		}
+		if position.begin != nil {
+			start = client.FromPosition(*position.begin)
+		}
+	}
 	errOut := c.ErrOrStderr()
 	conn, r, err := a.connect(c.Context(), client.WithHooks(&notices{w: errOut}))
 	if err != nil {
@@ -73,116 +81,112 @@ func (s *subscribing) run(a *app, c *cobra.Command, stream string) error {
 		return err
 	}
 	defer func() { _ = subscription.Close() }()
-	fmt.Fprintf(errOut, "subscribed to %s/%s; Ctrl-C ends it\n", r.Namespace, stream)
+	fmt.Fprintf(errOut, "subscribed to %s; Ctrl-C ends it\n", escape(r.Namespace+"/"+stream))
 
+	if position != nil {
+		position.start(c.Context())
+	}
 	p := &eventPrinter{w: bufio.NewWriter(c.OutOrStdout()), colors: c.OutOrStdout(), format: s.format.format}
-	err = s.print(c.Context(), subscription, p, errOut)
-	err = errors.Join(err, p.end())
-	if s.resume != "" {
-		err = errors.Join(err, p.savePosition(s.resume, subscription))
+	err = s.print(c.Context(), subscription, p, position, errOut)
+	err = errors.Join(err, asOutput(p.end()))
+	if position != nil {
+		err = errors.Join(err, position.Close())
 	}
 	if p.gaps > 0 {
-		fmt.Fprintf(errOut, "%d events, and %d lost in %d gaps%s\n", p.events, p.lost, p.gaps, map[bool]string{true: " or more"}[p.unknown])
+		p.sayLost(errOut)
 	}
 	return err
 }
 
-// start returns where to begin.
+// start returns where to begin if no position was kept.
 func (s *subscribing) start() (client.SubscribeOption, error) {
-	if s.resume != "" {
-		text, err := os.ReadFile(s.resume)
-		if errors.Is(err, fs.ErrNotExist) {
-			return client.FromLatest(), nil
-		}
-		var p client.Position
-		if err == nil {
-			p, err = parsePosition(string(text))
-		}
-		if err != nil {
-			return nil, usageError{error: fmt.Errorf("--resume: %s: %w", s.resume, err)}
-		}
-		return client.FromPosition(p), nil
-	}
 	switch s.from {
-	case "latest":
+	case fromLatest:
 		return client.FromLatest(), nil
-	case "earliest":
+	case fromEarliest:
 		return client.FromEarliest(), nil
 	}
 	offset, err := strconv.ParseUint(s.from, 10, 64)
 	if err != nil {
-		return nil, usageError{error: fmt.Errorf("--from %s is neither latest, earliest nor an offset", s.from)}
+		return nil, usagef("--from %q is neither latest, earliest nor an offset", s.from)
 	}
 	return client.FromOffset(offset), nil
 }
 
-func formatPosition(p client.Position) string { return fmt.Sprintf("%d:%d\n", p.Epoch, p.Offset) }
+// The words of --from.
+const (
+	fromLatest   = "latest"
+	fromEarliest = "earliest"
+)
 
-// parsePosition reads what [formatPosition] returns.
-func parsePosition(text string) (p client.Position, err error) {
-	epoch, offset, _ := strings.Cut(strings.TrimSpace(text), ":")
-	p.Epoch, err = strconv.ParseUint(epoch, 10, 64)
-	if err == nil {
-		p.Offset, err = strconv.ParseUint(offset, 10, 64)
-	}
-	if err != nil {
-		err = fmt.Errorf("no position: %w", err)
-	}
-	return p, err
-}
-
-// savePosition writes where to go on, if the broker tells positions: behind the last event that was printed.
-func (p *eventPrinter) savePosition(file string, s *client.Subscription) error {
-	at, ok := s.Position()
-	if !ok {
-		return nil
-	}
-	if p.events > 0 {
-		at.Offset = p.next
-	}
-	if err := writeFile(file, []byte(formatPosition(at))); err != nil {
-		return fmt.Errorf("saving the position: %w", err)
-	}
-	return nil
-}
-
-// savePeriod is how often the position is written.
-const savePeriod = time.Second
+// How long to wait for events before a look at the position, which can change without any: until it is known, and later.
+const (
+	firstLook = 20 * time.Millisecond
+	look      = savePeriod / 2
+)
 
 // print prints events until there are enough. An interrupt is the ordinary end of a subscription that has none; of one
 // that waits for a number, it is a failure.
-func (s *subscribing) print(ctx context.Context, subscription *client.Subscription, p *eventPrinter, errOut io.Writer) error {
-	saved := time.Now()
-	for s.count == 0 || p.events < s.count {
-		batch, err := subscription.NextBatch(ctx)
-		if err != nil && ctx.Err() != nil && s.count == 0 {
-			return nil
-		}
-		if err != nil {
+func (s *subscribing) print(ctx context.Context, subscription *client.Subscription, p *eventPrinter, position *positionFile, errOut io.Writer) error {
+	begun := false
+	for every := firstLook; !p.enough(s.count); {
+		err := s.printFor(ctx, every, subscription, p, position, errOut)
+		switch {
+		case err != nil && ctx.Err() != nil && !isOutputError(err):
+			if s.count == 0 {
+				return nil
+			}
+			return errInterrupted
+		case err != nil:
 			return err
 		}
-		if batch.Gap != nil {
-			p.gap(errOut, batch.Gap)
-		}
-		for i, payload := range batch.Payloads() {
-			if err := p.event(payload, batch.BaseOffset+uint64(i), batch.HasOffset); err != nil {
-				return err
-			}
-			if p.events == s.count {
-				break
-			}
-		}
-		if err := p.w.Flush(); err != nil {
-			return err
-		}
-		if s.resume != "" && time.Since(saved) > savePeriod {
-			saved = time.Now()
-			if err := p.savePosition(s.resume, subscription); err != nil {
-				return err
-			}
+		if at, known := subscription.Position(); known && !begun {
+			begun, every = true, look
+			s.sayBegin(errOut, p, at)
 		}
 	}
 	return nil
+}
+
+// printFor prints events for a time, or until there are enough.
+func (s *subscribing) printFor(
+	ctx context.Context, period time.Duration, subscription *client.Subscription, p *eventPrinter, position *positionFile, errOut io.Writer,
+) error {
+	wait, cancel := context.WithTimeout(ctx, period)
+	defer cancel()
+	for !p.enough(s.count) {
+		batch, err := subscription.NextBatch(wait)
+		over := err != nil && wait.Err() != nil && ctx.Err() == nil
+		if err == nil {
+			err = p.batch(&batch, s.count, errOut)
+		}
+		if err != nil && !over {
+			return err
+		}
+		if at, known := subscription.Position(); known && position != nil {
+			at.Offset -= uint64(p.left)
+			position.set(at)
+			if err := position.failed(); err != nil {
+				return err
+			}
+		}
+		if over || wait.Err() != nil {
+			break
+		}
+	}
+	return ctx.Err()
+}
+
+// sayBegin says what is not kept any more of a stream that is to be read from its beginning, as soon as that is known: at is behind
+// what was printed.
+func (s *subscribing) sayBegin(errOut io.Writer, p *eventPrinter, at client.Position) {
+	first := at.Offset
+	if p.events > 0 {
+		first = p.first
+	}
+	if s.from == fromEarliest && s.resume == "" && first > 0 {
+		fmt.Fprintf(errOut, "the broker does not keep events before offset %d\n", first)
+	}
 }
 
 // eventPrinter prints events in a format, and counts them.
@@ -192,9 +196,30 @@ type eventPrinter struct {
 	format format
 
 	events, gaps int
-	next         uint64 // offset behind the last event
+	first        uint64 // offset of the first event
+	left         int    // events of the last batch that were not printed, because there were enough
 	lost         uint64
 	unknown      bool // there is a gap that nobody knows the size of
+}
+
+// enough reports whether count events were printed; 0 is never enough.
+func (p *eventPrinter) enough(count int) bool { return count > 0 && p.events >= count }
+
+// batch prints a gap and events, count of them in all at most unless count is 0, and sees to it that they are written.
+func (p *eventPrinter) batch(b *client.Batch, count int, errOut io.Writer) error {
+	if b.Gap != nil {
+		p.gap(errOut, b.Gap)
+	}
+	for i, payload := range b.Payloads() {
+		if err := p.event(payload, b.BaseOffset+uint64(i), b.HasOffset); err != nil {
+			return asOutput(err)
+		}
+		if p.events == count {
+			p.left = b.Len() - i - 1
+			break
+		}
+	}
+	return asOutput(p.w.Flush())
 }
 
 // eventJSON is an event as JSON.
@@ -204,8 +229,9 @@ type eventJSON struct {
 }
 
 func (p *eventPrinter) event(body []byte, offset uint64, hasOffset bool) (err error) {
-	p.events++
-	p.next = offset + 1
+	if p.events++; p.events == 1 {
+		p.first = offset
+	}
 	switch p.format {
 	case formatRaw:
 		_, err = p.w.Write(append(slices.Clip(body), '\n'))
@@ -239,6 +265,26 @@ func (p *eventPrinter) gap(errOut io.Writer, g *client.Gap) {
 		n, p.unknown = "an unknown number of", true
 	}
 	fmt.Fprintln(errOut, colored(errOut, yellow, fmt.Sprintf("gap: %s events lost: %s", n, gapReason(g.Reason))))
+}
+
+// sayLost sums up what was lost.
+func (p *eventPrinter) sayLost(errOut io.Writer) {
+	lost := fmt.Sprintf("%d lost", p.lost)
+	switch {
+	case p.unknown && p.lost == 0:
+		lost = "an unknown number lost"
+	case p.unknown:
+		lost += " or more"
+	}
+	fmt.Fprintf(errOut, "%s, and %s in %s\n", plural(p.events, "event"), lost, plural(p.gaps, "gap"))
+}
+
+// plural is a number of things.
+func plural(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 func gapReason(r client.GapReason) string {
@@ -279,11 +325,11 @@ func (n *notices) OnSubscription(namespace, stream string, state client.Subscrip
 	switch state {
 	case client.SubscriptionResuming:
 		if !n.down.Swap(true) {
-			fmt.Fprintln(n.w, colored(n.w, yellow, fmt.Sprintf("%s/%s: %s; subscribing again", namespace, stream, plain(reason))))
+			fmt.Fprintln(n.w, colored(n.w, yellow, fmt.Sprintf("%s: %s; subscribing again", escape(namespace+"/"+stream), plain(reason))))
 		}
 	case client.SubscriptionLive:
 		n.down.Store(false)
-		fmt.Fprintf(n.w, "%s/%s: subscribed again\n", namespace, stream)
+		fmt.Fprintf(n.w, "%s: subscribed again\n", escape(namespace+"/"+stream))
 	case client.SubscriptionOver: // told by its error
 	}
 }
