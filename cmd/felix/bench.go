@@ -2,16 +2,39 @@ package main
 
 import (
 	"fmt"
+	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/felix-mq/felix/internal/settings"
 	"github.com/felix-mq/felix/loadgen"
 )
+
+// size is the value of a flag that counts bytes.
+type size int
+
+// String implements pflag.Value.
+func (s *size) String() string { return strconv.Itoa(int(*s)) }
+
+// Set implements pflag.Value.
+func (s *size) Set(text string) error {
+	n, err := settings.ParseSize(text)
+	if err == nil && int64(int(n)) != n {
+		err = fmt.Errorf("%q is out of range", text)
+	}
+	*s = size(n)
+	return err
+}
+
+// Type implements pflag.Value.
+func (s *size) Type() string { return "size" }
 
 func (a *app) newBench() *cobra.Command {
 	var cfg loadgen.Config
 	format := formatTable
+	payload := size(loadgen.DefaultPayload)
 	c := &cobra.Command{
 		Use:   "bench [STREAM]",
 		Short: "Measure latency and throughput, of a broker in this process or at a stream",
@@ -23,6 +46,12 @@ meanwhile. The command loadgen does the same and more, and is optimized by a pro
   felix bench demo --rate 10000 --duration 10s`,
 		Args: arguments(0, 1),
 		RunE: func(c *cobra.Command, args []string) error {
+			cfg.Payload = int(payload)
+			for name, value := range map[string]int{"fanout": cfg.Fanout, "payload": cfg.Payload, "batch": cfg.Batch} {
+				if value < 1 {
+					return usagef("--%s %d: want at least 1", name, value)
+				}
+			}
 			if len(args) > 0 {
 				target, err := a.target(args[0])
 				if err != nil {
@@ -35,12 +64,21 @@ meanwhile. The command loadgen does the same and more, and is optimized by a pro
 			}
 			errOut := c.ErrOrStderr()
 			clear := func() {}
+			var last atomic.Pointer[loadgen.Progress]
+			cfg.Progress = func(p loadgen.Progress) { last.Store(&p) }
 			if isTerminal(errOut) {
-				cfg.Progress = func(p loadgen.Progress) { fmt.Fprintf(errOut, "\r\x1b[K%v", p) }
+				cfg.Progress = func(p loadgen.Progress) {
+					last.Store(&p)
+					fmt.Fprintf(errOut, "\r\x1b[K%v", p)
+				}
 				clear = func() { fmt.Fprint(errOut, "\r\x1b[K") }
 			}
 			result, err := loadgen.Run(c.Context(), cfg)
 			clear()
+			if p := last.Load(); err != nil && c.Context().Err() != nil && p != nil {
+				fmt.Fprintf(errOut, "in the %v until the interrupt: %d published, %d delivered, %d dropped; at last %.0f/s, p99 %.0f µs\n",
+					p.Elapsed.Round(time.Millisecond), p.Published, p.Delivered, p.Dropped, p.Rate, p.P99)
+			}
 			if err != nil {
 				return err
 			}
@@ -52,7 +90,7 @@ meanwhile. The command loadgen does the same and more, and is optimized by a pro
 	}
 	f := c.Flags()
 	f.IntVar(&cfg.Fanout, "fanout", loadgen.DefaultFanout, "`subscriptions`, each of which must receive every event")
-	f.IntVar(&cfg.Payload, "payload", loadgen.DefaultPayload, "`bytes` of an event")
+	f.Var(&payload, "payload", "`size` of an event, such as 256 or 4KiB")
 	f.IntVar(&cfg.Batch, "batch", loadgen.DefaultBatch, "`events` in one publish")
 	f.IntVar(&cfg.Window, "window", 0, fmt.Sprintf("`batches` in flight until all subscriptions have them; 0 is %d, or without bound with --rate", loadgen.DefaultWindow))
 	f.Float64Var(&cfg.Rate, "rate", 0, "`events` per second of an open loop, in place of a window")

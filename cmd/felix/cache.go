@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"time"
 
@@ -26,17 +25,26 @@ func (a *app) newCache() *cobra.Command {
 type entryJSON struct {
 	Key     string `json:"key"`
 	Found   bool   `json:"found"`
-	Version uint64 `json:"version,omitempty"`
+	Version uint64 `json:"version,omitempty,string"` // a text: JSON readers whose numbers are doubles would round it
 	payload
 }
 
 func (a *app) newCacheGet(cache *string) *cobra.Command {
-	format := payloadFormat{formatRaw}
+	format := payloadFormat{formatText, formatText}
+	var after delimiter
 	c := &cobra.Command{
 		Use:   "get KEY...",
 		Short: "Print what is stored under keys",
-		Long: `Print what is stored under keys. By default that is the value of each, as it is, with a newline behind it. Exit code 4 says
-that one was missing.`,
+		Long: `Print what is stored under keys. Exit code 4 says that one was missing.
+
+By default each value is printed on a line of its own, which a terminal gets quoted if it could do something else than print. --output raw
+prints values byte for byte and nothing else, but what --delimiter says follows each.
+
+JSON has "payload" for a value that is text (UTF-8) and "payload_base64" for others, and versions as texts, because many readers of
+JSON round numbers of that size: --if-version takes them as they are.`,
+		Example: `  felix cache get greeting
+  felix cache get avatar --output raw > me.png
+  felix cache put greeting hi --if-version $(felix cache get greeting -o json | jq -r '.[0].version')`,
 		Args: arguments(1, -1),
 		RunE: func(c *cobra.Command, keys []string) error {
 			conn, r, err := a.connect(c.Context())
@@ -46,14 +54,24 @@ that one was missing.`,
 			defer func() { _ = conn.Close() }()
 			results := conn.Cache(r.Namespace, *cache).GetMany(c.Context(), keys...)
 			w := c.OutOrStdout()
+			line := func(value []byte) []byte { return append(slices.Clip(value), '\n') }
+			switch {
+			case format.format == formatRaw:
+				line = func(value []byte) []byte { return append(slices.Clip(value), after...) }
+			case c.Flags().Changed("delimiter"):
+				return usageError{error: errors.New("--delimiter needs --output raw")}
+			case isTerminal(w):
+				line = func(value []byte) []byte { return []byte(printable(value) + "\n") }
+			}
+			asLines := format.format == formatRaw || format.format == formatText
 			var errs []error
 			entries := make([]entryJSON, len(keys))
 			for i, result := range results {
 				entries[i] = entryJSON{Key: keys[i], Found: result.Err == nil, Version: result.Version}
 				switch {
-				case result.Err == nil && format.format == formatRaw:
-					_, err := w.Write(append(slices.Clip(result.Value), '\n'))
-					errs = append(errs, err)
+				case result.Err == nil && asLines:
+					_, err := w.Write(line(result.Value))
+					errs = append(errs, asOutput(err))
 				case result.Err == nil:
 					entries[i].payload = newPayload(result.Value)
 				case errors.Is(result.Err, client.ErrMiss):
@@ -62,10 +80,10 @@ that one was missing.`,
 					return result.Err
 				}
 			}
-			if format.format != formatRaw {
+			if !asLines {
 				errs = append(errs, printList(w, format.format, entries, "KEY\tVERSION\tVALUE", func(e entryJSON) string {
 					if !e.Found {
-						return e.Key + "\t-\t-"
+						return printable([]byte(e.Key)) + "\t-\t-"
 					}
 					return fmt.Sprintf("%s\t%d\t%s", e.Key, e.Version, e.printable())
 				}))
@@ -73,7 +91,8 @@ that one was missing.`,
 			return errors.Join(errs...)
 		},
 	}
-	format.bind(c, "the values alone")
+	c.Flags().Var(&after, "delimiter", "what follows each raw value")
+	format.bind(c, "")
 	return c
 }
 
@@ -85,7 +104,8 @@ func (a *app) newCachePut(cache *string) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "put KEY [VALUE]",
 		Short: "Store a value",
-		Long: `Store a value under a key: the argument, the content of a file, or all of the standard input.
+		Long: `Store a value under a key, byte for byte: the argument, the content of a file, or all of the standard input, which an argument - and
+a file - stand for as well.
 
 With --if-absent or --if-version nothing is replaced but what is meant (exit code 1 if there is something else).`,
 		Example: `  felix cache put greeting hello --ttl 10m
@@ -96,15 +116,11 @@ With --if-absent or --if-version nothing is replaced but what is meant (exit cod
 				return err
 			}
 			if ttl < 0 {
-				return usageError{error: errors.New("--ttl is at least 0")}
+				return usagef("--ttl %v: want at least 0, which is no expiry", ttl)
 			}
-			value, err := a.argumentFileOrInput(c, args[1:], file)
+			value, err := argumentFileOrInput(c, args[1:], file)
 			if err != nil {
 				return err
-			}
-			life := client.NoExpiry
-			if ttl > 0 {
-				life = ttl
 			}
 			conn, r, err := a.connect(c.Context())
 			if err != nil {
@@ -112,38 +128,34 @@ With --if-absent or --if-version nothing is replaced but what is meant (exit cod
 			}
 			defer func() { _ = conn.Close() }()
 			h := conn.Cache(r.Namespace, *cache)
-			if !absent && version == 0 {
-				return h.Put(c.Context(), args[0], value, life)
+			if !absent && !c.Flags().Changed("if-version") {
+				return h.Put(c.Context(), args[0], value, lifetime(ttl))
 			}
-			now, err := h.PutIf(c.Context(), args[0], value, life, version)
+			now, err := h.PutIf(c.Context(), args[0], value, lifetime(ttl), version)
 			if errors.Is(err, client.ErrVersion) {
 				return fmt.Errorf("%q: %w: it is %d (0 for no entry)", args[0], client.ErrVersion, now)
 			}
 			return err
 		},
 	}
-	c.Flags().DurationVar(&ttl, "ttl", 0, "lifetime; 0 for none")
-	c.Flags().StringVarP(&file, "file", "f", "", "store the content of a `file`")
+	c.Flags().DurationVar(&ttl, "ttl", 0, "lifetime; 0 for no expiry")
+	c.Flags().StringVarP(&file, "file", "f", "", "store the content of a `file`; - for the standard input")
 	c.Flags().BoolVar(&absent, "if-absent", false, "only if there is no entry")
-	c.Flags().Uint64Var(&version, "if-version", 0, "only if the entry has this `version`, which felix cache get -o table shows")
+	c.Flags().Uint64Var(&version, "if-version", 0, "only if the entry has this `version`, which felix cache get -o table shows; 0 only if there is none")
 	return c
 }
 
 // argumentFileOrInput returns the one of the three that is given.
-func (a *app) argumentFileOrInput(c *cobra.Command, argument []string, file string) ([]byte, error) {
+func argumentFileOrInput(c *cobra.Command, argument []string, file string) ([]byte, error) {
 	switch {
 	case len(argument) > 0 && file != "":
 		return nil, usageError{error: errors.New("either an argument or --file, not both")}
-	case len(argument) > 0:
+	case len(argument) > 0 && argument[0] != standardInput:
 		return []byte(argument[0]), nil
-	case file != "":
-		content, err := os.ReadFile(file)
-		if err != nil {
-			return nil, usageError{error: err}
-		}
-		return content, nil
+	case file == "":
+		file = standardInput
 	}
-	return readAll(c.Context(), c.InOrStdin(), maxLine, "the value", c.ErrOrStderr())
+	return fileOrInput(c, file, "the value")
 }
 
 func (a *app) newCacheDelete(cache *string) *cobra.Command {
@@ -172,11 +184,19 @@ func (a *app) newCacheDelete(cache *string) *cobra.Command {
 	}
 }
 
+// lifetime is that of an entry for the client. ttl is at least 0, and 0 is no expiry.
+func lifetime(ttl time.Duration) time.Duration {
+	if ttl == 0 {
+		return client.NoExpiry
+	}
+	return ttl
+}
+
 // changeJSON is a change of a cache as JSON.
 type changeJSON struct {
 	Change  string `json:"change"`
 	Key     string `json:"key,omitempty"`
-	Version uint64 `json:"version,omitempty"`
+	Version uint64 `json:"version,omitempty,string"`
 }
 
 func (a *app) newCacheWatch(cache *string) *cobra.Command {
@@ -186,10 +206,12 @@ func (a *app) newCacheWatch(cache *string) *cobra.Command {
 		Use:   "watch",
 		Short: "Print the changes of a cache",
 		Long: `Print the changes of a cache, each with its key and version, until an interrupt or --count: set, deleted, expired and evicted.
-Values are not told. A "reset" says that anything may have changed: it comes first, and whenever changes were missed. With
---output json each change is an object of its own, over several lines.`,
+Values are not told. A "reset" says that anything may have changed: it comes first, and whenever changes were missed.
+
+--output json is one array, whose end comes with that of the command; ndjson is an object per line. Versions are texts, as in
+"felix cache get".`,
 		Args: arguments(0, 0),
-		RunE: func(c *cobra.Command, _ []string) error {
+		RunE: func(c *cobra.Command, _ []string) (err error) {
 			if count < 0 {
 				return usageError{error: errors.New("--count is at least 0")}
 			}
@@ -199,6 +221,8 @@ Values are not told. A "reset" says that anything may have changed: it comes fir
 			}
 			defer func() { _ = conn.Close() }()
 			w, n := c.OutOrStdout(), 0
+			list := jsonList{w: w, format: format}
+			defer func() { err = errors.Join(err, list.end()) }()
 			for event, err := range conn.Cache(r.Namespace, *cache).Watch(c.Context()) {
 				if err != nil && c.Context().Err() != nil && count == 0 {
 					return nil // an interrupt is the ordinary end
@@ -208,9 +232,10 @@ Values are not told. A "reset" says that anything may have changed: it comes fir
 				}
 				change := changeJSON{event.Kind.String(), string(event.Key), event.Version}
 				if format != formatTable {
-					err = printJSON(w, format, change)
+					err = list.add(change)
 				} else {
 					_, err = fmt.Fprintf(w, "%-8s %s\n", change.Change, printable(event.Key))
+					err = asOutput(err)
 				}
 				if n++; err != nil || n == count {
 					return err

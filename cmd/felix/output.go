@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"unicode"
 	"unicode/utf16"
@@ -24,7 +26,8 @@ const (
 	formatTable  format = "table"
 	formatJSON   format = "json"
 	formatNDJSON format = "ndjson"
-	formatRaw    format = "raw" // payloads as they are, where a command has payloads
+	formatRaw    format = "raw"  // payloads as they are, where a command has payloads
+	formatText   format = "text" // the same for people, a line each
 )
 
 // String implements pflag.Value.
@@ -49,24 +52,38 @@ func (f *format) bind(c *cobra.Command) {
 	completeWords(c, "output", string(formatTable), string(formatJSON), string(formatNDJSON))
 }
 
-// payloadFormat is a format that may also be raw.
-type payloadFormat struct{ format }
+// payloadFormat is a format that may also be raw, or one more.
+type payloadFormat struct {
+	format
+	more format // empty for none
+}
+
+func (f *payloadFormat) words() []string {
+	words := []string{string(formatTable), string(formatJSON), string(formatNDJSON), string(formatRaw)}
+	if f.more != "" {
+		words = append(words, string(f.more))
+	}
+	return words
+}
 
 // Set implements pflag.Value.
 func (f *payloadFormat) Set(s string) error {
-	if format(s) == formatRaw {
-		f.format = formatRaw
-		return nil
+	if !slices.Contains(f.words(), s) {
+		return errors.New("want " + alternatives(f.words()))
 	}
-	if f.format.Set(s) != nil {
-		return errors.New("want table, json, ndjson or raw")
-	}
+	f.format = format(s)
 	return nil
 }
 
-func (f *payloadFormat) bind(c *cobra.Command, raw string) {
-	c.Flags().VarP(f, "output", "o", "table, json, ndjson, or raw: "+raw)
-	completeWords(c, "output", string(formatTable), string(formatJSON), string(formatNDJSON), string(formatRaw))
+func (f *payloadFormat) bind(c *cobra.Command, usage string) {
+	c.Flags().VarP(f, "output", "o", alternatives(f.words())+usage)
+	completeWords(c, "output", f.words()...)
+}
+
+// alternatives lists words with "or" in front of the last.
+func alternatives(words []string) string {
+	last := len(words) - 1
+	return strings.Join(words[:last], ", ") + " or " + words[last]
 }
 
 // completeWords has the shell offer words for a flag. It panics if there is no such flag, a mistake in the source.
@@ -133,6 +150,32 @@ func escapeJSON(text []byte) []byte {
 		}
 	}
 	return out
+}
+
+// jsonList prints values as they come: for json as one array, for ndjson one per line.
+type jsonList struct {
+	w      io.Writer
+	format format
+	n      int
+}
+
+func (l *jsonList) add(v any) error {
+	if l.format == formatJSON {
+		if _, err := io.WriteString(l.w, map[bool]string{true: "[\n", false: ","}[l.n == 0]); err != nil {
+			return asOutput(err)
+		}
+	}
+	l.n++
+	return printJSON(l.w, formatNDJSON, v)
+}
+
+// end ends the array.
+func (l *jsonList) end() error {
+	if l.format != formatJSON {
+		return nil
+	}
+	_, err := io.WriteString(l.w, map[bool]string{true: "[]\n", false: "]\n"}[l.n == 0])
+	return asOutput(err)
 }
 
 // payload is an event's or a cache entry's bytes in JSON: text where they are text, else base64.

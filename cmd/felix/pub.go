@@ -1,14 +1,13 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"os"
+	"strings"
 	"sync"
 	"text/template"
 	"time"
@@ -21,22 +20,24 @@ import (
 
 // publishing is what the flags of felix pub say.
 type publishing struct {
-	file     string
-	template bool
-	count    int
-	rate     float64
-	ack      bool
+	file      string
+	delimiter delimiter
+	template  bool
+	count     int
+	rate      float64
+	ack       bool
 }
 
-// maxLine bounds a line of standard input: what a frame holds by default.
-const maxLine = 16 << 20
-
 func (a *app) newPub() *cobra.Command {
-	var p publishing
+	p := publishing{delimiter: "\n"}
 	c := &cobra.Command{
 		Use:   "pub STREAM [PAYLOAD]",
 		Short: "Publish events",
-		Long: `Publish events to a stream: the payload, the content of a file, or each line of the standard input.
+		Long: `Publish events to a stream: the payload, the content of a file, or each line of the standard input. A payload - and a file - are
+the standard input too; the latter is one event.
+
+Bytes are published as they are. Of a line only its end is taken off, "\n"; --delimiter names another end, such as \0 or \r\n, and
+without any (--delimiter '') the whole input is one event.
 
 With --template, payloads are templates (Go's text/template) that are filled in for each event:
   {{.Count}}        number of the event, from 1
@@ -47,15 +48,16 @@ With --template, payloads are templates (Go's text/template) that are filled in 
   {{int 1 100}}     random integer between the two
 With --template and lines, the payload is the template, if there is one, and each line fills in .Line.
 
-The number of published events goes to the standard error. Each was acknowledged, unless --ack=false says not to wait.
-What failed may have been published in part.`,
+The number of published events goes to the standard error. Each was acknowledged; with --ack=false it is the number of events that were
+sent, of which nobody says what has become. What failed may have been published in part.`,
 		Example: `  felix pub orders hello
   tail -f log | felix pub logs
+  find . -print0 | felix pub files --delimiter '\0'
   felix pub orders --file order.json
   felix pub orders '{"id":{{.Count}},"at":"{{now}}"}' --template --count 1000 --rate 100`,
 		Args: arguments(1, 2),
 		RunE: func(c *cobra.Command, args []string) error {
-			next, err := p.source(c.Context(), c.InOrStdin(), args[1:], c.ErrOrStderr())
+			next, err := p.source(c, args[1:])
 			if err != nil {
 				return err
 			}
@@ -65,12 +67,17 @@ What failed may have been published in part.`,
 			}
 			defer func() { _ = conn.Close() }()
 			n, err := p.publish(c.Context(), conn, conn.Publisher(r.Namespace, args[0]), next)
-			fmt.Fprintf(c.ErrOrStderr(), "published %d to %s/%s\n", n, r.Namespace, args[0])
+			done := "published %d to %s\n"
+			if !p.ack {
+				done = "sent %d to %s, without acknowledgement\n"
+			}
+			fmt.Fprintf(c.ErrOrStderr(), done, n, escape(r.Namespace+"/"+args[0]))
 			return err
 		},
 	}
 	f := c.Flags()
 	f.StringVarP(&p.file, "file", "f", "", "publish the content of a `file` as one event")
+	f.Var(&p.delimiter, "delimiter", "what ends each event of the standard input; empty for the end of it alone")
 	f.BoolVar(&p.template, "template", false, "payloads are templates")
 	f.IntVar(&p.count, "count", 1, "publish the payload or file so many `times`")
 	f.Float64Var(&p.rate, "rate", 0, "`events` per second; 0 for as many as possible")
@@ -79,28 +86,34 @@ What failed may have been published in part.`,
 }
 
 // source returns a function that yields one payload after the other, and io.EOF at the end.
-func (p *publishing) source(ctx context.Context, stdin io.Reader, payload []string, errOut io.Writer) (func() ([]byte, error), error) {
+func (p *publishing) source(c *cobra.Command, payload []string) (func() ([]byte, error), error) {
 	if p.count < 1 || p.rate < 0 {
 		return nil, usageError{error: errors.New("--count is at least 1, and --rate at least 0")}
 	}
 	var text []byte
+	var err error
 	lines := false
 	switch {
 	case p.file != "" && len(payload) > 0:
 		return nil, usageError{error: errors.New("either a payload or --file, not both")}
 	case p.file != "":
-		var err error
-		if text, err = os.ReadFile(p.file); err != nil {
-			return nil, usageError{error: err}
-		}
-	case len(payload) > 0:
+		text, err = fileOrInput(c, p.file, "an event")
+	case len(payload) > 0 && payload[0] != standardInput:
 		text = []byte(payload[0])
 		lines = p.template && bytes.Contains(text, []byte(".Line"))
+	case p.delimiter == "" && !p.template:
+		text, err = fileOrInput(c, standardInput, "an event")
 	default:
 		lines = true
 	}
-	if lines && p.count > 1 {
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case lines && p.count > 1:
 		return nil, usageError{error: errors.New("--count needs a payload or --file: lines are published once each")}
+	case lines && p.delimiter == "":
+		return nil, usageError{error: errors.New("a template needs a --delimiter that ends each line")}
 	}
 	fill, err := p.filler(text)
 	if err != nil {
@@ -116,8 +129,12 @@ func (p *publishing) source(ctx context.Context, stdin io.Reader, payload []stri
 			return fill(e, text)
 		}, nil
 	}
-	tellReading(stdin, "events, one a line,", errOut)
-	next := readLines(ctx, stdin)
+	limit, err := maxInput()
+	if err != nil {
+		return nil, err
+	}
+	tellReading(c.InOrStdin(), "events, one a line,", c.ErrOrStderr())
+	next := readEvents(c.Context(), c.InOrStdin(), p.delimiter, limit)
 	return func() ([]byte, error) {
 		e.Count++
 		line, err := next()
@@ -129,49 +146,14 @@ func (p *publishing) source(ctx context.Context, stdin io.Reader, payload []stri
 	}, nil
 }
 
-// readLines returns a function that yields the lines of r, and io.EOF at the end. It ends with ctx, although reading cannot
-// be interrupted: the goroutine that reads stays behind until the process ends, or the next line comes.
-func readLines(ctx context.Context, r io.Reader) func() ([]byte, error) {
-	lines := make(chan []byte)
-	var failure error // why there are no more, set before lines is closed
-	go func() {
-		defer close(lines)
-		scanner := bufio.NewScanner(r)
-		scanner.Buffer(nil, maxLine)
-		n := 0
-		for scanner.Scan() {
-			n++
-			select {
-			case lines <- bytes.Clone(scanner.Bytes()):
-			case <-ctx.Done():
-				return
-			}
-		}
-		if failure = io.EOF; scanner.Err() != nil {
-			failure = fmt.Errorf("line %d: %w", n+1, scanner.Err())
-		}
-	}()
-	return func() ([]byte, error) {
-		select {
-		case line, ok := <-lines:
-			if ok {
-				return line, nil
-			}
-			if failure != nil {
-				return nil, failure
-			}
-			return nil, context.Cause(ctx)
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
-}
-
 // templateEvent is what a template is about.
 type templateEvent struct {
 	Count int
 	Line  string
 }
+
+// maxRandom bounds what {{random}} makes.
+const maxRandom = 16 << 20
 
 const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 
@@ -179,8 +161,8 @@ var templateFuncs = template.FuncMap{
 	"now":    func() string { return time.Now().UTC().Format(time.RFC3339Nano) },
 	"unixms": func() int64 { return time.Now().UnixMilli() },
 	"random": func(n int) (string, error) {
-		if n < 0 || n > maxLine {
-			return "", fmt.Errorf("random %d: not between 0 and %d", n, maxLine)
+		if n < 0 || n > maxRandom {
+			return "", fmt.Errorf("random %d: not between 0 and %d", n, maxRandom)
 		}
 		b := make([]byte, n)
 		for i := range b {
@@ -222,7 +204,8 @@ func (p *publishing) filler(text []byte) (func(templateEvent, []byte) ([]byte, e
 		}
 		out.Reset()
 		if err := t.Execute(&out, e); err != nil {
-			return nil, usageError{error: err}
+			text := strings.ReplaceAll(err.Error(), fmt.Sprintf(" in type %T", e), "; the fields are .Count and .Line")
+			return nil, usageError{error: errors.New(text)}
 		}
 		return out.Bytes(), nil
 	}, nil

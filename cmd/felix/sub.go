@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -18,14 +17,15 @@ import (
 
 // subscribing is what the flags of felix sub say.
 type subscribing struct {
-	count  int
-	from   string
-	resume string
-	format payloadFormat
+	count     int
+	from      string
+	resume    string
+	format    payloadFormat
+	delimiter delimiter
 }
 
 func (a *app) newSub() *cobra.Command {
-	s := subscribing{format: payloadFormat{formatTable}}
+	s := subscribing{format: payloadFormat{format: formatTable}, delimiter: "\n"}
 	c := &cobra.Command{
 		Use:   "sub STREAM",
 		Short: "Print the events of a stream",
@@ -38,6 +38,9 @@ does not have all of them any more. --from says where to begin as long as there 
 the subscription has begun, then every second if events were printed, and at the end: after an interrupt (SIGINT, SIGTERM, SIGHUP)
 and when the reader of the output goes away, too. After kill -9 up to a second of events is printed again.
 
+JSON has "offset", if the broker tells offsets, and "payload" for a payload that is text (UTF-8) or "payload_base64" for others. --output json
+is one array, whose end comes with that of the command; ndjson is an object per line.
+
 If something was lost, the last line on the standard error is a summary.`,
 		Example: `  felix sub orders
   felix sub orders --from earliest --count 10 --output ndjson
@@ -49,11 +52,15 @@ If something was lost, the last line on the standard error is a summary.`,
 	f.IntVar(&s.count, "count", 0, "end after so many `events`; 0 for never")
 	f.StringVar(&s.from, "from", fromLatest, "`start`: latest, earliest or an offset")
 	f.StringVar(&s.resume, "resume", "", "`file` that keeps the position, and that wins over --from once it is there")
-	s.format.bind(c, "payloads, each with a newline behind it")
+	f.Var(&s.delimiter, "delimiter", "what follows each raw payload; empty for nothing")
+	s.format.bind(c, ", which is payloads byte for byte, each followed by --delimiter")
 	return c
 }
 
 func (s *subscribing) run(a *app, c *cobra.Command, stream string) error {
+	if c.Flags().Changed("delimiter") && s.format.format != formatRaw {
+		return usageError{error: errors.New("--delimiter needs --output raw")}
+	}
 	if s.count < 0 {
 		return usageError{error: errors.New("--count is at least 0")}
 	}
@@ -86,9 +93,12 @@ func (s *subscribing) run(a *app, c *cobra.Command, stream string) error {
 	if position != nil {
 		position.start(c.Context())
 	}
-	p := &eventPrinter{w: bufio.NewWriter(c.OutOrStdout()), colors: c.OutOrStdout(), format: s.format.format}
+	w := bufio.NewWriter(c.OutOrStdout())
+	p := &eventPrinter{
+		w: w, colors: c.OutOrStdout(), format: s.format.format, list: jsonList{w: w, format: s.format.format}, after: s.delimiter,
+	}
 	err = s.print(c.Context(), subscription, p, position, errOut)
-	err = errors.Join(err, asOutput(p.end()))
+	err = errors.Join(err, p.end())
 	if position != nil {
 		err = errors.Join(err, position.Close())
 	}
@@ -194,6 +204,8 @@ type eventPrinter struct {
 	w      *bufio.Writer
 	colors io.Writer // what w writes to
 	format format
+	list   jsonList
+	after  delimiter // each raw payload
 
 	events, gaps int
 	first        uint64 // offset of the first event
@@ -234,7 +246,9 @@ func (p *eventPrinter) event(body []byte, offset uint64, hasOffset bool) (err er
 	}
 	switch p.format {
 	case formatRaw:
-		_, err = p.w.Write(append(slices.Clip(body), '\n'))
+		if _, err = p.w.Write(body); err == nil {
+			_, err = p.w.WriteString(string(p.after))
+		}
 	case formatTable:
 		at := "-"
 		if hasOffset {
@@ -246,12 +260,7 @@ func (p *eventPrinter) event(body []byte, offset uint64, hasOffset bool) (err er
 		if hasOffset {
 			e.Offset = &offset
 		}
-		if p.format == formatJSON { // one array, which grows as events come
-			_, err = p.w.WriteString(map[bool]string{true: "[\n", false: ","}[p.events == 1])
-		}
-		if err == nil {
-			err = printJSON(p.w, formatNDJSON, e)
-		}
+		err = p.list.add(e)
 	}
 	return err
 }
@@ -305,13 +314,7 @@ func gapReason(r client.GapReason) string {
 }
 
 func (p *eventPrinter) end() error {
-	if p.format == formatJSON {
-		if p.events == 0 {
-			_, _ = p.w.WriteString("[") // Flush reports it
-		}
-		_, _ = p.w.WriteString("]\n")
-	}
-	return p.w.Flush()
+	return errors.Join(p.list.end(), asOutput(p.w.Flush()))
 }
 
 // notices says what becomes of a subscription.
