@@ -16,6 +16,7 @@ import (
 
 	"github.com/felix-mq/felix/auth"
 	"github.com/felix-mq/felix/catalog"
+	"github.com/felix-mq/felix/internal/brokerd"
 	"github.com/felix-mq/felix/internal/settings"
 	"github.com/felix-mq/felix/quicx"
 	"github.com/felix-mq/felix/ring"
@@ -212,7 +213,7 @@ func TestMutationsAreRefused(t *testing.T) {
 			lines = append(lines, s.Key+": "+strconv.Quote(value))
 		}
 	}
-	for _, w := range withoutEffect {
+	for _, w := range brokerd.WithoutEffect {
 		m.known[w.Key] = true
 	}
 	for _, key := range []string{"tenants", "jwks", "jwks_file", "keys", "namespaces", "streams", "caches", "overflow", "queue_bytes", "queue_batches"} {

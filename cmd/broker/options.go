@@ -11,6 +11,7 @@ import (
 
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/catalog"
+	"github.com/felix-mq/felix/internal/brokerd"
 	"github.com/felix-mq/felix/internal/certfile"
 	"github.com/felix-mq/felix/internal/devkey"
 	"github.com/felix-mq/felix/internal/logs"
@@ -23,20 +24,9 @@ import (
 // defaultFile is read if no other is named and it is there (docs/configuration.md).
 const defaultFile = "/usr/local/felix/config.yml"
 
-// fileVariable names the file of settings.
-const fileVariable = "FELIX_BROKER_CONFIG"
-
-// process is what concerns this program beside the broker in it.
-type process struct {
-	Profile    string `env:"FELIX_PROFILE" words:"latency,balanced,throughput" doc:"set of values for everything that nothing else says; see Profiles"`
-	Catalog    string `env:"FELIX_CATALOG" reload:"content" doc:"YAML file of the tenants, streams, caches and keys that the broker serves; see [catalog.md](catalog.md)"`
-	Dev        bool   `env:"FELIX_DEV" doc:"development mode: makes a tenant, streams, a cache, a certificate and a token, and prints what clients need as one line of JSON"`
-	DevKeyFile string `env:"FELIX_DEV_KEY_FILE" doc:"PEM file of the key that signs the tokens of development mode, made if it is not there; empty makes a new key at each start"`
-}
-
 // options are all settings of this program.
 type options struct {
-	process
+	brokerd.Process
 	broker broker.Config
 	dev    broker.DevOptions
 	files  certfile.Files
@@ -54,7 +44,7 @@ type options struct {
 
 func defaultOptions() *options {
 	return &options{
-		process: process{Profile: "balanced"},
+		Process: brokerd.DefaultProcess(),
 		broker:  broker.DefaultConfig(),
 		dev:     broker.DefaultDevOptions(),
 		ops:     ops.DefaultSettings(),
@@ -64,13 +54,13 @@ func defaultOptions() *options {
 
 // structs are where settings are read into.
 func (o *options) structs() []any {
-	return []any{&o.process, &o.broker, &o.dev, &o.files, &o.ops, &o.logs}
+	return []any{&o.Process, &o.broker, &o.dev, &o.files, &o.ops, &o.logs}
 }
 
 // load reads all sources. file is that of the command line, or empty.
 func (o *options) load(file string, environ, assignments []string) (*settings.Loaded, error) {
 	if file == "" {
-		file = os.Getenv(fileVariable)
+		file = os.Getenv(brokerd.FileVariable)
 	}
 	if file == "" {
 		if _, err := os.Stat(defaultFile); err == nil {
@@ -78,11 +68,11 @@ func (o *options) load(file string, environ, assignments []string) (*settings.Lo
 		}
 	}
 	return settings.Load(settings.Sources{
-		Profiles:      profiles,
+		Profiles:      brokerd.Profiles,
 		File:          file,
-		Environ:       slices.DeleteFunc(environ, func(v string) bool { return strings.HasPrefix(v, fileVariable+"=") }),
+		Environ:       slices.DeleteFunc(environ, func(v string) bool { return strings.HasPrefix(v, brokerd.FileVariable+"=") }),
 		Assignments:   assignments,
-		WithoutEffect: withoutEffect,
+		WithoutEffect: brokerd.WithoutEffect,
 	}, o.structs()...)
 }
 
@@ -150,20 +140,4 @@ func (o *options) release() {
 	ctx, cancel := context.WithTimeout(context.Background(), tracesTimeout)
 	defer cancel()
 	_ = o.tracer.Close(ctx) // what is not sent has been logged
-}
-
-// profiles are what the setting of this name chooses; docs/configuration.md says why.
-var profiles = map[string]map[string]string{
-	"balanced": {},
-	"latency": {
-		"subscriber_queue_bytes":    "1048576",
-		"subscriber_queue_capacity": "128",
-		"cache_stream_recv_window":  "131072",
-	},
-	"throughput": {
-		"subscriber_max_bytes_per_write": "262144",
-		"subscriber_queue_bytes":         "16777216",
-		"subscriber_queue_capacity":      "2048",
-		"cache_stream_recv_window":       "1048576",
-	},
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/felix-mq/felix/internal/brokerd"
 	"github.com/felix-mq/felix/internal/settings"
 	"github.com/felix-mq/felix/ring"
 )
@@ -27,7 +28,7 @@ func write(t *testing.T, name, text string) string {
 // TestLayers gives one setting everywhere, and takes the winners away one by one.
 func TestLayers(t *testing.T) {
 	file := write(t, "config.yml", "profile: throughput\nsubscriber_queue_bytes: 3000\nsubscriber_queue_policy: block\nsubscriber_writer_lanes: 8\n")
-	environ := []string{fileVariable + "=elsewhere", "FELIX_SUBSCRIBER_QUEUE_BYTES=4000"}
+	environ := []string{brokerd.FileVariable + "=elsewhere", "FELIX_SUBSCRIBER_QUEUE_BYTES=4000"}
 	for _, c := range []struct {
 		want                 int
 		origin               string
@@ -80,7 +81,7 @@ subscriber_queue_policy: drop_old
 subscriber_max_bytes_per_write: 2009
 `
 	dead := 0
-	for _, w := range withoutEffect {
+	for _, w := range brokerd.WithoutEffect {
 		if w.Key != "" && !strings.Contains(text, w.Key+":") {
 			text += w.Key + ": 1\n"
 			dead++
@@ -134,7 +135,7 @@ func TestSettingsAreComplete(t *testing.T) {
 			t.Errorf("%s has one bound only", s.Key)
 		}
 	}
-	for name := range profiles {
+	for name := range brokerd.Profiles {
 		o := defaultOptions()
 		l, err := o.load("", nil, []string{"profile=" + name})
 		if err != nil {
@@ -146,8 +147,8 @@ func TestSettingsAreComplete(t *testing.T) {
 				set++
 			}
 		}
-		if set != len(profiles[name]) {
-			t.Errorf("profile %s sets %d of %d settings", name, set, len(profiles[name]))
+		if set != len(brokerd.Profiles[name]) {
+			t.Errorf("profile %s sets %d of %d settings", name, set, len(brokerd.Profiles[name]))
 		}
 	}
 }

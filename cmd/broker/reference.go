@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/felix-mq/felix/internal/brokerd"
 	"github.com/felix-mq/felix/internal/settings"
 )
 
@@ -62,13 +63,13 @@ func writeReference(w io.Writer, o *options) {
 		}
 	}
 	fmt.Fprint(w, "\n## Profiles\n\n"+profilesHead)
-	for _, name := range slices.Sorted(maps.Keys(profiles)) {
-		for _, key := range slices.Sorted(maps.Keys(profiles[name])) {
-			fmt.Fprintf(w, "| %s | `%s` | %s |\n", name, key, profiles[name][key])
+	for _, name := range slices.Sorted(maps.Keys(brokerd.Profiles)) {
+		for _, key := range slices.Sorted(maps.Keys(brokerd.Profiles[name])) {
+			fmt.Fprintf(w, "| %s | `%s` | %s |\n", name, key, brokerd.Profiles[name][key])
 		}
 	}
 	fmt.Fprint(w, "\n## Settings of the reference that have no effect\n\nThey are accepted, with a warning.\n\n| Key | Variable | Why |\n|---|---|---|\n")
-	for _, s := range withoutEffect {
+	for _, s := range brokerd.WithoutEffect {
 		fmt.Fprintf(w, "| %s | `%s` | %s |\n", code(s.Key), s.Variable, s.Why)
 	}
 }

@@ -34,7 +34,9 @@ type connection struct {
 	CAPEM      string `yaml:"ca_pem,omitempty"`
 	Insecure   bool   `yaml:"insecure,omitempty"`
 	MetricsURL string `yaml:"metrics_url,omitempty"`
-	Dev        bool   `yaml:"dev,omitempty"` // made by felix dev, which may replace it
+	// MetricsToken is the file of the token that metrics ask for.
+	MetricsToken string `yaml:"metrics_token_file,omitempty"`
+	Dev          bool   `yaml:"dev,omitempty"` // made by felix dev, which may replace it
 
 	context string
 	timeout time.Duration
@@ -58,7 +60,7 @@ func (c *connection) bind(f *pflag.FlagSet) {
 
 // makeAbsolute makes the names of files good for any directory.
 func (c *connection) makeAbsolute() error {
-	for _, file := range []*string{&c.TokenFile, &c.CA} {
+	for _, file := range []*string{&c.TokenFile, &c.CA, &c.MetricsToken} {
 		if *file == "" {
 			continue
 		}
@@ -87,7 +89,7 @@ type resolved struct {
 // resolve fills in what flags leave open: from variables, the context and defaults. Of the token's two forms, and of the
 // certificates', the one that is nearer in this order counts.
 func (a *app) resolve() (*resolved, error) {
-	all, err := loadContexts()
+	all, err := readContexts()
 	if err != nil {
 		return nil, err
 	}

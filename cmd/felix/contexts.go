@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
@@ -29,9 +30,17 @@ type contexts struct {
 func contextsPath() (string, error) {
 	dir, err := os.UserConfigDir()
 	if err != nil {
-		return "", fmt.Errorf("finding the file of contexts: %w", err)
+		return "", usageError{fmt.Errorf("there is no place for contexts: %w", err), "HOME or XDG_CONFIG_HOME says where they are kept"}
 	}
 	return filepath.Join(dir, "felix", "contexts.yaml"), nil
+}
+
+// readContexts reads the file for a command that can do without: where there is no place for one, there are no contexts.
+func readContexts() (*contexts, error) {
+	if path, err := contextsPath(); err != nil {
+		return &contexts{path: path}, nil
+	}
+	return loadContexts()
 }
 
 // loadContexts reads the file. One that is not there holds nothing.
@@ -74,13 +83,38 @@ func (c *contexts) save() error {
 	return nil
 }
 
+// check reports whether the file could be saved.
+func (c *contexts) check() error {
+	f, err := os.CreateTemp(filepath.Dir(c.path), filepath.Base(c.path)+".*")
+	if err != nil {
+		return fmt.Errorf("saving contexts: %w", err)
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
+}
+
+// remove takes a context out.
+func (c *contexts) remove(name string) {
+	delete(c.Contexts, name)
+	if c.Current == name {
+		c.Current = ""
+	}
+}
+
 // writeFile puts content in the place of a file in one step. Only its owner can read it.
-func writeFile(path string, content []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*") // mode 0600
+func writeFile(path string, content []byte) error { return replaceFile(path, content, 0o600) }
+
+// writePublic does the same for a file that everybody may read.
+func writePublic(path string, content []byte) error { return replaceFile(path, content, 0o644) }
+
+func replaceFile(path string, content []byte, mode os.FileMode) error {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(content)
+	if err == nil {
+		err = f.Chmod(mode)
+	}
 	if err == nil {
 		err = f.Sync() // a crash of the system leaves the old content or this
 	}
@@ -127,19 +161,17 @@ is read anew whenever a stream is opened, so that something else can renew the t
 			if err := auth.ValidName(args[0]); err != nil {
 				return usageError{error: err}
 			}
-			all, err := loadContexts()
-			if err != nil {
-				return err
-			}
 			one := a.flags
 			if err := one.makeAbsolute(); err != nil {
 				return err
 			}
-			all.Contexts[args[0]] = one
-			if use || all.Current == "" {
-				all.Current = args[0]
-			}
-			return all.save()
+			return changeContexts(func(all *contexts) error {
+				all.Contexts[args[0]] = one
+				if use || all.Current == "" {
+					all.Current = args[0]
+				}
+				return nil
+			})
 		},
 	}
 	c.Flags().BoolVar(&use, "use", false, "use it from now on")
@@ -148,16 +180,50 @@ is read anew whenever a stream is opened, so that something else can renew the t
 
 // editContexts changes the file of contexts, in which the named one has to be.
 func editContexts(name string, edit func(*contexts)) error {
+	return changeContexts(func(all *contexts) error {
+		if _, err := all.get(name); err != nil {
+			return err
+		}
+		edit(all)
+		return nil
+	})
+}
+
+// changeContexts reads, changes and saves the file of contexts, while no other process does.
+func changeContexts(change func(*contexts) error) error {
+	path, err := contextsPath()
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("saving contexts: %w", err)
+	}
+	var lock *os.File
+	for until := time.Now().Add(lockTimeout); ; {
+		if lock, err = lockFile(path + ".lock"); err != nil {
+			return fmt.Errorf("saving contexts: %w", err)
+		}
+		if lock != nil {
+			break
+		}
+		if time.Now().After(until) {
+			return fmt.Errorf("saving contexts: another process has held %s.lock for %v", path, lockTimeout)
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+	defer func() { _ = lock.Close() }()
 	all, err := loadContexts()
 	if err != nil {
 		return err
 	}
-	if _, err := all.get(name); err != nil {
+	if err := change(all); err != nil {
 		return err
 	}
-	edit(all)
 	return all.save()
 }
+
+// lockTimeout bounds the wait for another process that changes contexts, which takes milliseconds.
+const lockTimeout = 5 * time.Second
 
 func (a *app) newContextUse() *cobra.Command {
 	return &cobra.Command{
@@ -173,7 +239,7 @@ func newContextList() *cobra.Command {
 	c := &cobra.Command{
 		Use: "ls", Short: "List the contexts", Args: arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
-			all, err := loadContexts()
+			all, err := readContexts()
 			if err != nil {
 				return err
 			}
@@ -223,12 +289,7 @@ func newContextRemove() *cobra.Command {
 	return &cobra.Command{
 		Use: "rm NAME", Short: "Remove a context", Args: arguments(1, 1), ValidArgsFunction: completeContext,
 		RunE: func(_ *cobra.Command, args []string) error {
-			return editContexts(args[0], func(all *contexts) {
-				delete(all.Contexts, args[0])
-				if all.Current == args[0] {
-					all.Current = ""
-				}
-			})
+			return editContexts(args[0], func(all *contexts) { all.remove(args[0]) })
 		},
 	}
 }

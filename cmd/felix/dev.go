@@ -7,124 +7,208 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
+	"sync"
 	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 
-	"github.com/felix-mq/felix/auth"
 	"github.com/felix-mq/felix/broker"
-	"github.com/felix-mq/felix/catalog"
+	"github.com/felix-mq/felix/internal/brokerd"
+	"github.com/felix-mq/felix/internal/certfile"
 	"github.com/felix-mq/felix/internal/devca"
 	"github.com/felix-mq/felix/internal/devkey"
+	"github.com/felix-mq/felix/internal/logs"
 	"github.com/felix-mq/felix/internal/ops"
 	"github.com/felix-mq/felix/internal/settings"
 )
 
-// Files that felix dev keeps in the directory of --dir.
-const (
-	fileCA   = "ca.pem"
-	fileCert = "cert.pem"
-	fileKey  = "key.pem"
-	// With fileSigningKey tokens are signed; fileToken is one for everything.
-	fileSigningKey = "signing-key.pem"
-	fileToken      = "token"
-	fileCatalog    = "catalog.yaml"
-)
-
-// devContext is the context that felix dev makes.
-const devContext = "dev"
-
 func (a *app) newDev() *cobra.Command {
-	cfg := broker.DefaultConfig()
-	cfg.Bind = "127.0.0.1:5000"
-	o := broker.DevOptions{Streams: []string{"orders", "demo"}, Cache: defaultCache, TokenLife: 30 * 24 * time.Hour}
-	envErr := settings.Environment(&cfg, &o) // what it finds are the defaults of flags
-	var dir, metrics string
+	d := development{app: a, bind: "127.0.0.1:5000", metrics: "127.0.0.1:0", streams: []string{"orders", "demo"}, cache: defaultCache, life: 30 * 24 * time.Hour}
 	c := &cobra.Command{
 		Use:   "dev",
 		Short: "Run a broker for development, and make a context that leads to it",
 		Long: `Run a broker for development until an interrupt: with a tenant, streams, a cache, a certificate and a token for everything
-in the tenant. What it serves lives in memory. It makes the context "dev" (or the one of --context), which is used at
-once if there is no other.
+in the tenant. Events and cache entries live in memory.
 
-The FELIX_* variables of the broker tune it.
+It makes the context "dev" (or the one of --context), which is used at once if there is no other. If another felix dev runs and has that
+context, it makes "dev-2" and so on, which ends with it. Where there is no place for contexts, or with --no-context, it prints the flags
+that lead to the broker instead.
 
-With --dir, certificate, keys and token are kept in a directory: other programs can use them, and they outlive a restart.
-  ca.pem             certificate authority that clients trust
-  cert.pem, key.pem  certificate of the broker, and its private key; made anew when they have expired
-  signing-key.pem    private key that signs tokens (felix token mint --key)
-  token              token for everything
-  catalog.yaml       what it serves, for a broker that is to stay: broker --catalog`,
+The settings of the broker hold for it too: FELIX_* variables, and the file that FELIX_BROKER_CONFIG names; flags win over them. It logs to
+the standard error, as FELIX_LOG_LEVEL and FELIX_LOG_FORMAT say.
+
+What it makes is kept in a directory, which it names, so that clients and their tokens go on over a restart: by default one for each context
+beside the file of contexts. With --dir '' nothing is kept.
+  ca.pem, ca-key.pem  certificate authority that clients trust, and its private key
+  cert.pem, key.pem   certificate of the broker, and its private key; another of the same authority is made when they expire
+  signing-key.pem     private key that signs tokens (felix token mint --key)
+  token               token for everything
+  catalog.yaml        what it serves: at the next start too if no streams and no cache are named, or for broker --catalog`,
 		Example: `  felix dev
   felix dev --dir ./felix-dev --stream orders,payments --bind 127.0.0.1:0`,
 		Args: arguments(0, 0),
-		RunE: func(c *cobra.Command, _ []string) error {
-			if envErr != nil {
-				return usageError{error: fmt.Errorf("environment: %w", envErr)}
-			}
-			o.Tenant, o.Namespace = cmp.Or(a.flags.Tenant, o.Tenant), cmp.Or(a.flags.Namespace, o.Namespace)
-			return a.runDev(c.Context(), cfg, o, dir, metrics, c.OutOrStdout(), c.ErrOrStderr())
-		},
+		RunE: func(c *cobra.Command, _ []string) error { return d.run(c) },
 	}
 	f := c.Flags()
-	f.StringVar(&dir, "dir", "", "`directory` that keeps what the broker makes; empty for none")
-	f.StringVar(&cfg.Bind, "bind", cfg.Bind, "UDP `address` to listen on; port 0 takes any")
-	f.StringVar(&metrics, "metrics-bind", "127.0.0.1:0", "TCP `address` for /metrics; empty for none")
-	f.StringSliceVar(&o.Streams, "stream", o.Streams, "`names` of streams")
-	f.StringVar(&o.Cache, "cache", o.Cache, "`name` of the cache")
-	f.DurationVar(&o.TokenLife, "token-lifetime", o.TokenLife, "time until the token expires")
+	f.StringVar(&d.dir, "dir", "", "`directory` that keeps what the broker makes, instead of that of the context; '' for none")
+	f.StringVar(&d.bind, "bind", d.bind, "UDP `address` to listen on; port 0 takes any")
+	f.StringVar(&d.metrics, "metrics-bind", d.metrics, "TCP `address` for /metrics; empty for none")
+	f.StringSliceVar(&d.streams, "stream", d.streams, "`names` of streams")
+	f.StringVar(&d.cache, "cache", d.cache, "`name` of the cache")
+	f.DurationVar(&d.life, "token-lifetime", d.life, "time until the token expires")
+	f.BoolVar(&d.noContext, "no-context", false, "make no context")
 	c.AddCommand(newDevCert())
 	return c
 }
 
-func (a *app) runDev(ctx context.Context, cfg broker.Config, o broker.DevOptions, dir, metrics string, stdout, stderr io.Writer) error {
-	name := cmp.Or(a.flags.context, devContext)
-	all, err := loadContexts()
+// development is a felix dev.
+type development struct {
+	*app
+
+	// Flags.
+	dir, bind, metrics, cache string
+	streams                   []string
+	life                      time.Duration
+	noContext                 bool
+
+	// Settings of the broker.
+	process brokerd.Process
+	broker  broker.Config
+	options broker.DevOptions
+	files   certfile.Files
+	ops     ops.Settings
+	logs    logs.Settings
+
+	home *devHome
+}
+
+// load reads the settings: flags win over variables, these over the file, and that over the defaults of this command. It reports whether
+// streams and the cache were named.
+func (d *development) load(c *cobra.Command) (loaded *settings.Loaded, streams, cache bool, err error) {
+	d.process, d.broker, d.ops, d.logs = brokerd.DefaultProcess(), broker.DefaultConfig(), ops.DefaultSettings(), logs.DefaultSettings()
+	d.broker.Bind, d.ops.Bind, d.ops.DrainDelay = d.bind, d.metrics, 0
+	d.options = broker.DevOptions{Streams: d.streams, Cache: d.cache, TokenLife: d.life}
+	given := c.Flags().Changed
+	flags := []struct {
+		is  bool
+		set func()
+	}{
+		{given("bind"), func() { d.broker.Bind = d.bind }},
+		{given("metrics-bind"), func() { d.ops.Bind = d.metrics }},
+		{given("stream"), func() { d.options.Streams = d.streams }},
+		{given("cache"), func() { d.options.Cache = d.cache }},
+		{given("token-lifetime"), func() { d.options.TokenLife = d.life }},
+		{d.flags.Tenant != "", func() { d.options.Tenant = d.flags.Tenant }},
+		{d.flags.Namespace != "", func() { d.options.Namespace = d.flags.Namespace }},
+	}
+	loaded, err = settings.Load(settings.Sources{
+		Profiles: brokerd.Profiles, File: os.Getenv(brokerd.FileVariable), WithoutEffect: brokerd.WithoutEffect,
+		Environ: slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, brokerd.FileVariable+"=") }),
+	}, &d.process, &d.broker, &d.options, &d.files, &d.ops, &d.logs)
+	if err != nil {
+		return nil, false, false, usageError{error: err}
+	}
+	if d.process.Catalog != "" {
+		return nil, false, false, usageError{
+			loaded.Problem("catalog", errors.New("felix dev makes its own catalog")), "broker --catalog serves that of a file",
+		}
+	}
+	for _, flag := range flags {
+		if flag.is {
+			flag.set()
+		}
+	}
+	named := func(flag, key string) bool {
+		return given(flag) || slices.ContainsFunc(loaded.Settings, func(s *settings.Setting) bool { return s.Key == key && s.Origin != fromDefault })
+	}
+	return loaded, named("stream", "dev_streams"), named("cache", "dev_cache"), nil
+}
+
+func (d *development) run(c *cobra.Command) (err error) {
+	d.patient.Store(true) // the drain has a time of its own
+	loaded, streams, cache, err := d.load(c)
 	if err != nil {
 		return err
 	}
-	if old, ok := all.Contexts[name]; ok && !old.Dev {
-		return usageError{error: fmt.Errorf("context %q was not made by felix dev: use --context with another name", name)}
+	errOut := c.ErrOrStderr()
+	log, _ := logs.New(errOut, d.logs)
+	for _, n := range loaded.Ignored {
+		log.Warn("setting has no effect", "name", n.Name, "where", n.Where, "why", n.Why)
 	}
-	if dir != "" {
-		if err := prepareDir(dir, &o, stderr); err != nil {
-			return err
-		}
+	d.broker.Logger = log
+	var dir *string
+	if c.Flags().Changed("dir") {
+		dir = &d.dir
 	}
-	cfg.TuneRuntime()
-	cfg.Logger = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	d, err := broker.NewDev(cfg, o)
+	if d.home, err = openHome(d.flags.context, dir, d.noContext, errOut); err != nil {
+		return err
+	}
+	defer d.home.close()
+	certs, err := d.prepare(streams, cache, errOut)
+	if err != nil {
+		return err
+	}
+	d.broker.TuneRuntime()
+	dev, err := broker.NewDev(d.broker, d.options)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return fmt.Errorf("%w: another broker? --bind 127.0.0.1:0 takes any free port", err)
 	}
 	if err != nil {
 		return err
 	}
-	one := connection{Addr: reachable(d.Addr()), Tenant: d.Tenant, Namespace: d.Namespace, Dev: true, Token: d.Token, CAPEM: string(d.CertPEM)}
+	return d.serve(c, dev, certs)
+}
+
+// prepare makes or reads keys and the certificate. It returns the source of a certificate from files, or nil.
+func (d *development) prepare(streams, cache bool, errOut io.Writer) (*certfile.Source, error) {
+	var certs *certfile.Source
+	if d.process.DevKeyFile != "" {
+		key, err := devkey.ReadOrMake(d.process.DevKeyFile)
+		if err != nil {
+			return nil, usagef("dev_key_file: %w", err)
+		}
+		d.options.Key = key
+	}
+	if d.files != (certfile.Files{}) {
+		var err error
+		if certs, err = certfile.Load(d.files, d.broker.Logger); err != nil {
+			return nil, usageError{error: err}
+		}
+		d.broker.TLS = certs.TLS()
+	}
+	if d.home.dir == "" {
+		return certs, nil
+	}
+	var err error
+	d.options.Certificate, err = d.home.readKept(&d.options, certs == nil, streams, cache, errOut)
+	return certs, err
+}
+
+// serve serves until an interrupt.
+func (d *development) serve(c *cobra.Command, dev *broker.Dev, certs *certfile.Source) error {
+	ctx, log := c.Context(), d.broker.Logger
 	served := make(chan error, 1)
-	go func() { served <- d.Serve(context.Background()) }() // ends with Shutdown, below
-	registry := d.Registry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	server, err := ops.Start(ops.Config{
-		Settings: ops.Settings{Bind: metrics}, Metrics: registry, Streams: http.HandlerFunc(d.ServeStreams), Log: cfg.Logger,
-	})
-	if err != nil {
-		err = usageError{error: fmt.Errorf("--metrics-bind: %w", err)}
+	go func() { served <- dev.Serve(context.Background()) }() // ends with Shutdown, below
+	background, stop := context.WithCancel(context.Background())
+	var work sync.WaitGroup
+	if certs != nil {
+		work.Go(func() { certs.Watch(background, certfile.Every) })
 	}
-	if server != nil {
-		one.MetricsURL = "http://" + server.Addr().String() + "/metrics"
-	}
+	var life ops.Lifecycle
+	server, err := d.startHTTP(dev, certs, &life)
 	if err == nil {
-		err = announce(all, name, one, dir, d.DevOptions, stdout)
+		log.Info("listening", "addr", dev.Addr().String())
+		life.Serving()
+		err = d.announce(c.OutOrStdout(), dev, server)
 	}
 	if err == nil {
 		select {
@@ -133,71 +217,131 @@ func (a *app) runDev(ctx context.Context, cfg broker.Config, o broker.DevOptions
 		case <-ctx.Done():
 		}
 	}
-	drain, cancel := context.WithTimeout(context.Background(), cfg.ShutdownDrain)
+	budget, cancel := context.WithTimeout(context.Background(), d.broker.ShutdownDrain)
 	defer cancel()
-	err = errors.Join(err, d.Shutdown(drain))
+	life.Draining()
+	if err == nil && d.ops.DrainDelay > 0 {
+		<-time.After(min(d.ops.DrainDelay, d.broker.ShutdownDrain/2))
+	}
+	err = errors.Join(err, dev.Shutdown(budget))
 	if serveErr := <-served; !errors.Is(serveErr, broker.ErrShutdown) {
 		err = errors.Join(err, serveErr)
 	}
 	server.Close()
+	stop()
+	work.Wait()
 	return err
+}
+
+// startHTTP starts the server of metrics and probes, which is nil if there is none.
+func (d *development) startHTTP(dev *broker.Dev, certs *certfile.Source, life *ops.Lifecycle) (*ops.Server, error) {
+	registry := dev.Registry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	conf := ops.Config{
+		Settings: d.ops, Metrics: registry, Checks: []ops.Check{life.Check()}, Streams: http.HandlerFunc(dev.ServeStreams), Log: d.broker.Logger,
+	}
+	if d.ops.TLS {
+		switch {
+		case certs != nil && d.ops.ClientCA != "":
+			files := d.files
+			files.ClientCA = d.ops.ClientCA
+			own, err := certfile.Load(files, d.broker.Logger)
+			if err != nil {
+				return nil, usageError{error: err}
+			}
+			conf.Certificate = own.TLS()
+		case certs != nil:
+			conf.Certificate = certs.TLS()
+		default:
+			conf.Certificate = &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{*dev.Certificate}}
+		}
+	}
+	server, err := ops.Start(conf)
+	if err != nil {
+		return nil, usageError{fmt.Errorf("metrics: %w", err), "--metrics-bind names another address"}
+	}
+	return server, nil
+}
+
+// leads is what leads to the broker.
+func (d *development) leads(dev *broker.Dev, server *ops.Server) (connection, error) {
+	one := connection{Addr: reachable(dev.Addr()), Tenant: dev.Tenant, Namespace: dev.Namespace, Dev: true}
+	if server != nil {
+		scheme := "http://"
+		if d.ops.TLS {
+			scheme = "https://"
+		}
+		one.MetricsURL = scheme + reachable(server.Addr()) + "/metrics"
+		one.MetricsToken = d.ops.TokenFile
+	}
+	if dev.CertPEM == nil {
+		one.CA = d.files.Cert // whatever has issued it
+	} else if d.home.dir == "" {
+		one.CAPEM = string(dev.CertPEM)
+	} else {
+		one.CA = filepath.Join(d.home.dir, fileCA)
+	}
+	if d.home.dir == "" {
+		one.Token = dev.Token
+	} else {
+		one.TokenFile = filepath.Join(d.home.dir, fileToken)
+		if err := writeFile(one.TokenFile, []byte(dev.Token+"\n")); err != nil {
+			return one, fmt.Errorf("keeping the token: %w", err)
+		}
+		if err := writeCatalog(filepath.Join(d.home.dir, fileCatalog), dev.DevOptions); err != nil {
+			return one, fmt.Errorf("keeping the catalog: %w", err)
+		}
+	}
+	return one, one.makeAbsolute()
+}
+
+// announce makes the context and prints what can be done with the broker.
+func (d *development) announce(stdout io.Writer, dev *broker.Dev, server *ops.Server) error {
+	one, err := d.leads(dev, server)
+	if err != nil {
+		return err
+	}
+	flags := ""
+	if d.home.context != "" {
+		current := ""
+		err = changeContexts(func(all *contexts) error {
+			all.Contexts[d.home.context] = one
+			all.Current = cmp.Or(all.Current, d.home.context)
+			current = all.Current
+			return nil
+		})
+		if cmp.Or(os.Getenv("FELIX_CONTEXT"), current) != d.home.context {
+			flags = " --context " + d.home.context
+		}
+	} else {
+		flags = fmt.Sprintf(" --addr %s --tenant %s --namespace %s --token-file %s --ca %s", one.Addr, one.Tenant, one.Namespace, one.TokenFile, one.CA)
+	}
+	if err != nil {
+		return err
+	}
+	felix := os.Args[0] + flags // as it was called, so that the lines can be copied
+	fmt.Fprintf(stdout, "A broker listens on %s until Ctrl-C. In other terminals:\n", one.Addr)
+	fmt.Fprintf(stdout, "  %[1]s sub %[2]s\n  %[1]s pub %[2]s hello\n  %[1]s cache put greeting hello%[3]s\n", felix, dev.Streams[0], cacheFlag(dev.Cache))
+	if d.home.dir != "" && !d.home.removeDir {
+		fmt.Fprintf(stdout, "Certificates, keys and catalog are kept in %s\n", filepath.Dir(one.TokenFile))
+	}
+	return nil
 }
 
 // reachable is an address that leads to a socket from this machine: one that is bound to all addresses has no name in the
 // certificate.
 func reachable(bound net.Addr) string {
-	if addr, ok := bound.(*net.UDPAddr); ok && addr.IP.IsUnspecified() {
-		return net.JoinHostPort("localhost", strconv.Itoa(addr.Port))
+	switch addr := bound.(type) {
+	case *net.UDPAddr:
+		if addr.IP.IsUnspecified() {
+			return net.JoinHostPort("localhost", strconv.Itoa(addr.Port))
+		}
+	case *net.TCPAddr:
+		if addr.IP.IsUnspecified() {
+			return net.JoinHostPort("localhost", strconv.Itoa(addr.Port))
+		}
 	}
 	return bound.String()
-}
-
-// announce makes the context and prints what can be done with it.
-func announce(all *contexts, name string, one connection, dir string, o broker.DevOptions, stdout io.Writer) error {
-	if dir != "" {
-		token := filepath.Join(dir, fileToken)
-		if err := writeFile(token, []byte(one.Token+"\n")); err != nil {
-			return fmt.Errorf("keeping the token: %w", err)
-		}
-		if err := writeCatalog(filepath.Join(dir, fileCatalog), o); err != nil {
-			return fmt.Errorf("keeping the catalog: %w", err)
-		}
-		one.Token, one.CAPEM = "", ""
-		one.TokenFile, one.CA = token, filepath.Join(dir, fileCA)
-		if err := one.makeAbsolute(); err != nil {
-			return err
-		}
-	}
-	all.Contexts[name] = one
-	if all.Current == "" {
-		all.Current = name
-	}
-	if err := all.save(); err != nil {
-		return err
-	}
-	felix := os.Args[0] // as it was called, so that the lines can be copied
-	if all.Current != name {
-		felix += " --context " + name
-	}
-	fmt.Fprintf(stdout, "A broker listens on %s until Ctrl-C. In other terminals:\n", one.Addr)
-	fmt.Fprintf(stdout, "  %[1]s sub %[2]s\n  %[1]s pub %[2]s hello\n  %[1]s cache put greeting hello%[3]s\n", felix, o.Streams[0], cacheFlag(o.Cache))
-	return nil
-}
-
-// writeCatalog writes what the broker serves, as others can serve it.
-func writeCatalog(file string, o broker.DevOptions) error {
-	signer, err := auth.NewSigner(o.Key, broker.DevKeyID)
-	if err != nil {
-		return err
-	}
-	streams := make(map[string]catalog.Stream)
-	for _, name := range o.Streams {
-		streams[name] = catalog.Stream{}
-	}
-	namespace := catalog.Namespace{Streams: streams, Caches: map[string]catalog.Cache{o.Cache: {}}}
-	return catalog.Write(file, &catalog.Catalog{Tenants: map[string]catalog.Tenant{
-		o.Tenant: {Keys: auth.KeySet{signer.Key()}, Namespaces: map[string]catalog.Namespace{o.Namespace: namespace}},
-	}})
 }
 
 // cacheFlag is the flag that leads to a cache other than the default one.
@@ -206,27 +350,6 @@ func cacheFlag(name string) string {
 		return ""
 	}
 	return " --cache " + name
-}
-
-// prepareDir reads what an earlier broker has left in the directory, and makes what is missing.
-func prepareDir(dir string, o *broker.DevOptions, stderr io.Writer) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	cert, err := tls.LoadX509KeyPair(filepath.Join(dir, fileCert), filepath.Join(dir, fileKey))
-	expired := err == nil && time.Until(cert.Leaf.NotAfter) < time.Hour
-	if expired {
-		fmt.Fprintf(stderr, "%s has expired; making another, and an authority\n", filepath.Join(dir, fileCert))
-	}
-	if expired || errors.Is(err, fs.ErrNotExist) {
-		cert, err = makeCertificate(dir, append([]string{"localhost", "127.0.0.1", "::1"}, o.Hosts...))
-	}
-	if err != nil {
-		return err
-	}
-	o.Certificate = &cert
-	o.Key, err = devkey.ReadOrMake(filepath.Join(dir, fileSigningKey))
-	return err
 }
 
 func newDevCert() *cobra.Command {
@@ -245,10 +368,14 @@ It writes ca.pem, cert.pem and key.pem, and replaces none without --force.`,
 			if _, err := os.Stat(filepath.Join(dir, fileCert)); err == nil && !force {
 				return fmt.Errorf("%s is there already: --force replaces it", filepath.Join(dir, fileCert))
 			}
-			if err := os.MkdirAll(dir, 0o700); err != nil {
+			if err := os.MkdirAll(dir, 0o755); err != nil { // keys have a mode of their own
 				return err
 			}
-			if _, err := makeCertificate(dir, hosts); err != nil {
+			ca, err := devca.New()
+			if err != nil {
+				return err
+			}
+			if _, err := issue(ca, dir, hosts, false); err != nil {
 				return err
 			}
 			for _, name := range []string{fileCA, fileCert, fileKey} {
@@ -260,26 +387,4 @@ It writes ca.pem, cert.pem and key.pem, and replaces none without --force.`,
 	c.Flags().StringVar(&dir, "dir", ".", "`directory` to write to")
 	c.Flags().BoolVar(&force, "force", false, "replace a certificate")
 	return c
-}
-
-// makeCertificate makes an authority and a certificate, and writes both to the directory.
-func makeCertificate(dir string, hosts []string) (tls.Certificate, error) {
-	ca, err := devca.New()
-	if err != nil {
-		return tls.Certificate{}, err
-	}
-	cert, err := ca.Issue(hosts...)
-	if err != nil {
-		return tls.Certificate{}, err
-	}
-	key, err := devca.KeyPEM(cert)
-	if err != nil {
-		return tls.Certificate{}, err
-	}
-	for name, content := range map[string][]byte{fileCA: ca.CertPEM(), fileCert: devca.CertPEM(cert.Leaf), fileKey: key} {
-		if err := writeFile(filepath.Join(dir, name), content); err != nil {
-			return tls.Certificate{}, err
-		}
-	}
-	return cert, nil
 }

@@ -55,6 +55,11 @@ type usageError struct {
 	hint string // in place of the usual one; may be empty
 }
 
+func isUsage(err error) bool {
+	_, ok := errors.AsType[usageError](err)
+	return ok
+}
+
 // usagef makes a usageError.
 func usagef(format string, args ...any) error { return usageError{error: fmt.Errorf(format, args...)} }
 

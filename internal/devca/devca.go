@@ -27,7 +27,7 @@ const (
 	caLife   = 365 * 24 * time.Hour
 )
 
-// CA is a certificate authority whose key lives in memory only. Its methods may be called from any goroutine.
+// CA is a certificate authority. Its key lives in memory only unless [CA.KeyPEM] is written down. Its methods may be called from any goroutine.
 type CA struct {
 	key  *ecdsa.PrivateKey
 	cert *x509.Certificate
@@ -46,6 +46,28 @@ func New() (*CA, error) {
 	}
 	return &CA{key, cert.Leaf}, nil
 }
+
+// Read reads an authority from the files of its certificate and its key, which [CA.CertPEM] and [CA.KeyPEM] are for.
+func Read(certFile, keyFile string) (*CA, error) {
+	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+	if err != nil {
+		return nil, err
+	}
+	key, ok := pair.PrivateKey.(*ecdsa.PrivateKey)
+	if !ok || !pair.Leaf.IsCA {
+		return nil, fmt.Errorf("devca: %s and %s are no authority", certFile, keyFile)
+	}
+	return &CA{key, pair.Leaf}, nil
+}
+
+// KeyPEM returns the authority's private key as a file holds it (PKCS #8).
+func (ca *CA) KeyPEM() ([]byte, error) { return KeyPEM(tls.Certificate{PrivateKey: ca.key}) }
+
+// Expired reports whether the authority expires within a time from now.
+func (ca *CA) Expired(within time.Duration) bool { return time.Until(ca.cert.NotAfter) < within }
+
+// Issued reports whether a certificate is one of the authority.
+func (ca *CA) Issued(cert *x509.Certificate) bool { return cert.CheckSignatureFrom(ca.cert) == nil }
 
 // CertPEM returns the certificate that clients are told to trust.
 func (ca *CA) CertPEM() []byte { return CertPEM(ca.cert) }

@@ -1,10 +1,10 @@
-package main
+package brokerd
 
 import "github.com/felix-mq/felix/internal/settings"
 
-// withoutEffect are settings of the reference implementation that are accepted and mean nothing here, with the reason
+// WithoutEffect are settings of the reference implementation that are accepted and mean nothing here, with the reason
 // (docs/from-the-reference.md).
-var withoutEffect = []settings.WithoutEffect{
+var WithoutEffect = []settings.WithoutEffect{
 	{Key: "ack_on_commit", Variable: "FELIX_ACK_ON_COMMIT", Why: "an acknowledgement always means that the publish was carried out"},
 	{Key: "ack_wait_timeout_ms", Variable: "FELIX_ACK_WAIT_TIMEOUT_MS", Why: "no acknowledgement waits for a commit"},
 	{Key: "pub_workers_per_conn", Variable: "FELIX_BROKER_PUB_WORKERS_PER_CONN", Why: "there is no queue between a publisher and its topic"},
