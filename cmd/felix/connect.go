@@ -54,7 +54,8 @@ func (c *connection) bind(f *pflag.FlagSet) {
 	f.StringVar(&c.TokenFile, "token-file", "", "`file` with the token, read anew for each stream [FELIX_TOKEN_FILE]")
 	f.StringVar(&c.CA, "ca", "", "PEM `file` of certificates to trust instead of the system's [FELIX_CA_FILE]")
 	f.BoolVar(&c.Insecure, "insecure", false, "trust any certificate")
-	f.StringVar(&c.MetricsURL, "metrics-url", "", "`URL` of the broker's metrics, for felix top [FELIX_METRICS_URL, default http://127.0.0.1:8080/metrics]")
+	f.StringVar(&c.MetricsURL, "metrics-url", "", "`URL` of the broker's metrics, for felix top [FELIX_METRICS_URL, default port 8080 of the broker's host]")
+	f.StringVar(&c.MetricsToken, "metrics-token-file", "", "`file` with the token that metrics ask for [FELIX_METRICS_TOKEN_FILE]")
 	f.DurationVar(&c.timeout, "timeout", defaultTimeout, "time for connecting, and for each request")
 }
 
@@ -110,7 +111,12 @@ func (a *app) resolve() (*resolved, error) {
 	r.Token = r.pick("token", "FELIX_AUTH_TOKEN", flags.Token, ctx.Token, origin, "")
 	r.TokenFile = r.pick("token-file", "FELIX_TOKEN_FILE", flags.TokenFile, ctx.TokenFile, origin, "")
 	r.CA = r.pick("ca", "FELIX_CA_FILE", flags.CA, ctx.CA, origin, "")
-	r.MetricsURL = r.pick("metrics-url", "FELIX_METRICS_URL", flags.MetricsURL, ctx.MetricsURL, origin, "http://127.0.0.1:8080/metrics")
+	metrics, metricsToken := ctx.MetricsURL, ctx.MetricsToken
+	if r.Addr != ctx.Addr {
+		metrics, metricsToken = "", "" // they are of another broker
+	}
+	r.MetricsURL = r.pick("metrics-url", "FELIX_METRICS_URL", flags.MetricsURL, metrics, origin, defaultMetrics(r.Addr))
+	r.MetricsToken = r.pick("metrics-token-file", "FELIX_METRICS_TOKEN_FILE", flags.MetricsToken, metricsToken, origin, "")
 	if r.rank("token") > r.rank("token-file") {
 		r.Token = ""
 	} else if r.Token != "" {
@@ -135,6 +141,15 @@ func (a *app) resolve() (*resolved, error) {
 		return nil, usagef("the broker's address (%s): %w", r.origin("addr"), err)
 	}
 	return r, nil
+}
+
+// defaultMetrics is the URL of metrics of the broker at addr, if its settings are the default ones.
+func defaultMetrics(addr string) string {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		host = "127.0.0.1" // checkAddr says so
+	}
+	return "http://" + net.JoinHostPort(host, "8080") + "/metrics"
 }
 
 // checkAddr reports why an address cannot be one of a broker.
