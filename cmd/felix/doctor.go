@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -77,7 +78,7 @@ loopback, the limit of open files, the clock and the kernel. Exit code 1 says th
 				}
 			}
 			if found > 0 {
-				return fmt.Errorf("%d findings", found)
+				return errors.New(plural(found, "finding"))
 			}
 			return nil
 		},

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
+	"github.com/go-jose/go-jose/v4/json" // which takes member names as they are written, as brokers do
 	"github.com/spf13/cobra"
 
 	"github.com/felix-mq/felix/auth"
@@ -32,7 +32,18 @@ type tokenInfo struct {
 	IssuedAt    time.Time `json:"issued_at"`
 	Expires     time.Time `json:"expires"`
 	Permissions []string  `json:"permissions"`
-	Signature   string    `json:"signature"` // "not verified" or "verified"
+	Signature   string    `json:"signature"` // "not verified", "verified" or "refused"
+	Expired     bool      `json:"expired"`
+}
+
+// refuseExpired is the error of an expired token that brokers refuse, and nil while they allow for their clocks.
+func (i tokenInfo) refuseExpired(errOut io.Writer) error {
+	until := i.Expires.Add(auth.Leeway)
+	if time.Now().Before(until) {
+		fmt.Fprintf(errOut, "the token has expired; brokers still accept it until %s\n", until.Format(time.RFC3339))
+		return nil
+	}
+	return fmt.Errorf("the token has expired: brokers refuse it since %s", until.Format(time.RFC3339))
 }
 
 func (a *app) newTokenInspect() *cobra.Command {
@@ -43,7 +54,8 @@ func (a *app) newTokenInspect() *cobra.Command {
 		Short: "Show what a token says",
 		Long: `Show what a token says: the argument, one on the standard input if the argument is "-", or the one that commands use.
 
-Its signature is verified only with --jwks. Exit code 1 says that a broker with these keys would refuse the token.`,
+Its signature is verified only with --jwks. Exit code 1 says that a broker, with these keys if there are any, would refuse the token: it
+has expired, for instance. Brokers accept a token for 60 seconds after it has expired, to allow for their clocks.`,
 		Args: arguments(0, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			token, err := a.tokenToInspect(c, args)
@@ -63,6 +75,9 @@ Its signature is verified only with --jwks. Exit code 1 says that a broker with 
 				if refused != nil {
 					info.Signature = "refused"
 				}
+			}
+			if info.Expired = info.Expires.Unix() > 0 && info.Expires.Before(time.Now()); info.Expired && refused == nil {
+				refused = info.refuseExpired(c.ErrOrStderr())
 			}
 			return errors.Join(info.print(c.OutOrStdout(), format), refused)
 		},
@@ -141,12 +156,16 @@ func (i tokenInfo) print(w io.Writer, f format) error {
 		return printJSON(w, f, i)
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(t, "tenant\t%s\nsubject\t%s\nkey\t%s\n", i.Tenant, i.Subject, i.KeyID)
+	fmt.Fprintf(t, "tenant\t%s\nsubject\t%s\nkey\t%s\n", escape(i.Tenant), escape(i.Subject), escape(i.KeyID))
 	fmt.Fprintf(t, "issued\t%s\t%s\n", i.IssuedAt.Format(time.RFC3339), humanize.Time(i.IssuedAt))
-	fmt.Fprintf(t, "expires\t%s\t%s\n", i.Expires.Format(time.RFC3339), humanize.Time(i.Expires))
+	expires := "expires"
+	if i.Expired {
+		expires = "EXPIRED"
+	}
+	fmt.Fprintf(t, expires+"\t%s\t%s\n", i.Expires.Format(time.RFC3339), humanize.Time(i.Expires))
 	fmt.Fprintf(t, "signature\t%s\n", i.Signature)
 	for _, p := range i.Permissions {
-		fmt.Fprintf(t, "may\t%s\n", p)
+		fmt.Fprintf(t, "may\t%s\n", escape(p))
 	}
 	return t.Flush()
 }

@@ -293,7 +293,7 @@ func (s *Server) ready(w http.ResponseWriter, r *http.Request) {
 }
 
 // healthz is what container health checks ask: they restart what fails, and a broker that drains, or waits for its
-// catalogue, does not need that.
+// catalog, does not need that.
 func (s *Server) healthz(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Query().Has("verbose") {
 		for _, c := range s.cfg.Checks {
