@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -284,33 +285,60 @@ func (a *app) connect(ctx context.Context, opts ...client.Option) (*client.Clien
 	return nil, nil, usageError{error: err} // a setting
 }
 
-// untilRefused returns a context that ends with [errRefused] once the system at addr has said that nothing listens there. QUIC itself does
-// not notice: it goes on until the attempt has run out of time. The function that it returns ends the watch.
+// untilRefused returns a context that ends with [errRefused] once the systems at all addresses of addr have said that nothing listens
+// there. QUIC itself does not notice: it goes on until the attempt has run out of time. The function that it returns ends the watch.
 func untilRefused(ctx context.Context, addr string) (context.Context, func()) {
 	watched, cancel := context.WithCancelCause(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		var d net.Dialer
-		conn, err := d.DialContext(watched, "udp", addr)
+	var work sync.WaitGroup
+	work.Go(func() {
+		host, port, err := net.SplitHostPort(addr)
 		if err != nil {
+			return
+		}
+		ips, err := net.DefaultResolver.LookupNetIP(watched, "ip", host)
+		if err != nil || len(ips) == 0 {
 			return // the connection says why
 		}
-		defer func() { _ = conn.Close() }()
-		stop := context.AfterFunc(watched, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
-		defer stop()
-		var b [1]byte
-		if _, err = conn.Write(b[:]); err == nil { // too short for QUIC: a broker drops it
-			_, err = conn.Read(b[:])
+		answers := make(chan error, len(ips))
+		for _, ip := range ips {
+			work.Go(func() { answers <- probe(watched, net.JoinHostPort(ip.Unmap().String(), port)) })
 		}
-		if errors.Is(err, syscall.ECONNREFUSED) {
+		refused := false
+		for range ips {
+			err := <-answers
+			if err == nil {
+				return
+			}
+			refused = refused || errors.Is(err, syscall.ECONNREFUSED)
+		}
+		if refused { // others cannot be reached at all
 			cancel(errRefused)
 		}
-	}()
+	})
 	return watched, func() {
 		cancel(nil)
-		<-done
+		work.Wait()
 	}
+}
+
+// probe returns the error that the system reports for a UDP address. It waits for one until ctx ends, and returns nil then.
+func probe(ctx context.Context, addr string) error {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "udp", addr)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	var b [1]byte
+	if _, err = conn.Write(b[:]); err == nil { // too short for QUIC: a broker drops it
+		_, err = conn.Read(b[:])
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil
+	}
+	return err
 }
 
 func (a *app) newConfig() *cobra.Command {

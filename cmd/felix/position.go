@@ -50,11 +50,14 @@ func openPosition(path string) (*positionFile, error) {
 		}
 		p.begin = &at
 	}
-	probe, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
+	trial, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
+	if failed, ok := errors.AsType[*fs.PathError](err); ok {
+		return nil, fmt.Errorf("%s cannot be written: %w", path, failed.Err) // it is not about the name of the trial
+	}
 	if err != nil {
 		return nil, err
 	}
-	return p, errors.Join(probe.Close(), os.Remove(probe.Name()))
+	return p, errors.Join(trial.Close(), os.Remove(trial.Name()))
 }
 
 // start begins to write the file: at once when the first position is there, then in periods, and when ctx ends.
@@ -103,7 +106,7 @@ func (p *positionFile) save() {
 		return
 	}
 	if err := writeFile(p.path, []byte(formatPosition(p.printed))); err != nil {
-		p.err = outputError{fmt.Errorf("saving the position: %w", err)}
+		p.err = outputError{fmt.Errorf("saving the position in %s: %w", p.path, err)}
 		return
 	}
 	p.err, p.saved, p.written = nil, p.printed, true

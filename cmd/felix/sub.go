@@ -100,7 +100,9 @@ func (s *subscribing) run(a *app, c *cobra.Command, stream string) error {
 	err = s.print(c.Context(), subscription, p, position, errOut)
 	err = errors.Join(err, p.end())
 	if position != nil {
-		err = errors.Join(err, position.Close())
+		if closeErr := position.Close(); !isOutputError(err) { // which may be the same
+			err = errors.Join(err, closeErr)
+		}
 	}
 	if p.gaps > 0 {
 		p.sayLost(errOut)
