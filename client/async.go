@@ -2,9 +2,9 @@ package client
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sync/semaphore"
 
@@ -28,7 +28,11 @@ type outcome interface{ settle(err error) }
 
 type outcomeFunc func(error)
 
-func (f outcomeFunc) settle(err error) { f(err) }
+func (f outcomeFunc) settle(err error) {
+	if f != nil {
+		f(err)
+	}
+}
 
 func (f *Future) settle(err error) {
 	f.mu.Lock()
@@ -134,20 +138,24 @@ func (p *Publisher) publishAsync(ctx context.Context, payloads [][]byte, span *s
 	q := getPending()
 	q.p, q.slot, q.span, q.done = p, p.slot(), span, done
 	q.hook = p.c.hooks.publish(ctx, p, payloads, true)
-	if err := q.acquire(ctx, payloads); err != nil {
-		q.settle(err)
-		return
-	}
+	deadline := p.c.deadline(ctx)
 	for {
-		if q.slot.mustQueue() {
+		if q.slot.mustQueue() { // the buffer bounds it, not the window
 			if err := q.slot.enqueue(&queued{p: p, payloads: payloads, mode: codec.AckPerBatch, frameLen: n, pending: q}); err != nil {
 				q.settle(err)
 			}
 			return
 		}
-		r, err := q.slot.get(ctx)
+		if q.bytes == 0 {
+			if err := q.acquire(ctx, payloads, deadline); err != nil {
+				q.settle(err)
+				return
+			}
+			continue // the connection may have been lost meanwhile
+		}
+		r, err := q.slot.get(ctx, deadline)
 		if err == nil {
-			if err = q.send(ctx, r, codec.AckPerBatch, payloads, n, 0); err == nil {
+			if err = q.send(ctx, r, codec.AckPerBatch, payloads, n, deadline); err == nil {
 				return
 			}
 			if err = q.slot.again(ctx, r, err); err == nil {
@@ -169,36 +177,32 @@ type pending struct {
 	bytes  int64 // charged to the client's window, with a place in the slot's; 0 if neither is
 	done   outcome
 	hook   func(error)
-	r      *requests
-	expire *time.Timer // of the acknowledgement
 	parts  atomic.Int32
-	unsent error // why the broker cannot have read it
+	unsent chan struct{} // made if the broker cannot have read it, and closed when the wait is over too
 }
 
-var pendingPool sync.Pool
-
-func getPending() *pending {
-	if q, ok := pendingPool.Get().(*pending); ok {
-		return q
-	}
+var pendingPool = sync.Pool{New: func() any {
 	q := new(pending)
 	q.call.owner = q
-	q.expire = time.AfterFunc(time.Hour, q.expired)
-	q.expire.Stop()
+	return q
+}}
+
+func getPending() *pending {
+	q, _ := pendingPool.Get().(*pending)
 	return q
 }
 
 // acquire waits for room in the window.
-func (q *pending) acquire(ctx context.Context, payloads [][]byte) error {
+func (q *pending) acquire(ctx context.Context, payloads [][]byte, deadline int64) error {
 	n := 1
 	for _, b := range payloads {
 		n += len(b)
 	}
 	bytes := int64(min(n, q.p.c.o.inFlightBytes))
-	if err := q.p.c.take(ctx, q.slot.window, 1); err != nil {
+	if err := q.p.c.take(ctx, deadline, q.slot.window, 1); err != nil {
 		return err
 	}
-	if err := q.p.c.take(ctx, q.p.c.window, bytes); err != nil {
+	if err := q.p.c.take(ctx, deadline, q.p.c.window, bytes); err != nil {
 		q.slot.window.Release(1)
 		return err
 	}
@@ -207,11 +211,11 @@ func (q *pending) acquire(ctx context.Context, payloads [][]byte) error {
 }
 
 // take waits for n of a window.
-func (c *Client) take(ctx context.Context, window *semaphore.Weighted, n int64) error {
+func (c *Client) take(ctx context.Context, deadline int64, window *semaphore.Weighted, n int64) error {
 	if ctx.Err() == nil && window.TryAcquire(n) {
 		return nil
 	}
-	ctx, cancel := c.bound(ctx)
+	ctx, cancel := c.boundAt(ctx, deadline)
 	defer cancel()
 	if window.Acquire(ctx, n) != nil {
 		return context.Cause(ctx)
@@ -220,44 +224,46 @@ func (c *Client) take(ctx context.Context, window *semaphore.Weighted, n int64) 
 }
 
 // send sends the batch, and leaves the rest to the acknowledgement. When it fails the broker cannot have read the batch,
-// and q is the caller's again.
-func (q *pending) send(ctx context.Context, r *requests, mode codec.AckMode, payloads [][]byte, frameLen int, limit time.Duration) error {
-	q.r, q.unsent, q.call.err, q.call.answered = r, nil, nil, false
+// and q is the caller's again. A deadline of 0 is none.
+func (q *pending) send(ctx context.Context, r *requests, mode codec.AckMode, payloads [][]byte, frameLen int, deadline int64) error {
+	c := q.p.c
+	q.call.err, q.call.answered, q.call.deadline = nil, false, c.now()+int64(c.o.requestTimeout)
 	q.parts.Store(2)
 	if err := r.expectAck(&q.call); err != nil {
 		return err
 	}
-	q.expire.Reset(q.p.c.o.requestTimeout)
-	err := q.p.write(ctx, r, q.call.id, mode, payloads, frameLen, nil, limit)
-	if err != nil {
-		q.unsent = err
-		if r.take(q.call.id) || q.parts.Add(-1) == 0 {
-			q.expire.Stop()
-			return err // what ended the stream has ended the wait too
+	id := q.call.id
+	err := q.p.write(ctx, r, id, mode, payloads, frameLen, deadline)
+	switch {
+	case err == nil:
+		q.over()
+		return nil
+	case errors.Is(err, ErrInDoubt):
+		if r.take(id) {
+			q.settle(err)
+		} else { // its outcome has come
+			q.over()
 		}
-		return nil // the other part is about to be over
+		return nil
+	case r.take(id):
+		return err
 	}
-	q.over()
-	return nil
+	q.unsent = make(chan struct{}) // what ended the stream is about to end the wait
+	if unsent := q.unsent; q.parts.Add(-1) > 0 {
+		<-unsent
+	}
+	q.unsent = nil
+	return err
 }
 
 // over ends one part.
 func (q *pending) over() {
-	if q.parts.Add(-1) > 0 {
-		return
-	}
-	if q.unsent != nil {
-		q.settle(q.unsent)
-	} else {
+	switch {
+	case q.parts.Add(-1) > 0:
+	case q.unsent != nil:
+		close(q.unsent)
+	default:
 		q.settle(q.call.outcome())
-	}
-}
-
-// expired ends the wait for an acknowledgement that did not come.
-func (q *pending) expired() {
-	if q.r.take(q.call.id) {
-		q.call.err = ErrTimeout
-		q.over()
 	}
 }
 
@@ -268,11 +274,8 @@ func (q *pending) settle(err error) {
 		q.slot.window.Release(1)
 	}
 	done, hook, span := q.done, q.hook, q.span
-	reusable := q.r == nil || q.expire.Stop() // or else expired may still look at it
-	q.p, q.slot, q.span, q.done, q.hook, q.r, q.bytes, q.unsent = nil, nil, nil, nil, nil, nil, 0, nil
-	if reusable {
-		pendingPool.Put(q)
-	}
+	q.p, q.slot, q.span, q.done, q.hook, q.bytes = nil, nil, nil, nil, nil, 0
+	pendingPool.Put(q)
 	if hook != nil {
 		hook(err)
 	}

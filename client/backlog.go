@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -103,15 +104,18 @@ func (s *slot) flush() {
 func (s *slot) sendQueued(q *queued) error {
 	ctx := s.home.c.ctx
 	for {
-		r, err := s.get(ctx)
+		r, err := s.get(ctx, s.home.c.deadline(ctx))
+		if err == nil && q.pending != nil && q.pending.bytes == 0 {
+			err = q.pending.acquire(ctx, q.payloads, s.home.c.deadline(ctx))
+		}
 		if err == nil {
 			if q.pending != nil {
 				err = q.pending.send(ctx, r, q.mode, q.payloads, q.frameLen, 0)
-			} else if err = q.p.write(ctx, r, 0, q.mode, q.payloads, q.frameLen, nil, 0); err == nil {
-				r.noteSend(q.p)
+			} else {
+				err = q.p.write(ctx, r, 0, q.mode, q.payloads, q.frameLen, 0)
 			}
 		}
-		if err == nil || ctx.Err() != nil || !Retryable(err) {
+		if err == nil || ctx.Err() != nil || errors.Is(err, ErrInDoubt) || !Retryable(err) {
 			return err
 		}
 	}

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -176,6 +177,7 @@ func (h *Cache) Delete(ctx context.Context, key string) (found bool, err error) 
 
 // place is where a request goes, and who wants to know its outcome.
 type place struct {
+	slot *slot
 	r    *requests
 	hook func(error) // may be nil
 }
@@ -197,8 +199,9 @@ func (h *Cache) place(ctx context.Context, operation string, keys ...string) (pl
 		return place{}, err
 	}
 	p := place{hook: h.c.hooks.cache(ctx, h.namespace, h.name, operation)}
+	p.slot = h.c.cachers[(h.c.nextCacher.Add(1)-1)%uint32(len(h.c.cachers))]
 	var err error
-	if p.r, err = h.c.cachers[int(h.c.nextCacher.Add(1)-1)%len(h.c.cachers)].get(ctx); err != nil {
+	if p.r, err = p.slot.get(ctx, h.c.deadline(ctx)); err != nil {
 		p.tell(err)
 	}
 	return p, err
@@ -244,11 +247,20 @@ func (h *Cache) do(ctx context.Context, at place, want codec.MessageType, reques
 func (h *Cache) begin(ctx context.Context, at place, want codec.MessageType, request func(b []byte, id uint64) []byte) (*call, error) {
 	// Not pooled: the reader may meet it after its caller gave up.
 	c := &call{done: make(chan struct{}, 1), want: want, place: at}
-	if err := h.send(ctx, at.r, c, request); err != nil {
-		at.tell(err)
-		return nil, err
+	deadline := h.c.deadline(ctx)
+	for r := at.r; ; {
+		err := h.send(ctx, r, c, request)
+		if err == nil || errors.Is(err, ErrInDoubt) { // ctx has ended then, and the wait ends too
+			return c, nil
+		}
+		if err = at.slot.again(ctx, r, err); err == nil {
+			r, err = at.slot.get(ctx, deadline)
+		}
+		if err != nil {
+			at.tell(err)
+			return nil, err
+		}
 	}
-	return c, nil
 }
 
 // wait waits for the reply to a cache request.
@@ -259,6 +271,9 @@ func (c *call) wait(ctx context.Context) (value []byte, hit bool, err error) {
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	}
+	if _, refused := errors.AsType[*BrokerError](err); err != nil && !refused && c.want == codec.MsgCacheOK {
+		err = inDoubt(err)
+	}
 	c.place.tell(err)
 	return value, hit, err
 }
@@ -267,21 +282,28 @@ func (h *Cache) send(ctx context.Context, r *requests, c *call, request func(b [
 	if err := r.writing.acquire(ctx); err != nil {
 		return err
 	}
-	defer r.writing.release()
 	id := r.reserveID()
 	b := bytebufferpool.Get()
 	defer bytebufferpool.Put(b)
 	b.B = request(b.B, id)
-	if n := len(b.B) - codec.HeaderLen; n > h.c.o.maxFrame {
-		return fmt.Errorf("%w: cache request of %d bytes, limit %d", ErrFrameTooLarge, n, h.c.o.maxFrame)
-	}
+	var err error
 	c.id = id
-	if err := r.expectCache(c); err != nil {
+	if n := len(b.B) - codec.HeaderLen; n > h.c.o.maxFrame {
+		err = fmt.Errorf("%w: cache request of %d bytes, limit %d", ErrFrameTooLarge, n, h.c.o.maxFrame)
+	} else {
+		err = r.expectCache(c)
+	}
+	if err != nil {
+		r.writing.release()
 		return err
 	}
-	err := r.write(ctx, b.B, 0)
-	if err != nil {
-		r.unexpectCache(c) // it was not sent
+	kept, err := r.writeInTurn(ctx, b.B, 0)
+	if kept {
+		return err
+	}
+	defer r.writing.release()
+	if err != nil && !errors.Is(err, ErrInDoubt) {
+		r.unexpectCache(c)
 	}
 	return err
 }

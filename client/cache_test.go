@@ -216,9 +216,9 @@ func TestCacheViolations(t *testing.T) {
 	})
 }
 
-// TestCacheBehindHalfAFrame leaves half a frame on a stream while another request waits behind it. It would be read as the
-// other half, so it is not written any more, and ends with its stream.
-func TestCacheBehindHalfAFrame(t *testing.T) {
+// TestCacheBehindAFrameGivenUp gives up a request whose frame is half written while another request waits behind it. The
+// frame is written to its end, and the other request is sent.
+func TestCacheBehindAFrameGivenUp(t *testing.T) {
 	p := newPeer(t)
 	cert, roots, err := quicx.DevCertificate("localhost", "127.0.0.1")
 	p.must(err)
@@ -274,14 +274,12 @@ func TestCacheBehindHalfAFrame(t *testing.T) {
 			t.Errorf("canceled: %v", err)
 		}
 	}
-	_ = s.Recv().SetReadDeadline(time.Now().Add(100 * time.Millisecond)) // for what must not come
-	read(func() bool { return false })
-	if bytes.Contains(got.Bytes(), []byte("behind")) {
-		t.Error("a request was written behind half a frame")
+	read(func() bool { return bytes.Contains(got.Bytes(), []byte("behind")) })
+	if got.Len() < 4<<20 {
+		t.Errorf("%d bytes came in front of the request behind", got.Len())
 	}
 	p.must(s.Send().Close())
 	if err := behind(); !errors.Is(err, client.ErrDisconnected) {
 		t.Errorf("the request behind: %v", err)
 	}
-	c.Close()
 }

@@ -2,10 +2,10 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"sync"
-	"time"
 
 	"github.com/felix-mq/felix/codec"
 	"github.com/felix-mq/felix/telemetry"
@@ -35,16 +35,16 @@ const gatherMax = 64 << 10
 
 // post sends a binary cache request without blocking, unless it is large or much waits already. One that asks for a packet or
 // more does not wait for others to join it.
-func (r *requests) post(ctx context.Context, size int, limit time.Duration, bulk bool, appendTo func([]byte) []byte) error {
+func (r *requests) post(ctx context.Context, size int, deadline int64, bulk bool, appendTo func([]byte) []byte) error {
 	g := &r.gather
 	g.mu.Lock()
 	if len(g.frames)+size > gatherMax {
 		g.mu.Unlock()
-		if err := r.writing.acquire(ctx); err != nil {
+		frame := appendTo(make([]byte, 0, size))
+		if err := r.turn(ctx, deadline); err != nil {
 			return err
 		}
-		defer r.writing.release()
-		return r.write(ctx, appendTo(make([]byte, 0, size)), limit)
+		return r.write(ctx, frame, deadline)
 	}
 	g.frames = appendTo(g.frames)
 	if g.writing {
@@ -66,12 +66,10 @@ func (r *requests) post(ctx context.Context, size int, limit time.Duration, bulk
 
 // flush writes what is gathered as long as that does not block. It reports whether nothing is left for flushBlocking.
 func (r *requests) flush() bool {
-	select {
-	case r.writing <- struct{}{}:
-		defer r.writing.release()
-	default:
+	if !r.writing.try() {
 		return false
 	}
+	defer r.writing.release()
 	return r.writeGathered(r.ctl.s.Send().TryWrite)
 }
 
@@ -81,16 +79,20 @@ func (r *requests) flushBlocking() {
 		return // the client is being closed
 	}
 	defer r.writing.release()
-	r.writeGathered(func(b []byte) error { return r.write(context.Background(), b, 0) })
+	out := r.ctl.s.Send()
+	r.writeGathered(func(b []byte) error {
+		n, err := out.Write(b)
+		return r.writeError(n, b, err)
+	})
 }
 
-// writeGathered writes until nothing is gathered any more, or a write fails. The caller holds r.writing. Behind a part of
-// a frame nothing may follow, so a stream that takes no more requests is left alone: the calls end when it does.
+// writeGathered writes until nothing is gathered any more, or a write fails. The caller holds r.writing. What is not
+// written then ends with the stream.
 func (r *requests) writeGathered(write func([]byte) error) bool {
 	g := &r.gather
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for len(g.frames) > 0 && !r.broken() {
+	for len(g.frames) > 0 {
 		frames := g.frames
 		g.frames, g.spare = g.spare[:0], nil
 		g.mu.Unlock()
@@ -109,12 +111,12 @@ func (r *requests) writeGathered(write func([]byte) error) bool {
 
 // request sends a binary cache request and waits for its reply.
 func (h *Cache) request(ctx context.Context, at place, q codec.CacheRequest, keys ...string) (cacheReply, error) {
-	a, err := h.roundTrip(ctx, at.r, q, keys)
+	a, err := h.roundTrip(ctx, at, q, keys)
 	at.tell(err)
 	return a, err
 }
 
-func (h *Cache) roundTrip(ctx context.Context, r *requests, q codec.CacheRequest, keys []string) (cacheReply, error) {
+func (h *Cache) roundTrip(ctx context.Context, at place, q codec.CacheRequest, keys []string) (cacheReply, error) {
 	size := codec.HeaderLen + 64 + len(h.namespace) + len(h.name) + len(q.Value)
 	for _, k := range keys {
 		size += 2 + len(k)
@@ -122,29 +124,56 @@ func (h *Cache) roundTrip(ctx context.Context, r *requests, q codec.CacheRequest
 	if size > h.c.o.maxFrame {
 		return cacheReply{}, fmt.Errorf("%w: cache request of %d bytes, limit %d", ErrFrameTooLarge, size, h.c.o.maxFrame)
 	}
-	c, limit := h.c.startCall(ctx)
+	c := h.c.startCall(ctx)
 	defer c.release()
+	for r := at.r; ; {
+		a, sent, err := h.exchange(ctx, r, c, size, q, keys)
+		switch {
+		case sent && err != nil && !c.answered && q.Op != codec.CacheGet:
+			return a, inDoubt(err)
+		case sent:
+			return a, err
+		}
+		if err = at.slot.again(ctx, r, err); err != nil {
+			return a, err
+		}
+		if r, err = at.slot.get(ctx, c.deadline); err != nil {
+			return a, err
+		}
+	}
+}
+
+// exchange makes one attempt on one stream. If the request was not sent, the broker cannot have read it.
+func (h *Cache) exchange(ctx context.Context, r *requests, c *call, size int, q codec.CacheRequest, keys []string) (a cacheReply, sent bool, err error) {
 	if err := r.expectAck(c); err != nil {
-		return cacheReply{}, err
+		return a, false, err
 	}
 	q.RequestID = c.id
-	err := r.post(ctx, size, limit, len(keys) > 1, func(b []byte) []byte {
+	err = r.post(ctx, size, c.deadline, len(keys) > 1, func(b []byte) []byte {
 		return codec.AppendCacheRequest(b, &q, h.namespace, h.name, keys...)
 	})
-	if err == nil {
+	if sent = err == nil || errors.Is(err, ErrInDoubt); err == nil {
 		select {
 		case <-c.done:
-			return c.binary, c.err
+			return c.binary, true, c.err
 		case <-ctx.Done():
 			err = context.Cause(ctx)
 		case <-c.timer.C:
 			err = ErrTimeout
 		}
 	}
-	if !r.forget(c) {
-		return c.binary, c.err
+	if !r.forget(c) && sent {
+		return c.binary, true, c.err
 	}
-	return cacheReply{}, err
+	return a, sent, err
+}
+
+// inDoubt marks the error of a request that may have been carried out.
+func inDoubt(err error) error {
+	if errors.Is(err, ErrInDoubt) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrInDoubt, err)
 }
 
 // cacheReply ends the request that a binary reply names.
@@ -160,6 +189,7 @@ func (r *requests) cacheReply(payload []byte) error {
 	r.mu.Lock()
 	c := r.acks[a.RequestID]
 	delete(r.acks, a.RequestID)
+	r.quietLocked()
 	r.mu.Unlock()
 	if c == nil {
 		return nil // its caller gave up

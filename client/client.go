@@ -108,7 +108,7 @@ func Connect(ctx context.Context, addr string, opts ...Option) (*Client, error) 
 			c.cachers = append(c.cachers, newSlot(h))
 		}
 	}
-	if _, err := c.publishers[0].open(ctx, false); err != nil {
+	if _, err := c.publishers[0].open(ctx, c.deadline(ctx), false); err != nil {
 		_ = c.Close()
 		return nil, fmt.Errorf("client: connecting to %s: %w", addr, err)
 	}
@@ -232,9 +232,14 @@ func (c *Client) start(f func()) bool {
 // bound gives a call an end: the caller's deadline or the request timeout, and the client's own close. A silent broker
 // cannot hold it for ever (docs/from-the-reference.md#defects, D26).
 func (c *Client) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	return c.boundAt(ctx, c.deadline(ctx))
+}
+
+// boundAt is bound with a deadline by the client's clock; 0 if ctx has one.
+func (c *Client) boundAt(ctx context.Context, deadline int64) (context.Context, context.CancelFunc) {
 	var cancelTimeout context.CancelFunc
-	if _, ok := ctx.Deadline(); !ok {
-		ctx, cancelTimeout = context.WithTimeoutCause(ctx, c.o.requestTimeout, ErrTimeout)
+	if deadline > 0 {
+		ctx, cancelTimeout = context.WithTimeoutCause(ctx, time.Duration(deadline-c.now()), ErrTimeout)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(c.ctx, func() { cancel(ErrClosed) })
@@ -298,5 +303,7 @@ func (c *Client) publisherSlot(namespace, stream string) *slot {
 	return c.publishers[h%uint64(len(c.publishers))]
 }
 
-// past is a deadline that makes a blocked read or write return at once.
-var past = time.Unix(1, 0)
+var (
+	past  = time.Unix(1, 0) // a deadline that makes a blocked read or write return at once
+	never time.Time         // the deadline that does not come
+)

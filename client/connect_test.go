@@ -205,7 +205,7 @@ func matches(err, want error) bool {
 // call is one call of the API that waits for an answer.
 type call struct {
 	name    string
-	publish bool
+	changes bool
 	do      func(ctx context.Context, c *client.Client) error
 }
 
@@ -217,7 +217,7 @@ func calls() []call {
 		{"PublishBatch", true, func(ctx context.Context, c *client.Client) error {
 			return c.Publisher("default", "demo").PublishBatch(ctx, batch("one", "", strings.Repeat("x", 5000)))
 		}},
-		{"Put", false, func(ctx context.Context, c *client.Client) error {
+		{"Put", true, func(ctx context.Context, c *client.Client) error {
 			return c.Cache("default", "primary").Put(ctx, "key", []byte("value"), client.NoExpiry)
 		}},
 		{"Get", false, func(ctx context.Context, c *client.Client) error {
@@ -237,7 +237,7 @@ func calls() []call {
 	}
 }
 
-// TestCallsEnd ends each call while the broker has the request and does not answer. A publish is in doubt then, whatever
+// TestCallsEnd ends each call while the broker has the request and does not answer. What changes something is in doubt then, whatever
 // the reason, and the next call works.
 func TestCallsEnd(t *testing.T) {
 	reason := errors.New("reason")
@@ -305,8 +305,8 @@ func TestCallsEnd(t *testing.T) {
 				if !matches(err, tc.want) {
 					t.Errorf("got %v, want %v", err, tc.want)
 				}
-				if errors.Is(err, client.ErrInDoubt) != call.publish {
-					t.Errorf("in doubt: %v in %v", !call.publish, err)
+				if errors.Is(err, client.ErrInDoubt) != call.changes {
+					t.Errorf("in doubt: %v in %v", !call.changes, err)
 				}
 				wait = do(p, func() error { return call.do(p.ctx, c) })
 				if tc.over {
@@ -376,8 +376,8 @@ func TestCallsTimeOut(t *testing.T) {
 						return false // it may not have been sent
 					}
 					<-requests
-					if errors.Is(err, client.ErrInDoubt) != call.publish {
-						p.tb.Errorf("in doubt: %v in %v", !call.publish, err)
+					if errors.Is(err, client.ErrInDoubt) != call.changes {
+						p.tb.Errorf("in doubt: %v in %v", !call.changes, err)
 					}
 					if tc.ofRequest && call.name == "Subscribe" {
 						return true // the event stream of the next one, too, would have to be asked for within the limit

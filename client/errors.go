@@ -11,8 +11,9 @@ import (
 var (
 	// ErrClosed means that the client or the subscription was closed by its own side.
 	ErrClosed = errors.New("client: closed")
-	// ErrInDoubt marks a publish whose acknowledgement did not come: it may have been carried out or not.
-	ErrInDoubt = errors.New("client: publish is in doubt")
+	// ErrInDoubt marks a publish or a change of a cache whose answer did not come: it may have been carried out or not. A
+	// frame that was being written when its context ended is written to its end, and its call is in doubt.
+	ErrInDoubt = errors.New("client: in doubt")
 	// ErrAuth means that the broker refused the token. It comes with the [BrokerError] that says why.
 	ErrAuth = errors.New("client: authentication failed")
 	// ErrMiss means that a cache has no such entry.

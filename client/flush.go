@@ -52,10 +52,10 @@ func (c *Client) Flush(ctx context.Context) error {
 // barrier waits until the broker has read what was sent on a stream before. It fails if the stream is lost meanwhile: on
 // another one it would prove nothing.
 func (p *Publisher) barrier(ctx context.Context, r *requests) error {
-	c, limit := p.c.startCall(ctx)
+	c := p.c.startCall(ctx)
 	defer c.release()
 	// An empty batch publishes nothing, and is acknowledged behind what was sent on its stream before.
-	_, err := p.exchangeOn(ctx, r, c, nil, codec.AckPerBatch, codec.HeaderLen, limit)
+	_, err := p.exchangeOn(ctx, r, c, nil, codec.AckPerBatch, codec.HeaderLen)
 	if _, refused := errors.AsType[*BrokerError](err); refused && !errors.Is(err, ErrInDoubt) {
 		return nil // its stream does not exist, say: the answer is as good
 	}

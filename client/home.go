@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"golang.org/x/sync/semaphore"
 )
@@ -15,25 +14,27 @@ type lock chan struct{}
 
 func newLock() lock { return make(lock, 1) }
 
-func (l lock) acquire(ctx context.Context) error { return l.acquireUntil(ctx, nil) }
-
-// acquireUntil also gives up, with [ErrTimeout], when it can receive from timeout.
-func (l lock) acquireUntil(ctx context.Context, timeout <-chan time.Time) error {
+func (l lock) acquire(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	select {
-	case l <- struct{}{}:
+	if l.try() {
 		return nil
-	default:
 	}
 	select {
 	case l <- struct{}{}:
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
-	case <-timeout:
-		return ErrTimeout
+	}
+}
+
+func (l lock) try() bool {
+	select {
+	case l <- struct{}{}:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -137,20 +138,21 @@ func (s *slot) live() *requests {
 	return nil
 }
 
-// get returns the stream, or opens one. Errors mean that nothing was sent.
-func (s *slot) get(ctx context.Context) (*requests, error) {
-	return s.open(ctx, s.home.policy != WhileDownFail)
+// get returns the stream, or opens one, until the deadline by the client's clock; 0 if ctx has one. Errors mean that
+// nothing was sent.
+func (s *slot) get(ctx context.Context, deadline int64) (*requests, error) {
+	return s.open(ctx, deadline, s.home.policy != WhileDownFail)
 }
 
 // open is get, with a patience of the caller's choice: see home.get.
-func (s *slot) open(ctx context.Context, patient bool) (*requests, error) {
+func (s *slot) open(ctx context.Context, deadline int64, patient bool) (*requests, error) {
 	if r := s.live(); r != nil {
 		return r, nil
 	}
 	if s.home.c.ctx.Err() != nil {
 		return nil, ErrClosed
 	}
-	ctx, cancel := s.home.c.bound(ctx)
+	ctx, cancel := s.home.c.boundAt(ctx, deadline)
 	defer cancel()
 	if err := s.lock.acquire(ctx); err != nil {
 		return nil, err

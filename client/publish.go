@@ -4,16 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/valyala/bytebufferpool"
 
 	"github.com/felix-mq/felix/codec"
 	"github.com/felix-mq/felix/telemetry"
 )
-
-// never is the deadline that does not come.
-var never time.Time
 
 // Publisher publishes to one stream of the client's tenant. It is a cheap handle: it holds no connection of its own,
 // and needs no closing. Events of one publisher are delivered in the order of its calls, as long as the caller makes
@@ -48,7 +44,7 @@ func (c *Client) Publisher(namespace, stream string) *Publisher {
 // slot returns the place of the stream to publish on.
 func (p *Publisher) slot() *slot {
 	if p.c.o.roundRobin {
-		return p.c.publishers[int(p.c.nextPublisher.Add(1)-1)%len(p.c.publishers)]
+		return p.c.publishers[(p.c.nextPublisher.Add(1)-1)%uint32(len(p.c.publishers))]
 	}
 	return p.home
 }
@@ -91,18 +87,18 @@ func (p *Publisher) SendBatch(ctx context.Context, payloads [][]byte) (err error
 	if done := p.c.hooks.publish(ctx, p, payloads, false); done != nil {
 		defer func() { done(err) }()
 	}
-	s := p.slot()
+	s, deadline := p.slot(), p.c.deadline(ctx)
 	for {
 		if s.mustQueue() {
 			return s.enqueue(&queued{p: p, payloads: payloads, mode: codec.AckNone, frameLen: n})
 		}
-		r, err := s.get(ctx)
+		r, err := s.get(ctx, deadline)
 		if err != nil {
 			return err
 		}
-		if err = p.write(ctx, r, 0, codec.AckNone, payloads, n, nil, 0); err == nil {
-			r.noteSend(p)
-			return nil
+		err = p.write(ctx, r, 0, codec.AckNone, payloads, n, deadline)
+		if err == nil || errors.Is(err, ErrInDoubt) {
+			return err
 		}
 		if err = s.again(ctx, r, err); err != nil {
 			return err
@@ -144,17 +140,17 @@ func (p *Publisher) publish(ctx context.Context, payloads [][]byte, mode codec.A
 
 // exchange publishes on the stream of a slot and waits for the acknowledgement.
 func (p *Publisher) exchange(ctx context.Context, s *slot, payloads [][]byte, mode codec.AckMode, frameLen int) error {
-	c, limit := p.c.startCall(ctx)
+	c := p.c.startCall(ctx)
 	defer c.release()
 	for {
 		if s.mustQueue() {
 			return s.publishQueued(ctx, c.timer.C, &queued{p: p, payloads: payloads, mode: mode, frameLen: frameLen})
 		}
-		r, err := s.get(ctx)
+		r, err := s.get(ctx, c.deadline)
 		if err != nil {
 			return err
 		}
-		sent, err := p.exchangeOn(ctx, r, c, payloads, mode, frameLen, limit)
+		sent, err := p.exchangeOn(ctx, r, c, payloads, mode, frameLen)
 		if sent {
 			return err
 		}
@@ -166,15 +162,20 @@ func (p *Publisher) exchange(ctx context.Context, s *slot, payloads [][]byte, mo
 
 // exchangeOn publishes on one stream and waits for the acknowledgement. If the batch was not sent, the broker cannot have
 // read it.
-func (p *Publisher) exchangeOn(ctx context.Context, r *requests, c *call, payloads [][]byte, mode codec.AckMode, frameLen int, limit time.Duration) (sent bool, err error) {
+func (p *Publisher) exchangeOn(ctx context.Context, r *requests, c *call, payloads [][]byte, mode codec.AckMode, frameLen int) (sent bool, err error) {
 	if err := r.expectAck(c); err != nil {
 		return false, err
 	}
-	if err := p.write(ctx, r, c.id, mode, payloads, frameLen, c.timer.C, limit); err != nil {
-		r.forget(c) // there is no doubt
-		return false, err
+	err = p.write(ctx, r, c.id, mode, payloads, frameLen, c.deadline)
+	switch {
+	case err == nil:
+		return true, p.await(ctx, r, c)
+	case r.forget(c):
+		return errors.Is(err, ErrInDoubt), err
+	case errors.Is(err, ErrInDoubt): // what ended it came first
+		return true, c.outcome()
 	}
-	return true, p.await(ctx, r, c)
+	return false, err
 }
 
 // await waits for the acknowledgement of a publish that was sent.
@@ -199,7 +200,7 @@ func (s *slot) again(ctx context.Context, r *requests, err error) error {
 	switch {
 	case !r.broken():
 		return err
-	case errors.Is(err, errHalfFrame): // another caller's doing: nothing that this one would want to know
+	case errors.Is(err, errMoved): // nothing that the caller would want to know
 		return context.Cause(ctx)
 	case s.home.policy != WhileDownFail && ctx.Err() == nil && errors.Is(err, ErrDisconnected):
 		return nil
@@ -207,8 +208,9 @@ func (s *slot) again(ctx context.Context, r *requests, err error) error {
 	return err
 }
 
-// write sends a batch. It fails only if the broker cannot have read it. Without an acknowledgement mode is AckNone.
-func (p *Publisher) write(ctx context.Context, r *requests, id uint64, mode codec.AckMode, payloads [][]byte, frameLen int, timeout <-chan time.Time, limit time.Duration) error {
+// write sends a batch. Unless it fails with [ErrInDoubt], the broker cannot have read a batch that failed. Without an
+// acknowledgement mode is AckNone. A deadline of 0 is none.
+func (p *Publisher) write(ctx context.Context, r *requests, id uint64, mode codec.AckMode, payloads [][]byte, frameLen int, deadline int64) error {
 	b := bytebufferpool.Get()
 	defer bytebufferpool.Put(b)
 	start := telemetry.Start()
@@ -221,12 +223,15 @@ func (p *Publisher) write(ctx context.Context, r *requests, id uint64, mode code
 		}
 	}
 	start = telemetry.Observe(telemetry.StageClientEncode, start)
-	if err := r.writing.acquireUntil(ctx, timeout); err != nil {
+	if err := r.turn(ctx, deadline); err != nil {
 		return err
 	}
-	defer r.writing.release()
 	start = telemetry.Observe(telemetry.StageClientTurn, start)
-	if err := r.write(ctx, b.B, limit); err != nil {
+	err := r.write(ctx, b.B, deadline)
+	if mode == codec.AckNone && (err == nil || errors.Is(err, ErrInDoubt)) {
+		r.noteSend(p)
+	}
+	if err != nil {
 		telemetry.Add(telemetry.ClientPublishErrors, 1)
 		return err
 	}

@@ -1,10 +1,12 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,18 +26,21 @@ type requests struct {
 	compressor compressor
 	gather     gather
 
+	sweeper  *time.Timer   // ends asynchronous publishes whose acknowledgement is overdue
 	watchdog *time.Timer   // ends a write that has no deadline of its own; whoever holds writing starts and stops it
 	fired    chan struct{} // capacity 2: what ended a write says so when it is through
 
 	mu      sync.Mutex // guards all below
 	nextID  uint64
 	acks    map[uint64]*call
-	cache   []*call    // oldest first
-	err     error      // why the stream takes no more requests
-	dead    bool       // no more replies either
-	sends   uint64     // publishes without an acknowledgement
-	covered uint64     // how many of them, from the first on, an acknowledgement behind them covers, or are known to be in doubt
-	sender  *Publisher // of the last one
+	cache   []*call       // oldest first
+	idle    chan struct{} // closed when no reply is owed any more; nil while nobody wants to know
+	err     error         // why the stream takes no more requests
+	dead    bool          // no more replies either
+	sweeps  bool          // the sweeper runs
+	sends   uint64        // publishes without an acknowledgement
+	covered uint64        // how many of them, from the first on, an acknowledgement behind them covers, or are known to be in doubt
+	sender  *Publisher    // of the last one
 }
 
 // call is a request that waits for its reply.
@@ -46,6 +51,7 @@ type call struct {
 	err      error
 	answered bool // by the broker; otherwise err is why no reply will come
 	expected telemetry.Time
+	deadline int64       // by the client's clock; 0 if the context has one
 	timer    *time.Timer // of a request without a deadline
 	value    []byte      // cache_get: a copy
 	hit      bool
@@ -66,7 +72,7 @@ func (c *call) finish() {
 // outcome returns what a publish that was sent came to.
 func (c *call) outcome() error {
 	if c.err != nil && !c.answered {
-		return fmt.Errorf("%w: %w", ErrInDoubt, c.err)
+		return inDoubt(c.err)
 	}
 	return c.err
 }
@@ -77,16 +83,23 @@ var callPool = sync.Pool{New: func() any {
 	return c
 }}
 
-// startCall returns a call for a request, whose timer runs if ctx has no deadline. limit is the time that it has then, and
-// 0 otherwise.
-func (c *Client) startCall(ctx context.Context) (k *call, limit time.Duration) {
-	k, _ = callPool.Get().(*call)
+// startCall returns a call for a request, whose timer runs if ctx has no deadline.
+func (c *Client) startCall(ctx context.Context) *call {
+	k, _ := callPool.Get().(*call)
 	k.err, k.answered, k.binary = nil, false, cacheReply{}
-	if _, ok := ctx.Deadline(); !ok {
-		limit = c.o.requestTimeout
-		k.timer.Reset(limit)
+	if k.deadline = c.deadline(ctx); k.deadline > 0 {
+		k.timer.Reset(c.o.requestTimeout)
 	}
-	return k, limit
+	return k
+}
+
+// deadline returns the time, by the client's clock, at which a call that begins now ends if ctx has no deadline, and 0 if
+// it has one.
+func (c *Client) deadline(ctx context.Context) int64 {
+	if _, ok := ctx.Deadline(); ok {
+		return 0
+	}
+	return c.now() + int64(c.o.requestTimeout)
 }
 
 // release gives the call back.
@@ -110,6 +123,8 @@ func (k *conn) openRequests(ctx context.Context) (*requests, error) {
 		r.fired <- struct{}{}
 	})
 	r.watchdog.Stop()
+	r.sweeper = time.AfterFunc(time.Hour, func() { _ = k.start(r.sweep) }) // a connection that ends has nothing to sweep
+	r.sweeper.Stop()
 	if err := k.start(r.read); err != nil {
 		ctl.abandon()
 		return nil, err
@@ -141,6 +156,65 @@ func (r *requests) retire(err error) {
 	_ = r.ctl.s.Recv().SetReadDeadline(time.Now().Add(r.k.c.o.requestTimeout))
 }
 
+// sweepEvery returns the period at which overdue acknowledgements are looked for.
+func (c *Client) sweepEvery() time.Duration {
+	return min(max(c.o.requestTimeout/8, 5*time.Millisecond), 250*time.Millisecond)
+}
+
+// sweep ends the asynchronous publishes whose acknowledgement is overdue. Whoever takes a call out of r.acks ends it, so it
+// meets no acknowledgement of the same moment.
+func (r *requests) sweep() {
+	now := r.k.c.now()
+	var overdue []*call
+	r.mu.Lock()
+	r.sweeps = false
+	for id, c := range r.acks {
+		switch {
+		case c.owner == nil:
+		case c.deadline <= now:
+			delete(r.acks, id)
+			overdue = append(overdue, c)
+		default:
+			r.sweeps = true
+		}
+	}
+	if r.sweeps {
+		r.sweeper.Reset(r.k.c.sweepEvery())
+	}
+	r.quietLocked()
+	r.mu.Unlock()
+	slices.SortFunc(overdue, func(a, b *call) int { return cmp.Compare(a.id, b.id) })
+	for _, c := range overdue {
+		c.err = ErrTimeout
+		c.finish()
+	}
+}
+
+// quietLocked tells who waits for it when no reply is owed any more.
+func (r *requests) quietLocked() {
+	if r.idle != nil && len(r.acks) == 0 && len(r.cache) == 0 {
+		close(r.idle)
+		r.idle = nil
+	}
+}
+
+// awaitIdle waits until no reply is owed any more, because all have come or the stream has failed.
+func (r *requests) awaitIdle(ctx context.Context) error {
+	r.mu.Lock()
+	if r.idle == nil {
+		r.idle = make(chan struct{})
+	}
+	idle := r.idle
+	r.quietLocked()
+	r.mu.Unlock()
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
 // fail breaks the stream: every request without a reply fails with err, and the slot opens another stream.
 func (r *requests) fail(err error) {
 	r.mu.Lock()
@@ -159,6 +233,7 @@ func (r *requests) fail(err error) {
 		pending = append(pending, c)
 	}
 	r.cache, r.acks = nil, nil
+	r.quietLocked()
 	r.mu.Unlock()
 	for _, c := range pending {
 		c.err = err
@@ -224,6 +299,10 @@ func (r *requests) expectAck(c *call) error {
 	c.id = r.nextID
 	c.expected = telemetry.Start()
 	r.acks[c.id] = c
+	if c.owner != nil && !r.sweeps {
+		r.sweeps = true
+		r.sweeper.Reset(r.k.c.sweepEvery())
+	}
 	return nil
 }
 
@@ -246,6 +325,7 @@ func (r *requests) unexpectCache(c *call) {
 	defer r.mu.Unlock()
 	if last := len(r.cache) - 1; last >= 0 && r.cache[last] == c {
 		r.cache = r.cache[:last]
+		r.quietLocked()
 	}
 }
 
@@ -255,6 +335,7 @@ func (r *requests) take(id uint64) bool {
 	defer r.mu.Unlock()
 	_, waiting := r.acks[id]
 	delete(r.acks, id)
+	r.quietLocked()
 	return waiting
 }
 
@@ -270,24 +351,70 @@ func (r *requests) forget(c *call) bool {
 // tryWriteMax is the size up to which a frame is first offered to QUIC without blocking.
 const tryWriteMax = 1024
 
-// errHalfFrame is why a stream takes no more requests on which a write was canceled halfway. Those that were about to use it
-// have done nothing wrong, and nor has the broker: they take another stream.
-var errHalfFrame = fmt.Errorf("%w: request stream broken by a canceled write", ErrDisconnected)
+// errMoved is why a stream takes no more requests that is being replaced by another one. Those that were about to use it
+// take that.
+var errMoved = fmt.Errorf("%w: request stream is being replaced", ErrDisconnected)
 
-// write sends one frame, and takes at most limit for it unless that is 0. It fails without an effect when the context or
-// the limit ends before anything was written, or when the stream takes no more requests; a frame of which a part was
-// written breaks the stream. In all cases the broker cannot have read the request. The caller holds r.writing.
-func (r *requests) write(ctx context.Context, frame []byte, limit time.Duration) error {
-	if r.broken() { // maybe behind half a frame, which this one would complete
-		return r.reason()
+// turn waits until it is the caller's turn to write, at most until the deadline unless that is 0.
+func (r *requests) turn(ctx context.Context, deadline int64) error {
+	if ctx.Err() == nil && r.writing.try() {
+		return nil
 	}
+	if deadline > 0 {
+		bounded, cancel := context.WithTimeoutCause(ctx, time.Duration(deadline-r.k.c.now()), ErrTimeout)
+		defer cancel()
+		ctx = bounded
+	}
+	return r.writing.acquire(ctx)
+}
+
+// write sends one frame. The caller has its turn, which write ends. It fails without an effect when the context or the
+// deadline, unless that is 0, ends before anything was written, or when the stream takes no more requests: the broker cannot
+// have read the frame then. A frame of which a part was written is finished, whatever ends: others, who have done nothing
+// wrong, write behind it. Such a write fails with [ErrInDoubt] and the reason.
+func (r *requests) write(ctx context.Context, frame []byte, deadline int64) error {
+	kept, err := r.writeInTurn(ctx, frame, deadline)
+	if !kept {
+		r.writing.release()
+	}
+	return err
+}
+
+// writeInTurn is write, but the turn is the caller's to end unless it is kept to finish the frame.
+func (r *requests) writeInTurn(ctx context.Context, frame []byte, deadline int64) (kept bool, err error) {
+	if r.broken() {
+		return false, r.reason()
+	}
+	rest, err := r.writeUntil(ctx, frame, deadline)
+	if len(rest) == 0 {
+		return false, err
+	}
+	err = fmt.Errorf("%w: %w", ErrInDoubt, err)
+	rest = slices.Clone(rest)
+	if r.k.start(func() { r.finish(rest) }) != nil {
+		r.fail(r.k.lost())
+		return false, err
+	}
+	return true, err
+}
+
+// finish writes the rest of a frame, and ends the turn of whoever has begun it.
+func (r *requests) finish(rest []byte) {
+	defer r.writing.release()
+	n, err := r.ctl.s.Send().Write(rest)
+	_ = r.writeError(n, rest, err) // the stream knows it
+}
+
+// writeUntil writes a frame until the context or the deadline ends. It fails with the reason for that, and returns what is
+// left of a frame that has begun. Any other failure is the stream's, and leaves nothing.
+func (r *requests) writeUntil(ctx context.Context, frame []byte, deadline int64) (rest []byte, err error) {
 	out := r.ctl.s.Send()
-	if ctx.Done() == nil && limit == 0 {
+	if ctx.Done() == nil && deadline == 0 {
 		n, err := out.Write(frame)
-		return r.writeError(n, frame, err)
+		return nil, r.writeError(n, frame, err)
 	}
 	if len(frame) <= tryWriteMax && out.TryWrite(frame) == nil {
-		return nil
+		return nil, nil
 	}
 	stop := func() bool { return true }
 	fired := r.fired
@@ -297,12 +424,12 @@ func (r *requests) write(ctx context.Context, frame []byte, limit time.Duration)
 			fired <- struct{}{}
 		})
 	}
-	if limit > 0 {
-		r.watchdog.Reset(limit)
+	if deadline > 0 {
+		r.watchdog.Reset(time.Duration(deadline - r.k.c.now()))
 	}
 	n, err := out.Write(frame)
 	var cause error
-	if limit > 0 && !r.watchdog.Stop() {
+	if deadline > 0 && !r.watchdog.Stop() {
 		<-fired
 		cause = ErrTimeout
 	}
@@ -310,21 +437,18 @@ func (r *requests) write(ctx context.Context, frame []byte, limit time.Duration)
 		<-fired
 		cause = context.Cause(ctx)
 	}
-	if cause == nil {
-		return r.writeError(n, frame, err)
+	if cause != nil {
+		_ = out.SetWriteDeadline(never)
+		switch {
+		case n == len(frame):
+			return nil, nil
+		case errors.Is(err, os.ErrDeadlineExceeded) && n == 0:
+			return nil, cause
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return frame[n:], cause
+		}
 	}
-	_ = out.SetWriteDeadline(never)
-	switch {
-	case err == nil || n == len(frame):
-		return nil
-	case n == 0 && errors.Is(err, os.ErrDeadlineExceeded):
-		return cause
-	case n == 0:
-		return r.writeError(n, frame, err)
-	}
-	// The stream cannot carry anything behind half a frame, but what was sent before is still answered.
-	r.retire(errHalfFrame)
-	return cause
+	return nil, r.writeError(n, frame, err)
 }
 
 // writeError ends the stream after a write that failed, and says why. A frame that QUIC has taken in full may have been
@@ -403,6 +527,7 @@ func (r *requests) settle(id uint64, err error) {
 	r.mu.Lock()
 	c := r.acks[id]
 	delete(r.acks, id)
+	r.quietLocked()
 	r.mu.Unlock()
 	if c != nil {
 		telemetry.Observe(telemetry.StageClientAckWait, c.expected)
@@ -463,5 +588,6 @@ func (r *requests) oldestCache() *call {
 	c := r.cache[0]
 	r.cache[0] = nil
 	r.cache = r.cache[1:]
+	r.quietLocked()
 	return c
 }
