@@ -217,7 +217,7 @@ func TestCatalogReload(t *testing.T) {
 	ctx := testContext(t)
 	acme, other := s.connect("acme"), s.connect("other")
 	kept, gone := subscribe(t, acme, "kept"), subscribe(t, acme, "gone")
-	resuming, err := acme.Subscribe(ctx, "default", "gone")
+	resuming, err := acme.Subscribe(ctx, "default", "gone", client.ResumeFor(500*time.Millisecond))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -395,9 +395,12 @@ func TestGapsAndResume(t *testing.T) {
 	// Past what is kept: the exact number, and the oldest that there is.
 	publish(20, 500)
 	s = subscribe(t, c, "demo", client.FromPosition(pos))
+	gap, err := s.Next(ctx)
+	if err != nil || !gap.IsGap() || gap.Gap.Reason != client.GapExpired {
+		t.Fatalf("%+v, %v", gap, err)
+	}
 	ev, err := s.Next(ctx)
-	if err != nil || ev.Gap == nil || ev.Gap.Reason != client.GapExpired || ev.Offset != 10+ev.Gap.Lost ||
-		string(ev.Payload) != fmt.Sprint(ev.Offset) {
+	if err != nil || ev.Offset != 10+gap.Gap.Lost || string(ev.Payload) != fmt.Sprint(ev.Offset) {
 		t.Fatalf("%+v, %v", ev, err)
 	}
 	s.Close()

@@ -16,11 +16,11 @@ type backoff struct {
 
 func (b *backoff) next() time.Duration {
 	bound := b.limit
-	if b.attempts < 32 && b.base<<b.attempts > 0 {
-		bound = min(bound, b.base<<b.attempts)
+	if b.attempts < 62 && b.base <= b.limit>>b.attempts {
+		bound = b.base << b.attempts
 	}
 	b.attempts++
-	return rand.N(bound + 1)
+	return time.Duration(rand.Uint64N(uint64(bound) + 1))
 }
 
 // sleep waits for d, or fails with the reason for which ctx ended.

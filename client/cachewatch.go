@@ -53,8 +53,9 @@ type CacheEvent struct {
 // whenever changes were missed. That is so when the connection was lost and is back, as Watch sees to with pauses between
 // attempts ([WithBackoff]), and when the loop was too slow: the broker keeps a bounded number of changes for it.
 //
-// The last thing that Watch yields, unless the loop is left, is the error that ended it: that of the context, [ErrClosed],
-// a refusal that the broker has repeated several times in a row, or [ErrUnsupported] if it has not the extension cache.
+// The last thing that Watch yields, unless the loop is left, is the error that ended it: that of the context, [ErrClosed], or
+// [ErrProtocol]; and, as long as the broker has not watched yet, its refusal, or [ErrUnsupported] if it has not the extension
+// cache. A watch that was live goes on trying, at the longest pause, however long that takes.
 func (h *Cache) Watch(ctx context.Context) iter.Seq2[CacheEvent, error] {
 	return h.watch(ctx, func() {})
 }
@@ -63,7 +64,7 @@ func (h *Cache) Watch(ctx context.Context) iter.Seq2[CacheEvent, error] {
 func (h *Cache) watch(ctx context.Context, lost func()) iter.Seq2[CacheEvent, error] {
 	return func(yield func(CacheEvent, error) bool) {
 		err := checkNames(h.namespace, h.name)
-		pauses, refusals := h.c.o.backoff, 0
+		pauses, live := h.c.o.backoff, false
 		for err == nil {
 			var f *feed
 			told := h.c.hooks.cache(ctx, h.namespace, h.name, "watch")
@@ -72,19 +73,22 @@ func (h *Cache) watch(ctx context.Context, lost func()) iter.Seq2[CacheEvent, er
 				told(err)
 			}
 			if err == nil {
-				pauses.attempts, refusals = 0, 0
+				pauses.attempts, live = 0, true
 				var left bool
 				if left, err = f.watch(ctx, yield); left {
 					return
 				}
 				lost()
 			}
-			if _, ok := errors.AsType[*BrokerError](err); ok && refusals+1 < maxRefusals {
-				refusals++
-			} else if !Retryable(err) {
-				break
+			switch {
+			case ctx.Err() != nil:
+				err = context.Cause(ctx)
+			case h.c.ctx.Err() != nil:
+				err = ErrClosed
+			case errors.Is(err, ErrProtocol) || !live && !Retryable(err):
+			default:
+				err = h.c.pause(ctx, pauses.next())
 			}
-			err = sleep(ctx, pauses.next())
 		}
 		yield(CacheEvent{}, fmt.Errorf("client: watching cache %.80q/%.80q: %w", h.namespace, h.name, err))
 	}

@@ -37,6 +37,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -182,7 +183,9 @@ func dialError(ctx context.Context, err error) error {
 	case errors.Is(err, quicx.ErrHandshake):
 		return fmt.Errorf("%w: %w", ErrDisconnected, err)
 	}
-	if _, ok := errors.AsType[*net.DNSError](err); ok {
+	_, isName := errors.AsType[*net.DNSError](err)
+	_, isSystem := errors.AsType[syscall.Errno](err) // no descriptor or port is free, say
+	if isName || isSystem {
 		return fmt.Errorf("%w: %w", ErrDisconnected, err)
 	}
 	return err
@@ -217,6 +220,14 @@ func (c *Client) attend(k *conn) {
 
 // now is the client's clock, in nanoseconds.
 func (c *Client) now() int64 { return int64(time.Since(c.began)) }
+
+// pause waits for d, or fails with the reason for which ctx or the client ended.
+func (c *Client) pause(ctx context.Context, d time.Duration) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(c.ctx, func() { cancel(ErrClosed) })()
+	return sleep(ctx, d)
+}
 
 // start runs f on a goroutine that Close waits for. It reports false if the client is closed.
 func (c *Client) start(f func()) bool {

@@ -74,6 +74,8 @@ func (k *conn) streamError(doing string, err error) error {
 		// QUIC ends the streams of a connection first. Whoever hears of it has to find the connection dead.
 		<-k.qc.Context().Done()
 		return k.lost()
+	case errors.Is(err, codec.ErrFrameTooLarge):
+		return fmt.Errorf("%w: %w (see WithMaxFrame): %s: %w", ErrProtocol, ErrFrameTooLarge, doing, err)
 	case codec.ClassOf(err) != "" || errors.Is(err, quicx.ErrTruncated):
 		return fmt.Errorf("%w: %s: %w", ErrProtocol, doing, err)
 	default:
@@ -129,8 +131,11 @@ type control struct {
 // openControl opens a stream and sends auth, and whatever the caller wants to send right behind it.
 func (k *conn) openControl(ctx context.Context, pipelined func([]byte) []byte) (*control, error) {
 	token, err := k.c.o.token(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("client: token: %w", err)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil, fmt.Errorf("%w: token: %w", context.Cause(ctx), err)
+	case err != nil: // the next call asks again
+		return nil, fmt.Errorf("%w: token: %w", ErrDisconnected, err)
 	}
 	s, err := k.qc.OpenStream(ctx)
 	if err != nil {

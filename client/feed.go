@@ -17,6 +17,8 @@ type feed struct {
 	e     *eventStream
 	ext   codec.Extensions
 	leave sync.Once
+
+	resumed bool // at a position with its epoch
 }
 
 // quit gives the feed's place back and tells the broker, at once (docs/from-the-reference.md#defects, D27). It wakes a
@@ -26,6 +28,12 @@ func (f *feed) quit() {
 		f.e.r.Cancel(0)
 		f.k.unreserve()
 	})
+}
+
+// abandon is close while somebody may still look at what was read last.
+func (f *feed) abandon() {
+	f.quit()
+	f.e.fr.Abandon()
 }
 
 // close gives back what the feed holds. Nobody reads it any more.
@@ -49,12 +57,16 @@ func (c *Client) openFeed(ctx context.Context, namespace, stream string, start o
 	if positioned {
 		pipelined = nil
 	}
-	return c.obtainFeed(ctx, pipelined, func(ctl *control) (uint64, error) {
+	f, err := c.obtainFeed(ctx, pipelined, func(ctl *control) (uint64, error) {
 		if start.resume && ctl.ext&codec.ExtGaps == 0 {
 			return 0, fmt.Errorf("%w: resuming at a position", ErrUnsupported)
 		}
 		return ctl.subscribe(positioned, request)
 	})
+	if err == nil {
+		f.resumed = start.resume
+	}
+	return f, err
 }
 
 // An exchange asks for an event stream on a control stream that was opened for it, and returns the id of the former.

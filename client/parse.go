@@ -66,15 +66,16 @@ func (s *Subscription) parseExtension(from *feed, f quicx.Frame) error {
 		if err != nil {
 			return err
 		}
-		s.epoch.Store(p.Epoch)
-		s.offset.Store(p.Offset)
-		s.hasOffset.Store(true)
+		s.next = Position{p.Epoch, p.Offset}
+		if s.gap == nil && (!from.resumed || s.next == s.at) {
+			s.reach(p.Offset, true)
+		} // else a gap follows, and the position moves when that is handed out
 	case codec.ExtensionGap:
 		g, err := codec.ParseGap(body)
 		if err != nil {
 			return err
 		}
-		s.offset.Store(g.Next)
+		s.next.Offset = g.Next
 		s.lose(Gap{Reason: g.Reason, Lost: g.Lost})
 	case codec.ExtensionEventS2:
 		e, err := codec.ParseCompressedEvents(body)
@@ -83,7 +84,7 @@ func (s *Subscription) parseExtension(from *feed, f quicx.Frame) error {
 		}
 		items, ok := s.decompress(e.Compressed)
 		if !ok { // its publisher's fault: the next batch is as good as ever
-			s.offset.Store(e.BaseOffset + uint64(e.Count))
+			s.next.Offset = e.BaseOffset + uint64(e.Count)
 			s.lose(Gap{Reason: GapCorrupt, Lost: uint64(e.Count)})
 			return nil
 		}

@@ -3,13 +3,10 @@ package client
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/felix-mq/felix/codec"
 )
-
-// maxRefusals is how many refusals in a row end a subscription that subscribes again. One may be due to a broker that
-// has just started and does not know all streams or keys yet; nothing is decided by its text (docs/protocol/errors.md).
-const maxRefusals = 5
 
 // resumption is what came of subscribing again.
 type resumption struct {
@@ -20,11 +17,12 @@ type resumption struct {
 
 // lost ends the feed and begins to subscribe again, unless that is not wanted or of no use.
 func (s *Subscription) lost(f *feed, err error) {
-	if s.o.once || errors.Is(err, ErrClosed) || !Retryable(err) {
+	if s.o.once || errors.Is(err, ErrClosed) || errors.Is(err, ErrProtocol) {
 		s.end(err)
 		return
 	}
 	s.release()
+	s.next = s.at // what was told of a place that was not reached will be told again
 	s.current.Store(nil)
 	f.close()
 	s.c.hooks.subscription(s, SubscriptionResuming, err)
@@ -40,10 +38,10 @@ func (s *Subscription) lost(f *feed, err error) {
 
 // resumeAt returns where to subscribe again, and the gap that this leaves.
 func (s *Subscription) resumeAt(f *feed) (origin, *Gap) {
-	at := codec.Start{Kind: codec.StartOffset, Offset: s.offset.Load()}
+	at := codec.Start{Kind: codec.StartOffset, Offset: s.at.Offset}
 	switch {
-	case f.ext&codec.ExtGaps != 0 && s.hasOffset.Load():
-		return origin{Start: at, resume: true, epoch: s.epoch.Load()}, nil
+	case f.ext&codec.ExtGaps != 0 && s.told.Load() != nil:
+		return origin{Start: at, resume: true, epoch: s.at.Epoch}, nil
 	case s.exact && s.begun:
 		// Without the extension only events of durable streams carry offsets when they are delivered live, and those
 		// survive a restart (docs/protocol/session.md#offsets-on-events).
@@ -55,21 +53,37 @@ func (s *Subscription) resumeAt(f *feed) (origin, *Gap) {
 	}
 }
 
-// resume subscribes until that succeeds or cannot.
+// resume subscribes until that succeeds, whatever fails meanwhile: a broker that refuses may have just started and not know
+// all streams or keys yet, and nothing is decided by its text (session.md, section 9).
 func (s *Subscription) resume(from origin, gap *Gap, pauses backoff) resumption {
-	for refusals := 0; ; {
-		if err := sleep(s.life, pauses.next()); err != nil {
-			return resumption{err: err}
+	ctx := s.life
+	if limit := s.o.resumeFor; limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, limit, ErrTimeout)
+		defer cancel()
+	}
+	var last error
+	for {
+		var f *feed
+		err := sleep(ctx, pauses.next())
+		if err == nil {
+			f, err = s.openAgain(ctx, from)
 		}
-		f, err := s.c.openFeed(s.life, s.namespace, s.stream, from)
 		if err == nil {
 			return resumption{feed: f, gap: gap}
 		}
 		cursor, isCursor := errors.AsType[*CursorError](err)
-		_, isRefusal := errors.AsType[*BrokerError](err)
 		switch {
 		case s.life.Err() != nil:
 			return resumption{err: context.Cause(s.life)}
+		case ctx.Err() != nil:
+			err = fmt.Errorf("client: subscribing again: %w", context.Cause(ctx))
+			if last != nil {
+				err = fmt.Errorf("%w: %w", err, last)
+			}
+			return resumption{err: err}
+		case errors.Is(err, ErrProtocol):
+			return resumption{err: err}
 		case isCursor && cursor.TooOld:
 			gap = merge(gap, Gap{Reason: GapExpired, Lost: cursor.Available - cursor.Requested})
 			from = origin{Start: codec.Start{Kind: codec.StartOffset, Offset: cursor.Available}}
@@ -79,15 +93,17 @@ func (s *Subscription) resume(from origin, gap *Gap, pauses backoff) resumption 
 		case errors.Is(err, ErrUnsupported): // another broker than the last time
 			gap = merge(gap, Gap{Reason: GapUnknown})
 			from = origin{}
-		case isRefusal:
-			if refusals++; refusals == maxRefusals {
-				return resumption{err: err}
-			}
-		case !Retryable(err):
-			return resumption{err: err}
 		}
+		last = err
 		s.c.hooks.subscription(s, SubscriptionResuming, err)
 	}
+}
+
+// openAgain makes one attempt to subscribe, which takes the request timeout at most, even if ctx has more time.
+func (s *Subscription) openAgain(ctx context.Context, from origin) (*feed, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, s.c.o.requestTimeout, ErrTimeout)
+	defer cancel()
+	return s.c.openFeed(ctx, s.namespace, s.stream, from)
 }
 
 // resumed waits for the goroutine that subscribes again. When it returns nil there is a feed, or s.err.
@@ -113,7 +129,7 @@ func (s *Subscription) adopt(r resumption) {
 	}
 	s.backoff.attempts++ // until the feed has delivered something
 	if r.feed.ext&codec.ExtGaps == 0 {
-		s.hasOffset.Store(false)
+		s.told.Store(nil)
 	}
 	if r.gap != nil {
 		s.lose(*r.gap)
@@ -125,7 +141,7 @@ func (s *Subscription) adopt(r resumption) {
 	s.c.hooks.subscription(s, SubscriptionLive, nil)
 }
 
-// lose notes a loss, together with one that has not been handed out yet: only Next leaves some behind.
+// lose notes a loss, together with one that has not been handed out yet.
 func (s *Subscription) lose(g Gap) { s.gap = merge(s.gap, g) }
 
 // merge joins two losses in a row.

@@ -20,8 +20,9 @@ import (
 // A subscription outlives its connection. When that is lost, or the broker ends the event stream, the subscription
 // subscribes again behind the last event that it has handed out, as soon as it is read, with pauses between attempts
 // ([WithBackoff]). Where the broker still has the events in between nothing is missed; otherwise the next event or batch
-// carries a [Gap] that says so. What ends it is Close, an end of the client, a broker that refuses it several times in a
-// row, or one that violates the protocol.
+// carries a [Gap] that says so. It goes on trying, at the longest pause, however long that takes, and tells each failure to
+// a [SubscriptionHook]. What ends it is Close, an end of the client, a broker that violates the protocol, and the time of
+// [ResumeFor] if that was set.
 type Subscription struct {
 	c                 *Client
 	namespace, stream string
@@ -47,25 +48,49 @@ type Subscription struct {
 	handed  telemetry.Time
 	plain   []byte // the decompressed batch
 
-	// Where the reader is; written by it alone. hasOffset says that the broker tells positions.
-	hasOffset     atomic.Bool
-	epoch, offset atomic.Uint64
-
+	at     Position             // behind what was handed out; the epoch means nothing while told is nil
+	next   Position             // behind what was read
+	told   atomic.Pointer[life] // what Position returns; written by the reader; nil if the broker does not tell positions
 	closed atomic.Bool
 }
 
-// Event is one event. Payload is a view that lives until the next call on the subscription; [Event.Clone] makes one that
-// can be kept.
+// life is a position that moves within its epoch.
+type life struct {
+	epoch  uint64
+	offset atomic.Uint64
+}
+
+// reach moves the position to an offset behind what is handed out, in the epoch of what was read. told says that the broker
+// tells positions.
+func (s *Subscription) reach(offset uint64, told bool) {
+	s.at = Position{s.next.Epoch, offset}
+	switch l := s.told.Load(); {
+	case l != nil && l.epoch == s.at.Epoch:
+		l.offset.Store(offset)
+	case l != nil || told:
+		l = &life{epoch: s.at.Epoch}
+		l.offset.Store(offset)
+		s.told.Store(l)
+	}
+}
+
+// Event is one event, or a gap alone. Payload is a view that lives until the next call on the subscription; [Event.Clone]
+// makes one that can be kept.
 type Event struct {
-	Payload   []byte
+	Payload   []byte // nil for a gap alone, and not nil for an empty event
 	Offset    uint64 // meaningful if HasOffset
 	HasOffset bool
 	Gap       *Gap // what was lost between the previous event and this one; nil if nothing was, as far as the broker tells
 }
 
+// IsGap reports whether this is a gap alone, of which the broker has told before there is an event behind it.
+func (e Event) IsGap() bool { return e.Payload == nil }
+
 // Clone returns a copy with a payload of its own, which the caller may keep.
 func (e Event) Clone() Event {
-	e.Payload = append([]byte{}, e.Payload...)
+	if e.Payload != nil {
+		e.Payload = append([]byte{}, e.Payload...)
+	}
 	return e
 }
 
@@ -101,6 +126,11 @@ func (c *Client) Subscribe(ctx context.Context, namespace, stream string, opts .
 		return nil, fmt.Errorf("client: subscribing to %.80q/%.80q: %w", namespace, stream, err)
 	}
 	s := &Subscription{c: c, namespace: namespace, stream: stream, o: o, backoff: c.o.backoff}
+	s.at = Position{o.start.epoch, o.start.Offset}
+	s.next = s.at
+	if o.start.resume {
+		s.reach(o.start.Offset, true)
+	}
 	s.life, s.endLife = context.WithCancelCause(c.ctx)
 	s.current.Store(f)
 	return s, nil
@@ -114,11 +144,15 @@ func (s *Subscription) ID() uint64 {
 	return 0
 }
 
-// Position returns where the subscription is: behind the last event that was handed out, to go on from there with
+// Position returns where the subscription is: behind the last event or [Gap] that was handed out, to go on from there with
 // [FromPosition], in another process for instance. It may be called at any time, and reports false if the broker does
 // not tell positions, or has not yet.
 func (s *Subscription) Position() (Position, bool) {
-	return Position{Epoch: s.epoch.Load(), Offset: s.offset.Load()}, s.hasOffset.Load()
+	l := s.told.Load()
+	if l == nil {
+		return Position{}, false
+	}
+	return Position{Epoch: l.epoch, Offset: l.offset.Load()}, true
 }
 
 // NextBatch waits for the next frame of events. Mixing it with [Subscription.Next] skips what Next has not returned of
@@ -134,16 +168,21 @@ func (s *Subscription) NextBatch(ctx context.Context) (Batch, error) {
 	s.index, s.cursor = 0, codec.ItemCursor{}
 	err := s.nextBatch(ctx)
 	if err == nil {
-		if s.batch.HasOffset {
-			s.offset.Store(s.batch.BaseOffset + uint64(s.batch.Len()))
+		n := s.batch.Len()
+		switch {
+		case n > 0 && s.batch.HasOffset:
+			s.reach(s.batch.BaseOffset+uint64(n), false)
+		case n == 0:
+			s.reach(s.next.Offset, false)
 		}
-		s.begun = s.begun || s.batch.Len() > 0
+		s.begun = s.begun || n > 0
 		s.batch.Gap, s.gap = s.gap, nil
 	}
 	return s.batch, err
 }
 
-// Next waits for the next event. See [Subscription.NextBatch]; a [Gap] comes with the event behind it.
+// Next waits for the next event, or for a [Gap]: that comes as soon as the broker tells of it, as an event without a payload
+// ([Event.IsGap]). See [Subscription.NextBatch].
 func (s *Subscription) Next(ctx context.Context) (Event, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -152,7 +191,7 @@ func (s *Subscription) Next(ctx context.Context) (Event, error) {
 			ev := Event{Payload: payload, HasOffset: s.batch.HasOffset}
 			if ev.HasOffset {
 				ev.Offset = s.batch.BaseOffset + uint64(s.index)
-				s.offset.Store(ev.Offset + 1)
+				s.reach(ev.Offset+1, false)
 			}
 			s.index++
 			s.begun = true
@@ -163,10 +202,17 @@ func (s *Subscription) Next(ctx context.Context) (Event, error) {
 			return Event{}, err
 		}
 		s.index, s.cursor = 0, s.batch.items.Cursor()
+		if s.batch.Len() == 0 {
+			ev := Event{Gap: s.gap}
+			s.gap = nil
+			s.reach(s.next.Offset, false)
+			return ev, nil
+		}
 	}
 }
 
-// Events yields events until the context ends or the subscription is over, and the reason last. Each event's payload is
+// Events yields events and gaps, as [Subscription.Next] does, until the context ends or the subscription is over, and the reason
+// last. Each event's payload is
 // a view that lives until the loop asks for the next one. Breaking out of the loop leaves the subscription where it is.
 func (s *Subscription) Events(ctx context.Context) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
@@ -179,7 +225,7 @@ func (s *Subscription) Events(ctx context.Context) iter.Seq2[Event, error] {
 	}
 }
 
-// Each calls handle with each event until it fails, the context ends or the subscription is over, and returns the
+// Each calls handle with each event and gap, as [Subscription.Next] returns them, until it fails, the context ends or the subscription is over, and returns the
 // reason. The event's payload is a view that lives until handle returns.
 func (s *Subscription) Each(ctx context.Context, handle func(Event) error) error {
 	for ev, err := range s.Events(ctx) {
@@ -306,8 +352,11 @@ func (s *Subscription) end(err error) {
 	s.err = err
 	s.endLife(err)
 	s.release()
+	viewed := s.batch.Len() > 0 // by whoever called Next or NextBatch last, while another goroutine calls Close
 	s.batch, s.cursor, s.plain = Batch{}, codec.ItemCursor{}, nil
-	if f := s.current.Swap(nil); f != nil {
+	if f := s.current.Swap(nil); f != nil && viewed {
+		f.abandon()
+	} else if f != nil {
 		f.close()
 	}
 	if s.pending != nil {
@@ -319,7 +368,8 @@ func (s *Subscription) end(err error) {
 	s.c.hooks.subscription(s, SubscriptionOver, err)
 }
 
-// Close ends the subscription. A read under way fails with [ErrClosed]. It may be called twice, and returns nil.
+// Close ends the subscription. A read under way fails with [ErrClosed], and what was handed out before stays as it is. It may
+// be called twice, and returns nil.
 func (s *Subscription) Close() error {
 	s.closed.Store(true)
 	s.endLife(ErrClosed)

@@ -72,6 +72,9 @@ func (s clientSub) next() string {
 	ctx, cancel := context.WithTimeout(s.p.ctx, s.p.o.ReplyTimeout)
 	defer cancel()
 	ev, err := s.s.Next(ctx)
+	for err == nil && ev.IsGap() {
+		ev, err = s.s.Next(ctx)
+	}
 	if err != nil {
 		s.p.fail("an event", s.p.waitText(err))
 	}

@@ -142,6 +142,21 @@ func (r *FrameReader) Close() {
 	r.drop()
 }
 
+// Abandon is Close for a reader whose last frame somebody may still look at: its memory, which nobody has retained, is left
+// to the garbage collector.
+func (r *FrameReader) Abandon() {
+	r.fail(ErrClosed)
+	if r.chunk == nil {
+		return
+	}
+	if r.account != nil {
+		r.account.Release(int64(r.chunk.Cap()))
+	}
+	r.chunk.Abandon()
+	r.chunk, r.data = nil, nil
+	r.start, r.end, r.largest = 0, 0, 0
+}
+
 // parse makes the header of the next frame known.
 func (r *FrameReader) parse(b []byte) bool {
 	h, err := codec.ParseHeader(b)

@@ -136,7 +136,11 @@ func receive(ctx context.Context, subs []*client.Subscription, events int) (wait
 	for _, s := range subs {
 		wg.Go(func() {
 			for range events {
-				if _, err := s.Next(ctx); err != nil {
+				ev, err := s.Next(ctx)
+				if err == nil && ev.IsGap() {
+					err = errors.New("events were lost")
+				}
+				if err != nil {
 					fail(err)
 					return
 				}

@@ -223,6 +223,9 @@ func (p *probe) echo(ctx context.Context, d time.Duration, hist *hdrhistogram.Hi
 		if err != nil {
 			return fmt.Errorf("receiving: %w", err)
 		}
+		if ev.IsGap() {
+			return fmt.Errorf("receiving: a gap: %v", ev.Gap.Reason)
+		}
 		if n := binary.BigEndian.Uint64(ev.Payload); n != p.seq {
 			return fmt.Errorf("event %d came instead of %d", n, p.seq)
 		}

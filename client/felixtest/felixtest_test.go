@@ -220,18 +220,21 @@ func TestWatch(t *testing.T) {
 	<-paused
 	want("c")
 	b.RemoveCache(t, "sessions")
+	b.AddCache(t, "sessions")
 	for {
 		e, err, _ := next()
 		if err != nil {
-			if _, ok := errors.AsType[*client.BrokerError](err); !ok {
-				t.Errorf("the cache was removed: %v", err)
-			}
+			t.Fatalf("the cache was removed and is back: %v", err)
+		}
+		if e.Kind == client.CacheReset {
 			break
 		}
 		if e.Kind != client.CacheDeleted {
 			t.Errorf("%v of %q while the cache is removed", e.Kind, e.Key)
 		}
 	}
+	put("d")
+	want("d")
 }
 
 // TestWatchForbidden watches without the permission to read.

@@ -78,6 +78,9 @@ type goSubscription struct{ s *client.Subscription }
 
 func (a *goSubscription) Next(ctx context.Context) (script.Event, error) {
 	ev, err := a.s.Next(ctx)
+	for err == nil && ev.IsGap() {
+		ev, err = a.s.Next(ctx)
+	}
 	if errors.Is(err, client.ErrEnded) {
 		err = fmt.Errorf("%w: %w", script.ErrEnded, err)
 	}

@@ -122,6 +122,18 @@ func (c *Chunk) Release() {
 	}
 }
 
+// Abandon gives up the only reference, and leaves the memory to the garbage collector: somebody may still look at the bytes.
+func (c *Chunk) Abandon() {
+	if c.refs.Swap(0) != 1 {
+		panic("buf: a chunk that is shared or freed was abandoned")
+	}
+	live.Add(-1)
+	if c.owner != nil {
+		c.owner.Release(int64(len(c.data)))
+		c.owner = nil
+	}
+}
+
 // SetOwner names who has been charged for the chunk's capacity. The last [Chunk.Release] gives it back. It is called
 // before the chunk is shared.
 func (c *Chunk) SetOwner(o Owner) { c.owner = o }
