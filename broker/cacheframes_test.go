@@ -62,7 +62,7 @@ func TestCacheFrames(t *testing.T) {
 	if err := c.Put(ctx, "large", large, client.NoExpiry); err != nil {
 		t.Error(err)
 	}
-	if err := c.Put(ctx, "over", []byte("v"), 0); err != nil {
+	if err := c.Put(ctx, "over", []byte("v"), -1); !errors.Is(err, client.ErrInvalidTTL) {
 		t.Error(err)
 	}
 	entries := c.GetMany(ctx, "k", "none", "large", "empty", "over")

@@ -211,11 +211,14 @@ func TestCache(t *testing.T) {
 			t.Errorf("put %d: got %q, %v, want %q", i, got, err, value)
 		}
 	}
-	if err := a.Put(ctx, "k", []byte("gone"), 0); err != nil {
+	if err := a.Put(ctx, "k", []byte("stays"), 0); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.Get(ctx, "k"); !errors.Is(err, client.ErrMiss) {
-		t.Errorf("get of an entry that was over at once: %v", err)
+	if _, err := b.Get(ctx, "k"); err != nil {
+		t.Errorf("get of an entry without expiry: %v", err)
+	}
+	if err := a.Put(ctx, "k", []byte("over"), -time.Second); !errors.Is(err, client.ErrInvalidTTL) {
+		t.Errorf("put with a lifetime that is over: %v", err)
 	}
 	var refused *client.BrokerError
 	unknown := connect(t, d).Cache("default", "nothing")

@@ -119,7 +119,7 @@ func (p *Publisher) PublishFunc(ctx context.Context, payloads [][]byte, done fun
 }
 
 func (p *Publisher) beginAsync(ctx context.Context, payloads [][]byte, done outcome) {
-	span, err := p.c.publishes.begin()
+	span, err := p.begin(nil)
 	if err != nil {
 		done.settle(err)
 		return
@@ -128,7 +128,7 @@ func (p *Publisher) beginAsync(ctx context.Context, payloads [][]byte, done outc
 }
 
 // publishAsync is beginAsync for a publish that has been counted: it ends span.
-func (p *Publisher) publishAsync(ctx context.Context, payloads [][]byte, span *span, done outcome) {
+func (p *Publisher) publishAsync(ctx context.Context, payloads [][]byte, span spans, done outcome) {
 	n, err := p.check(payloads)
 	if err != nil {
 		done.settle(err)
@@ -173,7 +173,7 @@ type pending struct {
 	call   call
 	p      *Publisher
 	slot   *slot
-	span   *span
+	span   spans
 	bytes  int64 // charged to the client's window, with a place in the slot's; 0 if neither is
 	done   outcome
 	hook   func(error)
@@ -274,7 +274,7 @@ func (q *pending) settle(err error) {
 		q.slot.window.Release(1)
 	}
 	done, hook, span := q.done, q.hook, q.span
-	q.p, q.slot, q.span, q.done, q.hook, q.bytes = nil, nil, nil, nil, nil, 0
+	q.p, q.slot, q.span, q.done, q.hook, q.bytes = nil, nil, spans{}, nil, nil, 0
 	pendingPool.Put(q)
 	if hook != nil {
 		hook(err)

@@ -50,7 +50,7 @@ func (s *slot) enqueue(q *queued) error {
 	s.backlogLock.Lock()
 	defer s.backlogLock.Unlock()
 	if !s.flushing {
-		span := c.publishes.beginAnyway()
+		span := spans{c.publishes.beginAnyway(), q.p.publishes.beginAnyway()}
 		if !c.start(func() {
 			s.flush()
 			span.end()
@@ -95,6 +95,7 @@ func (s *slot) flush() {
 		if err != nil && q.pending != nil {
 			q.pending.settle(err)
 		} else if err != nil {
+			q.p.sent.lost.Store(true)
 			s.home.c.sendsLost.Store(true)
 		}
 	}
@@ -123,7 +124,7 @@ func (s *slot) sendQueued(q *queued) error {
 
 // publishQueued puts a publish into the backlog and waits for its acknowledgement.
 func (s *slot) publishQueued(ctx context.Context, timeout <-chan time.Time, q *queued) error {
-	span := q.p.c.publishes.beginAnyway()
+	span := spans{q.p.c.publishes.beginAnyway(), q.p.publishes.beginAnyway()}
 	result := make(chan error, 1)
 	q.pending = getPending()
 	q.pending.p, q.pending.slot, q.pending.span = q.p, s, span

@@ -16,8 +16,8 @@ type BatcherOptions struct {
 	// at once.
 	Linger time.Duration
 
-	// Done, if it is not nil, is called once for each batch with its outcome. The payloads are views that live until it
-	// returns. It must not block, and must not call the batcher.
+	// Done, if it is not nil, is called once for each batch with its outcome, for one batch at a time. The payloads are views
+	// that live until it returns. It must not block, and must not call the batcher.
 	Done func(payloads [][]byte, err error)
 }
 
@@ -37,6 +37,9 @@ type Batcher struct {
 	closed  bool
 	free    []*eventBatch
 
+	publishes ledger
+	telling   sync.Mutex // held while Done runs
+
 	work     func()      // the method value of send, made once
 	lingered *time.Timer // of the goroutine that sends
 }
@@ -46,7 +49,7 @@ type eventBatch struct {
 	b        *Batcher
 	flat     []byte
 	payloads [][]byte
-	span     *span // from the first event to the outcome
+	span     spans // from the first event to the outcome
 }
 
 // Batcher returns a batcher for the publisher's stream. Close it, or the client, when it is no longer needed.
@@ -103,7 +106,7 @@ func (b *Batcher) Add(ctx context.Context, payload []byte) error {
 	}
 	defer b.mu.Unlock()
 	if b.filling == nil {
-		span, err := b.p.c.publishes.begin()
+		span, err := b.p.begin(b)
 		if err != nil {
 			return err
 		}
@@ -205,10 +208,12 @@ const (
 func (f *eventBatch) settle(err error) {
 	b := f.b
 	if b.o.Done != nil {
+		b.telling.Lock()
 		b.o.Done(f.payloads, err)
+		b.telling.Unlock()
 	}
 	clear(f.payloads)
-	f.flat, f.payloads, f.span = f.flat[:0], f.payloads[:0], nil
+	f.flat, f.payloads, f.span = f.flat[:0], f.payloads[:0], spans{}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(b.free) < keepBatches && cap(f.flat) <= keepBatch {
@@ -218,13 +223,18 @@ func (f *eventBatch) settle(err error) {
 
 // Flush sends what was added before, and waits until all of it has its outcome and Done was told. It ends with ctx.
 func (b *Batcher) Flush(ctx context.Context) error {
+	b.hurry()
+	return b.publishes.wait(ctx)
+}
+
+// hurry ends the wait for more of what has been gathered.
+func (b *Batcher) hurry() {
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	if b.filling != nil {
 		b.urgent = true
 		b.signal()
 	}
-	b.mu.Unlock()
-	return b.p.c.publishes.wait(ctx)
 }
 
 // Close flushes and ends the batcher: no more events can be added. If ctx ends first, what is left is sent in the

@@ -12,7 +12,7 @@ import (
 )
 
 // NoExpiry is the lifetime of a cache entry that stays until it is replaced or evicted.
-const NoExpiry time.Duration = -1
+const NoExpiry time.Duration = 0
 
 // Cache is a cheap handle for one cache of the client's tenant. Requests are spread over a few streams and pipelined
 // on each.
@@ -26,10 +26,14 @@ func (c *Client) Cache(namespace, cache string) *Cache {
 	return &Cache{c: c, namespace: namespace, name: cache}
 }
 
-// Put stores value under key for ttl, rounded up to a millisecond; a ttl of 0 is over at once, [NoExpiry] never. When
-// it returns nil, every client reads the new value. Unless an error is a [BrokerError], or one of those that say that
-// nothing was sent, the value may still be stored, even after a later Put.
+// Put stores value under key for ttl, rounded up to a millisecond; with a ttl of 0, [NoExpiry], until it is replaced or evicted.
+// It fails with [ErrInvalidTTL] if ttl is negative, as the time until a deadline that has passed is: nothing is sent then. When
+// it returns nil, every client reads the new value. An error that matches [ErrInDoubt] means that the value may be stored, even
+// after a later Put.
 func (h *Cache) Put(ctx context.Context, key string, value []byte, ttl time.Duration) error {
+	if err := checkTTL(ttl); err != nil {
+		return err
+	}
 	at, err := h.place(ctx, "put", key)
 	if err != nil {
 		return err
@@ -39,20 +43,23 @@ func (h *Cache) Put(ctx context.Context, key string, value []byte, ttl time.Dura
 		return err
 	}
 	_, _, err = h.do(ctx, at, codec.MsgCacheOK, func(b []byte, id uint64) []byte {
-		return codec.AppendCachePut(b, h.c.o.tenant, h.namespace, h.name, key, value, id, true, milliseconds(ttl), ttl >= 0)
+		return codec.AppendCachePut(b, h.c.o.tenant, h.namespace, h.name, key, value, id, true, milliseconds(ttl), ttl != NoExpiry)
 	})
 	return err
 }
 
-func milliseconds(ttl time.Duration) uint64 {
-	if ttl <= 0 {
-		return 0
+func checkTTL(ttl time.Duration) error {
+	if ttl < 0 {
+		return fmt.Errorf("%w: %v", ErrInvalidTTL, ttl)
 	}
-	return uint64((ttl-1)/time.Millisecond) + 1
+	return nil
 }
 
+// milliseconds rounds a positive lifetime up.
+func milliseconds(ttl time.Duration) uint64 { return uint64((ttl-1)/time.Millisecond) + 1 }
+
 func binaryTTL(ttl time.Duration) uint64 {
-	if ttl < 0 {
+	if ttl == NoExpiry {
 		return codec.CacheForever
 	}
 	return milliseconds(ttl)
@@ -153,6 +160,9 @@ func (h *Cache) getBinary(ctx context.Context, at place, keys ...string) []Cache
 // version of the new entry, or the present one and [ErrVersion]. Versions of a key only grow. It fails with
 // [ErrUnsupported] with a broker that has not the extension cache.
 func (h *Cache) PutIf(ctx context.Context, key string, value []byte, ttl time.Duration, expected uint64) (version uint64, err error) {
+	if err := checkTTL(ttl); err != nil {
+		return 0, err
+	}
 	at, err := h.extended(ctx, "put_if", key)
 	if err != nil {
 		return 0, err

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"math"
 	"testing"
 	"time"
 
@@ -45,7 +46,7 @@ func TestCache(t *testing.T) {
 		ttl  time.Duration
 		want string
 	}{
-		{0, "0 true"},
+		{0, "0 false"},
 		{1, "1 true"},
 		{time.Millisecond, "1 true"},
 		{time.Millisecond + 1, "2 true"},
@@ -58,9 +59,13 @@ func TestCache(t *testing.T) {
 			t.Errorf("ttl of %v: got %s, want %s", tc.ttl, got, tc.want)
 		}
 	}
-	p.must(cache.Put(p.ctx, "gone", []byte("x"), 0))
-	if _, err := cache.Get(p.ctx, "gone"); !errors.Is(err, client.ErrMiss) {
-		t.Errorf("with a ttl of 0: %v", err)
+	for _, ttl := range []time.Duration{-1, -time.Second, math.MinInt64} {
+		_, conditional := cache.PutIf(p.ctx, "gone", nil, ttl, 0)
+		for _, err := range []error{cache.Put(p.ctx, "gone", nil, ttl), conditional} {
+			if !errors.Is(err, client.ErrInvalidTTL) {
+				t.Errorf("with a ttl of %v: %v", ttl, err)
+			}
+		}
 	}
 }
 

@@ -21,10 +21,19 @@ const (
 // compressor decides for one request stream whether batches are worth compressing. It may be used from many goroutines.
 type compressor struct{ skip atomic.Int32 }
 
+// due reports whether the next batch is to be tried.
+func (c *compressor) due() bool {
+	if c.skip.Load() <= 0 {
+		return true
+	}
+	c.skip.Add(-1)
+	return false
+}
+
 // appendBatch appends the frame of a publish batch, compressed if that was negotiated and is worth it. Without an
 // acknowledgement mode is AckNone. frameLen is the length of the plain frame.
 func (p *Publisher) appendBatch(dst []byte, r *requests, id uint64, mode codec.AckMode, payloads [][]byte, frameLen int) []byte {
-	if p.c.o.compress && r.ctl.ext&codec.ExtS2 != 0 && frameLen >= minCompress && r.compressor.skip.Add(-1) < 0 {
+	if p.c.o.compress && r.ctl.ext&codec.ExtS2 != 0 && frameLen >= minCompress && r.compressor.due() {
 		if out, ok := p.appendCompressed(dst, id, mode, payloads); ok {
 			return out
 		}

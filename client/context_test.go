@@ -50,6 +50,10 @@ var contextCalls = map[string]func(t *canceledCall, ctx context.Context) error{
 		t.pub.PublishAsync(t.p.ctx, nil)
 		return t.c.Flush(ctx)
 	},
+	"Publisher.Flush": func(t *canceledCall, ctx context.Context) error {
+		t.pub.PublishAsync(t.p.ctx, nil)
+		return t.pub.Flush(ctx)
+	},
 	"Client.Drain": func(t *canceledCall, ctx context.Context) error {
 		t.pub.PublishAsync(t.p.ctx, nil)
 		return t.c.Drain(ctx)

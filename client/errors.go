@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math"
 	"unicode/utf8"
+
+	"github.com/felix-mq/felix/codec"
 )
 
 // Errors that callers can test for with errors.Is.
@@ -35,10 +37,42 @@ var (
 	ErrTimeout = errors.New("client: no answer in time")
 	// ErrFrameTooLarge means that a call would need a frame larger than [WithMaxFrame]. Nothing was sent.
 	ErrFrameTooLarge = errors.New("client: frame too large")
+	// ErrInvalidTTL means that the lifetime of a cache entry is negative. Nothing was sent.
+	ErrInvalidTTL = errors.New("client: invalid lifetime")
 	// ErrInvalidName means that a name or a key cannot be sent: it is not UTF-8, or longer than 65 535 bytes. Nothing
 	// was sent.
 	ErrInvalidName = errors.New("client: invalid name")
 )
+
+// What a [BrokerError] can match, one for each [Code].
+var (
+	ErrUnauthenticated = errors.New("client: not authenticated")    // no token, or one that is not accepted
+	ErrForbidden       = errors.New("client: forbidden")            // the token does not allow it
+	ErrNotFound        = errors.New("client: not found")            // there is no such stream or cache
+	ErrInvalid         = errors.New("client: invalid request")      // the request breaks a rule of the protocol
+	ErrTooLarge        = errors.New("client: request too large")    // for the broker
+	ErrPosition        = errors.New("client: position not kept")    // of a subscription; see [CursorError]
+	ErrLimit           = errors.New("client: limit reached")        // of the tenant, the connection or the broker
+	ErrOverloaded      = errors.New("client: broker overloaded")    // no space for it at present
+	ErrClosing         = errors.New("client: broker shutting down") // another will take its place
+)
+
+// Code says what kind of refusal a [BrokerError] is: the short name in the table of errors, docs/errors.md. It is "" for a
+// refusal that is not in the table.
+type Code string
+
+// sentinels are what the codes match.
+var sentinels = map[codec.Code]error{
+	codec.CodeUnauthenticated: ErrUnauthenticated,
+	codec.CodeForbidden:       ErrForbidden,
+	codec.CodeNotFound:        ErrNotFound,
+	codec.CodeInvalid:         ErrInvalid,
+	codec.CodeTooLarge:        ErrTooLarge,
+	codec.CodePosition:        ErrPosition,
+	codec.CodeLimit:           ErrLimit,
+	codec.CodeOverloaded:      ErrOverloaded,
+	codec.CodeClosing:         ErrClosing,
+}
 
 // Retryable reports whether the call that failed with err may succeed if it is made again, after a pause. The broker was
 // not reachable, did not answer in time, or said that it has no room. It is false for errors of the caller's own, an ended
@@ -61,24 +95,24 @@ func Retryable(err error) bool {
 	return false
 }
 
-// BrokerError is a refusal, in the broker's words. The text is for people; do not depend on it. Beside [ErrInDoubt] it
-// is about the stream that a publish was sent on, and the publish itself was not answered.
+// BrokerError is a refusal, in the broker's words. The text is for people; programs test for [ErrNotFound] and the others of its
+// kind with errors.Is, or look at the code. An error that matches [ErrInDoubt] too is about the stream that a publish was sent
+// on, and the publish itself was not answered.
 type BrokerError struct{ Message string }
+
+// Code returns the kind of the refusal.
+func (e *BrokerError) Code() Code { return Code(codec.CodeOf(e.Message)) }
+
+// Is reports whether target is the error of the refusal's code.
+func (e *BrokerError) Is(target error) bool {
+	want := sentinels[codec.CodeOf(e.Message)]
+	return want != nil && want == target //nolint:errorlint // the value itself, as errors.Is asks for
+}
 
 func (e *BrokerError) Error() string { return "client: broker says: " + e.Message }
 
-// Retryable reports whether the refusal is known to be about the moment, not about the request. It is a hint: brokers may
-// use other texts.
-func (e *BrokerError) Retryable() bool {
-	switch e.Message {
-	case "publish admission timed out", "publish admission closed", // of this broker
-		"server overloaded", "publish queue full", "publish enqueue timed out", // of the reference
-		"publish ingress per-connection byte budget exhausted", "publish ingress byte budget exhausted",
-		"open uni stream":
-		return true
-	}
-	return false
-}
+// Retryable reports whether the refusal is known to be about the moment, not about the request.
+func (e *BrokerError) Retryable() bool { return codec.CodeOf(e.Message).Retryable() }
 
 // CursorError says that a subscription's start position cannot be served.
 type CursorError struct {
@@ -86,6 +120,9 @@ type CursorError struct {
 	Requested uint64 // the offset asked for
 	Available uint64 // the oldest offset that can be had, or the next one to come
 }
+
+// Is reports whether target is [ErrPosition].
+func (e *CursorError) Is(target error) bool { return target == ErrPosition } //nolint:errorlint // as errors.Is asks for
 
 func (e *CursorError) Error() string {
 	if e.TooOld {

@@ -4,47 +4,121 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/felix-mq/felix/codec"
 )
 
 // Flush waits until everything that was published before has its outcome: acknowledged, refused or in doubt, and told so
 // to whoever waits for it or gave a callback. What batchers have gathered is sent first. What was sent without an
-// acknowledgement has reached the broker then; Flush fails with [ErrInDoubt] if some of that, since the last Flush, was on
-// a stream that was lost. Other publishes may go on meanwhile and are not waited for. A context without a deadline waits
-// as long as it takes.
+// acknowledgement has reached the broker then; Flush fails with [ErrInDoubt] if some of that, since the last Flush of the
+// client, was on a stream that was lost: see [Publisher.Flush] for those of one publisher. Other publishes may go on meanwhile
+// and are not waited for. A context without a deadline waits as long as it takes.
 func (c *Client) Flush(ctx context.Context) error {
-	c.mu.Lock()
-	batchers := slices.Collect(maps.Keys(c.batchers))
-	c.mu.Unlock()
-	for _, b := range batchers {
-		if err := b.Flush(ctx); err != nil {
-			return err
-		}
-	}
+	c.hurry(nil)
 	if err := c.publishes.wait(ctx); err != nil {
 		return err
 	}
 	for _, s := range c.publishers {
-		r := s.live()
-		if r == nil {
-			continue
-		}
-		sends, p := r.uncovered()
-		if p == nil {
-			continue
-		}
-		if err := p.barrier(ctx, r); err == nil {
-			r.cover(sends)
-		} else if !r.broken() {
+		if err := s.cover(ctx); err != nil {
 			return err
 		}
 	}
-	if c.sendsLost.Swap(false) {
+	return lossOf(&c.sendsLost)
+}
+
+// Flush is [Client.Flush] of what this Publisher value has published, its batchers included. It fails with [ErrInDoubt] for
+// losses of its own alone, since its last Flush.
+func (p *Publisher) Flush(ctx context.Context) error {
+	p.c.hurry(p)
+	if err := p.publishes.wait(ctx); err != nil {
+		return err
+	}
+	slots := p.c.publishers
+	if !p.c.o.roundRobin {
+		slots = []*slot{p.home}
+	}
+	for _, s := range slots {
+		if err := s.cover(ctx); err != nil {
+			return err
+		}
+	}
+	p.sent.settle()
+	return lossOf(&p.sent.lost)
+}
+
+func lossOf(lost *atomic.Bool) error {
+	if lost.Swap(false) {
 		return fmt.Errorf("%w: a stream was lost with publishes that no acknowledgement covers", ErrInDoubt)
+	}
+	return nil
+}
+
+// sends knows which publishes without an acknowledgement of one publisher have an unknown fate. It may be used from many
+// goroutines.
+type sends struct {
+	lost atomic.Bool
+
+	mu   sync.Mutex           // guards last
+	last map[*requests]uint64 // the number of the last one on each stream
+}
+
+// note notes a publish by its number on a stream.
+func (s *sends) note(r *requests, n uint64) {
+	s.mu.Lock()
+	_, known := s.last[r]
+	if s.last == nil {
+		s.last = make(map[*requests]uint64)
+	}
+	s.last[r] = max(s.last[r], n)
+	s.mu.Unlock()
+	if !known {
+		s.settle() // the streams before it may be lost: they are not kept for their sake
+	}
+}
+
+// settle notes the losses among them, and forgets those whose fate is known.
+func (s *sends) settle() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for r, n := range s.last {
+		covered, lost := r.fate(n)
+		if lost {
+			s.lost.Store(true)
+		}
+		if covered || lost {
+			delete(s.last, r)
+		}
+	}
+}
+
+// hurry makes batchers send what they have gathered: those of one publisher, or all if p is nil.
+func (c *Client) hurry(p *Publisher) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for b := range c.batchers {
+		if p == nil || b.p == p {
+			b.hurry()
+		}
+	}
+}
+
+// cover waits until the broker has read what was sent without an acknowledgement, or the stream is lost.
+func (s *slot) cover(ctx context.Context) error {
+	r := s.live()
+	if r == nil {
+		return nil
+	}
+	sends, p := r.uncovered()
+	if p == nil {
+		return nil
+	}
+	if err := p.barrier(ctx, r); err == nil {
+		r.cover(sends)
+	} else if !r.broken() {
+		return err
 	}
 	return nil
 }
@@ -78,6 +152,30 @@ type ledger struct {
 	current *span
 	sealed  []*span // that are not over
 	closed  bool    // no more may begin
+}
+
+// spans are those of one publish, in the ledgers of all who may flush it; nil where there is none.
+type spans [3]*span
+
+func (s spans) end() {
+	for _, o := range s {
+		if o != nil {
+			o.end()
+		}
+	}
+}
+
+// begin counts a publish in the ledgers of the client, the publisher and the batcher, if there is one.
+func (p *Publisher) begin(b *Batcher) (spans, error) {
+	whole, err := p.c.publishes.begin()
+	if err != nil {
+		return spans{}, err
+	}
+	s := spans{whole, p.publishes.beginAnyway()}
+	if b != nil {
+		s[2] = b.publishes.beginAnyway()
+	}
+	return s, nil
 }
 
 type span struct {

@@ -12,7 +12,7 @@ import (
 )
 
 // Publisher publishes to one stream of the client's tenant. It is a cheap handle: it holds no connection of its own,
-// and needs no closing. Events of one publisher are delivered in the order of its calls, as long as the caller makes
+// and needs no closing. Its methods may be called from many goroutines; do not copy it. Events of one publisher are delivered in the order of its calls, as long as the caller makes
 // one at a time; calls from several goroutines are carried out in some order.
 //
 // What each way of publishing waits for, and whether its outcome is known:
@@ -30,6 +30,9 @@ type Publisher struct {
 	namespace, stream string
 	home              *slot // of all publishes, unless they go round robin
 	invalid           error // of the names
+
+	publishes ledger
+	sent      sends
 }
 
 // Publisher returns a handle for a stream. Nothing is sent: a stream that does not exist shows at the first publish.
@@ -79,7 +82,7 @@ func (p *Publisher) SendBatch(ctx context.Context, payloads [][]byte) (err error
 	if err != nil {
 		return err
 	}
-	span, err := p.c.publishes.begin()
+	span, err := p.begin(nil)
 	if err != nil {
 		return err
 	}
@@ -127,7 +130,7 @@ func (p *Publisher) publish(ctx context.Context, payloads [][]byte, mode codec.A
 	if err != nil {
 		return err
 	}
-	span, err := p.c.publishes.begin()
+	span, err := p.begin(nil)
 	if err != nil {
 		return err
 	}

@@ -41,6 +41,8 @@ type requests struct {
 	sends   uint64        // publishes without an acknowledgement
 	covered uint64        // how many of them, from the first on, an acknowledgement behind them covers, or are known to be in doubt
 	sender  *Publisher    // of the last one
+	lost    bool          // the stream was, with those behind lostAt
+	lostAt  uint64
 }
 
 // call is a request that waits for its reply.
@@ -247,19 +249,33 @@ func (r *requests) fail(err error) {
 // stream looks broken: whoever finds it so finds the note too.
 func (r *requests) loseSendsLocked() {
 	if r.sends > r.covered {
+		if !r.lost {
+			r.lost, r.lostAt = true, r.covered
+		}
 		r.covered = r.sends
 		r.k.c.sendsLost.Store(true)
 	}
 }
 
+// fate reports what is known of a publish without an acknowledgement, by its number: that the broker has it, or that it may be
+// lost with the stream.
+func (r *requests) fate(send uint64) (covered, lost bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	lost = r.lost && send > r.lostAt
+	return send <= r.covered && !lost, lost
+}
+
 // noteSend counts a publish without an acknowledgement that was written.
 func (r *requests) noteSend(p *Publisher) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.sends, r.sender = r.sends+1, p
+	n := r.sends
 	if r.err != nil {
 		r.loseSendsLocked()
 	}
+	r.mu.Unlock()
+	p.sent.note(r, n)
 }
 
 // uncovered returns how many publishes without an acknowledgement there were, and who made the last of them; nil if they

@@ -231,10 +231,10 @@ func clientTTL(p *probe) {
 	cache := p.client().Cache(p.fx.Namespace, p.fx.Cache)
 	gone, stays, never := p.unique(), p.unique(), p.unique()
 	p.must("Put", cache.Put(p.ctx, stays, []byte("v"), client.NoExpiry))
-	p.must("Put", cache.Put(p.ctx, never, []byte("v"), 0))
+	p.must("Put", cache.Put(p.ctx, never, []byte("v"), 0)) // no expiry
 	p.must("Put", cache.Put(p.ctx, gone, []byte("v"), 100*time.Millisecond))
-	if _, err := cache.Get(p.ctx, never); !errors.Is(err, client.ErrMiss) {
-		p.fail("a miss after a lifetime of 0", fmt.Sprint(err))
+	if err := cache.Put(p.ctx, never, []byte("w"), -time.Second); !errors.Is(err, client.ErrInvalidTTL) {
+		p.fail(client.ErrInvalidTTL.Error(), fmt.Sprint(err))
 	}
 	end := p.deadline()
 	for {

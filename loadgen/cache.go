@@ -29,7 +29,7 @@ type CacheConfig struct {
 	Absent      bool          // keys are never stored: every get is a miss
 	Zipf        float64       // exponent of the keys' popularity, above 1; 0 is uniform
 	Value       int           // bytes
-	TTL         time.Duration // of puts; negative is for ever
+	TTL         time.Duration // of puts; 0 is for ever
 	Concurrency int           // callers, each with one call in flight
 	Rate        float64       // calls per second of an open loop, which start late if no caller is free; 0 is a closed loop
 	Pipeline    int           // keys of a get; puts have one

@@ -20,7 +20,7 @@ func cache(c *command) {
 		f.BoolVar(&flags.Absent, "absent", false, "do not store them: every get is a miss until a put")
 		f.Float64Var(&flags.Zipf, "zipf", 0, "`exponent` of the keys' popularity, above 1; 0 is uniform")
 		f.Var((*sizeValue)(&flags.Value), "value", "`size` of a value in bytes or with a unit, as in 4KiB")
-		f.DurationVar(&flags.TTL, "ttl", flags.TTL, "lifetime of an entry; negative is for ever")
+		f.DurationVar(&flags.TTL, "ttl", flags.TTL, "lifetime of an entry; 0 is for ever")
 		f.IntVar(&flags.Concurrency, "concurrency", flags.Concurrency, "callers, each with one call in flight")
 		f.Float64Var(&flags.Rate, "rate", 0, "`calls` per second of an open loop; latency counts from when a call is due, a free caller or not")
 		f.IntVar(&flags.Pipeline, "pipeline", flags.Pipeline, "keys of one get")
