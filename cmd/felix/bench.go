@@ -38,9 +38,10 @@ func (a *app) newBench() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "bench [STREAM]",
 		Short: "Measure latency and throughput, of a broker in this process or at a stream",
-		Long: `Measure latency from publish to delivery, and throughput, with every event accounted for: of a broker that is started in
-this process, or, if a stream is named, of the one that the context leads to. Nobody else may publish to the stream
-meanwhile. The command loadgen does the same and more, and is optimized by a profile, as the broker is: its figures are better.`,
+		Long: `Measure latency from publish to delivery, and throughput, with every event accounted for: of a broker that is started
+in this process, or, if a stream is named, of the one that the context leads to. Nobody else may publish to the stream
+meanwhile. The command loadgen does the same and more, and is optimized by a profile, as the broker is: its figures
+are better.`,
 		Example: `  felix bench --fanout 64 --payload 4096
   felix bench --batch 1 --window 1            # latency of a lone event
   felix bench demo --rate 10000 --duration 10s`,

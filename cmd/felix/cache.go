@@ -37,11 +37,11 @@ func (a *app) newCacheGet(cache *string) *cobra.Command {
 		Short: "Print what is stored under keys",
 		Long: `Print what is stored under keys. Exit code 4 says that one was missing.
 
-By default each value is printed on a line of its own, which a terminal gets quoted if it could do something else than print. --output raw
-prints values byte for byte and nothing else, but what --delimiter says follows each.
+By default each value is printed on a line of its own, which a terminal gets quoted if it could do something else than
+print. --output raw prints values byte for byte and nothing else, but what --delimiter says follows each.
 
-JSON has "payload" for a value that is text (UTF-8) and "payload_base64" for others, and versions as texts, because many readers of
-JSON round numbers of that size: --if-version takes them as they are.`,
+JSON has "payload" for a value that is text (UTF-8) and "payload_base64" for others, and versions as texts, because
+many readers of JSON round numbers of that size: --if-version takes them as they are.`,
 		Example: `  felix cache get greeting
   felix cache get avatar --output raw > me.png
   felix cache put greeting hi --if-version $(felix cache get greeting -o json | jq -r '.[0].version')`,
@@ -104,8 +104,8 @@ func (a *app) newCachePut(cache *string) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "put KEY [VALUE]",
 		Short: "Store a value",
-		Long: `Store a value under a key, byte for byte: the argument, the content of a file, or all of the standard input, which an argument - and
-a file - stand for as well.
+		Long: `Store a value under a key, byte for byte: the argument, the content of a file, or all of the standard input, which an
+argument - and a file - stand for as well.
 
 With --if-absent or --if-version nothing is replaced but what is meant (exit code 1 if there is something else).`,
 		Example: `  felix cache put greeting hello --ttl 10m
@@ -205,11 +205,12 @@ func (a *app) newCacheWatch(cache *string) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "watch",
 		Short: "Print the changes of a cache",
-		Long: `Print the changes of a cache, each with its key and version, until an interrupt or --count: set, deleted, expired and evicted.
-Values are not told. A "reset" says that anything may have changed: it comes first, and whenever changes were missed.
+		Long: `Print the changes of a cache, each with its key and version, until an interrupt or --count: set, deleted, expired and
+evicted. Values are not told. A "reset" says that anything may have changed: it comes first, and whenever changes were
+missed.
 
---output json is one array, whose end comes with that of the command; ndjson is an object per line. Versions are texts, as in
-"felix cache get".`,
+--output json is one array, whose end comes with that of the command; ndjson is an object per line. Versions are
+texts, as in "felix cache get".`,
 		Args: arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) (err error) {
 			if count < 0 {

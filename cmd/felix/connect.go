@@ -88,8 +88,8 @@ type resolved struct {
 	origins []setting
 }
 
-// resolve fills in what flags leave open: from variables, the context and defaults. Of the token's two forms, and of the
-// certificates', the one that is nearer in this order counts.
+// resolve fills in what flags leave open: from variables, the context and defaults. Of the token's two forms, and of
+// the certificates', the one that is nearer in this order counts.
 func (a *app) resolve() (*resolved, error) {
 	all, err := readContexts()
 	if err != nil {
@@ -285,8 +285,9 @@ func (a *app) connect(ctx context.Context, opts ...client.Option) (*client.Clien
 	return nil, nil, usageError{error: err} // a setting
 }
 
-// untilRefused returns a context that ends with [errRefused] once the systems at all addresses of addr have said that nothing listens
-// there. QUIC itself does not notice: it goes on until the attempt has run out of time. The function that it returns ends the watch.
+// untilRefused returns a context that ends with [errRefused] once the systems at all addresses of addr have said that
+// nothing listens there. QUIC itself does not notice: it goes on until the attempt has run out of time. The function
+// that it returns ends the watch.
 func untilRefused(ctx context.Context, addr string) (context.Context, func()) {
 	watched, cancel := context.WithCancelCause(ctx)
 	var work sync.WaitGroup
@@ -321,7 +322,8 @@ func untilRefused(ctx context.Context, addr string) (context.Context, func()) {
 	}
 }
 
-// probe returns the error that the system reports for a UDP address. It waits for one until ctx ends, and returns nil then.
+// probe returns the error that the system reports for a UDP address. It waits for one until ctx ends, and returns nil
+// then.
 func probe(ctx context.Context, addr string) error {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "udp", addr)
@@ -349,8 +351,8 @@ func newConfigValidate() *cobra.Command {
 	return &cobra.Command{
 		Use:   "validate CATALOG",
 		Short: "Check a catalog as a broker would",
-		Long: `Check a catalog, and the files of keys that it names, as a broker would: exit code 1 and all problems with their lines if it
-would refuse it. The broker's own settings are checked by broker --validate-config.`,
+		Long: `Check a catalog, and the files of keys that it names, as a broker would: exit code 1 and all problems with their lines
+if it would refuse it. The broker's own settings are checked by broker --validate-config.`,
 		Args: arguments(1, 1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			_, err := catalog.Load(args[0])
@@ -366,8 +368,8 @@ func (a *app) newConfigShow() *cobra.Command {
 		Short: "Show what leads to the broker, and where each value comes from",
 		Long: `Show what leads to the broker, and where each value comes from. Tokens are not shown.
 
-Beside these, the FELIX_* variables of the Go client (FELIX_CLIENT_CONFIG among them) tune its connections; those that are
-set are listed as well.`,
+Beside these, the FELIX_* variables of the Go client (FELIX_CLIENT_CONFIG among them) tune its connections; those that
+are set are listed as well.`,
 		Args: arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			r, err := a.resolve()

@@ -35,12 +35,13 @@ func contextsPath() (string, error) {
 	return filepath.Join(dir, "felix", "contexts.yaml"), nil
 }
 
-// readContexts reads the file for a command that can do without: where there is no place for one, there are no contexts.
+// readContexts reads the file for a command that can do without: where there is no place for one, there are no
+// contexts.
 func readContexts() (*contexts, error) {
-	if path, err := contextsPath(); err != nil {
-		return &contexts{path: path}, nil
+	if _, err := contextsPath(); err == nil {
+		return loadContexts()
 	}
-	return loadContexts()
+	return &contexts{}, nil
 }
 
 // loadContexts reads the file. One that is not there holds nothing.
@@ -147,8 +148,8 @@ func (a *app) newContextAdd() *cobra.Command {
 		Short: "Add a context, or replace it, with the connection flags as its content",
 		Long: `Add a context, or replace it. The flags that lead to a broker are its content. The first context is the one in use.
 
-A token given with --token is written into the file of contexts, which only its owner can read. With --token-file the file
-is read anew whenever a stream is opened, so that something else can renew the token.`,
+A token given with --token is written into the file of contexts, which only its owner can read. With --token-file the
+file is read anew whenever a stream is opened, so that something else can renew the token.`,
 		Example: "  felix context add prod --addr broker.example:5000 --tenant t1 --token-file ~/.felix-token --ca ca.pem",
 		Args:    arguments(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {

@@ -36,18 +36,18 @@ func (a *app) newDev() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "dev",
 		Short: "Run a broker for development, and make a context that leads to it",
-		Long: `Run a broker for development until an interrupt: with a tenant, streams, a cache, a certificate and a token for everything
-in the tenant. Events and cache entries live in memory.
+		Long: `Run a broker for development until an interrupt: with a tenant, streams, a cache, a certificate and a token for
+everything in the tenant. Events and cache entries live in memory.
 
-It makes the context "dev" (or the one of --context), which is used at once if there is no other. If another felix dev runs and has that
-context, it makes "dev-2" and so on, which ends with it. Where there is no place for contexts, or with --no-context, it prints the flags
-that lead to the broker instead.
+It makes the context "dev" (or the one of --context), which is used at once if there is no other. If another felix dev
+runs and has that context, it makes "dev-2" and so on, which ends with it. Where there is no place for contexts, or
+with --no-context, it prints the flags that lead to the broker instead.
 
-The settings of the broker hold for it too: FELIX_* variables, and the file that FELIX_BROKER_CONFIG names; flags win over them. It logs to
-the standard error, as FELIX_LOG_LEVEL and FELIX_LOG_FORMAT say.
+The settings of the broker hold for it too: FELIX_* variables, and the file that FELIX_BROKER_CONFIG names; flags win
+over them. It logs to the standard error, as FELIX_LOG_LEVEL and FELIX_LOG_FORMAT say.
 
-What it makes is kept in a directory, which it names, so that clients and their tokens go on over a restart: by default one for each context
-beside the file of contexts. With --dir '' nothing is kept.
+What it makes is kept in a directory, which it names, so that clients and their tokens go on over a restart: by
+default one for each context beside the file of contexts. With --dir '' nothing is kept.
   ca.pem, ca-key.pem  certificate authority that clients trust, and its private key
   cert.pem, key.pem   certificate of the broker, and its private key; another of the same authority is made when they expire
   signing-key.pem     private key that signs tokens (felix token mint --key)
@@ -91,8 +91,8 @@ type development struct {
 	home *devHome
 }
 
-// load reads the settings: flags win over variables, these over the file, and that over the defaults of this command. It reports whether
-// streams and the cache were named.
+// load reads the settings: flags win over variables, these over the file, and that over the defaults of this command.
+// It reports whether streams and the cache were named.
 func (d *development) load(c *cobra.Command) (loaded *settings.Loaded, streams, cache bool, err error) {
 	d.process, d.broker, d.ops, d.logs = brokerd.DefaultProcess(), broker.DefaultConfig(), ops.DefaultSettings(), logs.DefaultSettings()
 	d.broker.Bind, d.ops.Bind, d.ops.DrainDelay = d.bind, d.metrics, 0
@@ -328,8 +328,8 @@ func (d *development) announce(stdout io.Writer, dev *broker.Dev, server *ops.Se
 	return nil
 }
 
-// reachable is an address that leads to a socket from this machine: one that is bound to all addresses has no name in the
-// certificate.
+// reachable is an address that leads to a socket from this machine: one that is bound to all addresses has no name in
+// the certificate.
 func reachable(bound net.Addr) string {
 	switch addr := bound.(type) {
 	case *net.UDPAddr:
@@ -358,9 +358,9 @@ func newDevCert() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "cert [HOST...]",
 		Short: "Make a certificate authority for development, and a certificate for a broker",
-		Long: `Make a certificate authority for development, and a certificate of it for hosts, which are names and IP addresses: localhost
-and the loopback addresses if there are none. It is for servers and clients, and lives for 30 days. The authority's key is
-not kept: another call makes another authority.
+		Long: `Make a certificate authority for development, and a certificate of it for hosts, which are names and IP addresses:
+localhost and the loopback addresses if there are none. It is for servers and clients, and lives for 30 days. The
+authority's key is not kept: another call makes another authority.
 
 It writes ca.pem, cert.pem and key.pem, and replaces none without --force.`,
 		Example: `  felix dev cert --dir ./felix-dev broker.internal 10.0.0.7`,

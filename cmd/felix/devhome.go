@@ -34,7 +34,8 @@ const (
 // devContext is the context that felix dev makes. One that runs beside another makes devContext-2, and so on.
 const devContext = "dev"
 
-// devHome is where a felix dev keeps what it makes, and the context that leads to it. Nobody else has them while it runs.
+// devHome is where a felix dev keeps what it makes, and the context that leads to it. Nobody else has them while it
+// runs.
 type devHome struct {
 	context string // empty for none
 	dir     string // empty for none: everything is in memory and in the context
@@ -44,8 +45,8 @@ type devHome struct {
 	removeDir, removeContext bool
 }
 
-// openHome finds a context and a directory that no other felix dev has. The context may be named, and so may the directory unless dir is
-// nil.
+// openHome finds a context and a directory that no other felix dev has. The context may be named, and so may the
+// directory unless dir is nil.
 func openHome(named string, dir *string, noContext bool, errOut io.Writer) (*devHome, error) {
 	h := &devHome{}
 	err := h.open(named, dir, noContext, errOut)
@@ -99,7 +100,8 @@ func (h *devHome) open(named string, dir *string, noContext bool, errOut io.Writ
 	return nil
 }
 
-// takeContext takes the context of a name, or the first of dev, dev-2 and so on that no felix dev has and that felix dev may replace.
+// takeContext takes the context of a name, or the first of dev, dev-2 and so on that no felix dev has and that felix
+// dev may replace.
 func (h *devHome) takeContext(named string) error {
 	all, err := loadContexts()
 	if err != nil {
@@ -162,8 +164,8 @@ func (h *devHome) close() {
 	}
 }
 
-// readKept completes o by what the directory holds from the last time: what it serves, unless that was named, and its keys.
-// Certificates and keys that are missing, expired or for other hosts are made.
+// readKept completes o by what the directory holds from the last time: what it serves, unless that was named, and its
+// keys. Certificates and keys that are missing, expired or for other hosts are made.
 func (h *devHome) readKept(o *broker.DevOptions, ownCertificate bool, streamsNamed, cacheNamed bool, errOut io.Writer) (*tls.Certificate, error) {
 	kept, err := catalog.Load(filepath.Join(h.dir, fileCatalog))
 	switch {
@@ -228,8 +230,8 @@ func names[T any](in map[string]T, first []string) (all []string) {
 // renewBefore is how long a certificate has to be valid yet when a broker starts with it.
 const renewBefore = 15 * 24 * time.Hour
 
-// keptCertificate returns the certificate of a directory. If its authority is there, one that expires soon or lacks a host is replaced by
-// another of the same authority, so that clients trust it as well.
+// keptCertificate returns the certificate of a directory. If its authority is there, one that expires soon or lacks a
+// host is replaced by another of the same authority, so that clients trust it as well.
 func keptCertificate(dir string, hosts []string, errOut io.Writer) (*tls.Certificate, error) {
 	path := func(name string) string { return filepath.Join(dir, name) }
 	cert, err := tls.LoadX509KeyPair(path(fileCert), path(fileKey))
@@ -265,8 +267,8 @@ func isFor(cert *tls.Certificate, hosts []string) bool {
 	return !slices.ContainsFunc(hosts, func(host string) bool { return cert.Leaf.VerifyHostname(host) != nil })
 }
 
-// issue makes a certificate of an authority and writes it to the directory, with the certificate of the authority and, if it is to be kept,
-// its key.
+// issue makes a certificate of an authority and writes it to the directory, with the certificate of the authority
+// and, if it is to be kept, its key.
 func issue(ca *devca.CA, dir string, hosts []string, keep bool) (*tls.Certificate, error) {
 	cert, err := ca.Issue(hosts...)
 	if err != nil {

@@ -59,8 +59,8 @@ func newDoctor() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check whether this machine is good for a broker, and say what to change",
-		Long: `Check whether this machine is good for a broker, and say what to change: UDP buffers, segmentation offload on a socket on
-loopback, the limit of open files, the clock and the kernel. Exit code 1 says that there is something to mend.`,
+		Long: `Check whether this machine is good for a broker, and say what to change: UDP buffers, segmentation offload on a socket
+on loopback, the limit of open files, the clock and the kernel. Exit code 1 says that there is something to mend.`,
 		Args: arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			m, err := examine()

@@ -222,15 +222,16 @@ func classifyRefusal(text string) (code int, hint string) {
 		return exitUnreachable, hintAuth
 	case codec.CodeForbidden:
 		return exitUnreachable, `the token does not allow this: --token or --token-file gives another; "felix token inspect" shows what it allows`
+	default:
+		return exitError, ""
 	}
-	return exitError, ""
 }
 
 // packageNames are in front of errors of this module's packages. They are of no use to users of a command.
 var packageNames = regexp.MustCompile(`(^|[\s(])(?:auth|broker|catalog|client|devca|loadgen|logs|ops|quicx|settings): `)
 
-// plain is the text of an error for a terminal: without names of packages, and with everything escaped that a terminal could take for
-// more than text.
+// plain is the text of an error for a terminal: without names of packages, and with everything escaped that a
+// terminal could take for more than text.
 func plain(err error) string {
 	text := err.Error()
 	for _, peer := range peerTexts(err) {
@@ -247,7 +248,8 @@ func plain(err error) string {
 	return text
 }
 
-// peerTexts are the parts of an error's text that a peer has written. A line of theirs must not look like one of this program.
+// peerTexts are the parts of an error's text that a peer has written. A line of theirs must not look like one of this
+// program.
 func peerTexts(err error) (texts []string) {
 	switch e := err.(type) { //nolint:errorlint // the tree is walked here
 	case nil:
@@ -270,8 +272,8 @@ func peerTexts(err error) (texts []string) {
 	return texts
 }
 
-// escape writes what is not printable in the form of a Go string: control characters, line ends, marks that change the direction of
-// text, and bytes that are not UTF-8.
+// escape writes what is not printable in the form of a Go string: control characters, line ends, marks that change
+// the direction of text, and bytes that are not UTF-8.
 func escape(text string) string {
 	if isPrintable(text) {
 		return text
@@ -302,7 +304,8 @@ func isBrokenPipe(err error) bool {
 	return isOutputError(err) && errors.Is(err, syscall.EPIPE)
 }
 
-// dieOfBrokenPipe ends the process as a write to a closed pipe does if nobody handles it. It returns if w is no pipe of the process.
+// dieOfBrokenPipe ends the process as a write to a closed pipe does if nobody handles it. It returns if w is no pipe
+// of the process.
 func dieOfBrokenPipe(w io.Writer) {
 	signal.Reset(syscall.SIGPIPE)
 	if f, ok := w.(*os.File); ok {

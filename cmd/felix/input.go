@@ -23,8 +23,8 @@ import (
 // standardInput is the argument and the name of a file that stand for the standard input.
 const standardInput = "-"
 
-// maxInput returns how many bytes an event or a value may have: what a frame holds. FELIX_MAX_FRAME_BYTES says how much that is, as it does
-// for the client.
+// maxInput returns how many bytes an event or a value may have: what a frame holds. FELIX_MAX_FRAME_BYTES says how
+// much that is, as it does for the client.
 func maxInput() (int, error) {
 	limit := struct {
 		Bytes int `env:"FELIX_MAX_FRAME_BYTES" unit:"bytes" min:"0"`
@@ -85,8 +85,8 @@ func (d *delimiter) Set(text string) error {
 // Type implements pflag.Value.
 func (d *delimiter) Type() string { return "text" }
 
-// readAll reads all of r, which has at most limit bytes, unless ctx ends before. A person at a terminal is told that something is expected:
-// what.
+// readAll reads all of r, which has at most limit bytes, unless ctx ends before. A person at a terminal is told that
+// something is expected: what.
 func readAll(ctx context.Context, r io.Reader, limit int, what string, errOut io.Writer) ([]byte, error) {
 	tellReading(r, what, errOut)
 	type result struct {
@@ -116,8 +116,8 @@ func tellReading(r io.Reader, what string, errOut io.Writer) {
 	}
 }
 
-// readEvents returns a function that yields what stands between delimiters in r, none of which may be longer than limit, and io.EOF at
-// the end. A delimiter at the very end begins no event. It ends with ctx.
+// readEvents returns a function that yields what stands between delimiters in r, none of which may be longer than
+// limit, and io.EOF at the end. A delimiter at the very end begins no event. It ends with ctx.
 func readEvents(ctx context.Context, r io.Reader, end delimiter, limit int) func() ([]byte, error) {
 	events := make(chan []byte)
 	var failure error // why there are no more, set before events is closed

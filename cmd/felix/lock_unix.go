@@ -8,7 +8,8 @@ import (
 	"syscall"
 )
 
-// lockFile takes a lock that lasts until the file is closed or the process ends. It returns nil and no error if another process has it.
+// lockFile takes a lock that lasts until the file is closed or the process ends. It returns nil and no error if
+// another process has it.
 func lockFile(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {

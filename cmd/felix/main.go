@@ -59,12 +59,12 @@ type app struct {
 	patient atomic.Bool // the command bounds by itself how long its end takes
 }
 
-// grace is how long a command may take to end after a signal, unless it is patient: it may wait for a peer, or for the reader of its
-// output.
+// grace is how long a command may take to end after a signal, unless it is patient: it may wait for a peer, or for
+// the reader of its output.
 const grace = 5 * time.Second
 
-// untilSignal returns a context that ends at the first signal that asks the process to end. A second one ends it at once,
-// and so does the passing of [grace].
+// untilSignal returns a context that ends at the first signal that asks the process to end. A second one ends it at
+// once, and so does the passing of [grace].
 func (a *app) untilSignal(stderr io.Writer) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	ends := []os.Signal{os.Interrupt, syscall.SIGTERM}

@@ -130,8 +130,8 @@ func printJSON(w io.Writer, f format, v any) error {
 	return asOutput(err)
 }
 
-// escapeJSON escapes the characters of JSON strings that are not printable and that JSON itself leaves alone, such as marks that change the
-// direction of text. The values stay the same.
+// escapeJSON escapes the characters of JSON strings that are not printable and that JSON itself leaves alone, such as
+// marks that change the direction of text. The values stay the same.
 func escapeJSON(text []byte) []byte {
 	odd := func(r rune) bool { return r >= utf8.RuneSelf && !unicode.IsPrint(r) }
 	if bytes.IndexFunc(text, odd) < 0 {

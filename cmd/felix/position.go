@@ -18,8 +18,8 @@ import (
 // savePeriod is how often the position of felix sub --resume is written while it changes.
 const savePeriod = time.Second
 
-// positionFile keeps the position behind what was printed in a file. It is written by a goroutine of its own, so that an interrupt
-// saves the position even if the output is blocked. Begin at [openPosition].
+// positionFile keeps the position behind what was printed in a file. It is written by a goroutine of its own, so that
+// an interrupt saves the position even if the output is blocked. Begin at [openPosition].
 type positionFile struct {
 	path  string
 	begin *client.Position // what the file held; nil if there was none

@@ -33,11 +33,11 @@ func (a *app) newPub() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "pub STREAM [PAYLOAD]",
 		Short: "Publish events",
-		Long: `Publish events to a stream: the payload, the content of a file, or each line of the standard input. A payload - and a file - are
-the standard input too; the latter is one event.
+		Long: `Publish events to a stream: the payload, the content of a file, or each line of the standard input. A payload - and a
+file - are the standard input too; the latter is one event.
 
-Bytes are published as they are. Of a line only its end is taken off, "\n"; --delimiter names another end, such as \0 or \r\n, and
-without any (--delimiter '') the whole input is one event.
+Bytes are published as they are. Of a line only its end is taken off, "\n"; --delimiter names another end, such as \0
+or \r\n, and without any (--delimiter '') the whole input is one event.
 
 With --template, payloads are templates (Go's text/template) that are filled in for each event:
   {{.Count}}        number of the event, from 1
@@ -48,8 +48,8 @@ With --template, payloads are templates (Go's text/template) that are filled in 
   {{int 1 100}}     random integer between the two
 With --template and lines, the payload is the template, if there is one, and each line fills in .Line.
 
-The number of published events goes to the standard error. Each was acknowledged; with --ack=false it is the number of events that were
-sent, of which nobody says what has become. What failed may have been published in part.`,
+The number of published events goes to the standard error. Each was acknowledged; with --ack=false it is the number of
+events that were sent, of which nobody says what has become. What failed may have been published in part.`,
 		Example: `  felix pub orders hello
   tail -f log | felix pub logs
   find . -print0 | felix pub files --delimiter '\0'

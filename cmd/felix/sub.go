@@ -31,15 +31,17 @@ func (a *app) newSub() *cobra.Command {
 		Short: "Print the events of a stream",
 		Long: `Print the events of a stream, each with its offset, until an interrupt or --count.
 
-Events go to the standard output. What was lost, and connections that are lost and come back, go to the standard error. How far a subscription lags behind is known to the broker: see "felix top".
+Events go to the standard output. What was lost, and connections that are lost and come back, go to the standard
+error. How far a subscription lags behind is known to the broker: see "felix top".
 
---resume keeps the position in a file: the next call goes on behind the last event that was printed, and says if the broker
-does not have all of them any more. --from says where to begin as long as there is no such file. The file is written as soon as
-the subscription has begun, then every second if events were printed, and at the end: after an interrupt (SIGINT, SIGTERM, SIGHUP)
-and when the reader of the output goes away, too. After kill -9 up to a second of events is printed again.
+--resume keeps the position in a file: the next call goes on behind the last event that was printed, and says if the
+broker does not have all of them any more. --from says where to begin as long as there is no such file. The file is
+written as soon as the subscription has begun, then every second if events were printed, and at the end: after an
+interrupt (SIGINT, SIGTERM, SIGHUP) and when the reader of the output goes away, too. After kill -9 up to a second of
+events is printed again.
 
-JSON has "offset", if the broker tells offsets, and "payload" for a payload that is text (UTF-8) or "payload_base64" for others. --output json
-is one array, whose end comes with that of the command; ndjson is an object per line.
+JSON has "offset", if the broker tells offsets, and "payload" for a payload that is text (UTF-8) or "payload_base64"
+for others. --output json is one array, whose end comes with that of the command; ndjson is an object per line.
 
 If something was lost, the last line on the standard error is a summary.`,
 		Example: `  felix sub orders
@@ -131,7 +133,8 @@ const (
 	fromEarliest = "earliest"
 )
 
-// How long to wait for events before a look at the position, which can change without any: until it is known, and later.
+// How long to wait for events before a look at the position, which can change without any: until it is known, and
+// later.
 const (
 	firstLook = 20 * time.Millisecond
 	look      = savePeriod / 2
@@ -140,7 +143,7 @@ const (
 // print prints events until there are enough. An interrupt is the ordinary end of a subscription that has none; of one
 // that waits for a number, it is a failure.
 func (s *subscribing) print(ctx context.Context, subscription *client.Subscription, p *eventPrinter, position *positionFile, errOut io.Writer) error {
-	begun := false
+	begun, told := false, false
 	for every := firstLook; !p.enough(s.count); {
 		err := s.printFor(ctx, every, subscription, p, position, errOut)
 		switch {
@@ -155,6 +158,9 @@ func (s *subscribing) print(ctx context.Context, subscription *client.Subscripti
 		if at, known := subscription.Position(); known && !begun {
 			begun, every = true, look
 			s.sayBegin(errOut, p, at)
+		} else if !known && !told && position != nil && p.events > 0 {
+			told = true
+			fmt.Fprintf(errOut, "the broker does not tell positions: none is kept in %s\n", s.resume)
 		}
 	}
 	return nil
@@ -189,8 +195,8 @@ func (s *subscribing) printFor(
 	return ctx.Err()
 }
 
-// sayBegin says what is not kept any more of a stream that is to be read from its beginning, as soon as that is known: at is behind
-// what was printed.
+// sayBegin says what is not kept any more of a stream that is to be read from its beginning, as soon as that is
+// known: at is behind what was printed.
 func (s *subscribing) sayBegin(errOut io.Writer, p *eventPrinter, at client.Position) {
 	first := at.Offset
 	if p.events > 0 {
@@ -263,6 +269,7 @@ func (p *eventPrinter) event(body []byte, offset uint64, hasOffset bool) (err er
 			e.Offset = &offset
 		}
 		err = p.list.add(e)
+	default: // no other is accepted
 	}
 	return err
 }

@@ -54,8 +54,9 @@ func (a *app) newTokenInspect() *cobra.Command {
 		Short: "Show what a token says",
 		Long: `Show what a token says: the argument, one on the standard input if the argument is "-", or the one that commands use.
 
-Its signature is verified only with --jwks. Exit code 1 says that a broker, with these keys if there are any, would refuse the token: it
-has expired, for instance. Brokers accept a token for 60 seconds after it has expired, to allow for their clocks.`,
+Its signature is verified only with --jwks. Exit code 1 says that a broker, with these keys if there are any, would
+refuse the token: it has expired, for instance. Brokers accept a token for 60 seconds after it has expired, to allow
+for their clocks.`,
 		Args: arguments(0, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			token, err := a.tokenToInspect(c, args)

@@ -51,12 +51,12 @@ func (a *app) newTop() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "top",
 		Short: "Watch a broker: streams, subscriptions, lag and drops",
-		Long: `Watch a broker by its metrics: connections, subscriptions, events, and for each stream its subscriptions, how many bytes wait
-in the longest of their queues (lag), and what the present subscriptions have lost. It goes on until an interrupt, over restarts of the
-broker too, and shows at the top which broker that is.
+		Long: `Watch a broker by its metrics: connections, subscriptions, events, and for each stream its subscriptions, how many
+bytes wait in the longest of their queues (lag), and what the present subscriptions have lost. It goes on until an
+interrupt, over restarts of the broker too, and shows at the top which broker that is.
 
-The context says where the metrics are; for a broker of --addr, --metrics-url does, and without it port 8080 of the same host is asked.
---output json is one array, or one object with --once; ndjson is an object per line.`,
+The context says where the metrics are; for a broker of --addr, --metrics-url does, and without it port 8080 of the
+same host is asked. --output json is one array, or one object with --once; ndjson is an object per line.`,
 		Example: `  felix top
   felix top --once --output json`,
 		Args: arguments(0, 0),
@@ -84,8 +84,8 @@ The context says where the metrics are; for a broker of --addr, --metrics-url do
 	return c
 }
 
-// watchBroker looks at the broker until an interrupt. The first look has to succeed; later the broker may go and come back, as the context
-// then says.
+// watchBroker looks at the broker until an interrupt. The first look has to succeed; later the broker may go and come
+// back, as the context then says.
 func (a *app) watchBroker(c *cobra.Command, interval time.Duration, format format) (err error) {
 	ctx, w := c.Context(), c.OutOrStdout()
 	list := jsonList{w: w, format: format}
@@ -199,7 +199,8 @@ func takeSnapshot(ctx context.Context, r *resolved) (*snapshot, error) {
 // getter reads what is at a URL.
 type getter func(ctx context.Context, from string, read func(io.Reader) error) error
 
-// metricsClient returns what asks the server of metrics, with its token and the authorities that the broker is trusted with.
+// metricsClient returns what asks the server of metrics, with its token and the authorities that the broker is
+// trusted with.
 func (r *resolved) metricsClient() (getter, error) {
 	conf, err := r.tls()
 	if err != nil {

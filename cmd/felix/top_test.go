@@ -8,7 +8,8 @@ import (
 	"github.com/felix-mq/felix/broker"
 )
 
-// A broker that has begun anew has no negative rates, and one that has overtaken its former count is noticed by its start.
+// A broker that has begun anew has no negative rates, and one that has overtaken its former count is noticed by its
+// start.
 func TestRatesOverRestart(t *testing.T) {
 	began := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	at := func(seconds int, started *time.Time, events uint64) *snapshot {

@@ -1,5 +1,5 @@
-// Package brokerd holds the settings that concern a process with a broker in it, for the programs that run one: the command
-// broker and felix dev. Settings of the broker itself are in package broker. Begin at [Process].
+// Package brokerd holds the settings that concern a process with a broker in it, for the programs that run one: the
+// command broker and felix dev. Settings of the broker itself are in package broker. Begin at [Process].
 package brokerd
 
 // FileVariable names the YAML file of settings.

@@ -27,7 +27,8 @@ const (
 	caLife   = 365 * 24 * time.Hour
 )
 
-// CA is a certificate authority. Its key lives in memory only unless [CA.KeyPEM] is written down. Its methods may be called from any goroutine.
+// CA is a certificate authority. Its key lives in memory only unless [CA.KeyPEM] is written down. Its methods may be
+// called from any goroutine.
 type CA struct {
 	key  *ecdsa.PrivateKey
 	cert *x509.Certificate
@@ -85,9 +86,9 @@ func (ca *CA) Issue(hosts ...string) (tls.Certificate, error) {
 	return sign(t, ca.cert, key, ca.key)
 }
 
-// SelfSigned makes a certificate that signs itself, valid for 30 days, and a pool that trusts it. Hosts are names and IP
-// addresses; without a name among them it is also valid for localhost, and without any host for the loopback addresses as
-// well.
+// SelfSigned makes a certificate that signs itself, valid for 30 days, and a pool that trusts it. Hosts are names and
+// IP addresses; without a name among them it is also valid for localhost, and without any host for the loopback
+// addresses as well.
 func SelfSigned(hosts ...string) (tls.Certificate, *x509.CertPool, error) {
 	t, key, err := leaf(hosts)
 	if err != nil {
