@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -27,10 +28,10 @@ func peersRows(bool) []row {
 	var all []row
 	for _, payload := range []int{256, 4096} {
 		for _, fanout := range []int{1, 10, 64} {
-			all = append(all, rowOf(batches(payload, fanout, fanout), throughput))
+			all = append(all, rowOf(batches(payload, fanout, fanout), throughput, cpu))
 		}
 	}
-	all = append(all, rowOf(documents(batches(4096, 10, 10)), throughput))
+	all = append(all, rowOf(documents(batches(4096, 10, 10)), throughput, cpu))
 	for _, fanout := range []int{1, 10, 64} {
 		all = append(all, rowOf(single(1024, fanout, fanout), p50, p99, p999))
 	}
@@ -42,7 +43,7 @@ func writePeers(out io.Writer, o *options, results []outcome) {
 		"the ratios of single rounds. Each system runs with the settings with which a sweep found it at its best for that load.\n"+
 		"One publisher; each subscription has a connection of its own. Everything on loopback, nothing unaccounted.\n", o.rounds)
 	for _, kind := range []struct{ prefix, head string }{
-		{"throughput", "Throughput: 64 events at a time, random bytes, at most 1 MiB in flight unless the settings say otherwise; payload delivered to\nall subscriptions together. More is better."},
+		{"throughput", "Throughput: 64 events at a time, random bytes, at most 1 MiB in flight unless the settings say otherwise; payload delivered to\nall subscriptions together. More MB/s are better, and less processor time for a gigabyte: that of all processes of a run,\nwith its start and end."},
 		{"json", "The same with JSON documents, which Felix compresses. What is delivered is counted as it was published."},
 		{"latency", "Latency: 1 KiB, one event at a time, publish to receipt. Less is better."},
 	} {
@@ -85,7 +86,7 @@ func (r *row) compare(t table, o *options, results []outcome) table {
 			continue
 		}
 		for _, m := range r.metrics {
-			line = append(line, spread(values(runs[system], m.of)))
+			line = append(line, spreadAs(cmp.Or(m.form, "%.0f"), values(runs[system], m.of)))
 		}
 		for _, m := range r.metrics {
 			var ratio string

@@ -174,7 +174,7 @@ var (
 
 func colorOf(system string) color.Color {
 	switch _, secure := peerOf(system); {
-	case system == felixName:
+	case baseName(system) == felixName:
 		return felixColor
 	case secure:
 		return tlsColor

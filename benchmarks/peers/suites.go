@@ -35,7 +35,8 @@ var suites = []suite{floorSuite, peersSuite, matrixSuite}
 // metric is a figure of a run, and what Felix is wanted to reach in it.
 type metric struct {
 	name   string
-	lower  bool // is better
+	lower  bool   // is better
+	form   string // of its figures; empty is %.0f
 	of     func(*outcome) float64
 	limits map[string]limit // by the system that Felix is compared with
 }
@@ -43,7 +44,7 @@ type metric struct {
 // Figures that the tables have. Those of latency are in µs.
 var (
 	throughput = metric{name: "MB/s", of: func(o *outcome) float64 { return o.Result.DeliveredBytesPerSecond / 1e6 }}
-	cpu        = metric{name: "CPU s/GB", lower: true, of: func(o *outcome) float64 { return o.cpuPerGB() }}
+	cpu        = metric{name: "CPU s/GB", lower: true, form: "%.1f", of: func(o *outcome) float64 { return o.cpuPerGB() }}
 	deliveries = metric{name: "deliveries/s", of: func(o *outcome) float64 { return o.Result.DeliveredPerSecond }}
 	p50        = metric{name: "p50 µs", lower: true, of: func(o *outcome) float64 { return o.Result.Latency.P50 }}
 	p99        = metric{name: "p99 µs", lower: true, of: func(o *outcome) float64 { return o.Result.Latency.P99 }}

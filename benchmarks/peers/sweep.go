@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/signal"
 	"regexp"
@@ -147,14 +148,10 @@ func (o *options) settingsOf(row, system string) (set settings, swept bool) {
 	if !strings.HasSuffix(system, defaultSuffix) && o.sweeps != nil {
 		if b := o.sweeps.find(row, system); b != nil {
 			swept = true
-			for name, value := range b.Settings {
-				set[name] = value
-			}
+			maps.Copy(set, b.Settings)
 		}
 	}
-	for name, value := range o.fixed {
-		set[name] = value
-	}
+	maps.Copy(set, o.fixed)
 	return set, swept
 }
 
@@ -300,10 +297,7 @@ func searchKnobs(r *row, system string, rounds int, measure func(settings) (floa
 				if v.Error != "" {
 					continue
 				}
-				set := settings{}
-				for name, value := range b.Settings {
-					set[name] = value
-				}
+				set := maps.Clone(b.Settings)
 				set[k.name] = v.Value
 				figure, err := measure(set)
 				if errors.Is(err, context.Canceled) {

@@ -36,7 +36,8 @@ func TestSearchKnobs(t *testing.T) {
 				}
 				return figure, nil
 			},
-			settings{inFlight: 4 << 20, serverProcs: 0}, "",
+			settings{inFlight: 4 << 20, serverProcs: 0},
+			"",
 		},
 		"too little": {
 			throughputRow, func(s settings) (float64, error) { return 100 + float64(s[inFlight])/(20<<20), nil }, settings{}, "",
@@ -51,7 +52,8 @@ func TestSearchKnobs(t *testing.T) {
 				}
 				return 100 + float64(s[inFlight]>>20), nil
 			},
-			settings{inFlight: 4 << 20}, "",
+			settings{inFlight: 4 << 20},
+			"",
 		},
 		"all fail": {throughputRow, func(settings) (float64, error) { return 0, broken }, nil, inFlight},
 	} {
