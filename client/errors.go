@@ -57,8 +57,8 @@ var (
 	ErrClosing         = errors.New("client: broker shutting down") // another will take its place
 )
 
-// Code says what kind of refusal a [BrokerError] is: the short name in the table of errors, docs/errors.md. It is "" for a
-// refusal that is not in the table.
+// Code says what kind of refusal a [BrokerError] is: the short name in the table of errors, docs/protocol/errors.md. It
+// is "" for a refusal that is not in the table.
 type Code string
 
 // sentinels are what the codes match.
