@@ -316,10 +316,20 @@ func (b *Broker) Shutdown(ctx context.Context) error {
 // CloseConnections closes every connection with code 0, as a shutdown does, and goes on: clients come back, on this broker
 // or on another that a balancer sends them to.
 func (b *Broker) CloseConnections() {
-	for _, c := range b.open() {
-		_ = c.qc.Close(0, shutdownReason)
+	conns := b.open()
+	var wg sync.WaitGroup
+	for part := range slices.Chunk(conns, len(conns)/closers+1) {
+		wg.Go(func() {
+			for _, c := range part {
+				_ = c.qc.Close(0, shutdownReason)
+			}
+		})
 	}
+	wg.Wait()
 }
+
+// closers is how many goroutines close all connections.
+const closers = 16
 
 // open returns the connections that are open.
 func (b *Broker) open() []*conn {

@@ -389,6 +389,9 @@ func (s *stream) readError(err error) {
 	case errors.Is(err, io.EOF):
 	case errors.Is(err, quicx.ErrMemory):
 		b.limited(limitConnMemory)
+		if s.tenant != nil {
+			s.tenant.refuse(tenantReads)
+		}
 	case s.identity == nil && errors.Is(err, codec.ErrFrameTooLarge):
 		b.limited(limitAuthBytes)
 		b.countMalformed(err)

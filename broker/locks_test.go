@@ -103,7 +103,7 @@ func TestLogsWithoutLocks(t *testing.T) {
 	var ahead atomic.Int64
 	d := startDev(t, func(cfg *Config) {
 		cfg.Logger = slog.New(handler)
-		cfg.AuthTimeout, cfg.FrameTimeout = 200*time.Millisecond, 200*time.Millisecond
+		cfg.AuthTimeout, cfg.FrameTimeout = time.Second, time.Second
 		cfg.MaxUnauthenticatedConns, cfg.InFlightRequests = 4, 1
 		cfg.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
 	})

@@ -119,7 +119,7 @@ func TestTenantMadeAgain(t *testing.T) {
 func TestExpiredConnection(t *testing.T) {
 	var ahead atomic.Int64
 	d := start(t, func(cfg *broker.Config) {
-		cfg.AuthTimeout = 4 * soon
+		cfg.AuthTimeout = 2 * time.Second
 		cfg.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
 	})
 	p := dialPeer(t, d)
@@ -136,7 +136,7 @@ func TestExpiryEndsWait(t *testing.T) {
 	var ahead atomic.Int64
 	d := start(t, func(cfg *broker.Config) {
 		cfg.PublishWait = within
-		cfg.QueuePolicy, cfg.QueueCapacity, cfg.FrameTimeout = ring.Block, 1, 8*soon
+		cfg.QueuePolicy, cfg.QueueCapacity = ring.Block, 1
 		cfg.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
 	})
 	p := dialPeer(t, d)

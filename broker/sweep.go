@@ -115,6 +115,7 @@ func (b *Broker) sweeper(stop context.Context) {
 			}
 		}
 		clear(conns)
+		b.tenants.relieveReads()
 	}
 }
 

@@ -43,6 +43,7 @@ type tenantLimit int
 
 const (
 	tenantMemory tenantLimit = iota
+	tenantReads
 	tenantConns
 	tenantSubs
 	tenantWatches
@@ -56,7 +57,7 @@ const (
 // String is the value of the metric's label.
 func (l tenantLimit) String() string {
 	return [tenantLimits]string{
-		"memory", "connections", "subscriptions", "watches",
+		"memory", "read_bytes", "connections", "subscriptions", "watches",
 		"publishes_per_second", "publish_bytes_per_second", "subscribes_per_second", "authentications_per_second",
 	}[l]
 }
@@ -180,6 +181,7 @@ func (t *tenants) getLocked(name string) *tenant {
 			n.shares[k] = t.budgets[k].Share(b[0], b[1])
 		}
 		n.shares[kindConns].Tag = n
+		n.shares[kindReads].Tag = n
 		n.setRates(t.defaults)
 		t.byName[name] = n
 	}
@@ -369,6 +371,38 @@ func (t *tenant) newest() *conn {
 	return c
 }
 
+// relieveReads closes connections that hold memory for requests, when guarantees of tenants that came since leave less
+// of it in common than is used: of the tenant that is furthest above its guarantee, the one that holds most. What they
+// hold is free soon, so that it is called from time to time and closes one each time.
+func (t *tenants) relieveReads() {
+	budget := t.budgets[kindReads]
+	if used, size := budget.Common(); used <= size {
+		return
+	}
+	furthest := budget.Furthest(nil)
+	if furthest == nil {
+		return
+	}
+	n, _ := furthest.Tag.(*tenant)
+	if c := n.largest(); c != nil {
+		n.refuse(tenantReads)
+		c.closeLater(reasonTenantReads)
+	}
+}
+
+// largest returns the tenant's connection that holds most and is not being closed, or nil.
+func (t *tenant) largest() (largest *conn) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	most := int64(0)
+	for e := t.conns.Front(); e != nil; e = e.Next() {
+		if c, _ := e.Value.(*conn); c.ctx.Err() == nil && c.held.Used() > most {
+			largest, most = c, c.held.Used()
+		}
+	}
+	return largest
+}
+
 // leave gives the connection's place back, if it still has one.
 func (t *tenant) leave(c *conn) {
 	t.mu.Lock()
@@ -384,5 +418,8 @@ func (t *tenant) leaveLocked(c *conn) {
 	}
 }
 
-// reasonTenantConns closes a connection for which its tenant has no place.
-var reasonTenantConns = codec.LimitReached("connections")
+// Reasons of closes of connections for which their tenant has no place, or no memory.
+var (
+	reasonTenantConns = codec.LimitReached("connections")
+	reasonTenantReads = codec.LimitReached("read bytes")
+)

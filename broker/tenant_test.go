@@ -222,3 +222,34 @@ func TestRatesOfATenant(t *testing.T) {
 	other := dialPeer(t, s.as("other"))
 	other.open(other.auth()).wantMessage(codec.MsgAuthOK, "")
 }
+
+// TestReadsOfANewcomer: a tenant that comes when another one has taken all the memory for requests has its part, and
+// what is used is soon within the bound again.
+func TestReadsOfANewcomer(t *testing.T) {
+	const bound = 8 << 20
+	s := startServed(t, func(cfg *broker.Config) { cfg.ReadBytes, cfg.FrameTimeout = bound, within })
+	alone := s.first()
+	delete(alone.Tenants, "other")
+	s.set(alone)
+	acme := s.as("acme")
+	const size = 60 << 10
+	for range 4 {
+		p := dialPeer(t, acme)
+		for range 32 {
+			c := p.open()
+			unfinished := append(codec.AppendHeader(p.auth(), 0, size), make([]byte, size-1)...)
+			go func() { _, _ = c.s.Send().Write(unfinished) }()
+		}
+	}
+	wantLimit(t, acme, "conn_memory", 1)
+	s.set(s.first())
+	other := s.as("other")
+	n := dialPeer(t, other)
+	c := n.open(n.auth())
+	c.wantMessage(codec.MsgAuthOK, "")
+	c.send(codec.AppendPublish(nil, "other", "default", "events", make([]byte, 200<<10), codec.AckPerMessage, 1, true))
+	c.wantMessage(codec.MsgPublishOK, "")
+	s.await(func() bool {
+		return tenantRefused(t, s, "acme", "read_bytes") > 0 && metric(t, acme, "felix_read_bytes") < bound*3/4
+	})
+}
