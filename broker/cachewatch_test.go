@@ -145,7 +145,13 @@ func TestCacheWatchSlow(t *testing.T) {
 // rawWatch watches by hand, and reads the event stream.
 func rawWatch(t *testing.T, p *peer) *quicx.FrameReader {
 	t.Helper()
-	c := p.open(p.auth(), codec.AppendCacheRequest(nil, &codec.CacheRequest{RequestID: 7, Op: codec.CacheWatch}, "default", "primary"))
+	return rawWatchOf(t, p, "primary")
+}
+
+// rawWatchOf does so with a cache of another name.
+func rawWatchOf(t *testing.T, p *peer, cache string) *quicx.FrameReader {
+	t.Helper()
+	c := p.open(p.auth(), codec.AppendCacheRequest(nil, &codec.CacheRequest{RequestID: 7, Op: codec.CacheWatch}, "default", cache))
 	c.wantMessage(codec.MsgAuthOK, "")
 	r, err := p.c.AcceptUniStream(testContext(t))
 	must(t, err)

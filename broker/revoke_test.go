@@ -23,6 +23,7 @@ func TestRotatedKey(t *testing.T) {
 	p := dialPeer(t, acme)
 	control := p.open(p.auth())
 	control.wantMessage(codec.MsgAuthOK, "")
+	watch := rawWatchOf(t, dialPeer(t, acme), "kept")
 	c := connect(t, acme)
 	sub := subscribe(t, c, "kept")
 	neighbor := subscribe(t, connect(t, other), "events")
@@ -34,7 +35,8 @@ func TestRotatedKey(t *testing.T) {
 	if _, err := sub.Next(ctx); !errors.Is(err, client.ErrEnded) {
 		t.Errorf("subscription of a key that is gone: %v", err)
 	}
-	wantLimit(t, acme, "token_revoked", 2)
+	wantWatchEnd(t, watch, "auth failed")
+	wantLimit(t, acme, "token_revoked", 3)
 	old := p.open(codec.AppendAuth(nil, "acme", acme.Token, codec.KnownFlags, true, 0))
 	old.wantMessage(codec.MsgError, "auth failed")
 
