@@ -170,11 +170,12 @@ type returns struct {
 }
 
 const (
-	returnLeast = 16 << 20        // bytes that are worth a collection
-	returnPart  = 4               // and the part of what was held, or in use, that has to be so
-	returnStays = 5               // seconds that it has to last at the present rate of allocation
-	returnEvery = 3 * time.Second // at most
-	returnShare = 20              // the part of the time that goes to it at most: 5 %, over both times
+	returnLeast = 16 << 20         // bytes that are worth a collection
+	returnPart  = 4                // and the part of what was held, or in use, that has to be so
+	returnStays = 5                // seconds that it has to last at the present rate of allocation
+	returnEvery = 3 * time.Second  // at most
+	returnShare = 20               // the part of the time that goes to it at most: 5 %, over both times; but
+	returnPause = 10 * time.Second // no longer pause, because on a busy machine it takes long and costs little
 )
 
 // look is called every followEvery, with the bytes in use as far as they are counted.
@@ -200,7 +201,7 @@ func (r *returns) look(used int64) {
 	if r.again == 0 {
 		r.again, r.next = worth, time.Now().Add(returnEvery)
 	} else {
-		r.again, r.next = 0, time.Now().Add(max(returnEvery, 2*returnShare*took))
+		r.again, r.next = 0, time.Now().Add(min(max(returnEvery, 2*returnShare*took), returnPause))
 	}
 	r.least, _ = r.read()
 	r.most = used

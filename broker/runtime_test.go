@@ -170,7 +170,7 @@ func TestReturnsMemory(t *testing.T) {
 // What takes long is done rarely.
 func TestReturnsMemoryRarely(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const takes = 200 * time.Millisecond
+		const takes = 100 * time.Millisecond
 		began, times, held := time.Now(), 0, int64(0)
 		r := returns{
 			read: func() (int64, int64) { return held, 0 },
