@@ -69,6 +69,7 @@ func (c *CacheConfig) Validate() error {
 	bad(c.Keys < 1, "Keys", "%d keys", c.Keys)
 	bad(c.Zipf != 0 && !(c.Zipf > 1), "Zipf", "zipf exponent %v is not above 1", c.Zipf)
 	bad(c.Value < 0 || c.Value > 16<<20-1024, "Value", "values of %d bytes", c.Value)
+	bad(c.TTL < 0, "TTL", "lifetime %v of an entry is negative", c.TTL)
 	bad(c.Concurrency < 1, "Concurrency", "concurrency %d", c.Concurrency)
 	bad(c.Pipeline < 1 || c.Pipeline > 65535, "Pipeline", "pipeline of %d keys", c.Pipeline)
 	bad(!(c.Rate >= 0 && c.Rate <= 1e9), "Rate", "rate %v is not between 0 and 1e9 calls per second", c.Rate)
@@ -328,7 +329,7 @@ func runCache(ctx context.Context, cfg CacheConfig, b *startedBroker, store Cach
 	c := &r.Config
 	c.TTL, c.Spin, c.Seed, c.Broker = noTTL, cfg.Spin.String(), cfg.Seed, "other"
 	c.Seconds, c.Warmup, c.Timeout = cfg.Duration.Seconds(), cfg.Warmup.Seconds(), cfg.Timeout.Seconds()
-	if cfg.TTL >= 0 {
+	if cfg.TTL > 0 {
 		c.TTL = cfg.TTL.String()
 	}
 	if b != nil {

@@ -85,6 +85,9 @@ func TestCacheCounts(t *testing.T) {
 					t.Errorf("got %+v", r)
 				}
 				checkSums(t, cfg, r)
+				if strings.Contains(r.Load(), "lifetime") {
+					t.Errorf("a load without a lifetime is called %s", r.Load())
+				}
 				last := float64(4 * max(int(tc.gets/(4*1001)), 1)) // keys of the calls that ended later
 				if r.Seconds != 1 || r.All.Rate != float64(tc.puts+tc.gets)-last {
 					t.Errorf("%v keys/s in %v s", r.All.Rate, r.Seconds)
@@ -117,6 +120,9 @@ func TestCacheMix(t *testing.T) {
 			t.Errorf("%v of %d calls were gets, want 0.75", ratio, r.All.Calls)
 		}
 		checkSums(t, cfg, r)
+		if !strings.HasSuffix(r.Load(), ", lifetime 1m0s") {
+			t.Errorf("a load with a lifetime is called %s", r.Load())
+		}
 		if len(store.values) != cfg.Keys || store.values["key-63"] != 100 || store.ttl != time.Minute {
 			t.Errorf("%d keys, values of %d bytes for %v", len(store.values), store.values["key-63"], store.ttl)
 		}
@@ -199,6 +205,7 @@ func TestCacheValidate(t *testing.T) {
 		"pipeline of 0":    func(c *CacheConfig) { c.Pipeline = 0 },
 		"pipeline of 6553": func(c *CacheConfig) { c.Pipeline = 65536 },
 		"warm-up -1ns":     func(c *CacheConfig) { c.Warmup = -1 },
+		"lifetime -1s":     func(c *CacheConfig) { c.TTL = -time.Second },
 		"duration 0s":      func(c *CacheConfig) { c.Duration = 0 },
 		"0 connections":    func(c *CacheConfig) { c.Conns = 0 },
 		"0 streams":        func(c *CacheConfig) { c.Streams = 0 },

@@ -22,6 +22,7 @@ func TestCacheExitCodes(t *testing.T) {
 		"no number":    {[]string{"--keys=many"}, exitUsage, "many"},
 		"argument":     {[]string{"now"}, exitUsage, `unexpected argument "now"`},
 		"several":      {[]string{"--get-ratio=2", "--keys=0"}, exitUsage, "0 keys"},
+		"lifetime":     {[]string{"--ttl=-1s"}, exitUsage, "(--ttl)"},
 		"processes":    {[]string{"--processes=3"}, exitUsage, "3 processes"},
 		"table":        {[]string{"--table", "--pipeline=0"}, exitUsage, "pipeline of 0 keys"},
 		"target flags": {[]string{"--insecure", "--cache=x"}, exitUsage, "--cache needs --addr"},

@@ -154,7 +154,7 @@ func (s *sizeValue) Set(text string) error {
 }
 
 // flagNames are the flags of fields whose names are not theirs in another spelling.
-var flagNames = map[string]string{"Kind": "payload-kind", "JSON": "json-frames", "Stream": "stream", "TLS": "ca"}
+var flagNames = map[string]string{"Kind": "payload-kind", "JSON": "json-frames", "Stream": "stream", "TLS": "ca", "TTL": "ttl"}
 
 // nameFlags adds to the problems of a configuration which flag sets what is wrong.
 func (c *command) nameFlags(err error) error {
