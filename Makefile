@@ -113,7 +113,7 @@ isolation: ## Attack a broker as one tenant in all the ways that are known, and 
 	$(GO) run ./benchmarks/isolation $(ISOLATIONFLAGS)
 
 .PHONY: cost
-cost: ## What a delivery, an idle subscription and an idle topic cost the broker (about seven minutes)
+cost: ## What a delivery, an idle subscription and an idle topic cost the broker (about eight minutes)
 	$(GO) run ./benchmarks/cost
 
 # The two files are committed: go build finds them by their name. Make them anew when the hot path has changed.

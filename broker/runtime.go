@@ -18,8 +18,8 @@ import (
 const gcPercent = 400
 
 // connectionBytes is what an idle connection with one subscription costs: state of QUIC and TLS, goroutines and
-// buffers.
-const connectionBytes = 64 << 10
+// buffers. make cost measures it (docs/performance.md).
+const connectionBytes = 56 << 10
 
 // connectionStep is by how many connections the memory limit grows and shrinks. With GOGC this high the heap grows up to the
 // limit whatever lives, so a step is memory that a broker with few connections uses: 5 MiB. Where more connect within a
@@ -35,7 +35,7 @@ const (
 // collected.
 func (c Config) MemoryLimit() int64 { return c.MemoryLimitFor(0) }
 
-// MemoryLimitFor is [Config.MemoryLimit] with that many connections, of which each costs 64 KiB and a quarter of that.
+// MemoryLimitFor is [Config.MemoryLimit] with that many connections, of which each costs 56 KiB and a quarter of that.
 func (c Config) MemoryLimitFor(connections int) int64 {
 	c.ensureDefaults()
 	return (c.RetainedBytes + c.ReadBytes + c.CacheMaxBytes + int64(connections)*connectionBytes) / 4 * 5

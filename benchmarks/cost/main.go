@@ -1,8 +1,9 @@
-// Command cost measures what a broker pays for each delivery, subscription and topic. It prints three tables:
+// Command cost measures what a broker pays for each delivery, subscription and topic. It prints four tables:
 //
 //	deliveries   processor time of the broker for each additional delivered event, at fanout 10, 64, 256 and 1024
 //	allocations  what the broker allocates for each delivered event, by room
 //	memory       what the broker holds for each idle subscription, by room, and for each idle topic
+//	connections  what it holds for each idle connection, by owner, and what that makes resident
 //
 // The broker lives in a process of its own, and is asked for its processor time, its memory and its profiles.
 //
@@ -11,7 +12,7 @@
 // quic-go's own, as is that of the standard library below it; what lies below none of the two is charged to us. Stacks
 // have no profile, and all that they grow by is charged to us as well.
 //
-// With the defaults it takes about seven minutes.
+// With the defaults it takes about eight minutes.
 package main
 
 import (
@@ -36,8 +37,8 @@ type bench struct {
 	out      io.Writer
 	progress program.Progress
 
-	rounds, subs, topics, procs int
-	duration                    time.Duration
+	rounds, subs, topics, conns, procs int
+	duration                           time.Duration
 }
 
 // Bounds of the flags, so that a slip does not fill the machine.
@@ -45,6 +46,7 @@ const (
 	maxRounds   = 25
 	maxSubs     = 4096
 	maxTopics   = 1_000_000
+	maxConns    = 20_000
 	maxDuration = time.Minute
 )
 
@@ -55,19 +57,20 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.DurationVar(&b.duration, "duration", 3*time.Second, "of each measurement under load")
 	flags.IntVar(&b.subs, "subs", 2048, "idle subscriptions")
 	flags.IntVar(&b.topics, "topics", 100_000, "idle topics")
+	flags.IntVar(&b.conns, "conns", 1500, "idle connections")
 	flags.IntVar(&b.procs, "procs", 1, "GOMAXPROCS of the broker; 0 leaves it to the runtime")
-	only := flags.String("only", "deliveries,allocations,memory", "tables to print")
+	only := flags.String("only", "deliveries,allocations,memory,connections", "tables to print")
 	if code, ok := program.Parse(flags, args); !ok {
 		return code
 	}
 	within := func(n, most int) bool { return n >= 1 && n <= most }
-	if !within(b.rounds, maxRounds) || !within(b.subs, maxSubs) || !within(b.topics, maxTopics) ||
+	if !within(b.rounds, maxRounds) || !within(b.subs, maxSubs) || !within(b.topics, maxTopics) || !within(b.conns, maxConns) ||
 		b.duration < time.Second || b.duration > maxDuration || flags.NArg() > 0 {
-		fmt.Fprintf(stderr, "cost: want 1 to %d rounds, %d subscriptions, %d topics, 1s to %v each, and no arguments\n",
-			maxRounds, maxSubs, maxTopics, maxDuration)
+		fmt.Fprintf(stderr, "cost: want 1 to %d rounds, %d subscriptions, %d topics, %d connections, 1s to %v each, and no arguments\n",
+			maxRounds, maxSubs, maxTopics, maxConns, maxDuration)
 		return 2
 	}
-	tables := map[string]func(context.Context) error{"deliveries": b.deliveries, "allocations": b.allocations, "memory": b.memory}
+	tables := map[string]func(context.Context) error{"deliveries": b.deliveries, "allocations": b.allocations, "memory": b.memory, "connections": b.connections}
 	for name := range strings.SplitSeq(*only, ",") {
 		table := tables[name]
 		if table == nil {

@@ -109,7 +109,7 @@ accord for a service called felix.
 ` + "`broker --validate-config`" + ` does all that a start does before it binds addresses: it checks all this, how settings go together, and the addresses and
 files that they name. It exits with 0, or with 2 where a start would; nothing is bound, made or changed. ` + "`broker --dump-config`" + ` prints every setting as a file that can be used again, with the origin of each as a comment and secrets left out.
 
-` + "`GOGC` and `GOMEMLIMIT`" + ` are Go's; without them they are 400 and 5/4 of the retained, unfinished and cached bytes and of 64 KiB for each open
+` + "`GOGC` and `GOMEMLIMIT`" + ` are Go's; without them they are 400 and 5/4 of the retained, unfinished and cached bytes and of 56 KiB for each open
 connection together, at most nine tenths of the memory that the process's control group (its container) may have. A line of log says if
 the budgets do not fit that.
 
