@@ -38,6 +38,7 @@ const (
 
 	ReasonUnknownTenant Reason = "unknown_tenant" // ErrUnknownTenant
 	ReasonKeys          Reason = "keys"           // any other error of the KeySource
+	ReasonBusy          Reason = "busy"           // the bound of [Verifier.Bound]
 	ReasonSignature     Reason = "signature"      // ErrTokenSignature
 
 	ReasonIssuer      Reason = "issuer"      // ErrTokenClaims: "iss"

@@ -42,8 +42,10 @@ const maxExpires = 253402300799
 
 // Verifier checks tokens. It may be used from many goroutines.
 type Verifier struct {
-	keys KeySource
-	now  func() time.Time
+	keys  KeySource
+	now   func() time.Time
+	enter func(ctx context.Context, tenant string) error // nil: there is no bound
+	leave func()
 }
 
 // NewVerifier returns a verifier that takes keys from keys and the time from now; nil means [time.Now].
@@ -54,12 +56,19 @@ func NewVerifier(keys KeySource, now func() time.Time) *Verifier {
 	return &Verifier{keys: keys, now: now}
 }
 
+// Bound has enter called before each look at a signature, which is what costs most, and leave after the token has been
+// read. enter may wait, for as long as ctx lives; its error refuses the token. The tenant is what the peer claims, and
+// has keys. Bound is called before the verifier is used.
+func (v *Verifier) Bound(enter func(ctx context.Context, tenant string) error, leave func()) {
+	v.enter, v.leave = enter, leave
+}
+
 // Verify checks a token that a peer presents for tenant, and returns its bearer. The rules are in the package
 // documentation.
 //
 // Every error is a [*TokenError]; a peer learns none of it (docs/protocol/session.md#on-a-control-stream). Verify
-// blocks only in [KeySource.Keys], with ctx, and asks it only for tokens whose form is right. No claim is looked at
-// before a key has verified the signature. With a kid that names no key, or none, all keys are tried in their order.
+// blocks only in [KeySource.Keys], and as [Verifier.Bound] says, with ctx. It asks for keys only for tokens whose form
+// is right. No claim is looked at before a key has verified the signature. With a kid that names no key, or none, all keys are tried in their order.
 func (v *Verifier) Verify(ctx context.Context, tenant, token string) (*Identity, error) {
 	if len(token) > MaxTokenLen {
 		return nil, errSize
@@ -101,6 +110,12 @@ func (v *Verifier) Verify(ctx context.Context, tenant, token string) (*Identity,
 			return nil, &TokenError{ReasonUnknownTenant, err}
 		}
 		return nil, &TokenError{ReasonKeys, err}
+	}
+	if v.enter != nil {
+		if err := v.enter(ctx, tenant); err != nil {
+			return nil, &TokenError{ReasonBusy, err}
+		}
+		defer v.leave()
 	}
 	key, ok := keys.verify(kid, hasKID, buf.signed, signature)
 	if !ok {

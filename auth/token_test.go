@@ -540,3 +540,36 @@ func TestParseNumbers(t *testing.T) {
 		}
 	}
 }
+
+// TestBound: whoever bounds a verifier is asked for tokens of tenants that have keys, and hears when one has been read.
+func TestBound(t *testing.T) {
+	signer := testSigner(t, 1, vectorKID)
+	v := NewVerifier(StaticKeys{"acme": {signer.Key()}}, frozen)
+	full := errors.New("full")
+	entered, left := 0, 0
+	v.Bound(func(_ context.Context, tenant string) error {
+		if tenant != "acme" {
+			t.Errorf("entered for %q", tenant)
+		}
+		if entered++; entered == 3 {
+			return full
+		}
+		return nil
+	}, func() { left++ })
+	token := mint(t, signer)
+	if _, err := v.Verify(t.Context(), "acme", token); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.Verify(t.Context(), "other", token); ReasonOf(err) != ReasonUnknownTenant {
+		t.Errorf("a tenant without keys: %v", err)
+	}
+	if _, err := v.Verify(t.Context(), "acme", mint(t, testSigner(t, 2, vectorKID))); ReasonOf(err) != ReasonSignature {
+		t.Errorf("another key: %v", err)
+	}
+	if _, err := v.Verify(t.Context(), "acme", token); !errors.Is(err, full) || ReasonOf(err) != ReasonBusy {
+		t.Errorf("beyond the bound: %v", err)
+	}
+	if entered != 3 || left != 2 {
+		t.Errorf("entered %d times, left %d times", entered, left)
+	}
+}

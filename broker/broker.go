@@ -58,9 +58,6 @@ type Broker struct {
 	keys     *tenantKeys // of the catalog, if there is one
 	tenants  *tenants
 	verifier *auth.Verifier
-
-	verifying *turns // of those who call verifier
-
 	listener *quicx.Listener
 	metrics  *metrics
 	registry *prometheus.Registry
@@ -140,9 +137,7 @@ func New(cfg Config) (*Broker, error) {
 		tenants:  newTenants(&cfg),
 		verifier: auth.NewVerifier(keys, cfg.Now),
 		listener: listener,
-
-		verifying: newTurns(max(runtime.GOMAXPROCS(0)/2, 1)),
-		born:      time.Now(),
+		born:     time.Now(),
 
 		unauthenticated: list.New(),
 		settler:         newSettler(),
@@ -150,6 +145,9 @@ func New(cfg Config) (*Broker, error) {
 		deadlines: newSchedule(func(c *conn) *slot { return &c.deadline }),
 		expiries:  newSchedule(func(c *conn) *slot { return &c.expiry }),
 	}
+	// Signatures are expensive, so only so many are looked at at a time, and tenants take turns.
+	verifying := newTurns(max(runtime.GOMAXPROCS(0)/2, 1))
+	b.verifier.Bound(verifying.enter, verifying.leave)
 	b.hub = fanout.NewHub(fanout.Options{Budget: b.tenants.budgets[kindMemory], Share: b.tenants.memory, StallTimeout: cfg.StallTimeout})
 	b.sweepCtx, b.stopSweep = context.WithCancel(context.Background())
 	b.acceptCtx, b.stopAccept = context.WithCancel(context.Background())

@@ -323,7 +323,7 @@ func (s *stream) authenticate(m *codec.Message) *codec.Refusal {
 		return &codec.AuthRateReached
 	}
 	end := s.c.trace("auth", slog.String("felix.tenant", claimed))
-	id, err := s.c.b.verify(s.c.ctx, claimed, string(m.Token))
+	id, err := s.c.b.verifier.Verify(s.c.ctx, claimed, string(m.Token))
 	end(err)
 	if err != nil {
 		s.c.b.metrics.authFailures.WithLabelValues(string(auth.ReasonOf(err))).Inc()
@@ -353,20 +353,6 @@ func (s *stream) authenticate(m *codec.Message) *codec.Refusal {
 	}
 	s.fr.SetMaxFrame(s.c.b.cfg.MaxFrameBytes)
 	return nil
-}
-
-// verify checks a token. Signatures are expensive, so only so many are looked at at a time, and tenants take turns; those
-// that the broker does not know are one.
-func (b *Broker) verify(ctx context.Context, tenant, token string) (*auth.Identity, error) {
-	line := ""
-	if b.tenants.find(tenant) != nil {
-		line = tenant
-	}
-	if err := b.verifying.enter(ctx, line); err != nil {
-		return nil, err
-	}
-	defer b.verifying.leave()
-	return b.verifier.Verify(ctx, tenant, token)
 }
 
 // tooMuchUnknown reports whether a stream has sent more than it may before it has authenticated.
