@@ -52,7 +52,7 @@ func (c *connection) bind(f *pflag.FlagSet) {
 	f.StringVar(&c.Tenant, "tenant", "", "tenant [FELIX_AUTH_TENANT, default t1]")
 	f.StringVarP(&c.Namespace, "namespace", "n", "", "namespace of streams and caches [FELIX_NAMESPACE, default default]")
 	f.StringVar(&c.Token, "token", "", "Felix token; other users of the machine can see flags [FELIX_AUTH_TOKEN]")
-	f.StringVar(&c.TokenFile, "token-file", "", "`file` with the token, read anew for each stream [FELIX_TOKEN_FILE]")
+	f.StringVar(&c.TokenFile, "token-file", "", "`file` with the token, read again for each stream [FELIX_TOKEN_FILE]")
 	f.StringVar(&c.CA, "ca", "", "PEM `file` of certificates to trust instead of the system's [FELIX_CA_FILE]")
 	f.BoolVar(&c.Insecure, "insecure", false, "trust any certificate")
 	f.StringVar(&c.MetricsURL, "metrics-url", "", "`URL` of the broker's metrics, for felix top [FELIX_METRICS_URL, default port 8080 of the broker's host]")

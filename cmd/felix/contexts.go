@@ -149,7 +149,7 @@ func (a *app) newContextAdd() *cobra.Command {
 		Long: `Add a context, or replace it. The flags that lead to a broker are its content. The first context is the one in use.
 
 A token given with --token is written into the file of contexts, which only its owner can read. With --token-file the
-file is read anew whenever a stream is opened, so that something else can renew the token.`,
+file is read again whenever a stream is opened, so that something else can renew the token.`,
 		Example: "  felix context add prod --addr broker.example:5000 --tenant t1 --token-file ~/.felix-token --ca ca.pem",
 		Args:    arguments(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {

@@ -85,8 +85,8 @@ func (d *delimiter) Set(text string) error {
 // Type implements pflag.Value.
 func (d *delimiter) Type() string { return "text" }
 
-// readAll reads all of r, which has at most limit bytes, unless ctx ends before. A person at a terminal is told that
-// something is expected: what.
+// readAll reads all of r, which has at most limit bytes, unless ctx ends before. A person at a terminal sees what is
+// expected.
 func readAll(ctx context.Context, r io.Reader, limit int, what string, errOut io.Writer) ([]byte, error) {
 	tellReading(r, what, errOut)
 	type result struct {

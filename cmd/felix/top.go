@@ -152,7 +152,7 @@ func (s *snapshot) restarts(before *snapshot) int {
 	return before.Restarts
 }
 
-// restarted reports whether the broker has begun anew since an earlier snapshot: it says so, or has counted back.
+// restarted reports whether the broker has restarted since an earlier snapshot: its start is another, or a counter fell.
 func (s *snapshot) restarted(before *snapshot) bool {
 	if s.Started != nil && before.Started != nil {
 		return !s.Started.Equal(*before.Started)
@@ -268,7 +268,7 @@ func (s *snapshot) print(w io.Writer, before *snapshot) error {
 			before = &snapshot{}
 		}
 		rate = func(now, then float64) string {
-			if now < then { // the stream has begun anew
+			if now < then { // the stream was made again
 				then = 0
 			}
 			return humanize.SIWithDigits((now-then)/max(seconds, 1e-3), 1, "/s")

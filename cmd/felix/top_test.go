@@ -8,7 +8,7 @@ import (
 	"github.com/felix-mq/felix/broker"
 )
 
-// A broker that has begun anew has no negative rates, and one that has overtaken its former count is noticed by its
+// A broker that has restarted has no negative rates, and one that has overtaken its former count is noticed by its
 // start.
 func TestRatesOverRestart(t *testing.T) {
 	began := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -26,7 +26,7 @@ func TestRatesOverRestart(t *testing.T) {
 		restarts    int
 	}{
 		{"goes on", at(10, &began, 1000), at(20, &began, 1100), "10 /s", 0},
-		{"begins anew", at(10, &began, 1000), at(20, &second, 100), "25 /s", 1},
+		{"restarts", at(10, &began, 1000), at(20, &second, 100), "25 /s", 1},
 		{"has overtaken", at(10, &began, 1000), at(20, &second, 2000), "500 /s", 1},
 		{"does not tell its start", at(10, nil, 1000), at(20, nil, 100), "10 /s", 1},
 		{"stream is made again", at(10, &began, 1000), func() *snapshot { s := at(20, &began, 100); s.Published = 1100; return s }(), "10 /s", 0},
