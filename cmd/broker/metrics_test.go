@@ -151,8 +151,8 @@ func TestMetricsAndDashboard(t *testing.T) {
 		series += len(idle[name].GetMetric())
 	}
 	t.Logf("%d series on an idle broker", series)
-	if series > 60 {
-		t.Errorf("%d series on an idle broker, want at most 60", series)
+	if series > 64 {
+		t.Errorf("%d series on an idle broker, want at most 64", series)
 	}
 
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
