@@ -100,13 +100,13 @@ func Connect(ctx context.Context, addr string, opts ...Option) (*Client, error) 
 	for range o.publishConns {
 		h := newHome(c, o.whileDown, windows{})
 		for range o.publishStreams {
-			c.publishers = append(c.publishers, newSlot(h))
+			c.publishers = append(c.publishers, newSlot(h, true))
 		}
 	}
 	for range o.cacheConns {
 		h := newHome(c, WhileDownBlock, o.cacheWindows)
 		for range o.cacheStreams {
-			c.cachers = append(c.cachers, newSlot(h))
+			c.cachers = append(c.cachers, newSlot(h, false))
 		}
 	}
 	if _, err := c.publishers[0].open(ctx, c.deadline(ctx), false); err != nil {

@@ -126,17 +126,32 @@ type control struct {
 	msg   codec.Message
 	flags codec.Flags      // what the broker advertised
 	ext   codec.Extensions // what was agreed on
+	ends  time.Time        // when the token does; zero if that is not known
 }
 
 // openControl opens a stream and sends auth, and whatever the caller wants to send right behind it.
 func (k *conn) openControl(ctx context.Context, pipelined func([]byte) []byte) (*control, error) {
-	token, err := k.c.o.token(ctx)
+	token, err := k.c.token(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return k.openControlWith(ctx, token, pipelined)
+}
+
+// token asks for the token to authenticate with.
+func (c *Client) token(ctx context.Context) (string, error) {
+	token, err := c.o.token(ctx)
 	switch {
 	case err != nil && ctx.Err() != nil:
-		return nil, fmt.Errorf("%w: token: %w", context.Cause(ctx), err)
+		return "", fmt.Errorf("%w: token: %w", context.Cause(ctx), err)
 	case err != nil: // the next call asks again
-		return nil, fmt.Errorf("%w: token: %w", ErrDisconnected, err)
+		return "", fmt.Errorf("%w: token: %w", ErrDisconnected, err)
 	}
+	return token, nil
+}
+
+// openControlWith is openControl with a token.
+func (k *conn) openControlWith(ctx context.Context, token string, pipelined func([]byte) []byte) (*control, error) {
 	s, err := k.qc.OpenStream(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -144,7 +159,7 @@ func (k *conn) openControl(ctx context.Context, pipelined func([]byte) []byte) (
 		}
 		return nil, k.streamError("opening a stream", err)
 	}
-	ctl := &control{k: k, s: s, fr: quicx.NewFrameReader(s.Recv(), k.c.o.maxFrame+frameSlack)}
+	ctl := &control{k: k, s: s, ends: tokenEnd(token), fr: quicx.NewFrameReader(s.Recv(), k.c.o.maxFrame+frameSlack)}
 	stop := context.AfterFunc(ctx, func() {
 		_ = s.Recv().SetReadDeadline(past)
 		_ = s.Send().SetWriteDeadline(past)

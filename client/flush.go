@@ -108,8 +108,14 @@ func (c *Client) hurry(p *Publisher) {
 // cover waits until the broker has read what was sent without an acknowledgement, or the stream is lost.
 func (s *slot) cover(ctx context.Context) error {
 	r := s.live()
-	if r == nil {
-		return nil
+	if r == nil { // it may be being replaced, and its replacement waits for what was sent before
+		if err := s.lock.acquire(ctx); err != nil {
+			return err
+		}
+		s.lock.release()
+		if r = s.live(); r == nil {
+			return nil
+		}
 	}
 	sends, p := r.uncovered()
 	if p == nil {

@@ -116,18 +116,19 @@ func (h *home) connect(a *attempt) {
 
 // slot is the place of one request stream: opened when it is first needed, and replaced when it broke.
 type slot struct {
-	home   *home
-	lock   lock
-	stream atomic.Pointer[requests]
-	window *semaphore.Weighted // asynchronous publishes in flight
+	home    *home
+	ordered bool // requests are carried out in the order in which they are sent
+	lock    lock
+	stream  atomic.Pointer[requests]
+	window  *semaphore.Weighted // asynchronous publishes in flight
 
 	backlogLock sync.Mutex // guards all below: see mustQueue
 	backlog     []*queued  // the oldest first
 	flushing    bool       // a goroutine sends the backlog
 }
 
-func newSlot(h *home) *slot {
-	return &slot{home: h, lock: newLock(), window: semaphore.NewWeighted(int64(h.c.o.inFlight))}
+func newSlot(h *home, ordered bool) *slot {
+	return &slot{home: h, ordered: ordered, lock: newLock(), window: semaphore.NewWeighted(int64(h.c.o.inFlight))}
 }
 
 // live returns the stream if there is one.
@@ -168,7 +169,7 @@ func (s *slot) open(ctx context.Context, deadline int64, patient bool) (*request
 		}
 		r, err := k.openRequests(ctx)
 		if err == nil {
-			s.stream.Store(r)
+			s.put(r)
 			return r, nil
 		}
 		// A connection that was lost meanwhile is the business of home.

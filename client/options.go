@@ -130,9 +130,11 @@ func WithToken(tenant, token string) Option {
 	}
 }
 
-// WithTokenSource sets the tenant and a function that returns the token to authenticate with. It is called whenever a
-// stream is opened, from several goroutines: it should keep a token and return a new one in time before the old one
-// expires. Streams that are open outlive neither their token nor, for longer than it takes to subscribe again, a refusal.
+// WithTokenSource sets the tenant and a function that returns the token to authenticate with. It is called from several
+// goroutines: whenever a stream is opened, and before the token of a stream for publishes or cache requests ends, by its claim
+// exp, to replace the stream in time with nothing in doubt. It should keep a token and return a new one a minute before the old
+// one ends, or a fifth of its life before. An error counts as [ErrDisconnected]: the next call asks again. Subscriptions end
+// with their token at the broker, and subscribe again where they were.
 func WithTokenSource(tenant string, token func(ctx context.Context) (string, error)) Option {
 	return func(o *options) { o.tenant, o.token = tenant, token }
 }

@@ -27,6 +27,7 @@ type requests struct {
 	gather     gather
 
 	sweeper  *time.Timer   // ends asynchronous publishes whose acknowledgement is overdue
+	renewal  *time.Timer   // starts when the stream is put into its slot; nil if its token has no known end
 	watchdog *time.Timer   // ends a write that has no deadline of its own; whoever holds writing starts and stops it
 	fired    chan struct{} // capacity 2: what ended a write says so when it is through
 
@@ -112,7 +113,16 @@ func (c *call) release() {
 
 // openRequests opens and authenticates a stream and starts its reader.
 func (k *conn) openRequests(ctx context.Context) (*requests, error) {
-	ctl, err := k.openControl(ctx, nil)
+	token, err := k.c.token(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return k.openRequestsWith(ctx, token)
+}
+
+// openRequestsWith is openRequests with a token.
+func (k *conn) openRequestsWith(ctx context.Context, token string) (*requests, error) {
+	ctl, err := k.openControlWith(ctx, token, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -225,6 +235,9 @@ func (r *requests) fail(err error) {
 		return
 	}
 	r.dead = true
+	if r.renewal != nil {
+		r.renewal.Stop()
+	}
 	r.loseSendsLocked()
 	if r.err == nil {
 		r.err = err

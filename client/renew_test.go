@@ -1,0 +1,119 @@
+package client_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/felix-mq/felix/broker"
+	"github.com/felix-mq/felix/client"
+	"github.com/felix-mq/felix/client/felixtest"
+)
+
+// TestStreamsOutliveTheirTokens publishes and asks a cache while tokens of a few seconds end, one after the other. No call
+// fails, and each publisher's events stay in order.
+func TestStreamsOutliveTheirTokens(t *testing.T) {
+	const leeway, slack = 60 * time.Second, 3 * time.Second // of the broker, and what the test leaves of it
+	p := newPeer(t)
+	b := felixtest.Start(t, func(c *broker.Config) {
+		c.Now = func() time.Time { return time.Now().Add(leeway - slack) }
+		c.AuthTimeout = time.Second
+	})
+	var minted atomic.Int64
+	c, err := client.Connect(p.ctx, b.Addr(), client.WithTLS(b.TLS()),
+		client.WithTokenSource(felixtest.Tenant, func(context.Context) (string, error) {
+			if n := minted.Add(1); n > 8 && n%3 == 0 { // the first open all streams
+				return "", errors.New("no token at present")
+			}
+			return b.Token(2 * time.Second)
+		}))
+	p.must(err)
+	defer c.Close()
+	const publishers = 4
+	names := make([]string, publishers)
+	for i := range names {
+		names[i] = fmt.Sprint("stream-", i)
+		b.AddStream(t, names[i])
+	}
+	reader := b.Connect(t)
+	stop := make(chan struct{})
+	time.AfterFunc(8*time.Second, func() { close(stop) })
+	var wg sync.WaitGroup
+	for _, name := range names {
+		sub, err := reader.Subscribe(p.ctx, felixtest.Namespace, name)
+		p.must(err)
+		defer sub.Close()
+		wg.Go(func() {
+			pub := c.Publisher(felixtest.Namespace, name)
+			var futures []*client.Future
+			n := 0
+			for ; ; n++ {
+				select {
+				case <-stop:
+					if err := pub.Flush(p.ctx); err != nil {
+						t.Errorf("flush: %v", err)
+					}
+					for _, f := range futures {
+						if err := f.Wait(p.ctx); err != nil {
+							t.Errorf("asynchronous publish: %v", err)
+						}
+					}
+					if err := pub.Publish(p.ctx, []byte("end")); err != nil {
+						t.Errorf("the last publish: %v", err)
+					}
+					return
+				default:
+				}
+				payload := fmt.Append(nil, n)
+				var err error
+				switch n % 3 {
+				case 0:
+					futures = append(futures, pub.PublishAsync(p.ctx, payload))
+				case 1:
+					err = pub.Send(p.ctx, payload)
+				case 2:
+					err = pub.Publish(p.ctx, payload)
+				}
+				if err != nil {
+					t.Errorf("publish %d: %v", n, err)
+				}
+			}
+		})
+		wg.Go(func() {
+			for want := 0; ; want++ {
+				ev, err := sub.Next(p.ctx)
+				if string(ev.Payload) == "end" {
+					return
+				}
+				if err != nil || string(ev.Payload) != fmt.Sprint(want) {
+					t.Errorf("event %d: %q, %v", want, ev.Payload, err)
+					return
+				}
+			}
+		})
+	}
+	wg.Go(func() {
+		h := c.Cache(felixtest.Namespace, felixtest.Cache)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if err := h.Put(p.ctx, "k", []byte("v"), 0); err != nil {
+				t.Errorf("put: %v", err)
+			}
+			if _, err := h.Get(p.ctx, "k"); err != nil {
+				t.Errorf("get: %v", err)
+			}
+		}
+	})
+	wg.Wait()
+	if n := minted.Load(); n < 16 {
+		t.Errorf("only %d tokens were asked for", n)
+	}
+}
