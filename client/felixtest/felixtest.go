@@ -271,5 +271,9 @@ func (b *Broker) Lose(share float64) { b.relay.Lose(share) }
 // 1200, below which there is no QUIC.
 func (b *Broker) Shrink(size int) { b.relay.Shrink(size) }
 
+// Rebind gives each client another address in the eyes of the broker, as a translator of addresses does that has forgotten its
+// table. Connections survive it.
+func (b *Broker) Rebind() { b.relay.Rebind() }
+
 // Refuse makes the broker refuse to authenticate anybody from now on, or no longer. Streams that are open go on.
 func (b *Broker) Refuse(on bool) { b.refuses.Store(on) }

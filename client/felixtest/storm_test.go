@@ -1,0 +1,301 @@
+package felixtest_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/felix-mq/felix/broker"
+	"github.com/felix-mq/felix/client"
+	"github.com/felix-mq/felix/client/felixtest"
+)
+
+// TestStorm runs publishers and subscribers through random faults, and compares what came with what the publishers were told.
+// FELIX_STORM_SEEDS sets the number of seeds, and FELIX_STORM_SEED runs a single one.
+//
+//   - Events of a publisher come in order, none twice, and none whose publish has failed without doubt.
+//   - An event that was acknowledged comes, or a gap in its place.
+//   - No call takes longer than its timeout, no subscription ends, nothing panics, and no goroutine is left.
+func TestStorm(t *testing.T) {
+	first, n := uint64(0), uint64(200)
+	if testing.Short() {
+		n = 20
+	}
+	if s := os.Getenv("FELIX_STORM_SEEDS"); s != "" {
+		n, _ = strconv.ParseUint(s, 10, 64)
+	}
+	if s := os.Getenv("FELIX_STORM_SEED"); s != "" {
+		first, _ = strconv.ParseUint(s, 10, 64)
+		n = 1
+	}
+	const atOnce = 16
+	places := make(chan struct{}, atOnce)
+	var wg sync.WaitGroup
+	for seed := first; seed < first+n && !t.Failed(); seed++ {
+		places <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-places }()
+			runStorm(t, seed)
+		})
+	}
+	wg.Wait()
+}
+
+const (
+	stormTimeout = 2 * time.Second
+	stormGrace   = 20 * time.Second // beyond a timeout, for a busy machine: a call that hangs takes for ever
+)
+
+// storm is one run.
+type storm struct {
+	t    *testing.T
+	seed uint64
+	b    *felixtest.Broker
+	ctx  context.Context
+
+	calm  atomic.Bool   // the faults are over
+	heard chan struct{} // closed when the subscriber has what was published then
+
+	mu     sync.Mutex // guards publishers
+	status [stormKinds]map[int]error
+}
+
+// The ways to publish. Each has a publisher of its own.
+const (
+	stormSync = iota
+	stormAsync
+	stormBatches
+	stormSends
+	stormKinds
+)
+
+func (s *storm) errorf(format string, args ...any) {
+	s.t.Errorf("seed %d: %s", s.seed, fmt.Sprintf(format, args...))
+}
+
+func runStorm(t *testing.T, seed uint64) {
+	r := rand.New(rand.NewPCG(seed, 1))
+	short := r.IntN(2) == 0 // tokens
+	b, err := felixtest.New(func(c *broker.Config) {
+		c.AuthTimeout = 500 * time.Millisecond
+		if short {
+			c.Now = func() time.Time { return time.Now().Add(58 * time.Second) } // the leeway is 60 s
+		}
+	})
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer b.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*guard)
+	defer cancel()
+	s := &storm{t: t, seed: seed, b: b, ctx: ctx, heard: make(chan struct{})}
+	connect := func() *client.Client {
+		opts := append(impatient(), client.WithTLS(b.TLS()), client.WithRequestTimeout(stormTimeout),
+			client.WithTokenSource(felixtest.Tenant, func(context.Context) (string, error) {
+				if short {
+					return b.Token(2 * time.Second)
+				}
+				return b.Token(time.Hour)
+			}))
+		c, err := client.Connect(ctx, b.Addr(), opts...)
+		if err != nil {
+			s.errorf("connect: %v", err)
+		}
+		return c
+	}
+	publisher, subscriber := connect(), connect()
+	if publisher == nil || subscriber == nil {
+		return
+	}
+	defer publisher.Close()
+	defer subscriber.Close()
+	sub, err := subscriber.Subscribe(ctx, felixtest.Namespace, felixtest.Stream)
+	if err != nil {
+		s.errorf("subscribe: %v", err)
+		return
+	}
+	defer sub.Close()
+	var wg sync.WaitGroup
+	for kind := range stormKinds {
+		s.status[kind] = make(map[int]error)
+		calls := rand.New(rand.NewPCG(seed, uint64(2+kind)))
+		wg.Go(func() { s.publish(publisher.Publisher(felixtest.Namespace, felixtest.Stream), kind, calls) })
+	}
+	got := make(chan []item, 1)
+	wg.Go(func() { got <- s.receive(sub) })
+	s.faults(r)
+	wg.Wait()
+	s.judge(<-got)
+}
+
+// faults breaks things for a while, and then nothing any more.
+func (s *storm) faults(r *rand.Rand) {
+	pause := func(most time.Duration) {
+		select {
+		case <-time.After(time.Duration(r.Int64N(int64(most)))): //nolint:forbidigo // that something takes a while is the fault
+		case <-s.ctx.Done():
+		}
+	}
+	for range 3 + r.IntN(5) {
+		switch r.IntN(6) {
+		case 0:
+			s.b.Kick()
+		case 1:
+			s.b.Pause()
+			pause(700 * time.Millisecond) // the idle timeout is within that
+			s.b.Resume()
+		case 2:
+			s.b.Restart(s.t)
+		case 3:
+			s.b.Lose(r.Float64() / 4)
+			pause(300 * time.Millisecond)
+			s.b.Lose(0)
+		case 4:
+			s.b.Rebind()
+		case 5:
+			s.b.Refuse(true)
+			s.b.Kick()
+			pause(200 * time.Millisecond)
+			s.b.Refuse(false)
+		}
+		pause(150 * time.Millisecond)
+	}
+	s.calm.Store(true)
+}
+
+var errPending = errors.New("no outcome yet")
+
+func (s *storm) settle(kind, n int, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.status[kind][n] = err
+}
+
+// publish publishes in one way until all was heard.
+func (s *storm) publish(pub *client.Publisher, kind int, r *rand.Rand) {
+	name := func(n int) []byte { return fmt.Append(nil, kind, " ", n, " ", s.calm.Load()) }
+	batcher := pub.Batcher(client.BatcherOptions{MaxEvents: 8, Linger: time.Millisecond, Done: func(payloads [][]byte, err error) {
+		for _, p := range payloads {
+			s.settle(kind, parseItem(p).n, err)
+		}
+	}})
+	var open sync.WaitGroup
+	for n := 0; ; n++ {
+		select {
+		case <-s.heard:
+			if err := pub.Flush(s.ctx); err != nil && kind != stormSends {
+				s.errorf("flush: %v", err)
+			}
+			open.Wait()
+			return
+		case <-s.ctx.Done():
+			s.errorf("what was published when all was calm did not come")
+			return
+		case <-time.After(time.Duration(r.Int64N(int64(5 * time.Millisecond)))): //nolint:forbidigo // publishes come at random times
+		}
+		timeout := stormTimeout
+		ctx, cancel := s.ctx, context.CancelFunc(func() {})
+		if r.IntN(3) == 0 && !s.calm.Load() {
+			timeout = time.Duration(r.Int64N(int64(20 * time.Millisecond)))
+			ctx, cancel = context.WithTimeout(ctx, timeout)
+		} else {
+			ctx = context.Background()
+		}
+		s.settle(kind, n, errPending)
+		began := time.Now()
+		switch kind {
+		case stormSync:
+			s.settle(kind, n, pub.Publish(ctx, name(n)))
+		case stormAsync:
+			open.Add(1)
+			pub.PublishFunc(ctx, [][]byte{name(n)}, func(err error) {
+				s.settle(kind, n, err)
+				open.Done()
+			})
+		case stormBatches:
+			if err := batcher.Add(ctx, name(n)); err != nil {
+				s.settle(kind, n, err)
+			}
+		case stormSends:
+			if err := pub.Send(ctx, name(n)); err != nil {
+				s.settle(kind, n, err)
+			}
+		}
+		cancel()
+		if d := time.Since(began); d > timeout+stormGrace {
+			s.errorf("call %d of kind %d took %v, with a timeout of %v", n, kind, d, timeout)
+		}
+	}
+}
+
+// item is what a subscriber was handed: an event, or a gap.
+type item struct {
+	gap     bool
+	kind, n int
+	calm    bool
+}
+
+func parseItem(p []byte) (i item) {
+	_, _ = fmt.Sscan(string(p), &i.kind, &i.n, &i.calm)
+	return i
+}
+
+// receive reads until each publisher has been heard when all was calm.
+func (s *storm) receive(sub *client.Subscription) (got []item) {
+	defer close(s.heard)
+	for heard := 0; heard < 1<<stormKinds-1; {
+		ev, err := sub.Next(s.ctx)
+		if err != nil {
+			s.errorf("the subscription: %v", err)
+			return got
+		}
+		if ev.Gap != nil {
+			got = append(got, item{gap: true})
+		}
+		if ev.IsGap() {
+			continue
+		}
+		i := parseItem(ev.Payload)
+		got = append(got, i)
+		if i.calm {
+			heard |= 1 << i.kind
+		}
+	}
+	return got
+}
+
+// judge compares what came with the outcomes.
+func (s *storm) judge(got []item) {
+	for kind := range stormKinds {
+		last, gap := -1, false
+		for _, i := range got {
+			if i.gap {
+				gap = true
+				continue
+			}
+			if i.kind != kind {
+				continue
+			}
+			if i.n <= last {
+				s.errorf("kind %d: event %d behind event %d", kind, i.n, last)
+			}
+			for n := last + 1; n < i.n; n++ {
+				if err, ok := s.status[kind][n]; ok && err == nil && !gap && kind != stormSends {
+					s.errorf("kind %d: event %d was acknowledged, and is missing without a gap", kind, n)
+				}
+			}
+			if err := s.status[kind][i.n]; err != nil && !errors.Is(err, errPending) && !errors.Is(err, client.ErrInDoubt) {
+				s.errorf("kind %d: event %d came, and its publish says %v", kind, i.n, err)
+			}
+			last, gap = i.n, false
+		}
+	}
+}
