@@ -86,6 +86,10 @@ fuzz: ## Run every fuzz target for FUZZTIME each (default 20s)
 		$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) "$$pkg" </dev/null; \
 	done
 
+.PHONY: storm
+storm: ## Run clients through 10 000 random storms of faults
+	FELIX_STORM_SEEDS=$${FELIX_STORM_SEEDS:-10000} $(GO) test -count=1 -timeout 3h -run TestStorm ./client/felixtest
+
 .PHONY: conformance
 conformance: ## Judge the broker and then the client by the protocol, case by case, in two tables
 	@status=0; \
@@ -296,6 +300,12 @@ fmt: ## Format all Go files in place
 .PHONY: generate
 generate: ## Regenerate generated files
 	$(GO) generate ./...
+
+.PHONY: check-api
+check-api: ## Fail if docs/api is not what the public packages export
+	$(GO) generate ./docs/generate
+	@test -z "$$(git status --porcelain docs/api)" || { git diff docs/api; \
+		echo 'docs/api was out of date: look whether the change of the API is meant, and commit it' >&2; exit 1; }
 
 # Compares the tree with itself before and after, so that it also works with uncommitted changes.
 .PHONY: check-generate

@@ -31,6 +31,9 @@ func TestConnectOptions(t *testing.T) {
 		{"subscriptions", append(good, client.WithSubscriptionsPerConn(0)), "subscriptions per connection"},
 		{"frame size", append(good, client.WithMaxFrame(0)), "maximum frame size"},
 		{"request timeout", append(good, client.WithRequestTimeout(0)), "request timeout"},
+		{"no hook", append(good, client.WithHooks(struct{}{})), "struct {}"},
+		{"nil hook", append(good, client.WithHooks(nil)), "hook"},
+		{"no logger", append(good, client.WithLogger(nil)), "logger"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			if _, err := client.Connect(t.Context(), "127.0.0.1:1", tc.opts...); err == nil || !strings.Contains(err.Error(), tc.want) {

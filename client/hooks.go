@@ -65,8 +65,8 @@ type DeliverHook interface {
 	OnDeliver(namespace, stream string, events, bytes int)
 }
 
-// CacheHook is called when a cache request begins: "get" or "put". The function that it returns, if it is not nil, is
-// called once with the outcome; a miss is no error.
+// CacheHook is called when a cache request begins: "get", "put", "put_if", "delete", or "watch" each time that a watch is asked
+// for. The function that it returns, if it is not nil, is called once with the outcome; a miss is no error.
 type CacheHook interface {
 	OnCache(ctx context.Context, namespace, cache, operation string) (done func(err error))
 }
@@ -90,6 +90,14 @@ func newHooks(all []Hook) *hooks {
 		h.caches = appendIf(h.caches, hook)
 	}
 	return h
+}
+
+func isHook(h Hook) bool {
+	switch h.(type) {
+	case ConnHook, SubscriptionHook, PublishHook, DeliverHook, CacheHook:
+		return true
+	}
+	return false
 }
 
 func appendIf[T any](list []T, hook Hook) []T {

@@ -84,6 +84,11 @@ func (o *options) validate() error {
 	if err := checkNames(o.tenant); err != nil {
 		errs = append(errs, fmt.Errorf("client: tenant: %w", err))
 	}
+	for _, h := range o.hooks {
+		if !isHook(h) {
+			errs = append(errs, fmt.Errorf("client: hook of type %T: it has the methods of no kind of hook", h))
+		}
+	}
 	if o.requestTimeout <= 0 {
 		errs = append(errs, fmt.Errorf("client: request timeout: %v is not positive", o.requestTimeout))
 	}
@@ -192,11 +197,20 @@ func WithCacheConns(n int) Option { return func(o *options) { o.cacheConns = n }
 // WithCacheStreams sets the number of streams on each connection for cache requests; 4 by default.
 func WithCacheStreams(n int) Option { return func(o *options) { o.cacheStreams = n } }
 
-// WithHooks adds hooks for metrics, tracing and states: see [Hook]. Those that are not given cost nothing.
+// WithHooks adds hooks for metrics, tracing and states: see [Hook]. Those that are not given cost nothing. A value that is no
+// hook makes Connect fail.
 func WithHooks(h ...Hook) Option { return func(o *options) { o.hooks = append(o.hooks, h...) } }
 
 // WithLogger logs connections and subscriptions that are lost and come back.
-func WithLogger(l *slog.Logger) Option { return WithHooks(logHook{l}) }
+func WithLogger(l *slog.Logger) Option {
+	return func(o *options) {
+		if l == nil {
+			o.problems = append(o.problems, errors.New("client: no logger"))
+			return
+		}
+		o.hooks = append(o.hooks, logHook{l})
+	}
+}
 
 // WithEventConns sets the number of connections that subscriptions are spread over; 8 by default. More are opened
 // when these are full ([WithSubscriptionsPerConn]).
@@ -214,7 +228,8 @@ func WithMaxFrame(n int) Option { return func(o *options) { o.maxFrame = n } }
 // batches and they shrink. Payloads that do not compress are noticed and left alone.
 func WithCompression() Option { return func(o *options) { o.compress = true } }
 
-// WithRequestTimeout bounds calls that wait for an answer and whose context has no deadline; 10 s by default.
+// WithRequestTimeout bounds calls that send something and whose context has no deadline, and the wait for the acknowledgement
+// of an asynchronous publish; 10 s by default.
 func WithRequestTimeout(d time.Duration) Option { return func(o *options) { o.requestTimeout = d } }
 
 // WithIdleTimeout sets the time after which a silent connection counts as dead, 7 s by default, and the period of the

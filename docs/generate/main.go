@@ -8,20 +8,43 @@ import (
 	"fmt"
 	"log"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 
 	"github.com/felix-mq/felix/codec"
 )
 
-//go:generate go run . ../protocol/errors.md
+//go:generate go run . ../protocol/errors.md ../api
 
 func main() {
-	if len(os.Args) != 2 {
-		log.Fatal("usage: generate FILE")
+	if len(os.Args) != 3 {
+		log.Fatal("usage: generate ERRORS-FILE API-DIRECTORY")
 	}
 	if err := os.WriteFile(os.Args[1], errorsPage(), 0o644); err != nil {
 		log.Fatal(err)
 	}
+	if err := writeAPI(os.Args[2]); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// public are the packages whose exported names programs depend on. A change of one of them shows in docs/api.
+var public = []string{"auth", "broker", "cache", "catalog", "client", "client/felixtest", "codec"}
+
+// writeAPI writes what each public package exports to a file of its own.
+func writeAPI(dir string) error {
+	for _, name := range public {
+		text, err := exec.Command("go", "doc", "-all", "github.com/felix-mq/felix/"+name).Output()
+		if err != nil {
+			return fmt.Errorf("go doc %s: %w", name, err)
+		}
+		file := filepath.Join(dir, strings.ReplaceAll(name, "/", "-")+".txt")
+		if err := os.WriteFile(file, text, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // othersTexts are texts of the reference that have a code here and are not in the table of refusals.
