@@ -376,7 +376,7 @@ func (s *stream) readError(err error) {
 	case errors.Is(err, quicx.ErrMemory):
 		b.limited(limitConnMemory)
 		if s.tenant != nil {
-			s.tenant.refuse(tenantReads)
+			s.tenant.refuseRead(err)
 		}
 	case s.identity == nil && errors.Is(err, codec.ErrFrameTooLarge):
 		b.limited(limitAuthBytes)

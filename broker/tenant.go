@@ -21,6 +21,7 @@ type tenants struct {
 	strangers *ledger.Budget // memory of connections on which nobody has authenticated; each of them has a share
 	defaults  catalog.Limits
 	refusals  refusals
+	pressed   atomic.Pointer[tenant] // was refused memory for a request that others use above their guarantee
 
 	mu     sync.RWMutex // guards byName; nothing else is locked under it but the ledger
 	byName map[string]*tenant
@@ -372,11 +373,14 @@ func (t *tenant) newest() *conn {
 }
 
 // relieveReads closes connections that hold memory for requests, when guarantees of tenants that came since leave less
-// of it in common than is used: of the tenant that is furthest above its guarantee, the one that holds most. What they
-// hold is free soon, so that it is called from time to time and closes one each time.
+// of it in common than is used, or a tenant needs some that has less: of the tenant that is furthest above its
+// guarantee, the one that holds most. What they hold is free soon, so that it is called from time to time and closes
+// one each time.
 func (t *tenants) relieveReads() {
 	budget := t.budgets[kindReads]
-	if used, size := budget.Common(); used <= size {
+	used, size := budget.Common()
+	pressed := t.pressed.Swap(nil)
+	if used <= size && pressed == nil {
 		return
 	}
 	furthest := budget.Furthest(nil)
@@ -384,9 +388,20 @@ func (t *tenants) relieveReads() {
 		return
 	}
 	n, _ := furthest.Tag.(*tenant)
+	if used <= size && (n == pressed || furthest.Above()-pressed.shares[kindReads].Above() < size/8) {
+		return // they have about the same
+	}
 	if c := n.largest(); c != nil {
 		n.refuse(tenantReads)
 		c.closeLater(reasonTenantReads)
+	}
+}
+
+// refuseRead notes that a request of the tenant found no memory, and why.
+func (t *tenant) refuseRead(err error) {
+	t.refuse(tenantReads)
+	if errors.Is(err, ledger.ErrShort) {
+		t.all.pressed.Store(t)
 	}
 }
 

@@ -253,3 +253,37 @@ func TestReadsOfANewcomer(t *testing.T) {
 		return tenantRefused(t, s, "acme", "read_bytes") > 0 && metric(t, acme, "felix_read_bytes") < bound*3/4
 	})
 }
+
+// TestReadsAboveTheGuarantee: a tenant that needs more memory for a request than it is guaranteed has it soon, if
+// another one uses most of what they have in common for requests that it does not finish.
+func TestReadsAboveTheGuarantee(t *testing.T) {
+	s := startServed(t, func(cfg *broker.Config) { cfg.ReadBytes, cfg.FrameTimeout = 8<<20, within })
+	acme, other := s.as("acme"), s.as("other")
+	const size = 60 << 10
+	for range 4 {
+		p := dialPeer(t, acme)
+		for range 32 {
+			c := p.open()
+			unfinished := append(codec.AppendHeader(p.auth(), 0, size), make([]byte, size-1)...)
+			go func() { _, _ = c.s.Send().Write(unfinished) }()
+		}
+	}
+	wantLimit(t, acme, "conn_memory", 1)
+	large := codec.AppendPublish(nil, "other", "default", "events", make([]byte, 1<<20), codec.AckPerMessage, 1, true)
+	p := dialPeer(t, other)
+	for ctx := testContext(t); ; {
+		c := p.open(p.auth())
+		c.wantMessage(codec.MsgAuthOK, "")
+		go func() { _, _ = c.s.Send().Write(large) }()
+		_ = c.s.Recv().SetReadDeadline(time.Now().Add(within))
+		if _, err := c.fr.Next(); err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			t.Fatal("there is never memory for it")
+		}
+	}
+	if tenantRefused(t, s, "acme", "read_bytes") == 0 || tenantRefused(t, s, "other", "read_bytes") == 0 {
+		t.Error("the wrong ones were refused")
+	}
+}

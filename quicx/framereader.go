@@ -2,6 +2,7 @@ package quicx
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"os"
@@ -83,7 +84,7 @@ func NewFrameReader(r *RecvStream, maxFrame int) *FrameReader { return newFrameR
 func (r *FrameReader) SetMaxFrame(n int) { r.max = min(n, math.MaxInt-codec.HeaderLen) }
 
 // SetAccount makes the reader charge the memory it holds to an account; without room for a frame Next fails with
-// [ErrMemory]. Chunks that others have retained are not charged any longer than the reader holds them. It is called
+// [ErrMemory] and the account's own error. Chunks that others have retained are not charged any longer than the reader holds them. It is called
 // before the first Next.
 func (r *FrameReader) SetAccount(a *ledger.Account) { r.account = a }
 
@@ -188,8 +189,8 @@ func (r *FrameReader) fill() error {
 			return err
 		}
 	}
-	if !r.makeRoom() {
-		r.fail(ErrMemory)
+	if err := r.makeRoom(); err != nil {
+		r.fail(fmt.Errorf("%w: %w", ErrMemory, err))
 		r.drop()
 		return r.err
 	}
@@ -252,42 +253,44 @@ func (r *FrameReader) await() error {
 	return err
 }
 
-// makeRoom sees to it that more of the unfinished frame can be read. It reports false if there is no memory for it.
-func (r *FrameReader) makeRoom() bool {
+// makeRoom sees to it that more of the unfinished frame can be read. Its error is that of the account.
+func (r *FrameReader) makeRoom() error {
 	if r.chunk == nil {
 		return r.hold(r.size)
 	}
 	have := r.end - r.start
 	need := max(r.need, codec.HeaderLen)
 	if r.start+need <= len(r.data) || r.end < len(r.data) && r.start == 0 {
-		return true
+		return nil
 	}
 	size := max(r.size, min(2*have, need))
 	if size <= len(r.data) && r.chunk.Refs() == 1 {
 		r.end = copy(r.data, r.data[r.start:r.end]) // nobody else can see these bytes
 		r.start = 0
-		return true
+		return nil
 	}
 	old, from := r.chunk, r.data[r.start:r.end]
 	largest := r.largest
-	if !r.hold(size) {
-		return false
+	if err := r.hold(size); err != nil {
+		return err
 	}
 	copy(r.data, from)
 	r.chooseSize(len(old.Bytes()), r.end, largest)
 	r.release(old)
 	r.start, r.end, r.largest = 0, have, 0
-	return true
+	return nil
 }
 
 // hold makes a chunk of size bytes the reader's, if there is room for it in the account.
-func (r *FrameReader) hold(size int) bool {
-	if r.account != nil && r.account.Charge(int64(buf.CapOf(size))) != nil {
-		return false
+func (r *FrameReader) hold(size int) error {
+	if r.account != nil {
+		if err := r.account.Charge(int64(buf.CapOf(size))); err != nil {
+			return err
+		}
 	}
 	r.chunk = buf.Get(size)
 	r.data = r.chunk.Bytes()
-	return true
+	return nil
 }
 
 func (r *FrameReader) release(c *buf.Chunk) {
