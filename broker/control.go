@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"sync/atomic"
+	"time"
 
 	"github.com/felix-mq/felix/auth"
 	"github.com/felix-mq/felix/codec"
@@ -118,6 +119,8 @@ func (ctl *control) serve() {
 		if err != nil {
 			ctl.readError(err)
 			if ctl.untrusted() {
+				// It may have been cut off while it wrote, and not have been stuck.
+				_ = ctl.send.SetWriteDeadline(time.Now().Add(cfg.ReplyTimeout))
 				ctl.refuse(codec.AuthFailed)
 			}
 			return

@@ -61,14 +61,15 @@ func (e *ends) carryOut(c *conn, why limit) {
 
 // cutOff ends the stream for a limit: its reads and what it waits for.
 func (s *stream) cutOff(why limit) {
+	stuck := s.send != nil && s.writing.Load() // before it learns of its end, of which it may have something to say
 	if !s.cut.CompareAndSwap(int32(limitNone), int32(why)) {
 		return
 	}
 	s.c.b.limited(why)
-	_ = s.r.SetReadDeadline(longPast)
-	if s.send != nil && s.writing.Load() { // it is stuck there; otherwise it may have something left to say
+	if stuck {
 		_ = s.send.SetWriteDeadline(longPast)
 	}
+	_ = s.r.SetReadDeadline(longPast)
 	if cancel := s.waiting.Load(); cancel != nil {
 		(*cancel)()
 	}
