@@ -104,7 +104,7 @@ var mutants = []mutant{
 		"broker/cacherequests.go", "if m.HasTTL {", "if m.HasTTL && m.TTL > 0 {",
 	}, {
 		"broker/cacheframes.go", "if ms == codec.CacheForever {", "if ms == codec.CacheForever || ms == 0 {",
-	}}, "RAW-51c IC-51"},
+	}}, "RAW-51c"},
 	{"a publish stream ignores unknown flags", []edit{{
 		"broker/uni.go", "if err := f.Header.Flags.CheckNegotiated(agreed); err != nil {", "f.Header.Flags &= codec.FlagPublishBatch\n\tif err := f.Header.Flags.CheckNegotiated(agreed); err != nil {",
 	}}, "D10b"},

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"syscall"
 	"testing"
 	"time"
 
@@ -14,6 +16,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	// Under nohup a hangup is ignored, by the processes that the tests start too. What is handled here is not.
+	if filepath.Base(os.Args[0]) != "felix" {
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+	}
 	testscript.Main(m, map[string]func(){"felix": main})
 }
 
