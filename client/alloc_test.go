@@ -19,14 +19,14 @@ func skipAllocations(t *testing.T) {
 	}
 }
 
-// TestAllocNext takes events out of a frame that has arrived.
+// TestAllocNext takes events out of a frame that has arrived: views cost nothing, and an event that is kept its payload.
 func TestAllocNext(t *testing.T) {
 	skipAllocations(t)
 	const runs = 1000
 	p := newPeer(t)
 	c, _, _ := p.dialogue(codec.KnownFlags)
 	sub, _, ev := p.subscribe(c, 5)
-	p.must(ev.Send(codec.AppendEventBatch(nil, codec.LayoutSharedOffsets, 0, 7, make([][]byte, runs+2))))
+	p.must(ev.Send(codec.AppendEventBatch(nil, codec.LayoutSharedOffsets, 0, 7, repeat([]byte("payload"), 2*runs+3))))
 	if _, err := sub.Next(p.ctx); err != nil { // the frame is there
 		t.Fatal(err)
 	}
@@ -36,6 +36,19 @@ func TestAllocNext(t *testing.T) {
 		}
 	}); n != 0 {
 		t.Errorf("%v allocations per event", n)
+	}
+	var kept client.Event
+	if n := testing.AllocsPerRun(runs, func() {
+		ev, err := sub.Next(p.ctx)
+		if err != nil {
+			t.Error(err)
+		}
+		kept = ev.Clone()
+	}); n > 1 {
+		t.Errorf("%v allocations per event that is kept", n)
+	}
+	if string(kept.Payload) != "payload" {
+		t.Errorf("kept %q", kept.Payload)
 	}
 }
 

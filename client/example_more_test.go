@@ -127,6 +127,10 @@ func ExampleSubscription_Events() {
 		if err != nil {
 			log.Fatal(err)
 		}
+		if ev.IsGap() {
+			fmt.Printf("%d events were lost: %v\n", ev.Gap.Lost, ev.Gap.Reason)
+			continue
+		}
 		fmt.Printf("%s\n", ev.Payload)
 		if string(ev.Payload) == "last" {
 			break
