@@ -73,7 +73,9 @@ func TestSubscriptionOutlives(t *testing.T) {
 			b.Kick()
 			next := begin(p, func() (client.Event, error) { return sub.Next(p.ctx) })
 			for range 12 {
-				<-hook.seen
+				if err := <-hook.seen; err == nil {
+					t.Error("a failure without a reason")
+				}
 			}
 			tc.fail(b, &noToken, &badCertificate, false)
 			p.must(b.Connect(t).Publisher(felixtest.Namespace, felixtest.Stream).Publish(p.ctx, []byte("x")))

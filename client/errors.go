@@ -106,7 +106,7 @@ func (e *BrokerError) Code() Code { return Code(codec.CodeOf(e.Message)) }
 // Is reports whether target is the error of the refusal's code.
 func (e *BrokerError) Is(target error) bool {
 	want := sentinels[codec.CodeOf(e.Message)]
-	return want != nil && want == target //nolint:errorlint // the value itself, as errors.Is asks for
+	return want != nil && want == target
 }
 
 func (e *BrokerError) Error() string { return "client: broker says: " + e.Message }
@@ -122,7 +122,7 @@ type CursorError struct {
 }
 
 // Is reports whether target is [ErrPosition].
-func (e *CursorError) Is(target error) bool { return target == ErrPosition } //nolint:errorlint // as errors.Is asks for
+func (e *CursorError) Is(target error) bool { return target == ErrPosition }
 
 func (e *CursorError) Error() string {
 	if e.TooOld {

@@ -140,7 +140,7 @@ func runStorm(t *testing.T, seed uint64) {
 func (s *storm) faults(r *rand.Rand) {
 	pause := func(most time.Duration) {
 		select {
-		case <-time.After(time.Duration(r.Int64N(int64(most)))): //nolint:forbidigo // that something takes a while is the fault
+		case <-time.After(time.Duration(r.Int64N(int64(most)))):
 		case <-s.ctx.Done():
 		}
 	}
@@ -199,7 +199,7 @@ func (s *storm) publish(pub *client.Publisher, kind int, r *rand.Rand) {
 		case <-s.ctx.Done():
 			s.errorf("what was published when all was calm did not come")
 			return
-		case <-time.After(time.Duration(r.Int64N(int64(5 * time.Millisecond)))): //nolint:forbidigo // publishes come at random times
+		case <-time.After(time.Duration(r.Int64N(int64(5 * time.Millisecond)))):
 		}
 		timeout := stormTimeout
 		ctx, cancel := s.ctx, context.CancelFunc(func() {})

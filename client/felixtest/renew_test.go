@@ -1,4 +1,4 @@
-package client_test
+package felixtest_test
 
 import (
 	"context"
@@ -18,20 +18,22 @@ import (
 // fails, and each publisher's events stay in order.
 func TestStreamsOutliveTheirTokens(t *testing.T) {
 	const leeway, slack = 60 * time.Second, 3 * time.Second // of the broker, and what the test leaves of it
-	p := newPeer(t)
+	ctx := testContext(t)
 	b := felixtest.Start(t, func(c *broker.Config) {
 		c.Now = func() time.Time { return time.Now().Add(leeway - slack) }
 		c.AuthTimeout = time.Second
 	})
 	var minted atomic.Int64
-	c, err := client.Connect(p.ctx, b.Addr(), client.WithTLS(b.TLS()),
+	c, err := client.Connect(ctx, b.Addr(), client.WithTLS(b.TLS()),
 		client.WithTokenSource(felixtest.Tenant, func(context.Context) (string, error) {
 			if n := minted.Add(1); n > 8 && n%3 == 0 { // the first open all streams
 				return "", errors.New("no token at present")
 			}
 			return b.Token(2 * time.Second)
 		}))
-	p.must(err)
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer c.Close()
 	const publishers = 4
 	names := make([]string, publishers)
@@ -44,8 +46,10 @@ func TestStreamsOutliveTheirTokens(t *testing.T) {
 	time.AfterFunc(8*time.Second, func() { close(stop) })
 	var wg sync.WaitGroup
 	for _, name := range names {
-		sub, err := reader.Subscribe(p.ctx, felixtest.Namespace, name)
-		p.must(err)
+		sub, err := reader.Subscribe(ctx, felixtest.Namespace, name)
+		if err != nil {
+			t.Fatal(err)
+		}
 		defer sub.Close()
 		wg.Go(func() {
 			pub := c.Publisher(felixtest.Namespace, name)
@@ -54,15 +58,15 @@ func TestStreamsOutliveTheirTokens(t *testing.T) {
 			for ; ; n++ {
 				select {
 				case <-stop:
-					if err := pub.Flush(p.ctx); err != nil {
+					if err := pub.Flush(ctx); err != nil {
 						t.Errorf("flush: %v", err)
 					}
 					for _, f := range futures {
-						if err := f.Wait(p.ctx); err != nil {
+						if err := f.Wait(ctx); err != nil {
 							t.Errorf("asynchronous publish: %v", err)
 						}
 					}
-					if err := pub.Publish(p.ctx, []byte("end")); err != nil {
+					if err := pub.Publish(ctx, []byte("end")); err != nil {
 						t.Errorf("the last publish: %v", err)
 					}
 					return
@@ -72,11 +76,11 @@ func TestStreamsOutliveTheirTokens(t *testing.T) {
 				var err error
 				switch n % 3 {
 				case 0:
-					futures = append(futures, pub.PublishAsync(p.ctx, payload))
+					futures = append(futures, pub.PublishAsync(ctx, payload))
 				case 1:
-					err = pub.Send(p.ctx, payload)
+					err = pub.Send(ctx, payload)
 				case 2:
-					err = pub.Publish(p.ctx, payload)
+					err = pub.Publish(ctx, payload)
 				}
 				if err != nil {
 					t.Errorf("publish %d: %v", n, err)
@@ -85,7 +89,7 @@ func TestStreamsOutliveTheirTokens(t *testing.T) {
 		})
 		wg.Go(func() {
 			for want := 0; ; want++ {
-				ev, err := sub.Next(p.ctx)
+				ev, err := sub.Next(ctx)
 				if string(ev.Payload) == "end" {
 					return
 				}
@@ -104,10 +108,10 @@ func TestStreamsOutliveTheirTokens(t *testing.T) {
 				return
 			default:
 			}
-			if err := h.Put(p.ctx, "k", []byte("v"), 0); err != nil {
+			if err := h.Put(ctx, "k", []byte("v"), 0); err != nil {
 				t.Errorf("put: %v", err)
 			}
-			if _, err := h.Get(p.ctx, "k"); err != nil {
+			if _, err := h.Get(ctx, "k"); err != nil {
 				t.Errorf("get: %v", err)
 			}
 		}
