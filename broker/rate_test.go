@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -118,13 +119,13 @@ func TestTurns(t *testing.T) {
 		t.Errorf("somebody who is gone: %v", err)
 	}
 	turns.leave()
-	got := ""
+	var got strings.Builder
 	for range 6 {
-		got += <-served + " "
+		got.WriteString(<-served + " ")
 	}
 	wg.Wait()
-	if want := "a1 b4 c6 a2 a3 a5 "; got != want {
-		t.Errorf("served %s, want %s", got, want)
+	if want := "a1 b4 c6 a2 a3 a5 "; got.String() != want {
+		t.Errorf("served %s, want %s", got.String(), want)
 	}
 	if turns.free != 1 || len(turns.lines) != 0 || len(turns.next) != 0 {
 		t.Errorf("in the end %d free, %d lines, %d tenants", turns.free, len(turns.lines), len(turns.next))
