@@ -22,6 +22,8 @@ func small(fs vfs.FS) Options {
 	}
 }
 
+func noneUnsynced(int) bool { return false }
+
 func key(i int) Key { return Key{Tenant: "t", Namespace: "n", Stream: fmt.Sprint("s", i)} }
 
 // payloadOf is a payload that tells its log and offset, with a length that depends on both.
@@ -38,8 +40,8 @@ type promise struct {
 	base     uint64 // the highest base that retention may have made
 }
 
-// work appends to some logs until the file system crashes or rounds are over.
-func work(t *testing.T, fs vfs.FS, promises []promise, rounds int) {
+// work appends to some logs until the file system crashes or rounds are over. Of some logs the records may be lost.
+func work(t *testing.T, fs vfs.FS, promises []promise, rounds int, unsynced func(log int) bool) {
 	t.Helper()
 	s, err := Open("data", small(fs))
 	if err != nil {
@@ -83,9 +85,13 @@ func work(t *testing.T, fs vfs.FS, promises []promise, rounds int) {
 			p.mu.Lock()
 			p.appended = max(p.appended, nexts[i])
 			p.mu.Unlock()
-			first, err := l.Append(batch, ClassDevice, func(err error) {
+			class := ClassDevice
+			if unsynced(i) {
+				class = ClassOS
+			}
+			first, err := l.Append(batch, class, func(err error) {
 				defer done.Done()
-				if err == nil {
+				if err == nil && class == ClassDevice {
 					p.mu.Lock()
 					p.acked = max(p.acked, next+uint64(n))
 					p.mu.Unlock()
@@ -100,7 +106,7 @@ func work(t *testing.T, fs vfs.FS, promises []promise, rounds int) {
 				t.Fatalf("log %d: first offset %d, want %d", i, first, next)
 			}
 			if round%4 == 3 {
-				l.SetRetention(Retention{Count: 30})
+				l.SetRetention(Retention{Count: []uint64{30, 3, 8}[i]})
 			}
 		}
 		if round%3 == 0 {
@@ -202,7 +208,8 @@ func TestCrashes(t *testing.T) {
 					fs := &vfs.Mem{}
 					promises := make([]promise, 3)
 					fs.CrashAfter(crash)
-					work(t, fs, promises, 40)
+					unsynced := func(log int) bool { return log == 2 || crash%3 == 0 }
+				work(t, fs, promises, 40, unsynced)
 					ended = fs.Changes() < crash
 					defer func() {
 						if t.Failed() {
@@ -213,7 +220,7 @@ func TestCrashes(t *testing.T) {
 					fs = fs.Crash(survival, dice)
 					if dice.IntN(2) == 0 {
 						fs.CrashAfter(1 + dice.IntN(60))
-						work(t, fs, promises, 3)
+						work(t, fs, promises, 3, unsynced)
 						fs = fs.Crash(vfs.Survivals()[dice.IntN(4)], dice)
 					}
 					check(t, fs, promises)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -18,10 +19,10 @@ import (
 func TestDamage(t *testing.T) {
 	fs := &vfs.Mem{}
 	promises := make([]promise, 2)
-	work(t, fs, promises, 12)
+	work(t, fs, promises, 12, noneUnsynced)
 	// Some of it is in the journal only as far as anybody knows, as after the end of a process.
 	fs.CrashAfter(20)
-	work(t, fs, promises, 12)
+	work(t, fs, promises, 12, noneUnsynced)
 	image := fs.Restart()
 
 	found, harmless := 0, 0
@@ -175,7 +176,7 @@ func TestFaults(t *testing.T) {
 			for n := 1; ; n++ {
 				mem := &vfs.Mem{}
 				promises := make([]promise, 2)
-				work(t, mem, promises, 10)
+				work(t, mem, promises, 10, noneUnsynced)
 				var seen atomic.Int64
 				faulty := vfs.Faulty{FS: mem, Before: func(o vfs.Op, _ string) error {
 					if o != op {
@@ -196,6 +197,25 @@ func TestFaults(t *testing.T) {
 		}
 	}
 	t.Logf("%d faults", cases)
+}
+
+// TestLostWriteBack lets each sync of a file fail in turn, as a device does that has lost what was to be written, while the
+// kernel still shows it. The process is started again, and later the machine loses power.
+func TestLostWriteBack(t *testing.T) {
+	for n := 1; ; n++ {
+		fs := &vfs.Mem{}
+		promises := make([]promise, 2)
+		work(t, fs, promises, 10, noneUnsynced)
+		fs.LoseSync(n)
+		workWithFaults(t, fs, promises)
+		fs = fs.Restart()
+		check(t, fs, promises)
+		dice := rand.New(rand.NewPCG(1, uint64(n)))
+		check(t, fs.Crash(vfs.KeepNone, dice), promises)
+		if n > 40 {
+			break
+		}
+	}
 }
 
 // workWithFaults appends until something fails. What fails is not acknowledged, and nothing is after it.

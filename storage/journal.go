@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -16,11 +17,11 @@ import (
 
 // The format of journal files. All numbers are big-endian. Entries begin at multiples of 8 bytes.
 //
-//	file    magic 4 │ version 2 │ flags 2 │ number of the file 8 │ sequence of its first entry 8 │ crc of the 24 before 4 │ 0 4
+//	file    magic 4 │ version 2 │ flags 2 │ number 8 │ sequence of the first entry 8 │ salt 8 │ crc of the 32 before 4 │ 0 4
 //	entry   kind 4 │ length of the body 4 │ sequence 8 │ synced 8 │ log 4 │ crc 4 │ body
 //
-// An entry's crc begins with the number of the file, so that what an older use of the same file has left is not taken for
-// an entry. It covers the header before it and, except for records, which have checksums of their own, the body.
+// An entry's crc begins with the file's salt, which is random. So neither what an older use of the same file has left nor a
+// payload that looks like an entry is taken for one. It covers the header before it and, except for records, which have checksums of their own, the body.
 //
 // "synced" is the sequence below which all entries were on the device when this one was written. If an entry is
 // damaged and a later one says that it was synced, a device has lost what it had promised to keep. If no later one does,
@@ -39,7 +40,7 @@ import (
 const (
 	journalMagic      = 0x464C4A52 // FLJR
 	journalVersion    = 1
-	journalHeaderSize = 32
+	journalHeaderSize = 40
 	entryHeaderSize   = 32
 	entryAlign        = 8
 
@@ -54,37 +55,38 @@ const (
 	spareName   = "spare"
 )
 
-func appendJournalHeader(b []byte, flags uint16, number, first uint64) []byte {
+func appendJournalHeader(b []byte, flags uint16, number, first, salt uint64) []byte {
 	n := len(b)
 	b = binary.BigEndian.AppendUint32(b, journalMagic)
 	b = binary.BigEndian.AppendUint16(b, journalVersion)
 	b = binary.BigEndian.AppendUint16(b, flags)
 	b = binary.BigEndian.AppendUint64(b, number)
 	b = binary.BigEndian.AppendUint64(b, first)
+	b = binary.BigEndian.AppendUint64(b, salt)
 	b = binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(b[n:]))
 	return binary.BigEndian.AppendUint32(b, 0)
 }
 
-func parseJournalHeader(b []byte, number uint64) (flags uint16, first uint64, err *CorruptionError) {
+func parseJournalHeader(b []byte, number uint64) (flags uint16, first, salt uint64, err *CorruptionError) {
 	if len(b) < journalHeaderSize {
-		return 0, 0, &CorruptionError{Damage: DamageTruncated, Expected: journalHeaderSize, Found: uint64(len(b))}
+		return 0, 0, 0, &CorruptionError{Damage: DamageTruncated, Expected: journalHeaderSize, Found: uint64(len(b))}
 	}
 	if m := binary.BigEndian.Uint32(b); m != journalMagic {
-		return 0, 0, &CorruptionError{Damage: DamageMagic, Expected: journalMagic, Found: uint64(m)}
+		return 0, 0, 0, &CorruptionError{Damage: DamageMagic, Expected: journalMagic, Found: uint64(m)}
 	}
 	if v := binary.BigEndian.Uint16(b[4:]); v != journalVersion {
-		return 0, 0, &CorruptionError{Damage: DamageVersion, Expected: journalVersion, Found: uint64(v)}
+		return 0, 0, 0, &CorruptionError{Damage: DamageVersion, Expected: journalVersion, Found: uint64(v)}
 	}
 	if flags = binary.BigEndian.Uint16(b[6:]); flags&^flagFresh != 0 {
-		return 0, 0, &CorruptionError{Damage: DamageFlags, Found: uint64(flags)}
+		return 0, 0, 0, &CorruptionError{Damage: DamageFlags, Found: uint64(flags)}
 	}
-	if want, got := crc32.ChecksumIEEE(b[:24]), binary.BigEndian.Uint32(b[24:]); want != got {
-		return 0, 0, &CorruptionError{Damage: DamageFileHeader, Expected: uint64(want), Found: uint64(got)}
+	if want, got := crc32.ChecksumIEEE(b[:32]), binary.BigEndian.Uint32(b[32:]); want != got {
+		return 0, 0, 0, &CorruptionError{Damage: DamageFileHeader, Expected: uint64(want), Found: uint64(got)}
 	}
 	if n := binary.BigEndian.Uint64(b[8:]); n != number {
-		return 0, 0, &CorruptionError{Damage: DamageOffset, Expected: number, Found: n}
+		return 0, 0, 0, &CorruptionError{Damage: DamageOffset, Expected: number, Found: n}
 	}
-	return flags, binary.BigEndian.Uint64(b[16:]), nil
+	return flags, binary.BigEndian.Uint64(b[16:]), binary.BigEndian.Uint64(b[24:]), nil
 }
 
 // entry is the header of an entry.
@@ -96,10 +98,10 @@ type entry struct {
 	log      uint32
 }
 
-// sum returns the entry's checksum, given its header without the checksum and its body.
-func (e entry) sum(file uint64, header, body []byte) uint32 {
+// sum returns the entry's checksum, given the file's salt, the header without the checksum and the body.
+func (e entry) sum(salt uint64, header, body []byte) uint32 {
 	var seed [8]byte
-	binary.BigEndian.PutUint64(seed[:], file)
+	binary.BigEndian.PutUint64(seed[:], salt)
 	sum := crc32.Update(crc32.ChecksumIEEE(seed[:]), crc32.IEEETable, header)
 	if e.kind != entryRecords {
 		sum = crc32.Update(sum, crc32.IEEETable, body)
@@ -108,19 +110,19 @@ func (e entry) sum(file uint64, header, body []byte) uint32 {
 }
 
 // appendEntryHeader appends a header. The body of an entry that is not of records must be given.
-func appendEntryHeader(b []byte, file uint64, e entry, body []byte) []byte {
+func appendEntryHeader(b []byte, salt uint64, e entry, body []byte) []byte {
 	n := len(b)
 	b = binary.BigEndian.AppendUint32(b, e.kind)
 	b = binary.BigEndian.AppendUint32(b, e.length)
 	b = binary.BigEndian.AppendUint64(b, e.sequence)
 	b = binary.BigEndian.AppendUint64(b, e.synced)
 	b = binary.BigEndian.AppendUint32(b, e.log)
-	return binary.BigEndian.AppendUint32(b, e.sum(file, b[n:], body))
+	return binary.BigEndian.AppendUint32(b, e.sum(salt, b[n:], body))
 }
 
-func appendEntry(b []byte, file uint64, e entry, body []byte) []byte {
+func appendEntry(b []byte, salt uint64, e entry, body []byte) []byte {
 	e.length = uint32(len(body))
-	b = append(appendEntryHeader(b, file, e, body), body...)
+	b = append(appendEntryHeader(b, salt, e, body), body...)
 	return pad(b)
 }
 
@@ -132,7 +134,7 @@ func pad(b []byte) []byte {
 }
 
 // parseEntry reads an entry at the begin of b. It reports false if there is none that is whole.
-func parseEntry(b []byte, file uint64) (e entry, body []byte, ok bool) {
+func parseEntry(b []byte, salt uint64) (e entry, body []byte, ok bool) {
 	if len(b) < entryHeaderSize {
 		return e, nil, false
 	}
@@ -150,7 +152,7 @@ func parseEntry(b []byte, file uint64) (e entry, body []byte, ok bool) {
 	if e.kind != entryRecords {
 		body = b[entryHeaderSize:end]
 	}
-	if e.sum(file, b[:28], body) != binary.BigEndian.Uint32(b[28:]) || end > int64(len(b)) {
+	if e.sum(salt, b[:28], body) != binary.BigEndian.Uint32(b[28:]) || end > int64(len(b)) {
 		return e, nil, false
 	}
 	return e, b[entryHeaderSize:end:end], true
@@ -192,6 +194,7 @@ type journal struct {
 
 	file     vfs.File
 	number   uint64
+	salt     uint64
 	pos      int64
 	sequence uint64 // of the next entry
 	synced   uint64 // all entries below are on the device
@@ -208,34 +211,49 @@ func (j *journal) begin(number uint64, flags uint16) error {
 	j.spare.Lock()
 	defer j.spare.Unlock()
 	spare := path.Join(j.dir, spareName)
-	f, err := j.fs.Open(spare)
-	if err != nil {
-		if f, err = j.fs.Create(spare); err != nil {
-			return err
-		}
-		if err := f.Reserve(j.limit); err != nil {
-			return errors.Join(err, f.Close())
-		}
+	var random [8]byte
+	_, _ = rand.Read(random[:]) // never fails
+	salt := binary.BigEndian.Uint64(random[:])
+	if err := j.makeSpare(spare, appendJournalHeader(nil, flags, number, j.sequence, salt)); err != nil {
+		return err
 	}
-	if _, err := f.WriteAt(appendJournalHeader(nil, flags, number, j.sequence), 0); err != nil {
-		return errors.Join(err, f.Close())
-	}
-	if err := f.Sync(); err != nil {
-		return errors.Join(err, f.Close())
-	}
+	// Closed meanwhile: some systems do not rename open files.
 	if err := j.fs.Rename(spare, j.name(number)); err != nil {
-		return errors.Join(err, f.Close())
+		return err
 	}
 	if err := j.fs.SyncDir(j.dir); err != nil {
+		return err
+	}
+	f, err := j.fs.Open(j.name(number))
+	if err != nil {
+		return err
+	}
+	j.file, j.number, j.salt, j.pos, j.logs = f, number, salt, journalHeaderSize, 0
+	return nil
+}
+
+// makeSpare puts a header into the spare file, which it makes if there is none, and syncs it.
+func (j *journal) makeSpare(name string, header []byte) error {
+	f, err := j.fs.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		if f, err = j.fs.Create(name); err == nil {
+			if err := f.Reserve(j.limit); err != nil {
+				return errors.Join(err, f.Close())
+			}
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if _, err := f.WriteAt(header, 0); err != nil {
 		return errors.Join(err, f.Close())
 	}
-	j.file, j.number, j.pos, j.logs = f, number, journalHeaderSize, 0
-	return nil
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // end completes the file, so that the next can begin.
 func (j *journal) end() error {
-	b := appendEntry(nil, j.number, entry{kind: entryEnd, sequence: j.sequence, synced: j.synced}, nil)
+	b := appendEntry(nil, j.salt, entry{kind: entryEnd, sequence: j.sequence, synced: j.synced}, nil)
 	if err := j.write(b, 1); err != nil {
 		return err
 	}
@@ -311,7 +329,7 @@ func relevant(fs vfs.FS, dir string, numbers []uint64) ([]uint64, error) {
 		if err != nil {
 			return nil, err
 		}
-		flags, _, bad := parseJournalHeader(b, n)
+		flags, _, _, bad := parseJournalHeader(b, n)
 		if bad != nil {
 			bad.File = path.Join(journalDir, segmentName(n, journalKind))
 			return nil, bad
@@ -335,7 +353,7 @@ func readJournal(fs vfs.FS, dir string, numbers []uint64, each func(file uint64,
 		damage := func(d Damage, at int, want, got uint64) error {
 			return &CorruptionError{Damage: d, File: path.Join(journalDir, file), Position: int64(at), Expected: want, Found: got}
 		}
-		_, first, bad := parseJournalHeader(b, number)
+		_, first, salt, bad := parseJournalHeader(b, number)
 		if bad != nil {
 			bad.File = path.Join(journalDir, file)
 			return 0, bad
@@ -346,7 +364,7 @@ func readJournal(fs vfs.FS, dir string, numbers []uint64, each func(file uint64,
 		sequence = first
 		at, ended := journalHeaderSize, false
 		for !ended {
-			e, body, ok := parseEntry(b[min(at, len(b)):], number)
+			e, body, ok := parseEntry(b[min(at, len(b)):], salt)
 			if !ok || e.sequence != sequence || e.kind == entryRecords && !wholeRecords(body) {
 				break
 			}
@@ -365,7 +383,7 @@ func readJournal(fs vfs.FS, dir string, numbers []uint64, each func(file uint64,
 		}
 		// The end of the last write is here, unless a later entry knows that this one had been synced.
 		for later := at; later < len(b); later += entryAlign {
-			if e, _, ok := parseEntry(b[later:], number); ok && e.synced > sequence && e.sequence > sequence {
+			if e, _, ok := parseEntry(b[later:], salt); ok && e.synced > sequence && e.sequence > sequence {
 				return 0, damage(DamageRecord, at, sequence, e.sequence)
 			}
 		}

@@ -342,6 +342,10 @@ func (l *Log) retain(now time.Time) error {
 		if !ok {
 			return nil
 		}
+		// The names of the segments that stay are durable before the first one goes, so that no crash leaves none.
+		if err := l.s.opt.FS.SyncDir(path.Join(l.s.root, l.dir)); err != nil {
+			return err
+		}
 		if err := l.remove(id); err != nil {
 			return err // it stays the oldest one, and is removed by the next attempt
 		}
@@ -383,6 +387,7 @@ func (l *Log) remove(id uint64) error {
 		if err := l.s.opt.FS.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
+		l.s.files.drop(name) // a reader may have opened it in between
 	}
 	errs = append(errs, l.s.opt.FS.SyncDir(path.Join(l.s.root, l.dir)))
 	return errors.Join(errs...)

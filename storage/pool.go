@@ -25,9 +25,11 @@ type handle struct {
 	vfs.File
 	name  string
 	users int
-	dirty atomic.Bool   // written to since the last sync
 	at    *list.Element // in pool.idle
 	gone  bool          // closed with its last user
+
+	syncing sync.Mutex
+	dirty   atomic.Bool // written to since the last sync
 }
 
 func newPool(fs vfs.FS, limit int, failed func(error)) *pool {
@@ -76,17 +78,49 @@ func (p *pool) put(h *handle) {
 	p.shrink()
 }
 
-// shrink closes files that nobody uses. What was written to them is synced first: the report of a failed write may be
-// lost with the last open file.
+// shrink closes files that nobody uses, those that are synced first. What was written to the others is synced before they
+// are closed: the report of a failed write may be lost with the last open file. The pool's lock is free meanwhile.
 func (p *pool) shrink() {
 	for len(p.open) > p.max && p.idle.Len() > 0 {
-		h := p.idle.Remove(p.idle.Front()).(*handle)
+		h := p.coldest()
+		p.idle.Remove(h.at)
 		h.at = nil
-		delete(p.open, h.name)
-		if err := errors.Join(h.sync(), h.Close()); err != nil {
-			p.failed(err)
+		dirty := h.dirty.Load()
+		if dirty {
+			h.users++
+			p.mu.Unlock()
+			if err := h.sync(); err != nil {
+				p.failed(err)
+			}
+			p.mu.Lock()
+			h.users--
+		}
+		switch {
+		case h.users > 0:
+		case h.gone || !h.dirty.Load():
+			if !h.gone {
+				delete(p.open, h.name)
+			}
+			if err := h.Close(); err != nil && !h.gone {
+				p.failed(err)
+			}
+		default: // written to, or not synced
+			h.at = p.idle.PushBack(h)
+		}
+		if dirty {
+			return // one is enough for each that is opened
 		}
 	}
+}
+
+// coldest returns the file that was not used for longest, of those that need no sync if there are any.
+func (p *pool) coldest() *handle {
+	for e := p.idle.Front(); e != nil; e = e.Next() {
+		if h := e.Value.(*handle); !h.dirty.Load() {
+			return h
+		}
+	}
+	return p.idle.Front().Value.(*handle)
 }
 
 // write writes b at that position.
@@ -96,8 +130,11 @@ func (h *handle) write(b []byte, at int64) error {
 	return err
 }
 
-// sync makes what was written survive. Of a file that was not written to it is free.
+// sync makes what was written survive. Of a file that was not written to it is free. It returns after any other sync that
+// has begun before.
 func (h *handle) sync() error {
+	h.syncing.Lock()
+	defer h.syncing.Unlock()
 	if !h.dirty.Swap(false) {
 		return nil
 	}

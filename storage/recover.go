@@ -162,6 +162,10 @@ func (r *recovery) compare(b []byte) (bool, error) {
 	if !bytes.Equal(got[:n], b) {
 		return false, nil
 	}
+	// Written again: if a sync has failed before, the kernel may have these bytes, take them for written, and be wrong.
+	if err := h.write(b, r.pos); err != nil {
+		return false, err
+	}
 	r.pos += int64(n)
 	r.next++
 	return true, nil
@@ -315,6 +319,8 @@ func (o *opening) segment(i int) (more bool, err error) {
 	base, bad := parseSegmentHeader(header[:n])
 	switch {
 	case bad == nil:
+	case o.covered(id, 0) && len(l.segments) == 0:
+		return false, o.reset(i, h)
 	case o.covered(id, 0), o.claim == nil && newest && size < segmentHeaderSize && (i > 0 || id == 0):
 		// It was being made.
 		o.drop = append(o.drop, o.ids[i:]...)
@@ -322,10 +328,10 @@ func (o *opening) segment(i int) (more bool, err error) {
 	default:
 		return false, fail(bad, 0)
 	}
-	if len(l.segments) == 0 && o.covered(id, 0) && base > o.claim.tail {
-		// What was before it is lost, and the journal has all of it.
-		o.drop = append(o.drop, o.ids[i:]...)
-		return false, nil
+	if len(l.segments) == 0 && o.covered(id, 0) && base > o.claim.tail && o.claim.position == 0 {
+		// What was before it is lost, and the journal has all of it. If there were a position, it would have been synced,
+		// and retention would have removed it.
+		return false, o.reset(i, h)
 	}
 	if len(l.segments) > 0 && base != l.tail {
 		empty := size == segmentHeaderSize
@@ -377,11 +383,40 @@ func (o *opening) segment(i int) (more bool, err error) {
 	l.segments = append(l.segments, seg)
 	if o.covered(id, seg.size) {
 		// The kernel may have it, and the device not yet.
-		l.touch(id)
-		h.dirty.Store(true)
-		l.newFiles, l.newDir = true, true
+		o.unsynced(id, h)
+		if o.covered(id, 0) {
+			if err := h.write(header[:segmentHeaderSize], 0); err != nil {
+				return false, err
+			}
+		}
 	}
 	return bad == nil, nil
+}
+
+// unsynced notes that the device may lack something of a segment.
+func (o *opening) unsynced(id uint64, h *handle) {
+	o.l.touch(id)
+	h.dirty.Store(true)
+	o.l.newFiles, o.l.newDir = true, true
+}
+
+// reset makes the i-th segment the log's first and empties it, because the journal has all records from there on. Later
+// segments are removed. The file stays, so that a crash in between does not look as if all of the log had been lost.
+func (o *opening) reset(i int, h *handle) error {
+	l, id, base := o.l, o.ids[i], o.claim.tail
+	now := l.s.opt.Now().UnixMicro()
+	if err := h.Truncate(0); err != nil {
+		return err
+	}
+	if err := h.write(appendSegmentHeader(nil, base, now), 0); err != nil {
+		return err
+	}
+	o.unsynced(id, h)
+	o.drop = append(o.drop, o.ids[i+1:]...)
+	l.segments = append(l.segments, segment{id: id, base: base, size: segmentHeaderSize, last: now})
+	l.tail = base
+	l.index, l.indexed, l.sinceIdx = nil, 0, 0
+	return nil
 }
 
 // repairable reports whether damage at the end of the last segment is what an unfinished write leaves.
@@ -395,10 +430,8 @@ func (o *opening) repairable(bad *CorruptionError, at, size int64) bool {
 	switch bad.Damage {
 	case DamageRecordHeader:
 		return at+recordHeaderSize >= size
-	case DamageRecord, DamageOffset:
+	case DamageRecord, DamageOffset, DamageRecordTooLarge:
 		return o.endsFile(at, size)
-	case DamageRecordTooLarge:
-		return true
 	default:
 		return false
 	}

@@ -61,7 +61,8 @@ type Options struct {
 	RepairTail bool
 	// Now is the clock of records and retention; nil means [time.Now].
 	Now func() time.Time
-	// Failed is called once, from any goroutine, when the store has stopped to accept appends because of a failed write.
+	// Failed is called once, from a goroutine of the store or of the caller of Close, when the store has stopped to accept
+	// appends because of a failed write. It must not call Close.
 	Failed func(error)
 }
 
@@ -101,7 +102,8 @@ type Store struct {
 	lock  io.Closer
 	files *pool
 
-	opens sync.Mutex // held while a log is opened
+	opens     sync.Mutex // held while a log is opened
+	retaining sync.Mutex // held while retention is applied
 
 	mu     sync.Mutex // guards what follows; held for no I/O
 	logs   map[string]*Log
@@ -110,6 +112,7 @@ type Store struct {
 	space  *sync.Cond // on mu; signaled when queued falls or the store ends
 	err    error      // why appends are refused: ErrFailed with its cause, or ErrClosed
 
+	failure chan error    // capacity 1: why the store has failed, to be reported
 	wake    chan struct{} // of the committer
 	full    atomic.Bool   // the head-room is used up
 	waits   atomic.Int64  // appends that had to wait for the committer
@@ -163,7 +166,7 @@ func Open(root string, opt Options) (_ *Store, err error) {
 		return nil, err
 	}
 	s := &Store{
-		opt: opt, root: root, lock: lock, logs: map[string]*Log{}, wake: make(chan struct{}, 1),
+		opt: opt, root: root, lock: lock, logs: map[string]*Log{}, wake: make(chan struct{}, 1), failure: make(chan error, 1),
 		checkpoints: make(chan checkpoint, checkpointsBehind), stop: make(chan struct{}),
 	}
 	s.space = sync.NewCond(&s.mu)
@@ -185,18 +188,15 @@ func Open(root string, opt Options) (_ *Store, err error) {
 // Log opens the log of that key. A log without records has no files. There is one Log for a key, and it is not closed.
 func (s *Store) Log(key Key) (*Log, error) {
 	dir := key.Dir()
+	if l, err := s.lookup(dir); l != nil || err != nil {
+		return l, err
+	}
 	s.opens.Lock()
 	defer s.opens.Unlock()
-	s.mu.Lock()
-	l, err := s.logs[dir], s.err
-	s.mu.Unlock()
-	switch {
-	case errors.Is(err, ErrClosed):
-		return nil, err
-	case l != nil:
-		return l, nil
+	if l, err := s.lookup(dir); l != nil || err != nil {
+		return l, err
 	}
-	l, err = s.openLog(dir, nil)
+	l, err := s.openLog(dir, nil)
 	if err != nil {
 		return nil, fmt.Errorf("log %s: %w", key, err)
 	}
@@ -204,6 +204,16 @@ func (s *Store) Log(key Key) (*Log, error) {
 	s.logs[dir] = l
 	s.mu.Unlock()
 	return l, nil
+}
+
+// lookup returns the log of that directory, if it is open.
+func (s *Store) lookup(dir string) (*Log, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if errors.Is(s.err, ErrClosed) {
+		return nil, s.err
+	}
+	return s.logs[dir], nil
 }
 
 // Close completes what was appended, syncs all of it and closes the directory. Appends that come later get [ErrClosed].
@@ -219,6 +229,11 @@ func (s *Store) Close() error {
 	s.mu.Unlock()
 	close(s.stop)
 	s.tasks.Wait()
+	select {
+	case cause := <-s.failure:
+		s.report(cause)
+	default:
+	}
 	if failed == nil {
 		failed = s.Err()
 	}
@@ -268,7 +283,14 @@ func (s *Store) fail(cause error) {
 	}
 	s.space.Broadcast()
 	s.mu.Unlock()
-	if first && s.opt.Failed != nil {
+	if first {
+		s.failure <- cause
+	}
+}
+
+// report tells the owner of the store that it has failed.
+func (s *Store) report(cause error) {
+	if s.opt.Failed != nil {
 		s.opt.Failed(cause)
 	}
 }
@@ -336,6 +358,12 @@ func (s *Store) commitAll() {
 		armed = true
 	)
 	for {
+		select { // also if there is always something to do
+		case <-timer.C:
+			armed = false
+			c.syncLater()
+		default:
+		}
 		group = s.take(group)
 		if len(group) == 0 {
 			select {
@@ -384,6 +412,7 @@ type committer struct {
 	buf    []byte
 	groups []logGroup
 	failed error
+	named  bool // the group begins the use of a log in this journal file
 }
 
 // logGroup is what a group of appends has of one log.
@@ -414,7 +443,8 @@ func (c *committer) commit(group []*pending) error {
 		if err := j.write(c.buf, n); err != nil {
 			return err
 		}
-		if c.needsSync() {
+		// A name that is lost would leave what a crash does to the log's segments unexplained.
+		if c.named || c.needsSync() {
 			if err := j.sync(); err != nil {
 				return err
 			}
@@ -480,14 +510,16 @@ func (c *committer) encode() (entries int) {
 		c.buf = make([]byte, 0, size)
 	}
 	b := c.buf[:0]
+	c.named = false
 	for i := range c.groups {
 		g := &c.groups[i]
 		l := g.log
 		if l.named != j.number+1 {
+			c.named = true
 			l.named, l.number = j.number+1, j.logs
 			j.logs++
 			c.s.touched = append(c.s.touched, l)
-			b = appendEntry(b, j.number, entry{kind: entryName, sequence: j.sequence + uint64(entries), synced: j.synced, log: l.number},
+			b = appendEntry(b, j.salt, entry{kind: entryName, sequence: j.sequence + uint64(entries), synced: j.synced, log: l.number},
 				l.position().append(nil))
 			entries++
 		}
@@ -495,7 +527,7 @@ func (c *committer) encode() (entries int) {
 		for _, p := range g.batches {
 			e.length += uint32(len(p.bytes))
 		}
-		b = appendEntryHeader(b, j.number, e, nil)
+		b = appendEntryHeader(b, j.salt, e, nil)
 		begin := len(b)
 		for _, p := range g.batches {
 			b = append(b, p.bytes...)
@@ -578,9 +610,12 @@ func (s *Store) syncLogs(logs []*Log) error {
 		made = made || isNew
 	}
 	if made {
-		return s.opt.FS.SyncDir(s.root)
+		if err := s.opt.FS.SyncDir(s.root); err != nil {
+			return err
+		}
 	}
-	return nil
+	// A file that was closed meanwhile, to open another one, was synced then. That may have failed.
+	return s.Err()
 }
 
 // tick applies retention and looks at the free space from time to time.
@@ -593,6 +628,8 @@ func (s *Store) tick() {
 		select {
 		case <-s.stop:
 			return
+		case cause := <-s.failure:
+			s.report(cause)
 		case <-space.C:
 			s.checkSpace()
 		case <-retain.C:
@@ -615,6 +652,8 @@ func (s *Store) checkSpace() {
 // Retain removes what the logs' retention does not keep. It is called in the background every [Options.RetainEvery], and
 // what cannot be removed is tried again.
 func (s *Store) Retain() error {
+	s.retaining.Lock()
+	defer s.retaining.Unlock()
 	s.mu.Lock()
 	logs := make([]*Log, 0, len(s.logs))
 	for _, l := range s.logs {

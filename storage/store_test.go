@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/felix-mq/felix/internal/vfs"
 )
 
 // TestManyPublishers appends to some logs from many goroutines on a real file system, with readers and retention at work,
@@ -252,5 +254,99 @@ func TestEdges(t *testing.T) {
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// TestRetainTwice applies retention from several goroutines at once while records are appended.
+func TestRetainTwice(t *testing.T) {
+	s, err := Open(t.TempDir(), Options{SegmentBytes: 200, RetainEvery: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := s.Log(key(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetRetention(Retention{Count: 5})
+	var retaining, appending sync.WaitGroup
+	stop := make(chan struct{})
+	for range 3 {
+		retaining.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if err := s.Retain(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for range 300 {
+		appending.Add(1)
+		if _, err := l.Append([][]byte{make([]byte, 100)}, ClassOS, func(error) { appending.Done() }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	appending.Wait()
+	close(stop)
+	retaining.Wait()
+	b := l.Bounds()
+	if b.Tail != 300 || b.Tail-b.Base < 5 {
+		t.Errorf("%+v, want at least five records up to 300", b)
+	}
+	r, err := l.Read(b.Base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for r.Offset() < b.Tail {
+		if records, err := r.Next(1000); err != nil || len(records) == 0 {
+			t.Fatalf("at %d: %d records, %v", r.Offset(), len(records), err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestForgedEntries publishes what looks like entries of the journal, which a crash leaves at its end.
+func TestForgedEntries(t *testing.T) {
+	fs := &vfs.Mem{}
+	s, err := Open("data", small(fs))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := s.Log(key(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var forged []byte
+	for number := range uint64(4) {
+		for align := range 8 {
+			forged = append(forged, make([]byte, align)...)
+			forged = appendEntryHeader(forged, number, entry{kind: entryRecords, sequence: 1 << 62, synced: 1 << 62}, nil)
+		}
+	}
+	for range 4 {
+		done := make(chan error, 1)
+		if _, err := l.Append([][]byte{forged}, ClassDevice, func(err error) { done <- err }); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	left := fs.Restart()
+	_ = s.Close() // of a machine that is not there any more
+	if s, err = Open("data", small(left)); err != nil {
+		t.Fatal(err)
+	}
+	if l, err = s.Log(key(0)); err != nil || l.Bounds().Tail != 4 {
+		t.Error(l.Bounds(), err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
 	}
 }

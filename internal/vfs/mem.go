@@ -58,6 +58,7 @@ type Mem struct {
 	limit   int // changes after which it crashes, 0: never
 	crashed bool
 	space   int64 // what Free returns; 0: without bound
+	lose    int   // the Sync of a file that fails, counted down; 0: none
 }
 
 var _ FS = (*Mem)(nil)
@@ -126,6 +127,16 @@ func (m *Mem) CrashAfter(n int) {
 	defer m.mu.Unlock()
 	m.limit = m.changes + n
 }
+
+// LoseSync lets the n-th Sync of a file from now on fail as Linux does: what was written can still be read, is taken for
+// written, and never reaches the device.
+func (m *Mem) LoseSync(n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.lose = n
+}
+
+var errLost = errors.New("vfs: input/output error")
 
 // Changes returns how many changes were made so far.
 func (m *Mem) Changes() int {
@@ -473,6 +484,12 @@ func (h *memFile) Sync() error {
 		return err
 	}
 	defer h.m.mu.Unlock()
+	if h.m.lose > 0 {
+		if h.m.lose--; h.m.lose == 0 {
+			h.f.pending = nil
+			return errLost
+		}
+	}
 	for _, c := range h.f.pending {
 		h.f.kept = c.apply(h.f.kept)
 	}
