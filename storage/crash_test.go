@@ -209,7 +209,7 @@ func TestCrashes(t *testing.T) {
 					promises := make([]promise, 3)
 					fs.CrashAfter(crash)
 					unsynced := func(log int) bool { return log == 2 || crash%3 == 0 }
-				work(t, fs, promises, 40, unsynced)
+					work(t, fs, promises, 40, unsynced)
 					ended = fs.Changes() < crash
 					defer func() {
 						if t.Failed() {

@@ -39,14 +39,14 @@ type Record struct {
 	Payload []byte
 }
 
-func appendSegmentHeader(b []byte, base uint64, created int64) []byte {
-	n := len(b)
+func appendSegmentHeader(base uint64, created int64) []byte {
+	b := make([]byte, 0, segmentHeaderSize)
 	b = binary.BigEndian.AppendUint32(b, segmentMagic)
 	b = binary.BigEndian.AppendUint16(b, formatVersion)
 	b = binary.BigEndian.AppendUint16(b, 0)
 	b = binary.BigEndian.AppendUint64(b, base)
 	b = binary.BigEndian.AppendUint64(b, uint64(created))
-	b = binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(b[n:]))
+	b = binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(b))
 	return binary.BigEndian.AppendUint32(b, 0)
 }
 

@@ -16,7 +16,7 @@ func TestGoldenBytes(t *testing.T) {
 		name, want string
 		got        []byte
 	}{
-		{"segment header", "464C5347 0002 0000 0000000000000001 0000000000000002 7A09E5B1 00000000", appendSegmentHeader(nil, 1, 2)},
+		{"segment header", "464C5347 0002 0000 0000000000000001 0000000000000002 7A09E5B1 00000000", appendSegmentHeader(1, 2)},
 		{"record", "00000002 0000000000000007 0000000000000009 C654DE27 2402152C 6869", appendRecord(nil, Record{7, 9, []byte("hi")})},
 		{"index header", "464C5349 0002 0000 0000000000000001 0000000000000000", appendIndexHeader(1)},
 	} {
@@ -52,7 +52,7 @@ func TestEachBitOfARecord(t *testing.T) {
 			t.Errorf("bit %d of the record: not found", i)
 		}
 	}
-	header := appendSegmentHeader(nil, 1, 2)
+	header := appendSegmentHeader(1, 2)
 	for i := range 28 * 8 {
 		b := bytes.Clone(header)
 		b[i/8] ^= 1 << (i % 8)

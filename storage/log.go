@@ -286,7 +286,7 @@ func (l *Log) begin(id, base uint64) error {
 	}
 	defer l.s.files.put(h)
 	now := l.s.opt.Now().UnixMicro()
-	if err := h.write(appendSegmentHeader(nil, base, now), 0); err != nil {
+	if err := h.write(appendSegmentHeader(base, now), 0); err != nil {
 		return err
 	}
 	l.segments = append(l.segments, segment{id: id, base: base, size: segmentHeaderSize, last: now})

@@ -408,7 +408,7 @@ func (o *opening) reset(i int, h *handle) error {
 	if err := h.Truncate(0); err != nil {
 		return err
 	}
-	if err := h.write(appendSegmentHeader(nil, base, now), 0); err != nil {
+	if err := h.write(appendSegmentHeader(base, now), 0); err != nil {
 		return err
 	}
 	o.unsynced(id, h)
