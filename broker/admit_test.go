@@ -4,6 +4,8 @@ import (
 	"math/rand/v2"
 	"sync"
 	"testing"
+
+	"github.com/felix-mq/felix/quicx"
 )
 
 // admitting returns the tenants of a broker with so many places for connections.
@@ -102,5 +104,32 @@ func TestRefusalSeries(t *testing.T) {
 	all.refusals.each(func(name string, counts *refusalCounts) { series[name] = counts[tenantSubs].Load() })
 	if len(series) != maxTenantLabels+1 || series["A"] != 2 || series[otherLabel] != 10 {
 		t.Errorf("%d series, %d for the first, %d for all others", len(series), series["A"], series[otherLabel])
+	}
+}
+
+// TestAdmitAgain: a connection counts for its tenant, and can be taken for others, after that was made again.
+func TestAdmitAgain(t *testing.T) {
+	d := startDev(t, nil)
+	if _, err := dialDev(t, d, quicx.Config{})(authFrame(d)).Next(); err != nil {
+		t.Fatal(err)
+	}
+	c := d.open()[0]
+	c.authenticating.Lock()
+	defer c.authenticating.Unlock()
+	gone := c.tenant
+	d.tenants.remove(d.Tenant)
+	again := d.tenants.get(d.Tenant)
+	if !c.authenticated(again) {
+		t.Fatal("no place in the tenant that was made again")
+	}
+	if old, n := gone.conns.Len(), again.conns.Len(); old != 0 || n != 1 || c.place == nil {
+		t.Errorf("%d connections of the tenant that is gone, %d of the other one, place %v", old, n, c.place)
+	}
+	if v := again.newest(); v != c || again.newest() != nil {
+		t.Errorf("the newest connection is %p, want %p and then none", v, c)
+	}
+	c.tenant.leave(c)
+	if n := again.shares[kindConns].Used() + gone.shares[kindConns].Used(); n != 0 || again.conns.Len() != 0 {
+		t.Errorf("%d places are taken in the end, and %d connections listed", n, again.conns.Len())
 	}
 }

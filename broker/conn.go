@@ -49,7 +49,7 @@ type conn struct {
 	stranger *ledger.Share
 
 	authenticating sync.Mutex    // held while a stream authenticates, one at a time
-	tenant         *tenant       // that the connection counts for; set once, before known
+	tenant         *tenant       // that the connection counts for; set before known, and again once it is gone
 	place          *list.Element // in tenant.conns, guarded by tenant.mu; nil if the connection has to go
 
 	watching watchWriters

@@ -93,7 +93,9 @@ func (c *conn) authenticated(t *tenant) bool {
 	if c.known.Load() && !c.tenant.isGone() {
 		return true
 	}
-	before := c.tenant // that is gone, but may have been made again
+	if before := c.tenant; before != nil { // it is gone, but may have been made again
+		before.leave(c) // first: a connection knows one place
+	}
 	victims, ok := t.admit(c)
 	for _, v := range victims {
 		c.b.log.Info("tenant surplus", "for", t.name)
@@ -101,9 +103,6 @@ func (c *conn) authenticated(t *tenant) bool {
 	}
 	if !ok {
 		return false
-	}
-	if before != nil {
-		before.leave(c)
 	}
 	c.held.Move(t.shares[kindReads], 0)
 	c.account.SetLimit(c.b.cfg.ConnReadBytes)

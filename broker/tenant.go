@@ -366,8 +366,9 @@ func (t *tenant) newest() *conn {
 	if last == nil {
 		return nil
 	}
-	c := last.Value.(*conn)
-	t.leaveLocked(c)
+	c := t.conns.Remove(last).(*conn)
+	c.place = nil
+	t.give(kindConns)
 	t.refuse(tenantConns)
 	return c
 }
@@ -422,10 +423,6 @@ func (t *tenant) largest() (largest *conn) {
 func (t *tenant) leave(c *conn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.leaveLocked(c)
-}
-
-func (t *tenant) leaveLocked(c *conn) {
 	if c.place != nil {
 		t.conns.Remove(c.place)
 		c.place = nil
