@@ -1,10 +1,14 @@
 package broker
 
 import (
+	"context"
+	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 
+	"github.com/felix-mq/felix/catalog"
 	"github.com/felix-mq/felix/quicx"
 )
 
@@ -131,5 +135,38 @@ func TestAdmitAgain(t *testing.T) {
 	c.tenant.leave(c)
 	if n := again.shares[kindConns].Used() + gone.shares[kindConns].Used(); n != 0 || again.conns.Len() != 0 {
 		t.Errorf("%d places are taken in the end, and %d connections listed", n, again.conns.Len())
+	}
+}
+
+// lineCounter is a log handler that counts the lines with a message.
+type lineCounter struct {
+	slog.Handler
+	message string
+	lines   atomic.Int64
+}
+
+func (l *lineCounter) Enabled(context.Context, slog.Level) bool { return true }
+
+func (l *lineCounter) Handle(_ context.Context, r slog.Record) error {
+	if r.Message == l.message {
+		l.lines.Add(1)
+	}
+	return nil
+}
+
+// TestCutGuaranteesAreLogged: a broker says of which things its tenants are guaranteed more than there is.
+func TestCutGuaranteesAreLogged(t *testing.T) {
+	counter := &lineCounter{message: "guarantees are cut"}
+	b := &Broker{tenants: admitting(64), log: slog.New(counter)}
+	most := int64(1) << 40
+	b.tenants.put("a", nil, catalog.Limits{MemoryGuarantee: &most, WatchesGuarantee: &most, WatchesMax: new(int64(1))})
+	b.warnOfCuts()
+	if n := counter.lines.Load(); n != 1 {
+		t.Errorf("%d lines, want one about memory", n)
+	}
+	b.tenants.put("a", nil, catalog.Limits{})
+	b.warnOfCuts()
+	if n := counter.lines.Load(); n != 1 {
+		t.Errorf("%d lines, want none for automatic guarantees", n-1)
 	}
 }

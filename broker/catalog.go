@@ -57,6 +57,16 @@ func (b *Broker) update(changes []catalog.Change, err error) {
 	b.metrics.catalogChanges.Add(uint64(len(changes)))
 	b.metrics.catalogStale.Store(false) // last: who sees it finds the changes made
 	b.log.Info("catalog read", "changes", len(changes))
+	b.warnOfCuts()
+}
+
+// warnOfCuts logs of which things tenants are guaranteed more than there is.
+func (b *Broker) warnOfCuts() {
+	for k, budget := range b.tenants.budgets {
+		if n := budget.Cut(); n > 0 {
+			b.log.Warn("guarantees are cut", "of", tenantLimit(k).String(), "tenants", n)
+		}
+	}
 }
 
 func (b *Broker) apply(c *catalog.Change) {

@@ -39,7 +39,7 @@ const (
 	counted // how many there are
 )
 
-// tenantLimit is a limit of one tenant that a request has met.
+// tenantLimit is a limit of one tenant that a request has met. The first ones are those of each kind, in that order.
 type tenantLimit int
 
 const (

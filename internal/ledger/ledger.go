@@ -59,7 +59,8 @@ type Budget struct {
 	mu     sync.Mutex // guards what follows and the guarantees of all shares
 	shares []*Share
 	fixed  int64 // the sum of the guarantees that are not automatic
-	autos  int   // shares whose guarantee is
+	cut    int   // shares that have less of that than they are to have
+	autos  int   // shares whose guarantee is automatic
 
 	waiting atomic.Int32 // shares in which somebody waits
 	next    int          // where the search for one to wake goes on, guarded by mu
@@ -81,6 +82,14 @@ func (b *Budget) Used() int64 { return b.used.Load() }
 // Common returns how much of the common part is used, and how large it is.
 func (b *Budget) Common() (used, size int64) { return b.common.Load(), b.max.Load() - b.set.Load() }
 
+// Cut returns how many shares have less than the guarantee that they were made for, because the budget is too small for
+// all of them.
+func (b *Budget) Cut() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.cut
+}
+
 // takeCommon charges n units to the common part. The size may shrink under what is used; then every charge is refused.
 func (b *Budget) takeCommon(n int64) bool {
 	for {
@@ -97,8 +106,9 @@ func (b *Budget) takeCommon(n int64) bool {
 // Automatic is a guarantee that stands for an equal part of half of what is not guaranteed to others by a number.
 const Automatic = -1
 
-// Share returns a new share, which [Share.Close] ends. guarantee is what the share can always have, or [Automatic]; it
-// is cut to what is not set aside for others yet. limit bounds the share; 0 means that only the budget does.
+// Share returns a new share, which [Share.Close] ends. guarantee is what the share can always have, or [Automatic]. It
+// is cut to what is not set aside for others yet, until they have less, and to limit. limit bounds the share; 0 means
+// that only the budget does.
 func (b *Budget) Share(guarantee, limit int64) *Share {
 	s := &Share{b: b}
 	b.mu.Lock()
@@ -148,7 +158,8 @@ type Share struct {
 	b     *Budget
 	index int // in Budget.shares, guarded by Budget.mu
 
-	automatic bool // guarded by Budget.mu
+	automatic bool  // guarded by Budget.mu
+	wanted    int64 // the guarantee before it was cut, 0 if it is automatic; guarded by Budget.mu
 
 	mu        sync.Mutex // guards what follows; the atomics are read without it
 	guarantee int64      // is changed with Budget.mu held as well
@@ -182,16 +193,19 @@ func (s *Share) setLocked(guarantee, limit int64) {
 		s.automatic = false
 		b.autos--
 	} else {
-		b.fixed -= s.guarantee
+		b.takeBackLocked(s)
 	}
 	if guarantee == Automatic {
-		s.automatic = true
+		s.automatic, s.wanted = true, 0
 		b.autos++
 	} else {
-		guarantee = min(guarantee, b.max.Load()-b.fixed)
-		b.fixed += guarantee
-		s.guaranteeLocked(guarantee)
+		s.wanted = guarantee
+		if limit > 0 {
+			s.wanted = min(guarantee, limit)
+		}
+		b.grantLocked(s)
 	}
+	b.raiseLocked()
 	if after := b.automaticLocked(); after != before {
 		b.divideLocked()
 	} else if s.automatic {
@@ -199,10 +213,44 @@ func (s *Share) setLocked(guarantee, limit int64) {
 	}
 }
 
-// guaranteeLocked changes the guarantee, with Budget.mu held.
+// grantLocked gives a share its guarantee by number, as far as it is not set aside for others.
+func (b *Budget) grantLocked(s *Share) {
+	n := min(s.wanted, b.max.Load()-b.fixed)
+	b.fixed += n
+	if n < s.wanted {
+		b.cut++
+	}
+	s.guaranteeLocked(n)
+}
+
+// takeBackLocked undoes grantLocked, but for what the share itself knows.
+func (b *Budget) takeBackLocked(s *Share) {
+	b.fixed -= s.guarantee
+	if s.guarantee < s.wanted {
+		b.cut--
+	}
+}
+
+// raiseLocked gives shares whose guarantee was cut what is not set aside any more.
+func (b *Budget) raiseLocked() {
+	for _, s := range b.shares {
+		if b.cut == 0 || b.fixed == b.max.Load() {
+			return
+		}
+		if s.guarantee < s.wanted {
+			b.takeBackLocked(s)
+			b.grantLocked(s)
+		}
+	}
+}
+
+// guaranteeLocked changes the guarantee, with Budget.mu held. What is above the share's maximum it could never use.
 func (s *Share) guaranteeLocked(n int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.max > 0 {
+		n = min(n, s.max)
+	}
 	s.b.set.Add(n - s.guarantee)
 	s.guarantee = n
 	above := max(s.used.Load()-n, 0)

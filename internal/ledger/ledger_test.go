@@ -111,6 +111,63 @@ func TestAutomatic(t *testing.T) {
 	}
 }
 
+// TestCutGuarantee: a guarantee that was cut is raised as soon as others have less, in whatever order they are set.
+func TestCutGuarantee(t *testing.T) {
+	b := New(512)
+	first, second, third := b.Share(100, 0), b.Share(400, 0), b.Share(Automatic, 0)
+	want := func(when string, f, s, auto int64) {
+		t.Helper()
+		if first.Guarantee() != f || second.Guarantee() != s || third.Guarantee() != auto {
+			t.Errorf("%s: %d, %d and %d guaranteed, want %d, %d and %d", when, first.Guarantee(), second.Guarantee(), third.Guarantee(), f, s, auto)
+		}
+		if cut := b.Cut() > 0; cut != (f+s == 512) {
+			t.Errorf("%s: cut: %t", when, cut)
+		}
+		if _, size := b.Common(); size != 512-f-s-auto {
+			t.Errorf("%s: the common part has %d", when, size)
+		}
+	}
+	want("at first", 100, 400, 6)
+	first.Set(400, 0)
+	want("more than there is", 112, 400, 0)
+	second.Set(300, 0)
+	want("a part is free again", 212, 300, 0)
+	second.Set(100, 0)
+	want("all is free again", 400, 100, 6)
+	second.Set(500, 0)
+	want("the other one is cut", 400, 112, 0)
+	first.Set(Automatic, 0)
+	want("one becomes automatic", 3, 500, 3) // and 6 are common
+	second.Set(0, 0)
+	first.Set(512, 0)
+	second.Set(200, 0)
+	want("nothing is left", 512, 0, 0)
+	first.Close()
+	if second.Guarantee() != 200 || third.Guarantee() != 156 {
+		t.Errorf("one is closed: %d and %d guaranteed", second.Guarantee(), third.Guarantee())
+	}
+}
+
+// TestGuaranteeAboveTheMaximum: what a share could never use is not set aside for it.
+func TestGuaranteeAboveTheMaximum(t *testing.T) {
+	b := New(1000)
+	s, automatic := b.Share(600, 100), b.Share(Automatic, 50)
+	if _, size := b.Common(); s.Guarantee() != 100 || automatic.Guarantee() != 50 || size != 850 {
+		t.Errorf("%d and %d guaranteed, %d in common", s.Guarantee(), automatic.Guarantee(), size)
+	}
+	s.Set(600, 0)
+	automatic.Set(Automatic, 0)
+	if _, size := b.Common(); s.Guarantee() != 600 || automatic.Guarantee() != 200 || size != 200 {
+		t.Errorf("without maxima: %d and %d guaranteed, %d in common", s.Guarantee(), automatic.Guarantee(), size)
+	}
+	automatic.Set(Automatic, 10)
+	s.Close()
+	automatic.Close()
+	if _, size := b.Common(); size != 1000 {
+		t.Errorf("in the end %d in common", size)
+	}
+}
+
 // TestRefusalDisturbsNobody: charges that are refused do not make others fail that fit.
 func TestRefusalDisturbsNobody(t *testing.T) {
 	b := New(512)
