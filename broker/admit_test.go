@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/felix-mq/felix/catalog"
+	"github.com/felix-mq/felix/internal/ledger"
 	"github.com/felix-mq/felix/quicx"
 )
 
@@ -168,5 +169,24 @@ func TestCutGuaranteesAreLogged(t *testing.T) {
 	b.warnOfCuts()
 	if n := counter.lines.Load(); n != 1 {
 		t.Errorf("%d lines, want none for automatic guarantees", n-1)
+	}
+}
+
+// TestPressed: of the tenants that find no memory for a request, the one that has least above its guarantee is relieved.
+func TestPressed(t *testing.T) {
+	all := admitting(64)
+	large, small := all.get("large"), all.get("small")
+	large.shares[kindReads].Force(large.shares[kindReads].Guarantee() + 1<<20)
+	for _, order := range [][]*tenant{{small, large}, {large, small}} {
+		for _, n := range order {
+			n.refuseRead(ledger.ErrShort)
+		}
+		if p := all.pressed.Swap(nil); p != small {
+			t.Errorf("%s is to be relieved", p.name)
+		}
+	}
+	small.refuseRead(ledger.ErrLimit)
+	if all.pressed.Load() != nil {
+		t.Error("others are to give to a tenant that is at its own limit")
 	}
 }

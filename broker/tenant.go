@@ -401,8 +401,17 @@ func (t *tenants) relieveReads() {
 // refuseRead notes that a request of the tenant found no memory, and why.
 func (t *tenant) refuseRead(err error) {
 	t.refuse(tenantReads)
-	if errors.Is(err, ledger.ErrShort) {
-		t.all.pressed.Store(t)
+	t.press(err)
+}
+
+// press asks for relief of the tenant, if that is why it found no memory. The one that has least above its guarantee is
+// remembered: one that has most would be told to give itself.
+func (t *tenant) press(err error) {
+	for errors.Is(err, ledger.ErrShort) {
+		p := t.all.pressed.Load()
+		if p != nil && p.shares[kindReads].Above() <= t.shares[kindReads].Above() || t.all.pressed.CompareAndSwap(p, t) {
+			return
+		}
 	}
 }
 
