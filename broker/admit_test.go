@@ -121,7 +121,7 @@ func TestAdmitAgain(t *testing.T) {
 	c := d.open()[0]
 	c.authenticating.Lock()
 	defer c.authenticating.Unlock()
-	gone := c.tenant
+	gone := c.tenant.Load()
 	d.tenants.remove(d.Tenant)
 	again := d.tenants.get(d.Tenant)
 	if !c.authenticated(again) {
@@ -133,7 +133,7 @@ func TestAdmitAgain(t *testing.T) {
 	if v := again.newest(); v != c || again.newest() != nil {
 		t.Errorf("the newest connection is %p, want %p and then none", v, c)
 	}
-	c.tenant.leave(c)
+	c.tenant.Load().leave(c)
 	if n := again.shares[kindConns].Used() + gone.shares[kindConns].Used(); n != 0 || again.conns.Len() != 0 {
 		t.Errorf("%d places are taken in the end, and %d connections listed", n, again.conns.Len())
 	}

@@ -140,8 +140,8 @@ func (ctl *control) cacheGetKeys(c *cache.Cache, r *codec.CacheRequest) outcome 
 		ctl.found = append(ctl.found, e)
 	}
 	start = telemetry.Observe(telemetry.StageCacheLookup, start)
-	if ctl.c.account.Charge(held) != nil {
-		ctl.overdrawn = true
+	if err := ctl.c.account.Charge(held); err != nil {
+		ctl.overdraw(err)
 		for _, e := range ctl.found {
 			if e.hit {
 				e.value.Release()

@@ -589,7 +589,8 @@ func (w *cacheWatch) takeRest() (some, ok bool) {
 	if why != "" {
 		out = append(out, endedFrame(why)...)
 	}
-	charged := w.c.account.Charge(int64(chunk.Cap())) == nil
+	err := w.c.account.Charge(int64(chunk.Cap()))
+	charged := err == nil
 	l.mu.Lock()
 	switch {
 	case some && charged:
@@ -602,6 +603,7 @@ func (w *cacheWatch) takeRest() (some, ok bool) {
 	}
 	l.mu.Unlock()
 	if !charged {
+		w.c.tenant.Load().press(err) // nothing is refused: it is tried again
 		chunk.Release()
 		return false, false
 	}

@@ -48,9 +48,9 @@ type conn struct {
 	account  *ledger.Account
 	stranger *ledger.Share
 
-	authenticating sync.Mutex    // held while a stream authenticates, one at a time
-	tenant         *tenant       // that the connection counts for; set before known, and again once it is gone
-	place          *list.Element // in tenant.conns, guarded by tenant.mu; nil if the connection has to go
+	authenticating sync.Mutex             // held while a stream authenticates, one at a time
+	tenant         atomic.Pointer[tenant] // that the connection counts for; set before known, and again once it is gone
+	place          *list.Element          // in tenant.conns, guarded by tenant.mu; nil if the connection has to go
 
 	watching watchWriters
 
@@ -148,7 +148,7 @@ func (c *conn) serve() {
 	c.writers.Done()
 	c.writers.Wait()
 	if c.known.Load() {
-		c.tenant.leave(c)
+		c.tenant.Load().leave(c)
 	}
 	c.b.deadlines.remove(c)
 	c.b.expiries.remove(c)
@@ -166,8 +166,8 @@ const streamBytes = 8 << 10
 
 // openStream charges for a stream that the peer has opened. It reports false if there is no memory for it.
 func (c *conn) openStream() bool {
-	if c.held.Charge(streamBytes) != nil {
-		c.b.limited(limitConnMemory)
+	if err := c.held.Charge(streamBytes); err != nil {
+		c.refuseRead(err)
 		return false
 	}
 	c.b.openStreams.Add(1)

@@ -133,7 +133,6 @@ func (ctl *control) serve() {
 			ctl.inFlight++
 		}
 		if ctl.overdrawn {
-			ctl.c.b.limited(limitConnMemory)
 			return
 		}
 	}
@@ -174,13 +173,21 @@ const freeReply = 1 << 10
 // read, so the connection's account is charged for them; a stream that overdraws it ends.
 func (ctl *control) reply(out []byte) {
 	if more := int64(cap(out)) - freeReply - ctl.charged; more > 0 {
-		if ctl.c.account.Charge(more) == nil {
+		if err := ctl.c.account.Charge(more); err == nil {
 			ctl.charged += more
 		} else {
-			ctl.overdrawn = true
+			ctl.overdraw(err)
 		}
 	}
 	ctl.w.SetBuffer(out)
+}
+
+// overdraw says that the stream ends for lack of memory.
+func (ctl *control) overdraw(err error) {
+	if !ctl.overdrawn {
+		ctl.overdrawn = true
+		ctl.c.refuseRead(err)
+	}
 }
 
 // refuse queues an error and says what becomes of the stream: the table of refusals decides.
@@ -321,8 +328,9 @@ func (s *stream) authenticate(m *codec.Message) *codec.Refusal {
 	claimed := string(m.Tenant)
 	// A connection that is known counts before its signature is looked at, another one when it is found to be good: or
 	// others could use up what the tenant may.
-	counted := s.c.known.Load() && s.c.tenant.name == claimed
-	if counted && !s.c.tenant.may(&s.c.tenant.auths, tenantAuths) {
+	of := s.c.tenant.Load()
+	counted := s.c.known.Load() && of.name == claimed
+	if counted && !of.may(&of.auths, tenantAuths) {
 		return &codec.AuthRateReached
 	}
 	end := s.c.trace("auth", slog.String("felix.tenant", claimed))
@@ -377,10 +385,7 @@ func (s *stream) readError(err error) {
 	switch {
 	case errors.Is(err, io.EOF):
 	case errors.Is(err, quicx.ErrMemory):
-		b.limited(limitConnMemory)
-		if s.tenant != nil {
-			s.tenant.refuseRead(err)
-		}
+		s.c.refuseRead(err)
 	case s.identity == nil && errors.Is(err, codec.ErrFrameTooLarge):
 		b.limited(limitAuthBytes)
 		b.countMalformed(err)

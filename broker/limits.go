@@ -90,10 +90,10 @@ func (b *Broker) forgetUnauthenticatedLocked(c *conn) {
 // authenticated notes that a stream of the connection has shown a good token of a tenant: from here on it may use what
 // it needs, and counts for that tenant. It reports false if the tenant may not have one more. c.authenticating is held.
 func (c *conn) authenticated(t *tenant) bool {
-	if c.known.Load() && !c.tenant.isGone() {
+	if c.known.Load() && !c.tenant.Load().isGone() {
 		return true
 	}
-	if before := c.tenant; before != nil { // it is gone, but may have been made again
+	if before := c.tenant.Load(); before != nil { // it is gone, but may have been made again
 		before.leave(c) // first: a connection knows one place
 	}
 	victims, ok := t.admit(c)

@@ -343,7 +343,8 @@ func (t *tenant) admit(c *conn) (victims []*conn, ok bool) {
 		victims = append(victims, victim)
 	}
 	t.mu.Lock()
-	c.tenant, c.place = t, t.conns.PushBack(c)
+	c.tenant.Store(t)
+	c.place = t.conns.PushBack(c)
 	t.mu.Unlock()
 	// Guarantees of tenants that came since may leave less in common than is used.
 	for budget.Used() > budget.Max() {
@@ -398,8 +399,20 @@ func (t *tenants) relieveReads() {
 	}
 }
 
-// refuseRead notes that a request of the tenant found no memory, and why.
+// refuseRead notes that something of the connection found no memory and ends, and why.
+func (c *conn) refuseRead(err error) {
+	c.b.limited(limitConnMemory)
+	if c.known.Load() {
+		c.tenant.Load().refuseRead(err)
+	}
+}
+
+// refuseRead notes that a request of the tenant found no memory, and why. The limit of a connection is none of its
+// tenant.
 func (t *tenant) refuseRead(err error) {
+	if errors.Is(err, ledger.ErrAccountLimit) {
+		return
+	}
 	t.refuse(tenantReads)
 	t.press(err)
 }

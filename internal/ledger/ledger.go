@@ -22,6 +22,7 @@ package ledger
 
 import (
 	"errors"
+	"fmt"
 	"math/bits"
 	"sync"
 	"sync/atomic"
@@ -34,6 +35,8 @@ var (
 	// ErrShort means that the owner is within its own limits, but above its guarantee, and that the common part of the
 	// budget is spent. It may succeed when others have released something.
 	ErrShort = errors.New("ledger: the common part of the budget is spent")
+	// ErrAccountLimit is the [ErrLimit] of an [Account]: the share, which it belongs to, was not asked.
+	ErrAccountLimit = fmt.Errorf("%w, an account's", ErrLimit)
 )
 
 // Owner is what can be charged: a [Share] or an [Account].
@@ -489,7 +492,7 @@ func (a *Account) Charge(n int64) error {
 	defer a.mu.Unlock()
 	used := a.used.Load() + n
 	if a.limit > 0 && used > a.limit {
-		return ErrLimit
+		return ErrAccountLimit
 	}
 	if a.parent != nil {
 		if err := a.parent.Charge(n); err != nil {

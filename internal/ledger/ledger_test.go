@@ -45,13 +45,13 @@ func TestMaximum(t *testing.T) {
 	b := New(1000)
 	s := b.Share(0, 100)
 	conn := NewAccount(80, s)
-	if err := conn.Charge(81); !errors.Is(err, ErrLimit) {
+	if err := conn.Charge(81); !errors.Is(err, ErrLimit) || !errors.Is(err, ErrAccountLimit) {
 		t.Errorf("above the account's limit: %v", err)
 	}
 	if err := conn.Charge(80); err != nil {
 		t.Fatal(err)
 	}
-	if err := NewAccount(0, s).Charge(21); !errors.Is(err, ErrLimit) {
+	if err := NewAccount(0, s).Charge(21); !errors.Is(err, ErrLimit) || errors.Is(err, ErrAccountLimit) {
 		t.Errorf("above the share's maximum: %v", err)
 	}
 	if s.Used() != 80 || b.Used() != 80 {
