@@ -115,8 +115,8 @@ func (s *stream) awaitRate(size int, wait time.Duration) error {
 	if pause == 0 {
 		return nil
 	}
-	s.tenant.refuse(why)
 	if wait >= 0 {
+		s.tenant.refuse(why)
 		s.c.b.metrics.publishRefused[refusedRate].Add(1)
 		return rateError(why)
 	}

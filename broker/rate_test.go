@@ -66,6 +66,23 @@ func TestBucketConcurrently(t *testing.T) {
 	}
 }
 
+// TestWaitIsNoRefusal: a publish that waits for its tenant's rate is not counted as refused, and one that does not wait is.
+func TestWaitIsNoRefusal(t *testing.T) {
+	c := unserved(t, 0)
+	c.ctx = t.Context()
+	n := c.tenant.Load()
+	n.publishes.perSecond.Store(1 << 20)
+	n.publishes.paidAt.Store(int64(time.Since(processStart) + time.Second + time.Millisecond))
+	s := stream{c: c, tenant: n}
+	if err := s.awaitRate(1, -1); err != nil || n.refused.Load() != nil {
+		t.Errorf("one that waits: %v, refused %v", err, n.refused.Load())
+	}
+	n.publishes.paidAt.Store(int64(time.Since(processStart) + time.Hour))
+	if err := s.awaitRate(1, 0); !errors.Is(err, rateError(tenantPublishes)) || n.refused.Load()[tenantPublishes].Load() != 1 {
+		t.Errorf("one that does not wait: %v", err)
+	}
+}
+
 func TestRatesAllocateNothing(t *testing.T) {
 	s := stream{tenant: admitting(1).get("a")}
 	s.tenant.publishes.perSecond.Store(1 << 20)
