@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 )
 
 func newDeadlines() *schedule { return newSchedule(func(c *conn) *slot { return &c.deadline }) }
@@ -83,5 +84,29 @@ func TestScheduleConcurrently(t *testing.T) {
 	found += len(s.due(each, nil))
 	if found < 4*each/2 || found > 4*each || len(s.conns) != 0 {
 		t.Errorf("%d of %d found, %d left", found, 4*each/2, len(s.conns))
+	}
+}
+
+// TestSweepKeepsNothing: the sweeper keeps no connection reachable that it has looked at.
+func TestSweepKeepsNothing(t *testing.T) {
+	c := unserved(t, 0)
+	var conns []*conn
+	for range 5 {
+		other := &conn{b: c.b}
+		c.b.deadlines.by(other, 0)
+		conns = append(conns, other)
+	}
+	c.b.expiries.by(conns[0], 0)
+	kept := c.b.sweep(time.Now(), nil)
+	if len(kept) != 0 || cap(kept) < len(conns) {
+		t.Fatalf("a list of %d, with room for %d", len(kept), cap(kept))
+	}
+	for i, other := range kept[:cap(kept)] {
+		if other != nil {
+			t.Errorf("place %d has a connection", i)
+		}
+	}
+	for _, other := range conns {
+		c.b.deadlines.remove(other)
 	}
 }

@@ -101,23 +101,30 @@ func (b *Broker) sweeper(stop context.Context) {
 			return
 		case <-ticker.C:
 		}
-		now := time.Now()
-		conns = b.deadlines.due(b.clock(now), conns[:0])
-		for _, c := range conns {
-			if next := c.sweep(now); !next.IsZero() {
-				b.deadlines.by(c, b.clock(next))
-			}
-		}
-		wall := b.cfg.Now().Unix()
-		conns = b.expiries.due(wall-1, conns)[len(conns):]
-		for _, c := range conns {
-			if next := c.expire(now, wall); next < math.MaxInt64 {
-				b.expiries.by(c, next)
-			}
-		}
-		clear(conns)
+		conns = b.sweep(time.Now(), conns)
 		b.tenants.relieveReads()
 	}
+}
+
+// sweep looks at the connections for which it is time. It returns an empty list to use for that again, which keeps none
+// of them reachable.
+func (b *Broker) sweep(now time.Time, conns []*conn) []*conn {
+	conns = b.deadlines.due(b.clock(now), conns[:0])
+	for _, c := range conns {
+		if next := c.sweep(now); !next.IsZero() {
+			b.deadlines.by(c, b.clock(next))
+		}
+	}
+	clear(conns)
+	wall := b.cfg.Now().Unix()
+	conns = b.expiries.due(wall-1, conns[:0])
+	for _, c := range conns {
+		if next := c.expire(now, wall); next < math.MaxInt64 {
+			b.expiries.by(c, next)
+		}
+	}
+	clear(conns)
+	return conns[:0]
 }
 
 // sweep cuts off what is overdue and returns when to look again; the zero time is never.
