@@ -96,12 +96,16 @@ func (s *sends) settle() {
 
 // hurry makes batchers send what they have gathered: those of one publisher, or all if p is nil.
 func (c *Client) hurry(p *Publisher) {
+	var batchers []*Batcher
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	for b := range c.batchers {
 		if p == nil || b.p == p {
-			b.hurry()
+			batchers = append(batchers, b)
 		}
+	}
+	c.mu.Unlock() // Add takes it while it holds the lock of its batcher
+	for _, b := range batchers {
+		b.hurry()
 	}
 }
 

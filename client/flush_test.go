@@ -9,6 +9,7 @@ import (
 
 	"github.com/felix-mq/felix/client"
 	"github.com/felix-mq/felix/client/felixtest"
+	"github.com/felix-mq/felix/conformance/script"
 )
 
 // TestFlushSendsWhatLingers flushes batchers that would wait for an hour: one by itself, one that is empty, the client's and
@@ -94,4 +95,42 @@ func TestDoneIsCalledForOneBatchAtATime(t *testing.T) {
 	if inside != events {
 		t.Errorf("%d calls", inside)
 	}
+}
+
+// TestFlushWhileAdding flushes all batchers while events are added to one of them. The others make that take long.
+func TestFlushWhileAdding(t *testing.T) {
+	p := newPeer(t)
+	p.serve(script.NewNormal())
+	c := p.connect()
+	pub := c.Publisher("default", "demo")
+	for range 1000 {
+		pub.Batcher(client.BatcherOptions{})
+	}
+	b := pub.Batcher(client.BatcherOptions{})
+	const rounds = 200
+	added := do(p, func() error {
+		for range rounds {
+			if err := b.Add(p.ctx, []byte("x")); err != nil {
+				return err
+			}
+			if err := b.Flush(p.ctx); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	flushed := do(p, func() error {
+		for i := range rounds {
+			flush := c.Flush
+			if i%2 == 0 {
+				flush = pub.Flush
+			}
+			if err := flush(p.ctx); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	p.must(added())
+	p.must(flushed())
 }
