@@ -140,7 +140,8 @@ func (p *Publisher) publishAsync(ctx context.Context, payloads [][]byte, span sp
 	q.hook = p.c.hooks.publish(ctx, p, payloads, true)
 	deadline := p.c.deadline(ctx)
 	for {
-		if q.slot.mustQueue() { // the buffer bounds it, not the window
+		if q.slot.mustQueue() { // the buffer bounds it, not the window, which goes to those before it
+			q.giveBack()
 			if err := q.slot.enqueue(&queued{p: p, payloads: payloads, mode: codec.AckPerBatch, frameLen: n, pending: q}); err != nil {
 				q.settle(err)
 			}
@@ -210,6 +211,15 @@ func (q *pending) acquire(ctx context.Context, payloads [][]byte, deadline int64
 	return nil
 }
 
+// giveBack ends the charge to the window, if there is one.
+func (q *pending) giveBack() {
+	if q.bytes > 0 {
+		q.p.c.window.Release(q.bytes)
+		q.slot.window.Release(1)
+		q.bytes = 0
+	}
+}
+
 // take waits for n of a window.
 func (c *Client) take(ctx context.Context, deadline int64, window *semaphore.Weighted, n int64) error {
 	if ctx.Err() == nil && window.TryAcquire(n) {
@@ -269,12 +279,9 @@ func (q *pending) over() {
 
 // settle tells the outcome. Nobody touches q any more.
 func (q *pending) settle(err error) {
-	if q.bytes > 0 {
-		q.p.c.window.Release(q.bytes)
-		q.slot.window.Release(1)
-	}
+	q.giveBack()
 	done, hook, span := q.done, q.hook, q.span
-	q.p, q.slot, q.span, q.done, q.hook, q.bytes = nil, nil, spans{}, nil, nil, 0
+	q.p, q.slot, q.span, q.done, q.hook = nil, nil, spans{}, nil, nil
 	pendingPool.Put(q)
 	if hook != nil {
 		hook(err)

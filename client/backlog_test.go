@@ -1,0 +1,56 @@
+package client_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/felix-mq/felix/client"
+)
+
+// publishHook is told when a publish begins.
+type publishHook func(client.PublishInfo)
+
+func (h publishHook) OnPublish(_ context.Context, p client.PublishInfo) func(error) {
+	h(p)
+	return nil
+}
+
+// answers takes the next request, which has to be a publish of the payload, and acknowledges it.
+func (p *peer) answers(requests <-chan held, payload string) {
+	p.tb.Helper()
+	h := p.next(requests)
+	if h.Payload() != payload {
+		p.tb.Errorf("got %q, want %q", h.Payload(), payload)
+	}
+	p.must(h.ctl.Ack(h.Request, ""))
+}
+
+// TestBacklogTakesTheWindowInOrder loses the stream while one publish waits for the window, and another goes into the
+// backlog before it.
+func TestBacklogTakesTheWindowInOrder(t *testing.T) {
+	p := newPeer(t)
+	n, requests := hold()
+	p.serve(n)
+	began := make(chan struct{}, 10)
+	c := p.connect(client.WithWhileDown(client.WhileDownBuffer), client.WithInFlight(1, 1<<20),
+		client.WithHooks(publishHook(func(client.PublishInfo) { began <- struct{}{} })))
+	pub := c.Publisher("default", "demo")
+	first := pub.PublishAsync(p.ctx, []byte("first"))
+	p.await("the first publish", began)
+	h := p.next(requests)
+	late := begin(p, func() (*client.Future, error) { return pub.PublishAsync(p.ctx, []byte("late")), nil })
+	p.await("the late publish", began)
+	p.must(pub.Send(p.ctx, []byte("sent"))) // by the time it has come, the late one waits for the window
+	if sent := p.next(requests); sent.Payload() != "sent" {
+		t.Fatalf("got %q", sent.Payload())
+	}
+	client.Retire(pub)
+	queued := pub.PublishAsync(p.ctx, []byte("queued"))
+	p.must(h.ctl.Ack(h.Request, ""))
+	p.must(first.Wait(p.ctx))
+	p.answers(requests, "queued")
+	p.must(queued.Wait(p.ctx))
+	f, _ := late()
+	p.answers(requests, "late")
+	p.must(f.Wait(p.ctx))
+}
