@@ -237,7 +237,7 @@ func (c *Client) take(ctx context.Context, deadline int64, window *semaphore.Wei
 // and q is the caller's again. A deadline of 0 is none.
 func (q *pending) send(ctx context.Context, r *requests, mode codec.AckMode, payloads [][]byte, frameLen int, deadline int64) error {
 	c := q.p.c
-	q.call.err, q.call.answered, q.call.deadline = nil, false, c.now()+int64(c.o.requestTimeout)
+	q.call.deadline = c.now() + int64(c.o.requestTimeout)
 	q.parts.Store(2)
 	if err := r.expectAck(&q.call); err != nil {
 		return err

@@ -255,10 +255,10 @@ func (h *Cache) do(ctx context.Context, at place, want codec.MessageType, reques
 // begin sends one request. Registering and writing are one step under the stream's turn, because replies without an id are
 // matched by order.
 func (h *Cache) begin(ctx context.Context, at place, want codec.MessageType, request func(b []byte, id uint64) []byte) (*call, error) {
-	// Not pooled: the reader may meet it after its caller gave up.
-	c := &call{done: make(chan struct{}, 1), want: want, place: at}
 	deadline := h.c.deadline(ctx)
 	for r := at.r; ; {
+		// One for each attempt, and not pooled: the reader of a stream may meet it after its caller gave up.
+		c := &call{done: make(chan struct{}, 1), want: want, place: at}
 		err := h.send(ctx, r, c, request)
 		if err == nil || errors.Is(err, ErrInDoubt) { // ctx has ended then, and the wait ends too
 			return c, nil

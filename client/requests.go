@@ -325,7 +325,7 @@ func (r *requests) expectAck(c *call) error {
 		return r.err
 	}
 	r.nextID++
-	c.id = r.nextID
+	c.id, c.err, c.answered = r.nextID, nil, false // of an attempt before this
 	c.expected = telemetry.Start()
 	r.acks[c.id] = c
 	if c.owner != nil && !r.sweeps {
