@@ -18,6 +18,7 @@ type queued struct {
 	frameLen int
 	bytes    int64    // charged to the client's buffer
 	pending  *pending // nil without an acknowledgement
+	span     spans    // without one: until it has been sent
 }
 
 // mustQueue reports whether publishes go into the backlog. Whoever has put one there finds it there until it has been
@@ -50,16 +51,14 @@ func (s *slot) enqueue(q *queued) error {
 	s.backlogLock.Lock()
 	defer s.backlogLock.Unlock()
 	if !s.flushing {
-		span := spans{c.publishes.beginAnyway(), q.p.publishes.beginAnyway()}
-		if !c.start(func() {
-			s.flush()
-			span.end()
-		}) {
-			span.end()
+		if !c.start(s.flush) {
 			c.buffer.Release(q.bytes)
 			return ErrClosed
 		}
 		s.flushing = true
+	}
+	if q.pending == nil {
+		q.span = spans{c.publishes.beginAnyway(), q.p.publishes.beginAnyway()}
 	}
 	s.backlog = append(s.backlog, q)
 	return nil
@@ -98,6 +97,7 @@ func (s *slot) flush() {
 			q.p.sent.lost.Store(true)
 			s.home.c.sendsLost.Store(true)
 		}
+		q.span.end()
 	}
 }
 

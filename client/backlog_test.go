@@ -2,7 +2,9 @@ package client_test
 
 import (
 	"context"
+	"errors"
 	"testing"
+	"time"
 
 	"github.com/felix-mq/felix/client"
 )
@@ -53,4 +55,33 @@ func TestBacklogTakesTheWindowInOrder(t *testing.T) {
 	f, _ := late()
 	p.answers(requests, "late")
 	p.must(f.Wait(p.ctx))
+}
+
+// TestFlushWaitsForTheBacklog flushes a publisher whose event waits in the backlog, where another publisher's comes first.
+func TestFlushWaitsForTheBacklog(t *testing.T) {
+	p := newPeer(t)
+	n, requests := hold()
+	p.serve(n)
+	c := p.connect(client.WithWhileDown(client.WhileDownBuffer), client.WithInFlight(1, 1<<20))
+	pub, other := c.Publisher("default", "demo"), c.Publisher("default", "demo")
+	inFlight := other.PublishAsync(p.ctx, []byte("in flight"))
+	h := p.next(requests)
+	client.Retire(other)
+	head := other.PublishAsync(p.ctx, []byte("head")) // waits for the window
+	p.must(pub.Send(p.ctx, []byte("sent")))
+	short, stop := context.WithTimeout(p.ctx, 5*time.Millisecond)
+	defer stop()
+	for _, flush := range []func(context.Context) error{pub.Flush, c.Flush} {
+		if err := flush(short); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a flush while the event waits: %v", err)
+		}
+	}
+	p.must(h.ctl.Ack(h.Request, ""))
+	p.must(inFlight.Wait(p.ctx))
+	flushed := do(p, func() error { return pub.Flush(p.ctx) })
+	p.answers(requests, "head")
+	p.must(head.Wait(p.ctx))
+	p.answers(requests, "sent")
+	p.answers(requests, "") // the batch of the flush
+	p.must(flushed())
 }
