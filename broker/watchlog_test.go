@@ -271,3 +271,26 @@ func BenchmarkWatchedPut(b *testing.B) {
 		})
 	}
 }
+
+// TestRemovedBeforeTheFirstWatcher: a watcher hears of the removal of its cache that comes when the log follows the cache
+// already and has no watcher yet.
+func TestRemovedBeforeTheFirstWatcher(t *testing.T) {
+	c := unserved(t, 0)
+	ls := c.b.watchLogs
+	scope := c.b.caches.Add(cache.Scope{Tenant: "t1", Namespace: "default", Cache: "watched"})
+	l := &cacheLog{logs: ls, tenant: "t1"}
+	var lost atomic.Uint64
+	l.init(ledger.NewAccount(0, nil), 1<<16, 1<<12, &lost)
+	l.round.scheduled = true // no worker is to write
+	ls.logs[scope] = l
+	l.changed(cache.Event{Kind: cache.Set, Key: []byte("k")})
+	l.changed(cache.Event{Kind: cache.Removed})
+	w := &cacheWatch{c: c}
+	if !ls.join(scope, "t1", w) {
+		t.Fatal("no watch")
+	}
+	if why := w.whyLocked(); why != cacheRemoved || !w.queued {
+		t.Errorf("the watch ends with %q, served: %t", why, w.queued)
+	}
+	delete(ls.logs, scope)
+}

@@ -159,12 +159,16 @@ func (ls *watchLogs) closeShareLocked(tenant string) {
 func (l *cacheLog) changed(e cache.Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.round.ended != "" || l.cursors == 0 {
+	if l.round.ended != "" {
 		return
 	}
 	if e.Kind == cache.Removed {
-		l.round.ended = cacheRemoved
-	} else {
+		l.round.ended = cacheRemoved // even if nobody watches yet: who joins looks at it
+	}
+	if l.cursors == 0 {
+		return
+	}
+	if e.Kind != cache.Removed {
 		l.appendLocked(e)
 	}
 	l.round.left = len(l.round.watches)
