@@ -178,6 +178,7 @@ func dialOn(ctx context.Context, conn *net.UDPConn, remote net.Addr, tlsConf *tl
 	}
 	sock.serves(func() uint64 { return qc.ConnectionStats().PacketsReceived })
 	sizes := newSizeTester(cfg, nil)
+	sizes.believes = true
 	var wg sync.WaitGroup
 	wg.Add(2) // before the connection can end
 	c := newConn(qc, sock, tr, sizes, func(*Conn) {

@@ -89,7 +89,7 @@ func (t *sizeTester) ended(c *Conn, err error) error {
 	if !ok || !strings.HasPrefix(closed.Reason, blackHoleReason) || closed.Code != 0 || closed.Transport {
 		return err
 	}
-	if closed.Remote {
+	if closed.Remote && t.believes {
 		smallPaths.add(c.qc.RemoteAddr(), t.cooldown)
 	}
 	closed.cause = ErrBlackHole
@@ -160,6 +160,7 @@ type sizeTester struct {
 	stop     <-chan struct{} // ends tests
 	limit    *rate.Limiter   // of answers
 	found    atomic.Uint64   // black holes
+	believes bool            // the peer's reasons: of a listener anybody is the peer
 
 	mu    sync.Mutex
 	tests map[uint64]*sizeTest // under way, by their ids

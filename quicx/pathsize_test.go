@@ -382,3 +382,31 @@ func TestPacketSizes(t *testing.T) {
 		})
 	}
 }
+
+// TestWhoseReasonIsBelieved sees that the end that dials learns of a black hole from the other one, which has shown who it
+// is, and that a listener does not: anybody could have it send small packets to the address of others.
+func TestWhoseReasonIsBelieved(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		byServer bool
+	}{{"the listener's", true}, {"the client's", false}} {
+		t.Run(tt.name, func(t *testing.T) {
+			checkLeaks(t)
+			forgetPaths(t)
+			from, to := connect(t, Config{}, Config{})
+			if !tt.byServer {
+				from, to = to, from
+			}
+			if err := from.Close(0, blackHoleReason+" 1400 bytes"); err != nil {
+				t.Fatal(err)
+			}
+			<-to.Context().Done()
+			if err := context.Cause(to.Context()); !errors.Is(err, ErrBlackHole) {
+				t.Errorf("ended by %v", err)
+			}
+			if believed := smallPaths.has(to.RemoteAddr()); believed != tt.byServer {
+				t.Errorf("believed: %t", believed)
+			}
+		})
+	}
+}
