@@ -123,12 +123,15 @@ func (s *stream) awaitRate(size int, wait time.Duration) error {
 	return s.waitRate(size, pause)
 }
 
+// rateLook is how often a publish that waits for a rate looks whether that has been changed.
+const rateLook = time.Second
+
 // waitRate waits until there is some of the tenant's rates to take.
 func (s *stream) waitRate(size int, pause time.Duration) error {
 	return s.pause(func(ctx context.Context) error {
-		timer := time.NewTimer(pause)
+		timer := time.NewTimer(min(pause, rateLook))
 		defer timer.Stop()
-		for ; pause > 0; timer.Reset(pause) {
+		for ; pause > 0; timer.Reset(min(pause, rateLook)) {
 			select {
 			case <-timer.C:
 			case <-s.c.b.acceptCtx.Done():

@@ -17,6 +17,13 @@ type bucket struct {
 // processStart is what buckets count time from.
 var processStart = time.Now()
 
+// set changes the rate; 0 is any. What is owed at another one is forgotten.
+func (b *bucket) set(perSecond int64) {
+	if b.perSecond.Swap(perSecond) != perSecond {
+		b.paidAt.Store(0)
+	}
+}
+
 // take takes n, which is not negative, or returns for how long there is nothing to take.
 func (b *bucket) take(n int64) time.Duration {
 	rate := b.perSecond.Load()

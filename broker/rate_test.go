@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/felix-mq/felix/catalog"
 )
 
 // TestBucket takes what comes at a steady rate and a second's worth at once, and not more.
@@ -63,6 +65,24 @@ func TestBucketConcurrently(t *testing.T) {
 	wg.Wait()
 	if n := taken.Load(); n != 500 {
 		t.Errorf("%d taken, want 500", n)
+	}
+}
+
+// TestRateIsChanged: what is owed at one rate is not owed at another one, and a rate that is set again changes nothing.
+func TestRateIsChanged(t *testing.T) {
+	n := admitting(1).get("a")
+	limits := func(rate int64) catalog.Limits { return catalog.Limits{PublishesPerSecond: &rate}.Over(n.all.defaults) }
+	n.setRates(limits(1))
+	if n.publishes.take(1<<20) != 0 || n.publishes.wait() < time.Hour {
+		t.Fatal("nothing is owed")
+	}
+	n.setRates(limits(1))
+	if n.publishes.wait() < time.Hour {
+		t.Error("nothing is owed any more at the same rate")
+	}
+	n.setRates(limits(2))
+	if wait := n.publishes.wait(); wait != 0 {
+		t.Errorf("at another rate: wait %v", wait)
 	}
 }
 

@@ -219,10 +219,10 @@ func (t *tenants) remove(name string) {
 
 // setRates says how much may come per second. No limit is nil.
 func (t *tenant) setRates(l catalog.Limits) {
-	t.publishes.perSecond.Store(*l.PublishesPerSecond)
-	t.publishBytes.perSecond.Store(*l.PublishBytesPerSecond)
-	t.subscribes.perSecond.Store(*l.SubscribesPerSecond)
-	t.auths.perSecond.Store(*l.AuthenticationsPerSecond)
+	t.publishes.set(*l.PublishesPerSecond)
+	t.publishBytes.set(*l.PublishBytesPerSecond)
+	t.subscribes.set(*l.SubscribesPerSecond)
+	t.auths.set(*l.AuthenticationsPerSecond)
 }
 
 // may takes one of a rate. It reports false, and counts, if there is none.
