@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -293,4 +294,30 @@ func TestRemovedBeforeTheFirstWatcher(t *testing.T) {
 		t.Errorf("the watch ends with %q, served: %t", why, w.queued)
 	}
 	delete(ls.logs, scope)
+}
+
+// TestTenantsTakeTurns: the cache of a tenant that has one does not wait for all caches of a tenant that has many.
+func TestTenantsTakeTurns(t *testing.T) {
+	ls := &watchLogs{workers: maxWatchWorkers()} // that never come
+	many, one := &watchShare{}, &watchShare{}
+	var logs []*cacheLog
+	for i := range 6 {
+		l := &cacheLog{logs: ls, tenant: "many", share: many}
+		if i == 4 {
+			l.tenant, l.share = "one", one
+		}
+		l.scheduleLocked()
+		l.scheduleLocked() // is in the line already
+		logs = append(logs, l)
+	}
+	var order []int
+	for l := ls.nextLocked(); l != nil; l = ls.nextLocked() {
+		order = append(order, slices.Index(logs, l))
+		if len(order) == 2 {
+			ls.queueLocked(l) // has more to write
+		}
+	}
+	if want := []int{0, 4, 1, 4, 2, 3, 5}; !slices.Equal(order, want) {
+		t.Errorf("served in the order %v, want %v", order, want)
+	}
 }

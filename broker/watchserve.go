@@ -10,9 +10,9 @@ import (
 	"github.com/felix-mq/felix/internal/ledger"
 )
 
-// watchLogs has the log of each cache that is watched, and the workers that serve their watchers. Logs take turns: a
-// worker serves one for a quantum, and then the next one that has something to write, so one cache with many watchers
-// does not keep others waiting.
+// watchLogs has the log of each cache that is watched, and the workers that serve their watchers. Tenants take turns, and
+// so do the logs of one tenant: a worker serves a log for a quantum, and then one of the next tenant that has something
+// to write. So neither a cache with many watchers nor a tenant with many caches keeps others waiting.
 type watchLogs struct {
 	b      *Broker
 	budget *ledger.Budget
@@ -22,8 +22,8 @@ type watchLogs struct {
 	logs   map[*cache.Cache]*cacheLog
 	shares map[string]*watchShare
 
-	turns   sync.Mutex // guards all below; innermost
-	queue   []*cacheLog
+	turns   sync.Mutex    // guards all below; innermost
+	queue   []*watchShare // that have logs in their lines, each of them once
 	workers int
 	paid    time.Time // when the writes so far may have been made, at watchPace
 }
@@ -33,15 +33,18 @@ type cacheLog struct {
 	watchLog
 	logs   *watchLogs
 	tenant string
+	share  *watchShare
 	stop   func()     // no more changes
 	users  int        // guarded by watchLogs.mu
+	behind *cacheLog  // it in the line of the tenant; guarded by watchLogs.turns
 	round  watchRound // whom to serve; guarded by the log's lock
 }
 
-// watchShare is what the logs of one tenant are charged to.
+// watchShare is what the logs of one tenant are charged to, and the line in which they wait.
 type watchShare struct {
 	*ledger.Share
-	logs int
+	logs        int       // guarded by watchLogs.mu
+	first, last *cacheLog // of the logs that have something to write, a list; guarded by watchLogs.turns
 }
 
 // watchRound is whom of a log's watchers there is to serve.
@@ -89,7 +92,7 @@ func (ls *watchLogs) join(c *cache.Cache, tenant string, w *cacheWatch) bool {
 			ls.shares[tenant] = share
 		}
 		cfg := &ls.b.cfg
-		l = &cacheLog{logs: ls, tenant: tenant}
+		l = &cacheLog{logs: ls, tenant: tenant, share: share}
 		l.init(share, cfg.CacheWatchBytes, min(cfg.CacheWatchBytes, cfg.MaxFrameBytes)-codec.CacheEventsHead, &ls.b.metrics.watchLost)
 		stop, ok := c.Watch(l.changed)
 		if !ok {
@@ -196,11 +199,42 @@ func (l *cacheLog) scheduleLocked() {
 	ls := l.logs
 	ls.turns.Lock()
 	defer ls.turns.Unlock()
-	ls.queue = append(ls.queue, l)
+	ls.queueLocked(l)
 	if ls.workers < maxWatchWorkers() {
 		ls.workers++
 		ls.b.wg.Go(ls.work) // a log that is scheduled has watchers, and these a connection that Broker.wg counts
 	}
+}
+
+// queueLocked puts a log at the end of its tenant's line. watchLogs.turns is held.
+func (ls *watchLogs) queueLocked(l *cacheLog) {
+	s := l.share
+	if s.first == nil {
+		s.first = l
+		ls.queue = append(ls.queue, s)
+	} else {
+		s.last.behind = l
+	}
+	s.last = l
+}
+
+// nextLocked takes the log out whose turn it is, and puts its tenant behind the others; nil if there is none.
+// watchLogs.turns is held.
+func (ls *watchLogs) nextLocked() *cacheLog {
+	if len(ls.queue) == 0 {
+		ls.queue = nil
+		return nil
+	}
+	s := ls.queue[0]
+	ls.queue[0] = nil
+	ls.queue = ls.queue[1:]
+	l := s.first
+	if s.first, l.behind = l.behind, nil; s.first != nil {
+		ls.queue = append(ls.queue, s)
+	} else {
+		s.last = nil
+	}
+	return l
 }
 
 func maxWatchWorkers() int { return max(1, runtime.GOMAXPROCS(0)/2) }
@@ -231,20 +265,17 @@ func (ls *watchLogs) work() {
 	var f watchFrame
 	for {
 		ls.turns.Lock()
-		if len(ls.queue) == 0 {
-			ls.queue = nil
+		l := ls.nextLocked()
+		if l == nil {
 			ls.workers--
 			ls.turns.Unlock()
 			return
 		}
-		l := ls.queue[0]
-		ls.queue[0] = nil
-		ls.queue = ls.queue[1:]
 		ls.turns.Unlock()
 		before := f.served
 		if l.serve(&f) {
 			ls.turns.Lock()
-			ls.queue = append(ls.queue, l)
+			ls.queueLocked(l)
 			ls.turns.Unlock()
 		}
 		ls.pace(f.served - before)
