@@ -307,7 +307,7 @@ func (h *Cache) send(ctx context.Context, r *requests, c *call, request func(b [
 		r.writing.release()
 		return err
 	}
-	kept, err := r.writeInTurn(ctx, b.B, 0)
+	kept, err := r.writeInTurn(ctx, b.B, 0, nil)
 	if kept {
 		return err
 	}

@@ -44,7 +44,7 @@ func (r *requests) post(ctx context.Context, size int, deadline int64, bulk bool
 		if err := r.turn(ctx, deadline); err != nil {
 			return err
 		}
-		return r.write(ctx, frame, deadline)
+		return r.write(ctx, frame, deadline, nil)
 	}
 	g.frames = appendTo(g.frames)
 	if g.writing {

@@ -218,23 +218,20 @@ func (p *Publisher) write(ctx context.Context, r *requests, id uint64, mode code
 	b := bytebufferpool.Get()
 	defer bytebufferpool.Put(b)
 	start := telemetry.Start()
-	if mode == codec.AckNone || r.ctl.flags&codec.FlagPublishAcked != 0 {
-		b.B = p.appendBatch(b.B, r, id, mode, payloads, frameLen)
-	} else {
-		b.B = codec.AppendPublishBatchJSON(b.B, p.c.o.tenant, p.namespace, p.stream, payloads, mode, id, true)
-		if n := len(b.B) - codec.HeaderLen; n > p.c.o.maxFrame {
-			return fmt.Errorf("%w: batch of %d bytes, limit %d", ErrFrameTooLarge, n, p.c.o.maxFrame)
-		}
+	b.B = p.appendFrame(b.B, r, id, mode, payloads, frameLen)
+	if n := len(b.B) - codec.HeaderLen; n > p.c.o.maxFrame { // in JSON
+		return fmt.Errorf("%w: batch of %d bytes, limit %d", ErrFrameTooLarge, n, p.c.o.maxFrame)
 	}
 	start = telemetry.Observe(telemetry.StageClientEncode, start)
 	if err := r.turn(ctx, deadline); err != nil {
 		return err
 	}
 	start = telemetry.Observe(telemetry.StageClientTurn, start)
-	err := r.write(ctx, b.B, deadline)
-	if mode == codec.AckNone && (err == nil || errors.Is(err, ErrInDoubt)) {
-		r.noteSend(p)
+	var sender *Publisher
+	if mode == codec.AckNone {
+		sender = p
 	}
+	err := r.write(ctx, b.B, deadline, sender)
 	if err != nil {
 		telemetry.Add(telemetry.ClientPublishErrors, 1)
 		return err
@@ -244,4 +241,12 @@ func (p *Publisher) write(ctx context.Context, r *requests, id uint64, mode code
 	telemetry.Add(telemetry.ClientPublishItems, len(payloads))
 	telemetry.Add(telemetry.ClientPublishBytes, len(b.B))
 	return nil
+}
+
+// appendFrame appends a batch in the layout that the stream's broker can read.
+func (p *Publisher) appendFrame(b []byte, r *requests, id uint64, mode codec.AckMode, payloads [][]byte, frameLen int) []byte {
+	if mode == codec.AckNone || r.ctl.flags&codec.FlagPublishAcked != 0 {
+		return p.appendBatch(b, r, id, mode, payloads, frameLen)
+	}
+	return codec.AppendPublishBatchJSON(b, p.c.o.tenant, p.namespace, p.stream, payloads, mode, id, true)
 }

@@ -129,41 +129,52 @@ func (r *requests) move() bool {
 	return true
 }
 
-// settleAll waits until the broker has all that was sent, or the stream is lost.
+// settleAll waits until the broker has all that was sent, or the stream is lost. Publishes without an acknowledgement that it
+// may not have are noted as lost.
 func (r *requests) settleAll(ctx context.Context) {
 	if r.writing.acquire(ctx) != nil { // behind a write under way; there will be no other
 		return
 	}
 	sends, p := r.uncovered()
+	var c *call
 	if p != nil {
-		r.barrier(p)
+		c = r.barrier(p)
 	}
 	r.writing.release()
-	if r.awaitIdle(ctx) == nil && p != nil {
-		r.mu.Lock()
-		if !r.dead {
-			r.covered = max(r.covered, sends)
-		}
-		r.mu.Unlock()
+	idle := r.awaitIdle(ctx) == nil
+	if p == nil {
+		return
+	}
+	if idle && c != nil {
+		<-c.done // about to be told, since its reply is not owed any more
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if idle && c != nil && c.answered {
+		r.covered = max(r.covered, sends)
+	} else {
+		r.loseSendsLocked()
 	}
 }
 
-// barrier sends an empty batch, whose acknowledgement comes behind what was sent before: see [requests.awaitIdle]. The caller
-// has its turn.
-func (r *requests) barrier(p *Publisher) {
+// barrier sends an empty batch, whose acknowledgement comes behind what was sent before: see [requests.awaitIdle]. It returns
+// nil if none will come. The caller has its turn.
+func (r *requests) barrier(p *Publisher) *call {
 	c := &call{done: make(chan struct{}, 1)}
 	r.mu.Lock()
 	if r.dead {
 		r.mu.Unlock()
-		return
+		return nil
 	}
 	r.nextID++
 	c.id = r.nextID
 	r.acks[c.id] = c
 	r.mu.Unlock()
-	frame := codec.AppendPublishBatchAcked(nil, c.id, codec.AckPerBatch, p.c.o.tenant, p.namespace, p.stream, nil)
+	frame := p.appendFrame(nil, r, c.id, codec.AckPerBatch, nil, codec.HeaderLen)
 	n, err := r.ctl.s.Send().Write(frame)
 	if r.writeError(n, frame, err) != nil {
 		r.forget(c)
+		return nil
 	}
+	return c
 }

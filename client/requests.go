@@ -279,12 +279,13 @@ func (r *requests) fate(send uint64) (covered, lost bool) {
 	return send <= r.covered && !lost, lost
 }
 
-// noteSend counts a publish without an acknowledgement that was written.
+// noteSend counts a publish without an acknowledgement that was written. The caller has its turn. While the stream is being
+// moved, settleAll takes its turn afterwards and sees to it.
 func (r *requests) noteSend(p *Publisher) {
 	r.mu.Lock()
 	r.sends, r.sender = r.sends+1, p
 	n := r.sends
-	if r.err != nil {
+	if r.err != nil && !r.movingLocked() {
 		r.loseSendsLocked()
 	}
 	r.mu.Unlock()
@@ -316,6 +317,9 @@ func (r *requests) reserveID() uint64 {
 	r.nextID++
 	return r.nextID
 }
+
+// movingLocked reports whether another stream is to take the place of this one, which still lives.
+func (r *requests) movingLocked() bool { return r.err == errMoved && !r.dead }
 
 // expectAck gives the call an id and expects its acknowledgement. It fails if the stream is broken.
 func (r *requests) expectAck(c *call) error {
@@ -400,9 +404,10 @@ func (r *requests) turn(ctx context.Context, deadline int64) error {
 // write sends one frame. The caller has its turn, which write ends. It fails without an effect when the context or the
 // deadline, unless that is 0, ends before anything was written, or when the stream takes no more requests: the broker cannot
 // have read the frame then. A frame of which a part was written is finished, whatever ends: others, who have done nothing
-// wrong, write behind it. Such a write fails with [ErrInDoubt] and the reason.
-func (r *requests) write(ctx context.Context, frame []byte, deadline int64) error {
-	kept, err := r.writeInTurn(ctx, frame, deadline)
+// wrong, write behind it. Such a write fails with [ErrInDoubt] and the reason. sender is who publishes the frame without an
+// acknowledgement, and nil if it is anything else.
+func (r *requests) write(ctx context.Context, frame []byte, deadline int64, sender *Publisher) error {
+	kept, err := r.writeInTurn(ctx, frame, deadline, sender)
 	if !kept {
 		r.writing.release()
 	}
@@ -410,11 +415,14 @@ func (r *requests) write(ctx context.Context, frame []byte, deadline int64) erro
 }
 
 // writeInTurn is write, but the turn is the caller's to end unless it is kept to finish the frame.
-func (r *requests) writeInTurn(ctx context.Context, frame []byte, deadline int64) (kept bool, err error) {
+func (r *requests) writeInTurn(ctx context.Context, frame []byte, deadline int64, sender *Publisher) (kept bool, err error) {
 	if r.broken() {
 		return false, r.reason()
 	}
 	rest, err := r.writeUntil(ctx, frame, deadline)
+	if sender != nil && (err == nil || len(rest) > 0) {
+		r.noteSend(sender) // before the turn ends: what settles the stream takes the next one
+	}
 	if len(rest) == 0 {
 		return false, err
 	}
