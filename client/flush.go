@@ -111,26 +111,33 @@ func (c *Client) hurry(p *Publisher) {
 
 // cover waits until the broker has read what was sent without an acknowledgement, or the stream is lost.
 func (s *slot) cover(ctx context.Context) error {
-	r := s.live()
-	if r == nil { // it may be being replaced, and its replacement waits for what was sent before
-		if err := s.lock.acquire(ctx); err != nil {
-			return err
+	for {
+		r := s.live()
+		if r == nil { // it may be being replaced, and its replacement waits for what was sent before
+			if err := s.lock.acquire(ctx); err != nil {
+				return err
+			}
+			s.lock.release()
+			if r = s.live(); r == nil {
+				return nil
+			}
 		}
-		s.lock.release()
-		if r = s.live(); r == nil {
+		sends, p := r.uncovered()
+		if p == nil {
 			return nil
 		}
-	}
-	sends, p := r.uncovered()
-	if p == nil {
-		return nil
-	}
-	if err := p.barrier(ctx, r); err == nil {
-		r.cover(sends)
-	} else if !r.broken() {
+		err := p.barrier(ctx, r)
+		switch {
+		case err == nil:
+			r.cover(sends)
+			return nil
+		case errors.Is(err, errMoved): // its replacement has begun
+			continue
+		case r.broken():
+			return nil
+		}
 		return err
 	}
-	return nil
 }
 
 // barrier waits until the broker has read what was sent on a stream before. It fails if the stream is lost meanwhile: on

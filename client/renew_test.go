@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -86,4 +87,34 @@ func TestRenewalNotesLostSends(t *testing.T) {
 		}
 		p.must(flush(p.ctx))
 	}
+}
+
+// TestFlushAcrossRenewal replaces a stream while the batch of a flush waits for its turn there. The flush ends when what
+// was sent before is acknowledged.
+func TestFlushAcrossRenewal(t *testing.T) {
+	p := newPeer(t)
+	c, conn, ctl := p.dialogue(codec.KnownFlags)
+	pub, other := c.Publisher("default", "demo"), c.Publisher("default", "demo")
+	p.must(pub.Send(p.ctx, []byte("sent")))
+	blocked := do(p, func() error { return other.Send(p.ctx, make([]byte, 1<<20)) }) // more than the broker's window
+	p.awaitBlocked(c)
+	var answered atomic.Bool
+	flushed := do(p, func() error {
+		err := pub.Flush(p.ctx)
+		if err == nil && !answered.Load() {
+			return errors.New("it returned before the broker had answered")
+		}
+		return err
+	})
+	p.until("the flush", func() bool { return client.Owed(pub) == 1 })
+	renewed := p.renew(pub, conn, codec.KnownFlags)
+	p.until("the renewal", func() bool { return client.Moving(pub) })
+	p.expectBatch(ctl, 1)
+	p.expectBatch(ctl, 1)
+	p.must(blocked())
+	barrier := p.expectBatch(ctl, 0)
+	answered.Store(true)
+	p.must(ctl.Ack(barrier, ""))
+	p.must(flushed())
+	p.must(renewed())
 }
