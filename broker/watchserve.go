@@ -10,9 +10,9 @@ import (
 	"github.com/felix-mq/felix/internal/ledger"
 )
 
-// watchLogs has the log of each cache that is watched, and the workers that serve their watchers. Tenants take turns, and
-// so do the logs of one tenant: a worker serves a log for a quantum, and then one of the next tenant that has something
-// to write. So neither a cache with many watchers nor a tenant with many caches keeps others waiting.
+// watchLogs has the log of each cache that is watched, and the workers that serve their watchers. Tenants take turns,
+// and so do the logs of one tenant: a worker serves a log for a quantum, and then one of the next tenant that has
+// something to write. So neither a cache with many watchers nor a tenant with many caches keeps others waiting.
 type watchLogs struct {
 	b      *Broker
 	budget *ledger.Budget
@@ -36,7 +36,7 @@ type cacheLog struct {
 	share  *watchShare
 	stop   func()     // no more changes
 	users  int        // guarded by watchLogs.mu
-	behind *cacheLog  // it in the line of the tenant; guarded by watchLogs.turns
+	behind *cacheLog  // the next in its tenant's line; guarded by watchLogs.turns
 	round  watchRound // whom to serve; guarded by the log's lock
 }
 
