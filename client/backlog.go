@@ -22,14 +22,16 @@ type queued struct {
 }
 
 // mustQueue reports whether publishes go into the backlog. Whoever has put one there finds it there until it has been
-// sent, so that one goroutine's publishes stay in order.
+// sent, so that one goroutine's publishes stay in order. A stream that is being replaced is not down: publishes wait for the
+// next one.
 func (s *slot) mustQueue() bool {
 	if s.home.policy != WhileDownBuffer {
 		return false
 	}
 	s.backlogLock.Lock()
 	defer s.backlogLock.Unlock()
-	return s.flushing || s.live() == nil
+	r := s.stream.Load()
+	return s.flushing || r == nil || r.broken() && !r.moving()
 }
 
 // enqueue appends to the backlog, and fails with [ErrBufferFull] if there is no room.

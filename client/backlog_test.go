@@ -85,3 +85,41 @@ func TestFlushWaitsForTheBacklog(t *testing.T) {
 	p.answers(requests, "") // the batch of the flush
 	p.must(flushed())
 }
+
+// TestRenewalIsNotDown publishes more than the buffer holds while the stream is being replaced: the publish waits, as it does
+// for the window.
+func TestRenewalIsNotDown(t *testing.T) {
+	p := newPeer(t)
+	n, requests := hold()
+	p.serve(n)
+	began := make(chan struct{}, 10)
+	c := p.connect(client.WithWhileDown(client.WhileDownBuffer), client.WithWhileDownBytes(1),
+		client.WithHooks(publishHook(func(client.PublishInfo) { began <- struct{}{} })))
+	pub := c.Publisher("default", "demo")
+	inFlight := pub.PublishAsync(p.ctx, []byte("in flight"))
+	p.await("the first publish", began)
+	h := p.next(requests)
+	renewed := do(p, func() error { return client.Renew(p.ctx, pub) })
+	p.until("the renewal", func() bool { return client.Moving(pub) })
+	publishes := map[string]func() error{
+		"Publish":      func() error { return pub.Publish(p.ctx, []byte("event")) },
+		"PublishAsync": func() error { return pub.PublishAsync(p.ctx, []byte("event")).Wait(p.ctx) },
+		"Send":         func() error { return pub.Send(p.ctx, []byte("event")) },
+	}
+	results := make(map[string]func() error)
+	for name, publish := range publishes {
+		results[name] = do(p, publish)
+		p.await(name, began)
+	}
+	p.must(h.ctl.Ack(h.Request, ""))
+	p.must(inFlight.Wait(p.ctx))
+	p.must(renewed())
+	for range results {
+		p.answers(requests, "event")
+	}
+	for name, wait := range results {
+		if err := wait(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -321,6 +321,13 @@ func (r *requests) reserveID() uint64 {
 // movingLocked reports whether another stream is to take the place of this one, which still lives.
 func (r *requests) movingLocked() bool { return r.err == errMoved && !r.dead }
 
+// moving is movingLocked without the lock.
+func (r *requests) moving() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.movingLocked()
+}
+
 // expectAck gives the call an id and expects its acknowledgement. It fails if the stream is broken.
 func (r *requests) expectAck(c *call) error {
 	r.mu.Lock()
