@@ -120,7 +120,8 @@ func Connect(ctx context.Context, addr string, opts ...Option) (*Client, error) 
 }
 
 // Close closes all connections and waits for the client's goroutines. Calls under way fail with [ErrClosed];
-// publishes that were sent but not acknowledged are in doubt. It may be called twice, and returns nil.
+// publishes that were sent but not acknowledged are in doubt. It may be called twice, and returns nil. It must not be called
+// from a callback, the method of a hook among them: it waits for that to return.
 func (c *Client) Close() error {
 	c.stop()
 	c.mu.Lock()
