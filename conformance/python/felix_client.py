@@ -1,4 +1,4 @@
-"""A small Felix client, written from docs/protocol and testvectors alone.
+"""A small Felix client, which needs no more than docs/protocol and testvectors.
 
 It shows that these pages are enough to write a client in another language, and is no supported library: it has no
 reconnection, no pools, no time limits and no compression. It follows docs/protocol/session.md and two extensions of
