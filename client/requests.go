@@ -319,7 +319,7 @@ func (r *requests) reserveID() uint64 {
 }
 
 // movingLocked reports whether another stream is to take the place of this one, which still lives.
-func (r *requests) movingLocked() bool { return r.err == errMoved && !r.dead }
+func (r *requests) movingLocked() bool { return errors.Is(r.err, errMoved) && !r.dead }
 
 // moving is movingLocked without the lock.
 func (r *requests) moving() bool {
