@@ -31,7 +31,7 @@ func TestDamage(t *testing.T) {
 			continue
 		}
 		size := int64(len(read(t, image, name)))
-		for at := range size {
+		for at := int64(0); at < size; at += int64(sample(11)) {
 			damaged := clone(t, image, "data")
 			flip(t, damaged, name, at)
 			if openAndRead(t, damaged, promises, fmt.Sprintf("%s, byte %d", name, at)) {
@@ -173,7 +173,7 @@ func TestFaults(t *testing.T) {
 	cases := 0
 	for op, faults := range ops {
 		for _, fault := range faults {
-			for n := 1; ; n++ {
+			for n := 1; ; n += sample(5) {
 				mem := &vfs.Mem{}
 				promises := make([]promise, 2)
 				work(t, mem, promises, 10, noneUnsynced)
