@@ -238,12 +238,12 @@ var attacks = []attack{
 	},
 	{
 		name: "catalog-fifo", run: catalogFIFO,
-		does:   "the catalog becomes a FIFO that nobody writes to, and the broker is told to read it",
+		does:   "the catalog becomes a FIFO that nobody writes to, and SIGHUP makes the broker read it",
 		breaks: "the reload would hang, and with it the end of the broker",
 	},
 	{
 		name: "catalog-bomb", run: catalogBomb,
-		does:   "the catalog becomes YAML whose aliases unfold to billions of nodes, and the broker is told to read it",
+		does:   "the catalog becomes YAML whose aliases unfold to billions of nodes, and SIGHUP makes the broker read it",
 		breaks: "it would unfold them",
 	},
 	{

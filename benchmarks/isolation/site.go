@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/felix-mq/felix/auth"
+	"github.com/felix-mq/felix/benchmarks/internal/brokerproc"
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/catalog"
 	"github.com/felix-mq/felix/internal/settings"
@@ -254,18 +255,7 @@ func (s *site) stop() error {
 }
 
 // resident returns the bytes of memory that the broker has.
-func (s *site) resident() int64 {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.PID))
-	if err != nil {
-		return 0
-	}
-	_, rest, _ := strings.Cut(string(status), "VmRSS:")
-	var kib int64
-	if _, err := fmt.Sscan(rest, &kib); err != nil {
-		return 0
-	}
-	return kib << 10
-}
+func (s *site) resident() int64 { return brokerproc.Resident(s.PID) }
 
 // watch keeps the most memory that the broker has, until ctx ends.
 func (s *site) watch(ctx context.Context) {

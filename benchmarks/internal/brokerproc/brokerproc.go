@@ -205,8 +205,11 @@ func (p *Process) Target(stream string) *loadgen.Target {
 }
 
 // Resident returns the bytes of memory that the process has (VmRSS). It is 0 where the system does not tell.
-func (p *Process) Resident() int64 {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID))
+func (p *Process) Resident() int64 { return Resident(p.PID) }
+
+// Resident returns the same of any process.
+func Resident(pid int) int64 {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0
 	}
