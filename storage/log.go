@@ -114,7 +114,7 @@ func (l *Log) Append(batch [][]byte, class Class, done func(error)) (first uint6
 		return 0, err
 	}
 	p := pendings.Get().(*pending)
-	p.log, p.class, p.records, p.done = l, class, len(batch), done
+	p.log, p.class, p.done = l, class, done
 	p.bytes = slices.Grow(p.bytes[:0], int(size))
 	now := l.s.opt.Now().UnixMicro()
 

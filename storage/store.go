@@ -130,11 +130,10 @@ type Store struct {
 
 // pending is an append on its way to the journal.
 type pending struct {
-	log     *Log
-	class   Class
-	records int
-	bytes   []byte // encoded records
-	done    func(error)
+	log   *Log
+	class Class
+	bytes []byte // encoded records
+	done  func(error)
 }
 
 var pendings = sync.Pool{New: func() any { return new(pending) }}
