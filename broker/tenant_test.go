@@ -12,6 +12,20 @@ import (
 	"github.com/felix-mq/felix/codec"
 )
 
+// sendUnfinished begins 128 requests of almost 64 KiB on four connections, and finishes none.
+func sendUnfinished(t *testing.T, d *broker.Dev) {
+	t.Helper()
+	const size = 60 << 10
+	for range 4 {
+		p := dialPeer(t, d)
+		for range 32 {
+			c := p.open()
+			unfinished := append(codec.AppendHeader(p.auth(), 0, size), make([]byte, size-1)...)
+			go func() { _, _ = c.s.Send().Write(unfinished) }()
+		}
+	}
+}
+
 // wantReached expects a refusal for a limit of the tenant.
 func wantReached(t *testing.T, err error, limit string) {
 	t.Helper()
@@ -130,15 +144,7 @@ func TestUnfinishedFrames(t *testing.T) {
 	n := dialPeer(t, other)
 	neighbor := n.open(n.auth())
 	neighbor.wantMessage(codec.MsgAuthOK, "")
-	const size = 60 << 10
-	for range 4 {
-		p := dialPeer(t, acme)
-		for range 32 {
-			c := p.open()
-			unfinished := append(codec.AppendHeader(p.auth(), 0, size), make([]byte, size-1)...)
-			go func() { _, _ = c.s.Send().Write(unfinished) }()
-		}
-	}
+	sendUnfinished(t, acme)
 	wantLimit(t, acme, "conn_memory", 1)
 	for id := range uint64(20) {
 		if held := metric(t, acme, "felix_read_bytes"); held > bound {
@@ -232,15 +238,7 @@ func TestReadsOfANewcomer(t *testing.T) {
 	delete(alone.Tenants, "other")
 	s.set(alone)
 	acme := s.as("acme")
-	const size = 60 << 10
-	for range 4 {
-		p := dialPeer(t, acme)
-		for range 32 {
-			c := p.open()
-			unfinished := append(codec.AppendHeader(p.auth(), 0, size), make([]byte, size-1)...)
-			go func() { _, _ = c.s.Send().Write(unfinished) }()
-		}
-	}
+	sendUnfinished(t, acme)
 	wantLimit(t, acme, "conn_memory", 1)
 	s.set(s.first())
 	other := s.as("other")
@@ -259,15 +257,7 @@ func TestReadsOfANewcomer(t *testing.T) {
 func TestReadsAboveTheGuarantee(t *testing.T) {
 	s := startServed(t, func(cfg *broker.Config) { cfg.ReadBytes, cfg.FrameTimeout = 8<<20, within })
 	acme, other := s.as("acme"), s.as("other")
-	const size = 60 << 10
-	for range 4 {
-		p := dialPeer(t, acme)
-		for range 32 {
-			c := p.open()
-			unfinished := append(codec.AppendHeader(p.auth(), 0, size), make([]byte, size-1)...)
-			go func() { _, _ = c.s.Send().Write(unfinished) }()
-		}
-	}
+	sendUnfinished(t, acme)
 	wantLimit(t, acme, "conn_memory", 1)
 	large := codec.AppendPublish(nil, "other", "default", "events", make([]byte, 1<<20), codec.AckPerMessage, 1, true)
 	p := dialPeer(t, other)
