@@ -541,7 +541,7 @@ func TestParseNumbers(t *testing.T) {
 	}
 }
 
-// TestBound: whoever bounds a verifier is asked for tokens of tenants that have keys, and hears when one has been read.
+// TestBound: the bound of a verifier is asked before a token of a tenant that has keys is read, and hears when it has been.
 func TestBound(t *testing.T) {
 	signer := testSigner(t, 1, vectorKID)
 	v := NewVerifier(StaticKeys{"acme": {signer.Key()}}, frozen)

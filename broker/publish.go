@@ -63,7 +63,7 @@ func (s *stream) offer(f *fanout.Frame, wait time.Duration) error {
 		return err
 	}
 	err := s.offerOnce(f, wait)
-	for errors.Is(err, fanout.ErrClosed) && !s.untrusted() { // removed since it was looked up; it may exist anew
+	for errors.Is(err, fanout.ErrClosed) && !s.untrusted() { // removed since it was looked up; there may be a new one
 		sc := &s.scope
 		if sc.topic = s.c.b.hub.Lookup(sc.tenant, sc.namespace, sc.name); sc.topic == nil {
 			s.c.b.metrics.publishRefused[refusedUnknownStream].Add(1)
@@ -170,7 +170,7 @@ func (s *stream) pause(wait func(context.Context) error) error {
 	defer cancel()
 	s.waiting.Store(&cancel)
 	defer s.waiting.Store(nil)
-	if s.untrusted() { // whoever found out may not have seen that it waits
+	if s.untrusted() { // the sweep that found out may not have seen that it waits
 		return errTokenEnds
 	}
 	return wait(ctx)

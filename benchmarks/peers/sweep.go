@@ -23,7 +23,7 @@ import (
 )
 
 // A sweep finds the best settings of each system for each shape: knob after knob, in the order of knobsOf, it tries all
-// values, in turn and with the best values of the knobs before, and keeps the one with the best median of the row's first
+// values, alternating, with the best values of the knobs before, and keeps the one with the best median of the row's first
 // figure. A value has to be better than the one without a sweep by minGain, so that noise sets nothing.
 
 // sweepName is the command.
