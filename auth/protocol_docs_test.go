@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// TestProtocolExample verifies the token of docs/protocol/tokens.md with the key set that is shown there, and compares its
-// parts with those of the page.
+// TestProtocolExample verifies the token of docs/protocol/tokens.md with the key set that is shown there, and compares
+// its parts with those of the page.
 func TestProtocolExample(t *testing.T) {
 	page, err := os.ReadFile("../docs/protocol/tokens.md")
 	if err != nil {

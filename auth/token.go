@@ -68,7 +68,8 @@ func (v *Verifier) Bound(enter func(ctx context.Context, tenant string) error, l
 //
 // Every error is a [*TokenError]; a peer learns none of it (docs/protocol/session.md#on-a-control-stream). Verify
 // blocks only in [KeySource.Keys], and as [Verifier.Bound] says, with ctx. It asks for keys only for tokens whose form
-// is right. No claim is looked at before a key has verified the signature. With a kid that names no key, or none, all keys are tried in their order.
+// is right. No claim is looked at before a key has verified the signature. With a kid that names no key, or none, all
+// keys are tried in their order.
 func (v *Verifier) Verify(ctx context.Context, tenant, token string) (*Identity, error) {
 	if len(token) > MaxTokenLen {
 		return nil, errSize

@@ -541,7 +541,8 @@ func TestParseNumbers(t *testing.T) {
 	}
 }
 
-// TestBound: the bound of a verifier is asked before a token of a tenant that has keys is read, and hears when it has been.
+// TestBound: the bound of a verifier is asked before a token of a tenant that has keys is read, and hears when it has
+// been.
 func TestBound(t *testing.T) {
 	signer := testSigner(t, 1, vectorKID)
 	v := NewVerifier(StaticKeys{"acme": {signer.Key()}}, frozen)

@@ -172,7 +172,8 @@ func TestCutGuaranteesAreLogged(t *testing.T) {
 	}
 }
 
-// TestPressed: of the tenants that find no memory for a request, the one that has least above its guarantee is relieved.
+// TestPressed: of the tenants that find no memory for a request, the one that has least above its guarantee is
+// relieved.
 func TestPressed(t *testing.T) {
 	all := admitting(64)
 	large, small := all.get("large"), all.get("small")

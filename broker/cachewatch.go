@@ -14,9 +14,9 @@ import (
 )
 
 // cacheWatch tells one client of the changes of one cache, on an event stream of its own
-// (docs/protocol/extensions.md#cache). It is a cursor in the cache's log (watchlog.go). While there is nothing to tell it has no goroutine and no
-// buffer; when there is, a worker writes it, if the stream takes it at once (watchserve.go). Otherwise it is busy until
-// one of these goes on with it:
+// (docs/protocol/extensions.md#cache). It is a cursor in the cache's log (watchlog.go). While there is nothing to tell
+// it has no goroutine and no buffer; when there is, a worker writes it, if the stream takes it at once (watchserve.go).
+// Otherwise it is busy until one of these goes on with it:
 //
 //	          worker: served in its turn
 //	                    │
@@ -135,8 +135,8 @@ func (c *conn) endWatches(why string) {
 	}
 }
 
-// finishWith lets the watch end behind the changes that there are, and tells the client why. A client that does not read
-// gets Config.ReplyTimeout to hear of it. conn.mu is held.
+// finishWith lets the watch end behind the changes that there are, and tells the client why. A client that does not
+// read gets Config.ReplyTimeout to hear of it. conn.mu is held.
 func (w *cacheWatch) finishWith(why string) {
 	if w.log != nil {
 		w.log.mu.Lock()
@@ -159,8 +159,8 @@ func (w *cacheWatch) whyLocked() string {
 	return w.log.round.ended
 }
 
-// limitLocked sees to it that a watch that ends has a limited time for that. set has to be called if it is not nil, when
-// the log's lock is free.
+// limitLocked sees to it that a watch that ends has a limited time for that. set has to be called if it is not nil,
+// when the log's lock is free.
 func (w *cacheWatch) limitLocked() (set func()) {
 	if w.dated || w.whyLocked() == "" {
 		return nil
@@ -371,8 +371,8 @@ func (ww *watchWriters) settle(w *cacheWatch) {
 	}()
 }
 
-// settle waits until what was written at once is in packets, but not for long: that may take credit of the peer, if what
-// was written has used up all of it.
+// settle waits until what was written at once is in packets, but not for long: that may take credit of the peer, if
+// what was written has used up all of it.
 func (w *cacheWatch) settle() {
 	_ = w.out.SetWriteDeadline(time.Now().Add(settleTime))
 	err := w.out.Settle()

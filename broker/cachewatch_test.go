@@ -174,8 +174,8 @@ func rawWatchOf(t *testing.T, p *peer, cache string) *quicx.FrameReader {
 	return fr
 }
 
-// readWatch reads a watch up to the change of a key, and returns how many changes came. Those of a key come in the order
-// of their versions.
+// readWatch reads a watch up to the change of a key, and returns how many changes came. Those of a key come in the
+// order of their versions.
 func readWatch(fr *quicx.FrameReader, last string) (changes, gaps int, err error) {
 	versions := make(map[string]uint64)
 	for {

@@ -91,8 +91,8 @@ func newConn(b *Broker, qc *quicx.Conn) *conn {
 // serve accepts streams until the connection ends, and returns when everything it started has ended.
 func (c *conn) serve() {
 	c.connected = c.trace("connect")
-	// Both loops end with the connection, or with a drain, which accepts no more streams. What a goroutine and a context of
-	// their own cost is a tenth of what the broker holds for an idle connection.
+	// Both loops end with the connection, or with a drain, which accepts no more streams. What a goroutine and a
+	// context of their own cost is a tenth of what the broker holds for an idle connection.
 	var accepting sync.WaitGroup
 	accepting.Go(func() {
 		for {

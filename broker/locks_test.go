@@ -96,8 +96,8 @@ func (l *lockTaker) Handle(context.Context, slog.Record) error {
 	return nil
 }
 
-// TestLogsWithoutLocks makes a broker log for limits of connections, streams and tokens: its lines are written by nobody
-// who holds the broker's or a connection's lock. One that is would never end.
+// TestLogsWithoutLocks makes a broker log for limits of connections, streams and tokens: its lines are written by
+// nobody who holds the broker's or a connection's lock. One that is would never end.
 func TestLogsWithoutLocks(t *testing.T) {
 	handler := &lockTaker{}
 	var ahead atomic.Int64
@@ -159,8 +159,8 @@ func TestScrapeTakesNoConnectionLock(t *testing.T) {
 	}
 }
 
-// BenchmarkScaleScrape gathers all metrics of a broker with 10 000 subscriptions of a stream that is published to all the
-// time.
+// BenchmarkScaleScrape gathers all metrics of a broker with 10 000 subscriptions of a stream that is published to all
+// the time.
 func BenchmarkScaleScrape(b *testing.B) {
 	const subscriptions, perConn = 10_000, 2500
 	d := startDev(b, func(cfg *Config) { cfg.MaxStreamsPerConn = perConn + 10 })

@@ -10,8 +10,8 @@ import (
 	"github.com/felix-mq/felix/internal/relay"
 )
 
-// TestPathShrinks publishes and subscribes on a path that drops all packets of more than 1300 bytes from some moment on. Both
-// go on, on connections that are made again.
+// TestPathShrinks publishes and subscribes on a path that drops all packets of more than 1300 bytes from some moment
+// on. Both go on, on connections that are made again.
 func TestPathShrinks(t *testing.T) {
 	for _, tt := range []struct {
 		name                  string

@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// bucket bounds a rate: what comes in a second may come at once after a pause. What is larger than that is taken as soon
-// as there is one to take, and paid for by those that come after. It may be used from many goroutines, takes no lock and
-// does not allocate.
+// bucket bounds a rate: what comes in a second may come at once after a pause. What is larger than that is taken as
+// soon as there is one to take, and paid for by those that come after. It may be used from many goroutines, takes no
+// lock and does not allocate.
 type bucket struct {
 	perSecond atomic.Int64 // 0: any number
 	// paidAt is when all that was taken is paid for, in nanoseconds since processStart.

@@ -86,7 +86,8 @@ func TestRateIsChanged(t *testing.T) {
 	}
 }
 
-// TestWaitIsNoRefusal: a publish that waits for its tenant's rate is not counted as refused, and one that does not wait is.
+// TestWaitIsNoRefusal: a publish that waits for its tenant's rate is not counted as refused, and one that does not wait
+// is.
 func TestWaitIsNoRefusal(t *testing.T) {
 	c := unserved(t, 0)
 	c.ctx = t.Context()

@@ -21,9 +21,9 @@ const gcPercent = 400
 // buffers. make cost measures it (docs/performance.md).
 const connectionBytes = 56 << 10
 
-// connectionStep is by how many connections the memory limit grows and shrinks. With GOGC this high the heap grows up to the
-// limit whatever lives, so a step is memory that a broker with few connections uses: 5 MiB. Where more connect within a
-// followEvery the collector runs more often until then.
+// connectionStep is by how many connections the memory limit grows and shrinks. With GOGC this high the heap grows up
+// to the limit whatever lives, so a step is memory that a broker with few connections uses: 5 MiB. Where more connect
+// within a followEvery the collector runs more often until then.
 const (
 	connectionStep = 64
 	followEvery    = time.Second
@@ -151,12 +151,12 @@ func (m *memory) follow(ctx context.Context, use func() inUse) {
 }
 
 // returns gives memory back to the system that the process holds and does not need. The garbage collector runs when the
-// heap has grown to several times of what lived before. So after a peak, such as a tenant's queues that were full and whose
-// connections are gone, an idle broker would keep the peak for minutes, until it happened to collect.
+// heap has grown to several times of what lived before. So after a peak, such as a tenant's queues that were full and
+// whose connections are gone, an idle broker would keep the peak for minutes, until it happened to collect.
 //
-// It collects when the process holds more, or uses less, than when it did so last; but only if what it allocates would not
-// take the memory again at once. It does so once more a little later, because QUIC keeps connections for a moment after
-// their end. A collection takes as long as any other and runs beside the broker's work.
+// It collects when the process holds more, or uses less, than when it did so last; but only if what it allocates would
+// not take the memory again at once. It does so once more a little later, because QUIC keeps connections for a moment
+// after their end. A collection takes as long as any other and runs beside the broker's work.
 type returns struct {
 	read func() (held, allocated int64) // of the system's memory now, and of the heap since the process began
 	free func()

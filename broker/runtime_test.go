@@ -30,8 +30,8 @@ func TestMemoryLimitFollowsBudgets(t *testing.T) {
 	}
 }
 
-// All connections that the defaults allow fit the limit at that time, with what each was measured to take where the limit has
-// the collector run often.
+// All connections that the defaults allow fit the limit at that time, with what each was measured to take where the
+// limit has the collector run often.
 func TestDefaultConnectionsFitTheMemoryLimit(t *testing.T) {
 	c := DefaultConfig()
 	m := &memory{cfg: c, live: noHeap}

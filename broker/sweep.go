@@ -209,7 +209,8 @@ func (c *conn) lapseLocked(now time.Time) {
 	}
 }
 
-// expire ends what was made with tokens that have expired by the wall clock, in seconds, and returns when to look again.
+// expire ends what was made with tokens that have expired by the wall clock, in seconds, and returns when to look
+// again.
 func (c *conn) expire(now time.Time, wall int64) (next int64) {
 	found, next := c.findExpired(now, wall)
 	found.carryOut(c, limitTokenExpired)

@@ -64,7 +64,8 @@ func (l tenantLimit) String() string {
 }
 
 // strangersPart is the part of Config.ReadBytes that connections have together on which nobody has authenticated, and
-// reservedPart the least part of Config.MaxConns: without a place for it nobody could say that it is for another tenant.
+// reservedPart the least part of Config.MaxConns: without a place for it nobody could say that it is for another
+// tenant.
 const (
 	strangersPart = 4
 	reservedPart  = 8
@@ -103,7 +104,8 @@ type tenant struct {
 	gone    bool
 }
 
-// refusals are the counters of what was refused, of the first maxTenantLabels tenants for good, and of all others together.
+// refusals are the counters of what was refused, of the first maxTenantLabels tenants for good, and of all others
+// together.
 type refusals struct {
 	mu     sync.Mutex // guards byName
 	byName map[string]*refusalCounts
@@ -202,7 +204,8 @@ func (t *tenants) put(name string, keys auth.KeySet, limits catalog.Limits) {
 	n.setKeys(keys, false)
 }
 
-// remove forgets a tenant, and ends what was authenticated for it: one that is made under its name later is another one.
+// remove forgets a tenant, and ends what was authenticated for it: one that is made under its name later is another
+// one.
 func (t *tenants) remove(name string) {
 	t.mu.Lock()
 	n := t.byName[name]

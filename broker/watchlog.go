@@ -201,8 +201,8 @@ func (l *watchLog) freeLocked() {
 }
 
 // takeLocked takes the next events of a cursor, of up to limit bytes, but at least one. It reports whether changes were
-// lost in front of them. If ok is set, the cursor has to be settled by doneLocked or backLocked, and the part's chunk to
-// be released.
+// lost in front of them. If ok is set, the cursor has to be settled by doneLocked or backLocked, and the part's chunk
+// to be released.
 func (l *watchLog) takeLocked(c *logCursor, limit int) (part logPart, lost, ok bool) {
 	if c.page.dropped {
 		l.lagging--
@@ -233,7 +233,8 @@ func (l *watchLog) takeLocked(c *logCursor, limit int) (part logPart, lost, ok b
 	return part, lost, true
 }
 
-// cutEvents returns the length of the first events of b, at least one and otherwise up to limit bytes, and their number.
+// cutEvents returns the length of the first events of b, at least one and otherwise up to limit bytes, and their
+// number.
 func cutEvents(b []byte, limit int) (n, events int) {
 	for n < len(b) {
 		next := n + codec.CacheEventSize(b[n:])

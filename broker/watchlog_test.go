@@ -273,8 +273,8 @@ func BenchmarkWatchedPut(b *testing.B) {
 	}
 }
 
-// TestRemovedBeforeTheFirstWatcher: a watcher hears of the removal of its cache that comes when the log follows the cache
-// already and has no watcher yet.
+// TestRemovedBeforeTheFirstWatcher: a watcher hears of the removal of its cache that comes when the log follows the
+// cache already and has no watcher yet.
 func TestRemovedBeforeTheFirstWatcher(t *testing.T) {
 	c := unserved(t, 0)
 	ls := c.b.watchLogs

@@ -63,12 +63,12 @@ const (
 	watchMemoryPart = 8
 	// watchQuantum is for how many watchers a worker serves one log before it looks after the next one.
 	watchQuantum = 64
-	// watchPace is the time in which a worker may write to one watcher, on average over watchBurst. It leaves most of the
-	// processors to others when there are many watchers. Changes that come meanwhile are written together.
+	// watchPace is the time in which a worker may write to one watcher, on average over watchBurst. It leaves most of
+	// the processors to others when there are many watchers. Changes that come meanwhile are written together.
 	watchPace  = 20 * time.Microsecond
 	watchBurst = 10 * time.Millisecond
-	// watchInline bounds what QUIC holds of one watch that is not in packets. It is what fits into one packet, so a watch
-	// costs no more than its stream does.
+	// watchInline bounds what QUIC holds of one watch that is not in packets. It is what fits into one packet, so a
+	// watch costs no more than its stream does.
 	watchInline = 1200
 )
 

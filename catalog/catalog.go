@@ -42,9 +42,9 @@ type Tenant struct {
 	Namespaces map[string]Namespace
 }
 
-// Limits are what a tenant may have: a guarantee, which other tenants never take away, and a maximum of each thing that a
-// broker counts, and rates. Nil means what the broker's settings say. A guarantee of -1 is an equal part of half of what the
-// broker has and is not guaranteed to others by a number; a maximum or a rate of 0 is no bound.
+// Limits are what a tenant may have: a guarantee, which other tenants never take away, and a maximum of each thing that
+// a broker counts, and rates. Nil means what the broker's settings say. A guarantee of -1 is an equal part of half of
+// what the broker has and is not guaranteed to others by a number; a maximum or a rate of 0 is no bound.
 type Limits struct {
 	MemoryGuarantee        *int64 `yaml:"memory_guarantee" unit:"bytes" min:"-1" max:"1125899906842624" doc:"bytes of queues, replay and subscriptions that are there for a tenant whatever others use, of retained_bytes; -1 is an equal part of half"`
 	MemoryMax              *int64 `yaml:"memory_max" unit:"bytes" min:"0" max:"1125899906842624" doc:"bytes of these that a tenant may have; 0 is any number"`

@@ -26,7 +26,8 @@ func (f failures) OnSubscription(_, _ string, state client.SubscriptionState, re
 	}
 }
 
-// TestSubscriptionOutlives breaks what a subscription needs to subscribe again for a while. It tells the hook, and goes on.
+// TestSubscriptionOutlives breaks what a subscription needs to subscribe again for a while. It tells the hook, and goes
+// on.
 func TestSubscriptionOutlives(t *testing.T) {
 	for _, tc := range []struct {
 		name string
@@ -107,7 +108,8 @@ func TestResumeFor(t *testing.T) {
 	}
 }
 
-// TestGapIsHandedOver is told of a gap with nothing behind it. Next returns it, and the position moves then and not before.
+// TestGapIsHandedOver is told of a gap with nothing behind it. Next returns it, and the position moves then and not
+// before.
 func TestGapIsHandedOver(t *testing.T) {
 	p := newPeer(t)
 	c, _, _ := p.dialogue(codec.KnownFlags, quick(), client.WithEventConns(1))

@@ -19,7 +19,8 @@ func skipAllocations(t *testing.T) {
 	}
 }
 
-// TestAllocNext takes events out of a frame that has arrived: views cost nothing, and an event that is kept its payload.
+// TestAllocNext takes events out of a frame that has arrived: views cost nothing, and an event that is kept its
+// payload.
 func TestAllocNext(t *testing.T) {
 	skipAllocations(t)
 	const runs = 1000

@@ -22,8 +22,8 @@ type queued struct {
 }
 
 // mustQueue reports whether publishes go into the backlog. Whoever has put one there finds it there until it has been
-// sent, so that one goroutine's publishes stay in order. A stream that is being replaced is not down: publishes wait for the
-// next one.
+// sent, so that one goroutine's publishes stay in order. A stream that is being replaced is not down: publishes wait
+// for the next one.
 func (s *slot) mustQueue() bool {
 	if s.home.policy != WhileDownBuffer {
 		return false

@@ -57,7 +57,8 @@ func TestBacklogTakesTheWindowInOrder(t *testing.T) {
 	p.must(f.Wait(p.ctx))
 }
 
-// TestFlushWaitsForTheBacklog flushes a publisher whose event waits in the backlog, where another publisher's comes first.
+// TestFlushWaitsForTheBacklog flushes a publisher whose event waits in the backlog, where another publisher's comes
+// first.
 func TestFlushWaitsForTheBacklog(t *testing.T) {
 	p := newPeer(t)
 	n, requests := hold()
@@ -86,8 +87,8 @@ func TestFlushWaitsForTheBacklog(t *testing.T) {
 	p.must(flushed())
 }
 
-// TestRenewalIsNotDown publishes more than the buffer holds while the stream is being replaced: the publish waits, as it does
-// for the window.
+// TestRenewalIsNotDown publishes more than the buffer holds while the stream is being replaced: the publish waits, as
+// it does for the window.
 func TestRenewalIsNotDown(t *testing.T) {
 	p := newPeer(t)
 	n, requests := hold()

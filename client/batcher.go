@@ -16,8 +16,8 @@ type BatcherOptions struct {
 	// at once.
 	Linger time.Duration
 
-	// Done, if it is not nil, is called once for each batch with its outcome, for one batch at a time. The payloads are views
-	// that live until it returns. It must not block, and must not call the batcher.
+	// Done, if it is not nil, is called once for each batch with its outcome, for one batch at a time. The payloads are
+	// views that live until it returns. It must not block, and must not call the batcher.
 	Done func(payloads [][]byte, err error)
 }
 

@@ -26,10 +26,10 @@ func (c *Client) Cache(namespace, cache string) *Cache {
 	return &Cache{c: c, namespace: namespace, name: cache}
 }
 
-// Put stores value under key for ttl, rounded up to a millisecond; with a ttl of 0, [NoExpiry], until it is replaced or evicted.
-// It fails with [ErrInvalidTTL] if ttl is negative, as the time until a deadline that has passed is: nothing is sent then. When
-// it returns nil, every client reads the new value. An error that matches [ErrInDoubt] means that the value may be stored, even
-// after a later Put.
+// Put stores value under key for ttl, rounded up to a millisecond; with a ttl of 0, [NoExpiry], until it is replaced or
+// evicted. It fails with [ErrInvalidTTL] if ttl is negative, as the time until a deadline that has passed is: nothing
+// is sent then. When it returns nil, every client reads the new value. An error that matches [ErrInDoubt] means that
+// the value may be stored, even after a later Put.
 func (h *Cache) Put(ctx context.Context, key string, value []byte, ttl time.Duration) error {
 	if err := checkTTL(ttl); err != nil {
 		return err

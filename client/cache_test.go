@@ -221,8 +221,8 @@ func TestCacheViolations(t *testing.T) {
 	})
 }
 
-// TestCacheBehindAFrameGivenUp gives up a request whose frame is half written while another request waits behind it. The
-// frame is written to its end, and the other request is sent.
+// TestCacheBehindAFrameGivenUp gives up a request whose frame is half written while another request waits behind it.
+// The frame is written to its end, and the other request is sent.
 func TestCacheBehindAFrameGivenUp(t *testing.T) {
 	p := newPeer(t)
 	cert, roots, err := quicx.DevCertificate("localhost", "127.0.0.1")

@@ -119,9 +119,9 @@ func Connect(ctx context.Context, addr string, opts ...Option) (*Client, error) 
 	return c, nil
 }
 
-// Close closes all connections and waits for the client's goroutines. Calls under way fail with [ErrClosed];
-// publishes that were sent but not acknowledged are in doubt. It may be called twice, and returns nil. It must not be called
-// from a callback, the method of a hook among them: it waits for that to return.
+// Close closes all connections and waits for the client's goroutines. Calls under way fail with [ErrClosed]; publishes
+// that were sent but not acknowledged are in doubt. It may be called twice, and returns nil. It must not be called from
+// a callback, the method of a hook among them: it waits for that to return.
 func (c *Client) Close() error {
 	c.stop()
 	c.mu.Lock()

@@ -240,8 +240,8 @@ func calls() []call {
 	}
 }
 
-// TestCallsEnd ends each call while the broker has the request and does not answer. What changes something is in doubt then, whatever
-// the reason, and the next call works.
+// TestCallsEnd ends each call while the broker has the request and does not answer. What changes something is in doubt
+// then, whatever the reason, and the next call works.
 func TestCallsEnd(t *testing.T) {
 	reason := errors.New("reason")
 	for _, tc := range []struct {

@@ -13,8 +13,8 @@ import (
 var (
 	// ErrClosed means that the client or the subscription was closed by its own side.
 	ErrClosed = errors.New("client: closed")
-	// ErrInDoubt marks a publish or a change of a cache whose answer did not come: it may have been carried out or not. A
-	// frame that was being written when its context ended is written to its end, and its call is in doubt.
+	// ErrInDoubt marks a publish or a change of a cache whose answer did not come: it may have been carried out or not.
+	// A frame that was being written when its context ended is written to its end, and its call is in doubt.
 	ErrInDoubt = errors.New("client: in doubt")
 	// ErrAuth means that the broker refused the token. It comes with the [BrokerError] that says why.
 	ErrAuth = errors.New("client: authentication failed")
@@ -95,9 +95,9 @@ func Retryable(err error) bool {
 	return false
 }
 
-// BrokerError is a refusal, in the broker's words. The text is for people; programs test for [ErrNotFound] and the others of its
-// kind with errors.Is, or look at the code. An error that matches [ErrInDoubt] too is about the stream that a publish was sent
-// on, and the publish itself was not answered.
+// BrokerError is a refusal, in the broker's words. The text is for people; programs test for [ErrNotFound] and the
+// others of its kind with errors.Is, or look at the code. An error that matches [ErrInDoubt] too is about the stream
+// that a publish was sent on, and the publish itself was not answered.
 type BrokerError struct{ Message string }
 
 // Code returns the kind of the refusal.

@@ -11,11 +11,11 @@ import (
 	"github.com/felix-mq/felix/codec"
 )
 
-// Flush waits until everything that was published before has its outcome: acknowledged, refused or in doubt, and told so
-// to whoever waits for it or gave a callback. What batchers have gathered is sent first. What was sent without an
-// acknowledgement has reached the broker then; Flush fails with [ErrInDoubt] if some of that, since the last Flush of the
-// client, was on a stream that was lost: see [Publisher.Flush] for those of one publisher. Other publishes may go on meanwhile
-// and are not waited for. A context without a deadline waits as long as it takes.
+// Flush waits until everything that was published before has its outcome: acknowledged, refused or in doubt, and told
+// so to whoever waits for it or gave a callback. What batchers have gathered is sent first. What was sent without an
+// acknowledgement has reached the broker then; Flush fails with [ErrInDoubt] if some of that, since the last Flush of
+// the client, was on a stream that was lost: see [Publisher.Flush] for those of one publisher. Other publishes may go
+// on meanwhile and are not waited for. A context without a deadline waits as long as it takes.
 func (c *Client) Flush(ctx context.Context) error {
 	c.hurry(nil)
 	if err := c.publishes.wait(ctx); err != nil {
@@ -29,8 +29,8 @@ func (c *Client) Flush(ctx context.Context) error {
 	return lossOf(&c.sendsLost)
 }
 
-// Flush is [Client.Flush] of what this Publisher value has published, its batchers included. It fails with [ErrInDoubt] for
-// losses of its own alone, since its last Flush.
+// Flush is [Client.Flush] of what this Publisher value has published, its batchers included. It fails with [ErrInDoubt]
+// for losses of its own alone, since its last Flush.
 func (p *Publisher) Flush(ctx context.Context) error {
 	p.c.hurry(p)
 	if err := p.publishes.wait(ctx); err != nil {
@@ -56,8 +56,8 @@ func lossOf(lost *atomic.Bool) error {
 	return nil
 }
 
-// sends knows which publishes without an acknowledgement of one publisher have an unknown fate. It may be used from many
-// goroutines.
+// sends knows which publishes without an acknowledgement of one publisher have an unknown fate. It may be used from
+// many goroutines.
 type sends struct {
 	lost atomic.Bool
 

@@ -12,8 +12,8 @@ import (
 	"github.com/felix-mq/felix/conformance/script"
 )
 
-// TestFlushSendsWhatLingers flushes batchers that would wait for an hour: one by itself, one that is empty, the client's and
-// the publisher's together, and those of a client that is drained.
+// TestFlushSendsWhatLingers flushes batchers that would wait for an hour: one by itself, one that is empty, the
+// client's and the publisher's together, and those of a client that is drained.
 func TestFlushSendsWhatLingers(t *testing.T) {
 	p := newPeer(t)
 	c := felixtest.Start(t).Connect(t)

@@ -65,8 +65,8 @@ type DeliverHook interface {
 	OnDeliver(namespace, stream string, events, bytes int)
 }
 
-// CacheHook is called when a cache request begins: "get", "put", "put_if", "delete", or "watch" each time that a watch is asked
-// for. The function that it returns, if it is not nil, is called once with the outcome; a miss is no error.
+// CacheHook is called when a cache request begins: "get", "put", "put_if", "delete", or "watch" each time that a watch
+// is asked for. The function that it returns, if it is not nil, is called once with the outcome; a miss is no error.
 type CacheHook interface {
 	OnCache(ctx context.Context, namespace, cache, operation string) (done func(err error))
 }

@@ -79,8 +79,8 @@ func deafBroker(p *peer, opts ...client.Option) *client.Client {
 	return c
 }
 
-// TestTimeoutsWithADeafBroker makes calls of all sizes without deadlines to a broker that reads nothing. Each ends by the
-// request timeout, those that wait for others included.
+// TestTimeoutsWithADeafBroker makes calls of all sizes without deadlines to a broker that reads nothing. Each ends by
+// the request timeout, those that wait for others included.
 func TestTimeoutsWithADeafBroker(t *testing.T) {
 	const limit = 100 * time.Millisecond
 	p := newPeer(t)
@@ -107,7 +107,8 @@ func TestTimeoutsWithADeafBroker(t *testing.T) {
 	wg.Wait()
 }
 
-// TestAcknowledgementsAtTheTimeout acknowledges asynchronous publishes just when their time is over: each has one outcome.
+// TestAcknowledgementsAtTheTimeout acknowledges asynchronous publishes just when their time is over: each has one
+// outcome.
 func TestAcknowledgementsAtTheTimeout(t *testing.T) {
 	p := newPeer(t)
 	n, requests := hold()
@@ -147,8 +148,8 @@ func TestPublishFuncWithoutACallback(t *testing.T) {
 	pub.PublishFunc(t.Context(), batch("x"), nil)
 }
 
-// TestAsyncPublishesIntoTheBuffer publishes asynchronously while there is no connection: the buffer bounds that, not the
-// window.
+// TestAsyncPublishesIntoTheBuffer publishes asynchronously while there is no connection: the buffer bounds that, not
+// the window.
 func TestAsyncPublishesIntoTheBuffer(t *testing.T) {
 	p := newPeer(t)
 	hook := &connWatcher{lost: make(chan struct{}, 1)}

@@ -136,10 +136,10 @@ func WithToken(tenant, token string) Option {
 }
 
 // WithTokenSource sets the tenant and a function that returns the token to authenticate with. It is called from several
-// goroutines: whenever a stream is opened, and before the token of a stream for publishes or cache requests ends, by its claim
-// exp, to replace the stream in time with nothing in doubt. It should keep a token and return a new one a minute before the old
-// one ends, or a fifth of its life before. An error counts as [ErrDisconnected]: the next call asks again. Subscriptions end
-// with their token at the broker, and subscribe again where they were.
+// goroutines: whenever a stream is opened, and before the token of a stream for publishes or cache requests ends, by
+// its claim exp, to replace the stream in time with nothing in doubt. It should keep a token and return a new one a
+// minute before the old one ends, or a fifth of its life before. An error counts as [ErrDisconnected]: the next call
+// asks again. Subscriptions end with their token at the broker, and subscribe again where they were.
 func WithTokenSource(tenant string, token func(ctx context.Context) (string, error)) Option {
 	return func(o *options) { o.tenant, o.token = tenant, token }
 }
@@ -197,8 +197,8 @@ func WithCacheConns(n int) Option { return func(o *options) { o.cacheConns = n }
 // WithCacheStreams sets the number of streams on each connection for cache requests; 4 by default.
 func WithCacheStreams(n int) Option { return func(o *options) { o.cacheStreams = n } }
 
-// WithHooks adds hooks for metrics, tracing and states: see [Hook]. Those that are not given cost nothing. A value that is no
-// hook makes Connect fail.
+// WithHooks adds hooks for metrics, tracing and states: see [Hook]. Those that are not given cost nothing. A value that
+// is no hook makes Connect fail.
 func WithHooks(h ...Hook) Option { return func(o *options) { o.hooks = append(o.hooks, h...) } }
 
 // WithLogger logs connections and subscriptions that are lost and come back.
@@ -228,8 +228,8 @@ func WithMaxFrame(n int) Option { return func(o *options) { o.maxFrame = n } }
 // batches and they shrink. Payloads that do not compress are noticed and left alone.
 func WithCompression() Option { return func(o *options) { o.compress = true } }
 
-// WithRequestTimeout bounds calls that send something and whose context has no deadline, and the wait for the acknowledgement
-// of an asynchronous publish; 10 s by default.
+// WithRequestTimeout bounds calls that send something and whose context has no deadline, and the wait for the
+// acknowledgement of an asynchronous publish; 10 s by default.
 func WithRequestTimeout(d time.Duration) Option { return func(o *options) { o.requestTimeout = d } }
 
 // WithIdleTimeout sets the time after which a silent connection counts as dead, 7 s by default, and the period of the

@@ -12,8 +12,9 @@ import (
 )
 
 // Publisher publishes to one stream of the client's tenant. It is a cheap handle: it holds no connection of its own,
-// and needs no closing. Its methods may be called from many goroutines; do not copy it. Events of one publisher are delivered in the order of its calls, as long as the caller makes
-// one at a time; calls from several goroutines are carried out in some order.
+// and needs no closing. Its methods may be called from many goroutines; do not copy it. Events of one publisher are
+// delivered in the order of its calls, as long as the caller makes one at a time; calls from several goroutines are
+// carried out in some order.
 //
 // What each way of publishing waits for, and whether its outcome is known:
 //
@@ -75,9 +76,9 @@ func (p *Publisher) Send(ctx context.Context, payload []byte) error {
 
 // SendBatch sends the events as one batch without asking for an acknowledgement. When it returns nil, QUIC has taken
 // them over, or the buffer of [WhileDownBuffer] has; nothing tells whether they arrive, or whether the stream exists,
-// except that [Publisher.Flush] and [Client.Flush] fail where they may have been lost. It waits while the broker pushes back, at
-// most the request timeout if ctx has no deadline. An error that matches [ErrInDoubt] means that the batch was being written when
-// that ended: it is written to its end. The payloads are the caller's again when it returns.
+// except that [Publisher.Flush] and [Client.Flush] fail where they may have been lost. It waits while the broker pushes
+// back, at most the request timeout if ctx has no deadline. An error that matches [ErrInDoubt] means that the batch was
+// being written when that ended: it is written to its end. The payloads are the caller's again when it returns.
 func (p *Publisher) SendBatch(ctx context.Context, payloads [][]byte) (err error) {
 	n, err := p.check(payloads)
 	if err != nil {

@@ -10,16 +10,17 @@ import (
 	"github.com/felix-mq/felix/codec"
 )
 
-// Request streams are replaced before their token ends, since the broker ends them then and whatever is in flight would be in
-// doubt:
+// Request streams are replaced before their token ends, since the broker ends them then and whatever is in flight would
+// be in doubt:
 //
 //	old stream   ──requests──┤ takes no more ── replies ── barrier ──┤ finished
 //	new stream          auth ─┤                                      ├──requests──▶
 //
-// Publishes wait meanwhile, so that those on the new stream do not overtake those on the old one. Cache requests have no order
-// and do not wait.
+// Publishes wait meanwhile, so that those on the new stream do not overtake those on the old one. Cache requests have
+// no order and do not wait.
 
-// tokenEnd returns when a token ends, as far as this side can read that; zero otherwise. The signature is the broker's to check.
+// tokenEnd returns when a token ends, as far as this side can read that; zero otherwise. The signature is the broker's
+// to check.
 func tokenEnd(token string) time.Time {
 	_, rest, _ := strings.Cut(token, ".")
 	payload, _, ok := strings.Cut(rest, ".")
@@ -116,8 +117,8 @@ func (s *slot) replace(ctx context.Context, r, next *requests) {
 	_ = r.ctl.s.Recv().SetReadDeadline(time.Now().Add(r.k.c.o.requestTimeout))
 }
 
-// move makes the stream take no more requests. Those that were sent are still answered. It reports false if the stream took
-// none already.
+// move makes the stream take no more requests. Those that were sent are still answered. It reports false if the stream
+// took none already.
 func (r *requests) move() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -129,8 +130,8 @@ func (r *requests) move() bool {
 	return true
 }
 
-// settleAll waits until the broker has all that was sent, or the stream is lost. Publishes without an acknowledgement that it
-// may not have are noted as lost.
+// settleAll waits until the broker has all that was sent, or the stream is lost. Publishes without an acknowledgement
+// that it may not have are noted as lost.
 func (r *requests) settleAll(ctx context.Context) {
 	if r.writing.acquire(ctx) != nil { // behind a write under way; there will be no other
 		return
@@ -157,8 +158,8 @@ func (r *requests) settleAll(ctx context.Context) {
 	}
 }
 
-// barrier sends an empty batch, whose acknowledgement comes behind what was sent before: see [requests.awaitIdle]. It returns
-// nil if none will come. The caller has its turn.
+// barrier sends an empty batch, whose acknowledgement comes behind what was sent before: see [requests.awaitIdle]. It
+// returns nil if none will come. The caller has its turn.
 func (r *requests) barrier(p *Publisher) *call {
 	c := &call{done: make(chan struct{}, 1)}
 	r.mu.Lock()

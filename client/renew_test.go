@@ -47,8 +47,8 @@ func (p *peer) expectBatch(ctl *script.Control, events int) *script.Request {
 	return r
 }
 
-// TestRenewalCoversSends replaces a stream while an event is being written without an acknowledgement. An empty batch in a
-// layout that the broker knows covers it.
+// TestRenewalCoversSends replaces a stream while an event is being written without an acknowledgement. An empty batch
+// in a layout that the broker knows covers it.
 func TestRenewalCoversSends(t *testing.T) {
 	for _, flags := range []codec.Flags{codec.KnownFlags, codec.OriginalV1Flags} {
 		t.Run(fmt.Sprintf("flags %#x", flags), func(t *testing.T) {
@@ -89,8 +89,8 @@ func TestRenewalNotesLostSends(t *testing.T) {
 	}
 }
 
-// TestFlushAcrossRenewal replaces a stream while the batch of a flush waits for its turn there. The flush ends when what
-// was sent before is acknowledged.
+// TestFlushAcrossRenewal replaces a stream while the batch of a flush waits for its turn there. The flush ends when
+// what was sent before is acknowledged.
 func TestFlushAcrossRenewal(t *testing.T) {
 	p := newPeer(t)
 	c, conn, ctl := p.dialogue(codec.KnownFlags)

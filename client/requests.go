@@ -96,8 +96,8 @@ func (c *Client) startCall(ctx context.Context) *call {
 	return k
 }
 
-// deadline returns the time, by the client's clock, at which a call that begins now ends if ctx has no deadline, and 0 if
-// it has one.
+// deadline returns the time, by the client's clock, at which a call that begins now ends if ctx has no deadline, and 0
+// if it has one.
 func (c *Client) deadline(ctx context.Context) int64 {
 	if _, ok := ctx.Deadline(); ok {
 		return 0
@@ -173,8 +173,8 @@ func (c *Client) sweepEvery() time.Duration {
 	return min(max(c.o.requestTimeout/8, 5*time.Millisecond), 250*time.Millisecond)
 }
 
-// sweep ends the asynchronous publishes whose acknowledgement is overdue. Whoever takes a call out of r.acks ends it, so it
-// meets no acknowledgement of the same moment.
+// sweep ends the asynchronous publishes whose acknowledgement is overdue. Whoever takes a call out of r.acks ends it,
+// so it meets no acknowledgement of the same moment.
 func (r *requests) sweep() {
 	now := r.k.c.now()
 	var overdue []*call
@@ -270,8 +270,8 @@ func (r *requests) loseSendsLocked() {
 	}
 }
 
-// fate reports what is known of a publish without an acknowledgement, by its number: that the broker has it, or that it may be
-// lost with the stream.
+// fate reports what is known of a publish without an acknowledgement, by its number: that the broker has it, or that it
+// may be lost with the stream.
 func (r *requests) fate(send uint64) (covered, lost bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -279,8 +279,8 @@ func (r *requests) fate(send uint64) (covered, lost bool) {
 	return send <= r.covered && !lost, lost
 }
 
-// noteSend counts a publish without an acknowledgement that was written. The caller has its turn. While the stream is being
-// moved, settleAll takes its turn afterwards and sees to it.
+// noteSend counts a publish without an acknowledgement that was written. The caller has its turn. While the stream is
+// being moved, settleAll takes its turn afterwards and sees to it.
 func (r *requests) noteSend(p *Publisher) {
 	r.mu.Lock()
 	r.sends, r.sender = r.sends+1, p
@@ -391,8 +391,8 @@ func (r *requests) forget(c *call) bool {
 // tryWriteMax is the size up to which a frame is first offered to QUIC without blocking.
 const tryWriteMax = 1024
 
-// errMoved is why a stream takes no more requests that is being replaced by another one. Those that were about to use it
-// take that.
+// errMoved is why a stream takes no more requests that is being replaced by another one. Those that were about to use
+// it take that.
 var errMoved = fmt.Errorf("%w: request stream is being replaced", ErrDisconnected)
 
 // turn waits until it is the caller's turn to write, at most until the deadline unless that is 0.
@@ -409,10 +409,10 @@ func (r *requests) turn(ctx context.Context, deadline int64) error {
 }
 
 // write sends one frame. The caller has its turn, which write ends. It fails without an effect when the context or the
-// deadline, unless that is 0, ends before anything was written, or when the stream takes no more requests: the broker cannot
-// have read the frame then. A frame of which a part was written is finished, whatever ends: others, who have done nothing
-// wrong, write behind it. Such a write fails with [ErrInDoubt] and the reason. sender is who publishes the frame without an
-// acknowledgement, and nil if it is anything else.
+// deadline, unless that is 0, ends before anything was written, or when the stream takes no more requests: the broker
+// cannot have read the frame then. A frame of which a part was written is finished, whatever ends: others, who have
+// done nothing wrong, write behind it. Such a write fails with [ErrInDoubt] and the reason. sender is who publishes the
+// frame without an acknowledgement, and nil if it is anything else.
 func (r *requests) write(ctx context.Context, frame []byte, deadline int64, sender *Publisher) error {
 	kept, err := r.writeInTurn(ctx, frame, deadline, sender)
 	if !kept {
@@ -449,8 +449,8 @@ func (r *requests) finish(rest []byte) {
 	_ = r.writeError(n, rest, err) // the stream knows it
 }
 
-// writeUntil writes a frame until the context or the deadline ends. It fails with the reason for that, and returns what is
-// left of a frame that has begun. Any other failure is the stream's, and leaves nothing.
+// writeUntil writes a frame until the context or the deadline ends. It fails with the reason for that, and returns what
+// is left of a frame that has begun. Any other failure is the stream's, and leaves nothing.
 func (r *requests) writeUntil(ctx context.Context, frame []byte, deadline int64) (rest []byte, err error) {
 	out := r.ctl.s.Send()
 	if ctx.Done() == nil && deadline == 0 {

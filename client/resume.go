@@ -53,8 +53,8 @@ func (s *Subscription) resumeAt(f *feed) (origin, *Gap) {
 	}
 }
 
-// resume subscribes until that succeeds, whatever fails meanwhile: a broker that refuses may have just started and not know
-// all streams or keys yet, and nothing is decided by its text (docs/protocol/errors.md).
+// resume subscribes until that succeeds, whatever fails meanwhile: a broker that refuses may have just started and not
+// know all streams or keys yet, and nothing is decided by its text (docs/protocol/errors.md).
 func (s *Subscription) resume(from origin, gap *Gap, pauses backoff) resumption {
 	ctx := s.life
 	if limit := s.o.resumeFor; limit > 0 {

@@ -30,8 +30,8 @@ func (o origin) request(dst []byte, tenant, namespace, stream string) []byte {
 	return codec.AppendSubscribe(dst, tenant, namespace, stream, o.Start, 0, false)
 }
 
-// Position is a place in a stream: behind the last event or gap that a subscription has handed out. Offsets count within an
-// epoch, which ends when the broker forgets the stream's past, by a restart for instance.
+// Position is a place in a stream: behind the last event or gap that a subscription has handed out. Offsets count
+// within an epoch, which ends when the broker forgets the stream's past, by a restart for instance.
 type Position struct {
 	Epoch  uint64
 	Offset uint64 // of the next event
@@ -83,9 +83,9 @@ func FromLatest() SubscribeOption {
 	return func(o *subscribeOptions) { o.start = origin{Start: codec.Start{Kind: codec.StartLatest}} }
 }
 
-// ResumeFor bounds the time for which a subscription that has lost its event stream tries to subscribe again, each time that
-// it has lost it. With 0, the default, it tries until it is closed. When the time is over the subscription is over: reads fail
-// with an error that matches [ErrTimeout] and the one of the last attempt.
+// ResumeFor bounds the time for which a subscription that has lost its event stream tries to subscribe again, each time
+// that it has lost it. With 0, the default, it tries until it is closed. When the time is over the subscription is
+// over: reads fail with an error that matches [ErrTimeout] and the one of the last attempt.
 func ResumeFor(d time.Duration) SubscribeOption { return func(o *subscribeOptions) { o.resumeFor = d } }
 
 // WithoutResume makes a subscription end with its event stream, instead of subscribing again.

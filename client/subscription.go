@@ -19,10 +19,10 @@ import (
 //
 // A subscription outlives its connection. When that is lost, or the broker ends the event stream, the subscription
 // subscribes again behind the last event that it has handed out, as soon as it is read, with pauses between attempts
-// ([WithBackoff]). Where the broker still has the events in between nothing is missed; otherwise the next event or batch
-// carries a [Gap] that says so. It goes on trying, at the longest pause, however long that takes, and tells each failure to
-// a [SubscriptionHook]. What ends it is Close, an end of the client, a broker that violates the protocol, and the time of
-// [ResumeFor] if that was set.
+// ([WithBackoff]). Where the broker still has the events in between nothing is missed; otherwise the next event or
+// batch carries a [Gap] that says so. It goes on trying, at the longest pause, however long that takes, and tells each
+// failure to a [SubscriptionHook]. What ends it is Close, an end of the client, a broker that violates the protocol,
+// and the time of [ResumeFor] if that was set.
 type Subscription struct {
 	c                 *Client
 	namespace, stream string
@@ -60,8 +60,8 @@ type life struct {
 	offset atomic.Uint64
 }
 
-// reach moves the position to an offset behind what is handed out, in the epoch of what was read. told says that the broker
-// tells positions.
+// reach moves the position to an offset behind what is handed out, in the epoch of what was read. told says that the
+// broker tells positions.
 func (s *Subscription) reach(offset uint64, told bool) {
 	s.at = Position{s.next.Epoch, offset}
 	switch l := s.told.Load(); {
@@ -74,8 +74,8 @@ func (s *Subscription) reach(offset uint64, told bool) {
 	}
 }
 
-// Event is one event, or a gap alone. Payload is a view that lives until the next call on the subscription; [Event.Clone]
-// makes one that can be kept.
+// Event is one event, or a gap alone. Payload is a view that lives until the next call on the subscription;
+// [Event.Clone] makes one that can be kept.
 type Event struct {
 	Payload   []byte // nil for a gap alone, and not nil for an empty event
 	Offset    uint64 // meaningful if HasOffset
@@ -144,9 +144,9 @@ func (s *Subscription) ID() uint64 {
 	return 0
 }
 
-// Position returns where the subscription is: behind the last event or [Gap] that was handed out, to go on from there with
-// [FromPosition], in another process for instance. It may be called at any time, and reports false if the broker does
-// not tell positions, or has not yet.
+// Position returns where the subscription is: behind the last event or [Gap] that was handed out, to go on from there
+// with [FromPosition], in another process for instance. It may be called at any time, and reports false if the broker
+// does not tell positions, or has not yet.
 func (s *Subscription) Position() (Position, bool) {
 	l := s.told.Load()
 	if l == nil {
@@ -181,8 +181,8 @@ func (s *Subscription) NextBatch(ctx context.Context) (Batch, error) {
 	return s.batch, err
 }
 
-// Next waits for the next event, or for a [Gap]: that comes as soon as the broker tells of it, as an event without a payload
-// ([Event.IsGap]). See [Subscription.NextBatch].
+// Next waits for the next event, or for a [Gap]: that comes as soon as the broker tells of it, as an event without a
+// payload ([Event.IsGap]). See [Subscription.NextBatch].
 func (s *Subscription) Next(ctx context.Context) (Event, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -211,9 +211,9 @@ func (s *Subscription) Next(ctx context.Context) (Event, error) {
 	}
 }
 
-// Events yields events and gaps, as [Subscription.Next] does, until the context ends or the subscription is over, and the reason
-// last. Each event's payload is
-// a view that lives until the loop asks for the next one. Breaking out of the loop leaves the subscription where it is.
+// Events yields events and gaps, as [Subscription.Next] does, until the context ends or the subscription is over, and
+// the reason last. Each event's payload is a view that lives until the loop asks for the next one. Breaking out of the
+// loop leaves the subscription where it is.
 func (s *Subscription) Events(ctx context.Context) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		for {
@@ -225,8 +225,8 @@ func (s *Subscription) Events(ctx context.Context) iter.Seq2[Event, error] {
 	}
 }
 
-// Each calls handle with each event and gap, as [Subscription.Next] returns them, until it fails, the context ends or the subscription is over, and returns the
-// reason. The event's payload is a view that lives until handle returns.
+// Each calls handle with each event and gap, as [Subscription.Next] returns them, until it fails, the context ends or
+// the subscription is over, and returns the reason. The event's payload is a view that lives until handle returns.
 func (s *Subscription) Each(ctx context.Context, handle func(Event) error) error {
 	for ev, err := range s.Events(ctx) {
 		if err == nil {
@@ -368,8 +368,8 @@ func (s *Subscription) end(err error) {
 	s.c.hooks.subscription(s, SubscriptionOver, err)
 }
 
-// Close ends the subscription. A read under way fails with [ErrClosed], and what was handed out before stays as it is. It may
-// be called twice, and returns nil.
+// Close ends the subscription. A read under way fails with [ErrClosed], and what was handed out before stays as it is.
+// It may be called twice, and returns nil.
 func (s *Subscription) Close() error {
 	s.closed.Store(true)
 	s.endLife(ErrClosed)

@@ -90,8 +90,8 @@ type Options struct {
 	// Budget is what that memory is charged to, if others share it.
 	Budget *ledger.Budget
 	// Share returns the share of the budget that a tenant's topics are charged to. It is called with locks of the hub
-	// held, when the first topic of a tenant is made, and its Tag is the hub's. Nil means that the hub makes a share with an automatic guarantee
-	// for each tenant.
+	// held, when the first topic of a tenant is made, and its Tag is the hub's. Nil means that the hub makes a share
+	// with an automatic guarantee for each tenant.
 	Share func(tenant string) *ledger.Share
 	// StallTimeout ends a blocking subscription that takes nothing for so long while it keeps publishers waiting: its
 	// ring has no room, or the budget is spent. Time in which nobody wants to publish does not count. 0 means 30 s.

@@ -16,9 +16,9 @@ import (
 // In an open loop calls are due at fixed times, a free worker makes the next, and its latency counts from when it was
 // due: that nobody was free is part of it.
 //
-// A call that has no answer counts too, with the time that it has waited: one that ends by the timeout, one that is still
-// under way at the end of the run, and one of an open loop that was due and that no worker was free to begin. Without
-// them a system that stops to answer would look fast.
+// A call that has no answer counts too, with the time that it has waited: one that ends by the timeout, one that is
+// still under way at the end of the run, and one of an open loop that was due and that no worker was free to begin.
+// Without them a system that stops to answer would look fast.
 type callLoad struct {
 	workers          int
 	rate             float64       // calls per second of an open loop; 0 is a closed loop
@@ -31,8 +31,8 @@ type callLoad struct {
 
 	// next says of what kind the worker's next call is.
 	next func(worker int) int
-	// call makes a call of that kind. It is called by many workers at once, and by each for one call after the other. It
-	// returns soon after ctx has ended; a worker whose call does not is left behind when the run ends.
+	// call makes a call of that kind. It is called by many workers at once, and by each for one call after the other.
+	// It returns soon after ctx has ended; a worker whose call does not is left behind when the run ends.
 	call func(ctx context.Context, worker, kind int) (called, error)
 }
 
@@ -48,8 +48,8 @@ type called struct {
 	keys, hits int
 }
 
-// callResult is the outcome of all calls that were measured: those that were due in the measured time of an open loop, or
-// that ended in that of a closed one or later.
+// callResult is the outcome of all calls that were measured: those that were due in the measured time of an open loop,
+// or that ended in that of a closed one or later.
 type callResult struct {
 	Measurement
 	kinds   []callKind
@@ -357,8 +357,8 @@ func (l *callLoad) work(w *worker, number int, base time.Time, next func() int64
 	}
 }
 
-// notBegun adds the calls from number first on that were due and that nobody began, with the time since they were due. It
-// takes steps of several calls if there are very many.
+// notBegun adds the calls from number first on that were due and that nobody began, with the time since they were due.
+// It takes steps of several calls if there are very many.
 func (l *callLoad) notBegun(w *worker, pace pacer, first, now int64) {
 	begin, end := int64(l.warmup), int64(l.warmup+l.duration)
 	// The first call that is due at a time or later; a float may be one off.

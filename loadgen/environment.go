@@ -28,8 +28,8 @@ type Environment struct {
 	Tags       string `json:"tags"`    // of the build, separated by commas
 	Race       bool   `json:"race"`    // built with the race detector
 	QUIC       string `json:"quic_go"` // version of quic-go
-	// Variables are those of Felix and of the Go runtime that change what is measured, as NAME=value separated by spaces;
-	// those that hold a secret are not among them.
+	// Variables are those of Felix and of the Go runtime that change what is measured, as NAME=value separated by
+	// spaces; those that hold a secret are not among them.
 	Variables string `json:"variables"`
 
 	// Most that a socket's buffers may hold without privileges.

@@ -87,17 +87,17 @@ type Config struct {
 	// it is given the same key again. Nil means that they find out by their idle timeout.
 	StatelessResetKey *[32]byte
 
-	// InitialPacketSize is the size of the packets that a connection begins with, and the least that it sends where it has
-	// more, in bytes: a path that does not pass it lets no handshake through. It is at least 1200; above 1452 counts as
-	// that. Zero means 1280, and 1200 where the system refuses to send that.
+	// InitialPacketSize is the size of the packets that a connection begins with, and the least that it sends where it
+	// has more, in bytes: a path that does not pass it lets no handshake through. It is at least 1200; above 1452
+	// counts as that. Zero means 1280, and 1200 where the system refuses to send that.
 	InitialPacketSize int
 
-	// MaxPacketSize is the largest packet that path MTU discovery tries, in bytes, at least 1200. Above 1452 counts as that,
-	// and so does zero. If it is not above what a connection begins with there is no discovery.
+	// MaxPacketSize is the largest packet that path MTU discovery tries, in bytes, at least 1200. Above 1452 counts as
+	// that, and so does zero. If it is not above what a connection begins with there is no discovery.
 	MaxPacketSize int
 
-	// BlackHoleCooldown is for how long connections to an address send packets of 1200 bytes and try no larger ones after the
-	// path to it was seen to drop large ones ([ErrBlackHole]). Zero means 10 minutes.
+	// BlackHoleCooldown is for how long connections to an address send packets of 1200 bytes and try no larger ones
+	// after the path to it was seen to drop large ones ([ErrBlackHole]). Zero means 10 minutes.
 	BlackHoleCooldown time.Duration
 
 	watchEvery time.Duration // from one look at the packets of connections to the next, for tests; 0: one second

@@ -16,10 +16,10 @@ import (
 // Dial connects to addr, a host and a port. The connection has a UDP socket of its own, which is closed with it: packets
 // of several connections on one socket would share its buffers and its reader.
 //
-// All addresses of a name are tried, as RFC 8305 has it: IPv6 and IPv4 by turns, beginning with the family that the system
-// puts first, each 250 ms after the one before or as soon as that has failed. The first whose handshake is complete is
-// taken, and the other attempts have ended when Dial returns. The error names each address that was tried. Of a name for
-// loopback IPv4 comes first, which is what brokers listen on unless they are told otherwise.
+// All addresses of a name are tried, as RFC 8305 has it: IPv6 and IPv4 by turns, beginning with the family that the
+// system puts first, each 250 ms after the one before or as soon as that has failed. The first whose handshake is
+// complete is taken, and the other attempts have ended when Dial returns. The error names each address that was tried.
+// Of a name for loopback IPv4 comes first, which is what brokers listen on unless they are told otherwise.
 //
 // The configuration of TLS is copied, nil stands for an empty one; application protocols in it are ignored. If it names no
 // server, the host of addr is what the certificate has to be valid for, without the zone of an IPv6 address.
@@ -59,8 +59,8 @@ const (
 	maxAttempts = 16
 )
 
-// firstOf calls dial for one address after the other until one succeeds, and returns when all its calls have. Each call has to
-// return when its context ends.
+// firstOf calls dial for one address after the other until one succeeds, and returns when all its calls have. Each call
+// has to return when its context ends.
 func firstOf(ctx context.Context, remotes []netip.AddrPort, dial func(context.Context, netip.AddrPort) (*Conn, error)) (*Conn, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -141,8 +141,8 @@ func dialTo(ctx context.Context, remote netip.AddrPort, tlsConf *tls.Config, cfg
 		network = "udp4"
 	}
 	to := net.UDPAddrFromAddrPort(remote)
-	// A socket that is bound to one peer tells at once where there is no way to it. That of the connection would not: what the
-	// system refuses to send counts as lost.
+	// A socket that is bound to one peer tells at once where there is no way to it. That of the connection would not:
+	// what the system refuses to send counts as lost.
 	probe, err := net.DialUDP(network, nil, to)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrHandshake, err)

@@ -84,8 +84,8 @@ func NewFrameReader(r *RecvStream, maxFrame int) *FrameReader { return newFrameR
 func (r *FrameReader) SetMaxFrame(n int) { r.max = min(n, math.MaxInt-codec.HeaderLen) }
 
 // SetAccount makes the reader charge the memory it holds to an account; without room for a frame Next fails with
-// [ErrMemory] and the account's own error. Chunks that others have retained are not charged any longer than the reader holds them. It is called
-// before the first Next.
+// [ErrMemory] and the account's own error. Chunks that others have retained are not charged any longer than the reader
+// holds them. It is called before the first Next.
 func (r *FrameReader) SetAccount(a *ledger.Account) { r.account = a }
 
 // Progress tells an observer on another goroutine whether the reader waits inside a frame: for the rest of its header, or
@@ -143,8 +143,8 @@ func (r *FrameReader) Close() {
 	r.drop()
 }
 
-// Abandon is Close for a reader whose last frame somebody may still look at: its memory, which nobody has retained, is left
-// to the garbage collector.
+// Abandon is Close for a reader whose last frame somebody may still look at: its memory, which nobody has retained, is
+// left to the garbage collector.
 func (r *FrameReader) Abandon() {
 	r.fail(ErrClosed)
 	if r.chunk == nil {

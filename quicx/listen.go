@@ -273,7 +273,8 @@ type ListenerStats struct {
 	Refused  uint64 // attempts that were refused because their network made too many
 	Retrying bool   // attempts are asked at the moment
 
-	// BlackHoles is how many connections were closed because the path to the peer dropped large packets ([ErrBlackHole]).
+	// BlackHoles is how many connections were closed because the path to the peer dropped large packets
+	// ([ErrBlackHole]).
 	BlackHoles uint64
 
 	// SendFaults is how many datagrams the operating system refused to send for the moment. They count as lost on the

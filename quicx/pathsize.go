@@ -18,24 +18,25 @@ import (
 )
 
 // A path can begin to drop large packets while it passes small ones: a tunnel came up, a route changed. That is a black
-// hole, because no router says so. QUIC raises the size of its packets while larger ones arrive, and never lowers it: what
-// was written is sent again in packets that are just as large, and the acknowledgements of small packets keep the connection
-// alive.
+// hole, because no router says so. QUIC raises the size of its packets while larger ones arrive, and never lowers it:
+// what was written is sent again in packets that are just as large, and the acknowledgements of small packets keep the
+// connection alive.
 //
-// Nothing that QUIC counts tells a black hole from heavy random loss, so it is measured. Every second the counters of each
-// connection are looked at. Where packets are lost, or sent and not acknowledged, datagrams of two sizes are sent that the
-// peer's package quicx answers: 1200 bytes, which every path for QUIC has to pass, and what the connection sends.
+// Nothing that QUIC counts tells a black hole from heavy random loss, so it is measured. Every second the counters of
+// each connection are looked at. Where packets are lost, or sent and not acknowledged, datagrams of two sizes are sent
+// that the peer's package quicx answers: 1200 bytes, which every path for QUIC has to pass, and what the connection
+// sends.
 //
 //	┌─ watch, each second ──┐  losses   ┌─ test ───────────────────────────┐  small answered, large not
 //	│ counters of quic-go   │ ────────▶ │ ask 1200 bytes │ ask N bytes     │ ───────▶ close, remember the address
 //	└───────────────────────┘           │ 40 ms apart, until it is certain │ ───────▶ one large answered: go on
 //	                                    └──────────────────────────────────┘
 //
-// It is certain when that no large one was answered is by chance once in ten million (see [improbable]), whatever the path
-// loses: simulated, none of 5 million tests errs where 30 % are lost each way. A black hole takes half a second to be certain
-// of where nothing else is lost, and 1.6 s where 30 % are lost each way. A peer that answers nothing proves nothing: it is
-// gone, which the idle timeout is for, or does not know the datagrams. Otherwise the connection is closed with
-// [ErrBlackHole], and new ones to the address keep to packets of 1200 bytes for [Config.BlackHoleCooldown].
+// It is certain when that no large one was answered is by chance once in ten million (see [improbable]), whatever the
+// path loses: simulated, none of 5 million tests errs where 30 % are lost each way. A black hole takes half a second to
+// be certain of where nothing else is lost, and 1.6 s where 30 % are lost each way. A peer that answers nothing proves
+// nothing: it is gone, which the idle timeout is for, or does not know the datagrams. Otherwise the connection is
+// closed with [ErrBlackHole], and new ones to the address keep to packets of 1200 bytes for [Config.BlackHoleCooldown].
 //
 // Nothing of this is on the way of a packet: quic-go itself keeps datagrams apart that are not QUIC's.
 
@@ -64,8 +65,8 @@ const (
 	testEvery = 40 * time.Millisecond
 	testPairs = 64
 
-	// maxChance is the probability of an error that is certain enough. As a test looks at it after each pair, it errs a few
-	// times as often.
+	// maxChance is the probability of an error that is certain enough. As a test looks at it after each pair, it errs a
+	// few times as often.
 	maxChance = 1e-7
 
 	answersPerSecond = 2000
@@ -76,8 +77,8 @@ const (
 // before. It is wrapped in a [ConnClosedError]; the peer sees code 0. Another connection is made with smaller packets.
 var ErrBlackHole = errors.New("quicx: the path drops large packets")
 
-// tooLarge reports whether a datagram is lost on purpose: path MTU discovery, which nothing else bounds, then takes it that the
-// path does not pass that size. Of all packets only its probes are larger than those that passed before.
+// tooLarge reports whether a datagram is lost on purpose: path MTU discovery, which nothing else bounds, then takes it
+// that the path does not pass that size. Of all packets only its probes are larger than those that passed before.
 func tooLarge(limit, size int) bool { return limit < MaxPacketSize && size > limit }
 
 // blackHoleReason begins the reason that the peer gets. A client that gets it does as if it had found out itself.
@@ -142,8 +143,9 @@ func (w *pathWatch) look(now ConnStats) bool {
 	return w.suspicion >= suspectAfter && w.size() > MinPacketSize
 }
 
-// size is what the connection sends. A mean is that, or less where small packets were among them; more it is only when path
-// MTU discovery had a larger one under way, which happens once in a suspicion, as it waits for what became of that.
+// size is what the connection sends. A mean is that, or less where small packets were among them; more it is only when
+// path MTU discovery had a larger one under way, which happens once in a suspicion, as it waits for what became of
+// that.
 func (w *pathWatch) size() int { return min(w.sizes[1], MaxPacketSize) }
 
 func mean(bytes, packets uint64) int {
@@ -252,9 +254,9 @@ func (s *sizeTest) verdict() (drops, certainly bool) {
 	return true, improbable(pairs, answered)
 }
 
-// improbable reports whether it is due to more than chance that of so many pairs as many small ones were answered and no large
-// one. It is Fisher's exact test: if size did not matter, all answers being for small ones would have the probability of drawing
-// that many of them without a large one, whatever the path loses.
+// improbable reports whether it is due to more than chance that of so many pairs as many small ones were answered and
+// no large one. It is Fisher's exact test: if size did not matter, all answers being for small ones would have the
+// probability of drawing that many of them without a large one, whatever the path loses.
 func improbable(pairs, answered int) bool {
 	chance := 1.0
 	for i := range answered {
@@ -263,7 +265,8 @@ func improbable(pairs, answered int) bool {
 	return chance <= maxChance
 }
 
-// run asks until it is certain, or until it has asked often enough. It reports whether the path drops datagrams of that size.
+// run asks until it is certain, or until it has asked often enough. It reports whether the path drops datagrams of that
+// size.
 func (t *sizeTester) run(ctx context.Context, tr *quic.Transport, to net.Addr, size int) bool {
 	test := &sizeTest{size: size}
 	var random [8]byte
@@ -341,8 +344,8 @@ func (t *sizeTester) watchOne(c *Conn) {
 	}
 }
 
-// addresses are those of peers to which the path drops large packets, each for a time. It is bounded: the one that would be
-// forgotten next makes room.
+// addresses are those of peers to which the path drops large packets, each for a time. It is bounded: the one that
+// would be forgotten next makes room.
 type addresses struct {
 	mu    sync.Mutex
 	until map[netip.Addr]time.Time

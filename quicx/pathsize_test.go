@@ -383,8 +383,8 @@ func TestPacketSizes(t *testing.T) {
 	}
 }
 
-// TestWhoseReasonIsBelieved sees that the end that dials learns of a black hole from the other one, which has shown who it
-// is, and that a listener does not: anybody could have it send small packets to the address of others.
+// TestWhoseReasonIsBelieved sees that the end that dials learns of a black hole from the other one, which has shown who
+// it is, and that a listener does not: anybody could have it send small packets to the address of others.
 func TestWhoseReasonIsBelieved(t *testing.T) {
 	for _, tt := range []struct {
 		name     string

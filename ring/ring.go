@@ -193,8 +193,8 @@ func (r *Ring[T]) Offer(item T, bytes, events int) (result Result, dropped int) 
 	return Accepted, dropped
 }
 
-// TryOffer places item at the tail if there is room and memory for it, and reports whether it did. Whatever the policy is,
-// nothing is dropped and nothing is counted. It is for the consumer, which is not woken.
+// TryOffer places item at the tail if there is room and memory for it, and reports whether it did. Whatever the policy
+// is, nothing is dropped and nothing is counted. It is for the consumer, which is not woken.
 func (r *Ring[T]) TryOffer(item T, bytes, events int) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -23,8 +23,8 @@ func small(fs vfs.FS) Options {
 	}
 }
 
-// sample is the step through states of which there are many: each one, or each n-th under the race detector, which takes
-// twenty times as long and finds what it finds in any of them.
+// sample is the step through states of which there are many: each one, or each n-th under the race detector, which
+// takes twenty times as long and finds what it finds in any of them.
 func sample(n int) int {
 	if race.Enabled {
 		return n

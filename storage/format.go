@@ -14,8 +14,8 @@ import (
 //	record    length 4 │ offset 8 │ time 8 │ crc of the 20 before 4 │ crc of the 24 before and the payload 4 │ payload
 //	index     magic 4 │ version 2 │ flags 2 │ base offset 8 │ 0 8 │ entries: offset 8, position in the segment 8 …
 //
-// Times are microseconds since 1970. A record's header has a checksum of its own, so that a payload that is cut off by the
-// end of the file is known to be unfinished.
+// Times are microseconds since 1970. A record's header has a checksum of its own, so that a payload that is cut off by
+// the end of the file is known to be unfinished.
 const (
 	segmentMagic      = 0x464C5347
 	indexMagic        = 0x464C5349

@@ -20,12 +20,13 @@ import (
 //	file    magic 4 │ version 2 │ flags 2 │ number 8 │ sequence of the first entry 8 │ salt 8 │ crc of the 32 before 4 │ 0 4
 //	entry   kind 4 │ length of the body 4 │ sequence 8 │ synced 8 │ log 4 │ crc 4 │ body
 //
-// An entry's crc begins with the file's salt, which is random. So neither what an older use of the same file has left nor a
-// payload that looks like an entry is taken for one. It covers the header before it and, except for records, which have checksums of their own, the body.
+// An entry's crc begins with the file's salt, which is random. So neither what an older use of the same file has left
+// nor a payload that looks like an entry is taken for one. It covers the header before it and, except for records,
+// which have checksums of their own, the body.
 //
-// "synced" is the sequence below which all entries were on the device when this one was written. If an entry is
-// damaged and a later one says that it was synced, a device has lost what it had promised to keep. If no later one does,
-// it is the unfinished end of the last write, which nobody was told to be safe.
+// "synced" is the sequence below which all entries were on the device when this one was written. If an entry is damaged
+// and a later one says that it was synced, a device has lost what it had promised to keep. If no later one does, it is
+// the unfinished end of the last write, which nobody was told to be safe.
 //
 // Bodies:
 //
@@ -35,8 +36,8 @@ import (
 //
 // The flag fresh of a file says that the files before it are obsolete, even if they are still there.
 //
-// The position of a name is how much of which segment has been written; all of it was synced when the journal file before
-// this one was removed.
+// The position of a name is how much of which segment has been written; all of it was synced when the journal file
+// before this one was removed.
 const (
 	journalMagic      = 0x464C4A52 // FLJR
 	journalVersion    = 1
@@ -205,8 +206,8 @@ func (j *journal) name(number uint64) string {
 	return path.Join(j.dir, segmentName(number, journalKind))
 }
 
-// begin makes the file of that number, with these flags, and goes on there. It appears under its name when its header is on the device, so
-// a header that is damaged has been damaged since.
+// begin makes the file of that number, with these flags, and goes on there. It appears under its name when its header
+// is on the device, so a header that is damaged has been damaged since.
 func (j *journal) begin(number uint64, flags uint16) error {
 	j.spare.Lock()
 	defer j.spare.Unlock()

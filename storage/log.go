@@ -13,8 +13,8 @@ import (
 // MaxBatch is how many bytes the records of one append may have, with their headers.
 const MaxBatch = 256 << 20
 
-// Retention says what a log keeps. A zero bound is none. Whole segments are removed, oldest first and never the last one,
-// so a log may be larger than its bound by a segment.
+// Retention says what a log keeps. A zero bound is none. Whole segments are removed, oldest first and never the last
+// one, so a log may be larger than its bound by a segment.
 type Retention struct {
 	Bytes int64         // of all segments
 	Age   time.Duration // of the newest record of a segment
@@ -91,9 +91,9 @@ func (l *Log) SetRetention(r Retention) {
 // have the same time. The payloads are copied before it returns.
 //
 // done is called once, when the batch is as safe as class says, or with [ErrFailed] if that is not known; then the
-// records may or may not be there after the next [Open]. Calls for one log come in the order of offsets, from a goroutine
-// that serves all logs, so done must not block. If Append itself returns an error, nothing was appended and done is not
-// called.
+// records may or may not be there after the next [Open]. Calls for one log come in the order of offsets, from a
+// goroutine that serves all logs, so done must not block. If Append itself returns an error, nothing was appended and
+// done is not called.
 //
 // Append blocks while [Options.QueueBytes] wait for the device.
 func (l *Log) Append(batch [][]byte, class Class, done func(error)) (first uint64, err error) {

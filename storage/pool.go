@@ -78,8 +78,8 @@ func (p *pool) put(h *handle) {
 	p.shrink()
 }
 
-// shrink closes files that nobody uses, those that are synced first. What was written to the others is synced before they
-// are closed: the report of a failed write may be lost with the last open file. The pool's lock is free meanwhile.
+// shrink closes files that nobody uses, those that are synced first. What was written to the others is synced before
+// they are closed: the report of a failed write may be lost with the last open file. The pool's lock is free meanwhile.
 func (p *pool) shrink() {
 	for len(p.open) > p.max && p.idle.Len() > 0 {
 		h := p.coldest()
@@ -130,8 +130,8 @@ func (h *handle) write(b []byte, at int64) error {
 	return err
 }
 
-// sync makes what was written survive. Of a file that was not written to it is free. It returns after any other sync that
-// has begun before.
+// sync makes what was written survive. Of a file that was not written to it is free. It returns after any other sync
+// that has begun before.
 func (h *handle) sync() error {
 	h.syncing.Lock()
 	defer h.syncing.Unlock()

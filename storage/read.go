@@ -15,7 +15,8 @@ import (
 // readWindow is how many bytes are read at once, unless a record is larger.
 const readWindow = 256 << 10
 
-// Reader reads a log from an offset on. It holds no file while it is not used. It may be used by one goroutine at a time.
+// Reader reads a log from an offset on. It holds no file while it is not used. It may be used by one goroutine at a
+// time.
 type Reader struct {
 	l       *Log
 	next    uint64

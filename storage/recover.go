@@ -15,12 +15,12 @@ import (
 // What is done with what a crash has left.
 //
 // What the journal does not cover was synced before a journal file was removed, or is the work of another program. It
-// must be right, but for an unfinished record at its end. Damage there is a [CorruptionError] and changes nothing: it may be in
-// a record that was acknowledged.
+// must be right, but for an unfinished record at its end. Damage there is a [CorruptionError] and changes nothing: it
+// may be in a record that was acknowledged.
 //
 // What the journal covers may be missing or damaged in segments in any way. There a segment is cut off at its first
-// damage, later segments are removed, and the journal's records are written again. Where segment and journal differ, the
-// journal is right. In the end all of it is synced and the journal is empty.
+// damage, later segments are removed, and the journal's records are written again. Where segment and journal differ,
+// the journal is right. In the end all of it is synced and the journal is empty.
 
 // recovery is a log that the journal has records of.
 type recovery struct {
@@ -329,8 +329,8 @@ func (o *opening) segment(i int) (more bool, err error) {
 		return false, fail(bad, 0)
 	}
 	if len(l.segments) == 0 && o.covered(id, 0) && base > o.claim.tail && o.claim.position == 0 {
-		// What was before it is lost, and the journal has all of it. If there were a position, it would have been synced,
-		// and retention would have removed it.
+		// What was before it is lost, and the journal has all of it. If there were a position, it would have been
+		// synced, and retention would have removed it.
 		return false, o.reset(i, h)
 	}
 	if len(l.segments) > 0 && base != l.tail {
@@ -450,8 +450,8 @@ func (o *opening) endsFile(at, size int64) bool {
 	return err == nil && n == recordHeaderSize && at+recordSize(int(binary.BigEndian.Uint32(b))) >= size
 }
 
-// lastEntry returns the last entry of a sealed segment's index, or the begin of the segment. The index is a hint: what it
-// leads to is verified.
+// lastEntry returns the last entry of a sealed segment's index, or the begin of the segment. The index is a hint: what
+// it leads to is verified.
 func (l *Log) lastEntry(seg segment, size int64) indexEntry {
 	begin := indexEntry{seg.base, segmentHeaderSize}
 	b, err := readAll(l.s.opt.FS, l.path(seg.id, indexKind))

@@ -43,7 +43,8 @@ type Options struct {
 	SegmentBytes int64
 	// IndexSpacing is how many bytes of a segment have one entry in its index (4 KiB).
 	IndexSpacing int64
-	// JournalBytes is the size at which a journal file ends and a checkpoint begins (64 MiB). Up to four files may exist.
+	// JournalBytes is the size at which a journal file ends and a checkpoint begins (64 MiB). Up to four files may
+	// exist.
 	JournalBytes int64
 	// QueueBytes is how many encoded bytes may wait for the committer (64 MiB). Appends beyond wait.
 	QueueBytes int64
@@ -57,12 +58,13 @@ type Options struct {
 	OpenFiles int
 	// VerifyAll makes a log verify all its records when it is opened, not only those since its last index entry.
 	VerifyAll bool
-	// RepairTail lets a log that has a damaged last record be opened without it. That record may have been acknowledged.
+	// RepairTail lets a log that has a damaged last record be opened without it. That record may have been
+	// acknowledged.
 	RepairTail bool
 	// Now is the clock of records and retention; nil means [time.Now].
 	Now func() time.Time
-	// Failed is called once, from a goroutine of the store or of the caller of Close, when the store has stopped to accept
-	// appends because of a failed write. It must not call Close.
+	// Failed is called once, from a goroutine of the store or of the caller of Close, when the store has stopped to
+	// accept appends because of a failed write. It must not call Close.
 	Failed func(error)
 }
 
@@ -144,9 +146,9 @@ type checkpoint struct {
 	logs   []*Log
 }
 
-// Open opens the data directory root, makes it if it is missing, and brings the logs that have records in the journal up
-// to date. It returns [vfs.ErrLocked] if another process has it open, and a [CorruptionError] if it finds damage that a
-// crash does not explain. The caller must [Store.Close] it.
+// Open opens the data directory root, makes it if it is missing, and brings the logs that have records in the journal
+// up to date. It returns [vfs.ErrLocked] if another process has it open, and a [CorruptionError] if it finds damage
+// that a crash does not explain. The caller must [Store.Close] it.
 func Open(root string, opt Options) (_ *Store, err error) {
 	opt = opt.withDefaults()
 	if err := opt.FS.MkdirAll(path.Join(root, journalDir)); err != nil {
@@ -648,8 +650,8 @@ func (s *Store) checkSpace() {
 	}
 }
 
-// Retain removes what the logs' retention does not keep. It is called in the background every [Options.RetainEvery], and
-// what cannot be removed is tried again.
+// Retain removes what the logs' retention does not keep. It is called in the background every [Options.RetainEvery],
+// and what cannot be removed is tried again.
 func (s *Store) Retain() error {
 	s.retaining.Lock()
 	defer s.retaining.Unlock()

@@ -11,8 +11,8 @@ import (
 	"github.com/felix-mq/felix/internal/vfs"
 )
 
-// TestManyPublishers appends to some logs from many goroutines on a real file system, with readers and retention at work,
-// and checks offsets, order of completions and what is read.
+// TestManyPublishers appends to some logs from many goroutines on a real file system, with readers and retention at
+// work, and checks offsets, order of completions and what is read.
 func TestManyPublishers(t *testing.T) {
 	s, err := Open(t.TempDir(), Options{SegmentBytes: 8 << 10, JournalBytes: 64 << 10, OpenFiles: 4})
 	if err != nil {

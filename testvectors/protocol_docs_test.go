@@ -12,8 +12,8 @@ import (
 	"github.com/felix-mq/felix/testvectors"
 )
 
-// example is a fenced block of docs/protocol that shows a vector: ```frame NAME holds the bytes of a frame, ```json NAME
-// the payload of a JSON message.
+// example is a fenced block of docs/protocol that shows a vector: ```frame NAME holds the bytes of a frame, ```json
+// NAME the payload of a JSON message.
 type example struct {
 	page, form, vector, text string
 }

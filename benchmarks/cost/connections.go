@@ -14,8 +14,8 @@ import (
 	"github.com/felix-mq/felix/quicx"
 )
 
-// maxConnection is the budget of an idle connection with one subscription, in bytes of live memory: what a broker counts
-// for it in its memory limit, before the quarter that it adds.
+// maxConnection is the budget of an idle connection with one subscription, in bytes of live memory: what a broker
+// counts for it in its memory limit, before the quarter that it adds.
 const maxConnection = 56 << 10
 
 // connections is the table of what connections cost that do nothing.
@@ -48,8 +48,8 @@ func (b *bench) connections(ctx context.Context) error {
 // perConnection is what each connection adds to a broker.
 type perConnection struct{ heap, stacks, goroutines, resident float64 }
 
-// idleConnections opens connections to a broker of its own and measures what it holds more. If by is given it gets what each
-// owner holds for all of them.
+// idleConnections opens connections to a broker of its own and measures what it holds more. If by is given it gets what
+// each owner holds for all of them.
 func (b *bench) idleConnections(ctx context.Context, by *account, env ...string) (each perConnection, err error) {
 	broker, err := brokerproc.Start(append(env, "FELIX_HANDSHAKES_PER_PREFIX=-1", "FELIX_RETRY_ABOVE=-1", "FELIX_DEV_STREAMS=demo",
 		"FELIX_IDLE_TIMEOUT_MS=600000", "FELIX_KEEP_ALIVE_MS=300000", "FELIX_MAX_UNAUTHENTICATED_CONNECTIONS=100000")...)

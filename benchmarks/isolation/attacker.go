@@ -23,8 +23,8 @@ import (
 	"github.com/felix-mq/felix/quicx"
 )
 
-// attackerArg is the only argument of a process that attacks. It reads its [job] from its input, prints lines of [said],
-// and goes when its input ends.
+// attackerArg is the only argument of a process that attacks. It reads its [job] from its input, prints lines of
+// [said], and goes when its input ends.
 const attackerArg = "__attack"
 
 // said is what the attacker's process tells.
@@ -170,8 +170,8 @@ func (a *attacker) crowd(ctx context.Context, n, atATime int, do func(i int) err
 	wg.Wait()
 }
 
-// repeat does something again and again on so many goroutines until ctx ends, with a pause after a refusal. every is the
-// least time between the beginnings of two of one goroutine; 0 for none.
+// repeat does something again and again on so many goroutines until ctx ends, with a pause after a refusal. every is
+// the least time between the beginnings of two of one goroutine; 0 for none.
 func (a *attacker) repeat(ctx context.Context, goroutines int, every time.Duration, do func() error) {
 	for range goroutines {
 		a.wg.Go(func() {

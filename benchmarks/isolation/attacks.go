@@ -11,8 +11,8 @@ type attack struct {
 	run    func(ctx context.Context, a *attacker) error
 }
 
-// attacks are all of them. What a run starts goes on until ctx ends; it returns, or says that it stands, when all is set
-// up. Rates are bounded where the point is what the broker holds and not how fast it works.
+// attacks are all of them. What a run starts goes on until ctx ends; it returns, or says that it stands, when all is
+// set up. Rates are bounded where the point is what the broker holds and not how fast it works.
 var attacks = []attack{
 	// What the broker holds for A.
 	{

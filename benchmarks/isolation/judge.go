@@ -16,8 +16,8 @@ import (
 const (
 	// maxRatio bounds B's p99 under attack by that without.
 	maxRatio = 2
-	// A p99 up to its floor passes whatever the ratio is: on a machine with two processors B, the broker and the attacker
-	// wait for one another, and a handshake alone takes some milliseconds of processor time.
+	// A p99 up to its floor passes whatever the ratio is: on a machine with two processors B, the broker and the
+	// attacker wait for one another, and a handshake alone takes some milliseconds of processor time.
 	callFloor    = 5 * time.Millisecond
 	connectFloor = 15 * time.Millisecond
 	// memorySlack is what resident memory may be above the memory limit that goes with the budgets.

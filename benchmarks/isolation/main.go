@@ -1,11 +1,12 @@
-// Command isolation attacks a broker as one tenant, A, and measures what another one, B, feels of it. Each attack is a row
-// of the table that it prints: what B's publishes, gets and new connections take with and without it, how much memory the
-// broker holds at most, and how soon both are back when it has ended. It fails if one of them is worse than it may be.
+// Command isolation attacks a broker as one tenant, A, and measures what another one, B, feels of it. Each attack is a
+// row of the table that it prints: what B's publishes, gets and new connections take with and without it, how much
+// memory the broker holds at most, and how soon both are back when it has ended. It fails if one of them is worse than
+// it may be.
 //
 // The broker is the real binary, with a catalog of two tenants and small budgets for memory, so that attacks meet them
-// soon. B's load runs in this process: calls at a fixed rate, whether the ones before have ended or not. The attacker is
-// a process of its own with the lowest priority (nice 19): where they share two processors, its own processor time would
-// be measured otherwise. What the broker spends on the attack counts.
+// soon. B's load runs in this process: calls at a fixed rate, whether the ones before have ended or not. The attacker
+// is a process of its own with the lowest priority (nice 19): where they share two processors, its own processor time
+// would be measured otherwise. What the broker spends on the attack counts.
 //
 // With the defaults it takes about 35 minutes. Begin reading at attacks.go.
 package main

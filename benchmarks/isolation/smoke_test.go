@@ -19,7 +19,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// TestSmoke runs two attacks against a broker. How long B's calls take is not judged: machines that test do other things.
+// TestSmoke runs two attacks against a broker. How long B's calls take is not judged: machines that test do other
+// things.
 func TestSmoke(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds the broker")

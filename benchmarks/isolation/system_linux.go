@@ -6,8 +6,8 @@ import (
 	"syscall"
 )
 
-// yieldToAll gives this process the lowest priority. Linux keeps one for each thread; new threads have that of the one that
-// makes them.
+// yieldToAll gives this process the lowest priority. Linux keeps one for each thread; new threads have that of the one
+// that makes them.
 func yieldToAll() {
 	const lowest = 19
 	tasks, _ := os.ReadDir("/proc/self/task")

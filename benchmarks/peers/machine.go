@@ -14,8 +14,8 @@ import (
 type machineState struct {
 	LoadBefore string `json:"load_before"` // averages of 1, 5 and 15 minutes; empty if the system does not tell
 	LoadAfter  string `json:"load_after"`
-	// Others is the part of the machine's processors that other processes used, or other guests of its host; negative if the
-	// system does not tell.
+	// Others is the part of the machine's processors that other processes used, or other guests of its host; negative
+	// if the system does not tell.
 	Others float64 `json:"others"`
 }
 
@@ -56,8 +56,8 @@ func loadAverages() string {
 // ticks is how many units of /proc/stat a second has on all systems that Go runs on.
 const ticks = 100
 
-// busyTime returns the seconds that the machine's processors have worked, or that its host withheld, since it began; -1 if the
-// system does not tell.
+// busyTime returns the seconds that the machine's processors have worked, or that its host withheld, since it began; -1
+// if the system does not tell.
 func busyTime() float64 {
 	b, _ := os.ReadFile("/proc/stat")
 	line, _, _ := strings.Cut(string(b), "\n")

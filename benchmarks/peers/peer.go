@@ -75,7 +75,8 @@ func runPeer(ctx context.Context, s drive.Shape, p *peer, secure bool, set setti
 	return res, nil
 }
 
-// mostAtOnce is how many bytes of payload are published at once if the window allows more. Caches of a processor hold it.
+// mostAtOnce is how many bytes of payload are published at once if the window allows more. Caches of a processor hold
+// it.
 const mostAtOnce = 1 << 20
 
 func loadPeer(ctx context.Context, s drive.Shape, p *peer, srv *server, set settings) (*loadgen.Result, error) {

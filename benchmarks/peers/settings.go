@@ -150,8 +150,8 @@ func (s settings) text(knobs []knob) string {
 	return strings.Join(parts, ", ")
 }
 
-// enoughVolume is how many times over a run with much in flight must move that. Its clock runs from the first event that
-// leaves to the last that arrives, so the filling of the window counts, at the expense of the system.
+// enoughVolume is how many times over a run with much in flight must move that. Its clock runs from the first event
+// that leaves to the last that arrives, so the filling of the window counts, at the expense of the system.
 const enoughVolume = 4
 
 // shape is that of a load with these settings.

@@ -85,8 +85,8 @@ type row struct {
 	metrics []metric
 }
 
-// shape has the window of a system's settings and the times of a run. One that is slow to move the volume that a rate needs
-// gets more.
+// shape has the window of a system's settings and the times of a run. One that is slow to move the volume that a rate
+// needs gets more.
 func (r *row) shape(o *options, set settings) drive.Shape {
 	s := set.shape(r.load)
 	s.Warmup, s.Duration, s.MaxDuration = o.warmup, o.duration, max(o.maxDuration, o.duration)
@@ -101,11 +101,12 @@ func (r *row) systems(against []string) []string {
 	return slices.Concat([]string{felixName}, against)
 }
 
-// usualInFlight is about how many bytes of payload are under way at once in a run of batches. It is less than all the windows
-// and queues together: the transport's own limits decide nothing, and nothing is lost.
+// usualInFlight is about how many bytes of payload are under way at once in a run of batches. It is less than all the
+// windows and queues together: the transport's own limits decide nothing, and nothing is lost.
 const usualInFlight = 1 << 20
 
-// batches is a shape of throughput: batches of 64, with about usualInFlight bytes under way, two batches at least and 16 at most.
+// batches is a shape of throughput: batches of 64, with about usualInFlight bytes under way, two batches at least and
+// 16 at most.
 func batches(payload, fanout, conns int) drive.Shape {
 	const batch = 64
 	window := min(max(usualInFlight/(batch*payload), 2), 16)

@@ -23,8 +23,8 @@ import (
 )
 
 // A sweep finds the best settings of each system for each shape: knob after knob, in the order of knobsOf, it tries all
-// values, alternating, with the best values of the knobs before, and keeps the one with the best median of the row's first
-// figure. A value has to be better than the one without a sweep by minGain, so that noise sets nothing.
+// values, alternating, with the best values of the knobs before, and keeps the one with the best median of the row's
+// first figure. A value has to be better than the one without a sweep by minGain, so that noise sets nothing.
 
 // sweepName is the command.
 const sweepName = "sweep"
@@ -276,8 +276,8 @@ func sweepRow(ctx context.Context, o *options, r *row, system string, stderr io.
 	})
 }
 
-// searchKnobs tries the knobs of a system one after the other. A value that fails in one round is not taken; if all fail, that is
-// the error.
+// searchKnobs tries the knobs of a system one after the other. A value that fails in one round is not taken; if all
+// fail, that is the error.
 func searchKnobs(r *row, system string, rounds int, measure func(settings) (float64, error)) (*best, error) {
 	b := &best{Row: r.name, System: system, Settings: defaults(knobsOf(system))}
 	lower := r.metrics[0].lower

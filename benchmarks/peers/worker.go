@@ -37,8 +37,8 @@ type outcome struct {
 	Error  string            `json:"error,omitempty"` // why there is nothing else
 	Result *loadgen.Result   `json:"result,omitempty"`
 	Pipe   *floor.PipeResult `json:"pipe,omitempty"`
-	// CPUSeconds is the processor time of all processes of the run, their start and end included. It tells more than rates do
-	// on a machine that is not quiet.
+	// CPUSeconds is the processor time of all processes of the run, their start and end included. It tells more than
+	// rates do on a machine that is not quiet.
 	CPUSeconds float64 `json:"cpu_seconds"`
 	// What the kernel counted meanwhile, on the whole machine.
 	UDPDropped       int64 `json:"udp_dropped"`       // datagrams that did not fit into a socket's buffer

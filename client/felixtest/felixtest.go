@@ -267,12 +267,12 @@ func (b *Broker) Resume() { b.relay.Silence(false) }
 // Lose makes the network lose a share of all datagrams, from 0 for none to 1, at random.
 func (b *Broker) Lose(share float64) { b.relay.Lose(share) }
 
-// Shrink makes the network lose all datagrams of more than that many bytes, or none for their size if it is 0. It is at least
-// 1200, below which there is no QUIC.
+// Shrink makes the network lose all datagrams of more than that many bytes, or none for their size if it is 0. It is at
+// least 1200, below which there is no QUIC.
 func (b *Broker) Shrink(size int) { b.relay.Shrink(size) }
 
-// Rebind gives each client another address in the eyes of the broker, as a translator of addresses does that has forgotten its
-// table. Connections survive it.
+// Rebind gives each client another address in the eyes of the broker, as a translator of addresses does that has
+// forgotten its table. Connections survive it.
 func (b *Broker) Rebind() { b.relay.Rebind() }
 
 // Refuse makes the broker refuse to authenticate anybody from now on, or no longer. Streams that are open go on.

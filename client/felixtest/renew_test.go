@@ -14,8 +14,8 @@ import (
 	"github.com/felix-mq/felix/client/felixtest"
 )
 
-// TestStreamsOutliveTheirTokens publishes and asks a cache while tokens of a few seconds end, one after the other. No call
-// fails, and each publisher's events stay in order.
+// TestStreamsOutliveTheirTokens publishes and asks a cache while tokens of a few seconds end, one after the other. No
+// call fails, and each publisher's events stay in order.
 func TestStreamsOutliveTheirTokens(t *testing.T) {
 	const leeway, slack = 60 * time.Second, 3 * time.Second // of the broker, and what the test leaves of it
 	ctx := testContext(t)

@@ -9,8 +9,8 @@ import (
 	"github.com/felix-mq/felix/client/felixtest"
 )
 
-// TestCacheRetries loses the connection in the middle of a large put, with binary requests and with those in JSON. The broker
-// cannot have read it: it is sent again, and its outcome is that of the second attempt.
+// TestCacheRetries loses the connection in the middle of a large put, with binary requests and with those in JSON. The
+// broker cannot have read it: it is sent again, and its outcome is that of the second attempt.
 func TestCacheRetries(t *testing.T) {
 	for _, tc := range []struct {
 		name string

@@ -18,8 +18,8 @@ import (
 	"github.com/felix-mq/felix/internal/race"
 )
 
-// TestStorm runs publishers and subscribers through random faults, and compares what came with what the publishers were told.
-// FELIX_STORM_SEEDS sets the number of seeds, and FELIX_STORM_SEED runs a single one.
+// TestStorm runs publishers and subscribers through random faults, and compares what came with what the publishers were
+// told. FELIX_STORM_SEEDS sets the number of seeds, and FELIX_STORM_SEED runs a single one.
 //
 //   - Events of a publisher come in order, none twice, and none whose publish has failed without doubt.
 //   - An event that was acknowledged comes, or a gap in its place.

@@ -152,7 +152,8 @@ func (s *snapshot) restarts(before *snapshot) int {
 	return before.Restarts
 }
 
-// restarted reports whether the broker has restarted since an earlier snapshot: its start is another, or a counter fell.
+// restarted reports whether the broker has restarted since an earlier snapshot: its start is another, or a counter
+// fell.
 func (s *snapshot) restarted(before *snapshot) bool {
 	if s.Started != nil && before.Started != nil {
 		return !s.Started.Equal(*before.Started)

@@ -89,8 +89,8 @@ func check(t *testing.T, python string, args ...string) {
 	}
 }
 
-// interpreter returns a Python that has the packages of requirements.txt, in a virtual environment which the user's cache
-// keeps. Where that cannot be had the test is skipped, but fails in CI.
+// interpreter returns a Python that has the packages of requirements.txt, in a virtual environment which the user's
+// cache keeps. Where that cannot be had the test is skipped, but fails in CI.
 func interpreter(t *testing.T) string {
 	t.Helper()
 	if os.Getenv(asked) == "" {

@@ -122,7 +122,8 @@ func (c *Chunk) Release() {
 	}
 }
 
-// Abandon gives up the only reference, and leaves the memory to the garbage collector: somebody may still look at the bytes.
+// Abandon gives up the only reference, and leaves the memory to the garbage collector: somebody may still look at the
+// bytes.
 func (c *Chunk) Abandon() {
 	if c.refs.Swap(0) != 1 {
 		panic("buf: a chunk that is shared or freed was abandoned")

@@ -69,8 +69,8 @@ func (r *Relay) Silence(on bool) { r.silent.Store(on) }
 // Lose makes the relay lose a share of all datagrams, from 0 for none to 1, at random.
 func (r *Relay) Lose(share float64) { r.loss.Store(uint32(min(max(share, 0), 1) * (1 << 16))) }
 
-// Shrink makes the relay lose every datagram of more than size bytes from now on, in both directions, or none for its size if
-// that is 0: a path that takes smaller packets and does not say so.
+// Shrink makes the relay lose every datagram of more than size bytes from now on, in both directions, or none for its
+// size if that is 0: a path that takes smaller packets and does not say so.
 func (r *Relay) Shrink(size int) { r.size.Store(int64(size)) }
 
 // Rebind gives each client another port towards the server, as a translator of addresses does that has forgotten its

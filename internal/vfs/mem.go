@@ -128,8 +128,8 @@ func (m *Mem) CrashAfter(n int) {
 	m.limit = m.changes + n
 }
 
-// LoseSync lets the n-th Sync of a file from now on fail as Linux does: what was written can still be read, is taken for
-// written, and never reaches the device.
+// LoseSync lets the n-th Sync of a file from now on fail as Linux does: what was written can still be read, is taken
+// for written, and never reaches the device.
 func (m *Mem) LoseSync(n int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -164,8 +164,8 @@ func (m *Mem) Crash(s Survival, dice *rand.Rand) *Mem {
 	return &Mem{root: m.root.survive(s, dice, map[any]any{}), space: m.space}
 }
 
-// Restart ends m, if it has not crashed yet, as the end of the process does: the next start finds everything, and a crash
-// of the machine later may still lose what was not synced.
+// Restart ends m, if it has not crashed yet, as the end of the process does: the next start finds everything, and a
+// crash of the machine later may still lose what was not synced.
 func (m *Mem) Restart() *Mem {
 	m.mu.Lock()
 	defer m.mu.Unlock()

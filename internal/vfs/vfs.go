@@ -46,7 +46,8 @@ type Entry struct {
 	Dir  bool
 }
 
-// File is an open file. Reads and writes may run at the same time. WriteAt that returns an error may have written a part.
+// File is an open file. Reads and writes may run at the same time. WriteAt that returns an error may have written a
+// part.
 type File interface {
 	io.ReaderAt
 	io.WriterAt

@@ -11,7 +11,8 @@ import (
 	"github.com/felix-mq/felix/loadgen"
 )
 
-// UnlikeError refuses a comparison of what cannot be compared: its figures would differ for another reason than the code.
+// UnlikeError refuses a comparison of what cannot be compared: its figures would differ for another reason than the
+// code.
 type UnlikeError struct {
 	Differences []string // each names what differs, and both values
 }
@@ -33,8 +34,8 @@ func (r *Report) from(name string) []source {
 	return []source{{name, r.Commit, r.Environment}}
 }
 
-// CheckEnvironment returns an [UnlikeError] if the trials of a report were made on another machine or by another kind of build
-// than those of that environment would be. Commits may differ.
+// CheckEnvironment returns an [UnlikeError] if the trials of a report were made on another machine or by another kind
+// of build than those of that environment would be. Commits may differ.
 func CheckEnvironment(base *Report, e loadgen.Environment) error {
 	head := Report{Environment: e}
 	if d := unlikeSources(base.from("base"), head.from("this")); len(d) > 0 {
@@ -107,8 +108,8 @@ func valueText(v any) string {
 // pair is a load of which both sides have trials.
 type pair struct{ base, head *Cell }
 
-// pairs finds for each load of head that of base. differences say which loads have no equal in base; these are paired with
-// the load that is most like them. Loads of base alone are left out, and named.
+// pairs finds for each load of head that of base. differences say which loads have no equal in base; these are paired
+// with the load that is most like them. Loads of base alone are left out, and named.
 func pairs(base, head *Report) (all []pair, differences, leftOut []string) {
 	free := slices.Clone(base.Cells)
 	take := func(c *Cell) { free = slices.DeleteFunc(free, func(f *Cell) bool { return f == c }) }

@@ -70,8 +70,8 @@ func Compare(base, head *Report) (*Comparison, error) {
 	return compareCells(all, leftOut)
 }
 
-// CompareUnlike is [Compare] without the refusal: it compares a load that base does not have with the one that is most like
-// it, and the comparison says what is unlike.
+// CompareUnlike is [Compare] without the refusal: it compares a load that base does not have with the one that is most
+// like it, and the comparison says what is unlike.
 func CompareUnlike(base, head *Report) (*Comparison, error) {
 	all, unlike, leftOut := pairs(base, head)
 	c, err := compareCells(all, leftOut)
