@@ -103,7 +103,7 @@ func step(s state, r request, out response) (bool, any) {
 
 // record runs four clients on few keys of a small store, with more values than fit, and returns what they saw. cas is how
 // they compare and set.
-func record(seed uint64, cas func(c *Cache, key, value []byte, ttl time.Duration, expected uint64) (uint64, bool)) []porcupine.Operation {
+func record(t *testing.T, seed uint64, cas func(c *Cache, key, value []byte, ttl time.Duration, expected uint64) (uint64, bool)) []porcupine.Operation {
 	manual := clock.NewManual(time.Unix(1, 0))
 	s := New(Options{MaxBytes: 8 << 10, MaxScopeBytes: 6 << 10, Clock: manual})
 	s.policyFrom = 1
@@ -154,7 +154,10 @@ func record(seed uint64, cas func(c *Cache, key, value []byte, ttl time.Duration
 					}
 				case n < 6:
 					r.op = "put"
-					out.version, _ = c.Put([]byte(key), value, r.ttl)
+					var err error
+					if out.version, err = c.Put([]byte(key), value, r.ttl); err != nil {
+						t.Errorf("seed %d: put refused: %v", seed, err)
+					}
 				case n < 7:
 					r.op = "delete"
 					_, out.found = c.Delete([]byte(key))
@@ -194,7 +197,7 @@ const seeds = 600
 func TestLinearizable(t *testing.T) {
 	counts := map[string]int{}
 	for seed := range uint64(seeds) {
-		history := record(seed, func(c *Cache, key, value []byte, ttl time.Duration, expected uint64) (uint64, bool) {
+		history := record(t, seed, func(c *Cache, key, value []byte, ttl time.Duration, expected uint64) (uint64, bool) {
 			version, stored, err := c.PutIf(key, value, ttl, expected)
 			if err != nil {
 				t.Error(err)
@@ -238,7 +241,7 @@ func TestLinearizableFindsLostUpdates(t *testing.T) {
 		return version, true
 	}
 	for seed := range uint64(seeds) {
-		if porcupine.CheckOperationsTimeout(model, record(seed, broken), 30*time.Second) == porcupine.Illegal {
+		if porcupine.CheckOperationsTimeout(model, record(t, seed, broken), 30*time.Second) == porcupine.Illegal {
 			t.Logf("found with seed %d", seed)
 			return
 		}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/felix-mq/felix/internal/ledger"
 )
@@ -57,9 +58,12 @@ const (
 	pressStep = 256 << 10
 	// askEvery is at how many puts a tenant that gives looks whether another one has to give now.
 	askEvery = 32
-	// maxTries bounds how often a put tries to make room, before it is refused: entries that are being put can be
-	// charged and not be there to evict yet.
-	maxTries = 100
+	// A put may find nothing to evict, because other puts have charged their entries and not stored them yet. They
+	// need only a processor for that, so the put tries again: quickTries times at once, and then up to maxTries times
+	// with a pause before each. After that it is refused.
+	quickTries = 20
+	maxTries   = 520
+	tryPause   = 4 * time.Millisecond
 )
 
 // SetTenant sets what a tenant's caches may hold in bytes, now and when it has some: guarantee is what other tenants
@@ -313,7 +317,7 @@ func (t *tenant) charge(cost int64) bool {
 	s := t.store
 	s.making.Lock()
 	defer s.making.Unlock()
-	for range maxTries {
+	for try := range maxTries {
 		err := t.share.Charge(cost)
 		if err == nil {
 			return true
@@ -325,9 +329,16 @@ func (t *tenant) charge(cost int64) bool {
 			}
 			s.giver.Store(giver)
 		}
-		if giver.evict(cost, above) == 0 {
-			runtime.Gosched()
+		if giver.evict(cost, above) > 0 {
+			continue
 		}
+		if try < quickTries {
+			runtime.Gosched()
+			continue
+		}
+		s.making.Unlock()
+		time.Sleep(tryPause)
+		s.making.Lock()
 	}
 	return false
 }
