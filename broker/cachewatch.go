@@ -56,6 +56,9 @@ type cacheWatch struct {
 	restEnds   bool // nothing follows it
 }
 
+// watchBytes is what a watch costs that is idle: its state, and an event stream of QUIC.
+const watchBytes = 4 << 10
+
 // cacheWatch carries a watch out. It lives as long as its event stream, whatever becomes of the control stream.
 func (ctl *control) cacheWatch(c *cache.Cache, r *codec.CacheRequest) outcome {
 	if !ctl.tenant.may(&ctl.tenant.subscribes, tenantSubscribes) {
@@ -65,7 +68,13 @@ func (ctl *control) cacheWatch(c *cache.Cache, r *codec.CacheRequest) outcome {
 		return ctl.refuseCache(r.RequestID, codec.WatchesReached.Text)
 	}
 	w := &cacheWatch{c: ctl.c, t: ctl.tenant, token: ctl.token, expires: ctl.expires.Load()}
+	if err := ctl.c.held.Charge(watchBytes); err != nil {
+		ctl.tenant.give(kindWatches)
+		ctl.c.refuseRead(err)
+		return ctl.refuseCache(r.RequestID, codec.WatchMemoryReached.Text)
+	}
 	if !ctl.c.addWatch(w) {
+		ctl.c.held.Release(watchBytes)
 		ctl.tenant.give(kindWatches)
 		return ctl.refuseCache(r.RequestID, codec.MaxSubscriptions.Text)
 	}
@@ -123,6 +132,7 @@ func (c *conn) forgetWatch(w *cacheWatch) {
 	c.mu.Lock()
 	delete(c.watches, w.id)
 	c.mu.Unlock()
+	c.held.Release(watchBytes)
 	w.t.give(kindWatches)
 }
 
@@ -199,6 +209,7 @@ func (w *cacheWatch) serveLocked(f *watchFrame) {
 	}
 	if w.rest != nil {
 		w.busy = true
+		l.parkLocked(w)
 		w.c.writers.Add(1)
 		l.mu.Unlock()
 		w.c.watching.block(w)
@@ -273,6 +284,7 @@ func (w *cacheWatch) serveLocked(f *watchFrame) {
 		return
 	case settle || errors.Is(err, quicx.ErrWouldBlock):
 		w.c.writers.Add(1) // as long as it has not left, the connection waits for it
+		l.parkLocked(w)
 		l.mu.Unlock()
 		if settle {
 			w.c.watching.settle(w)
@@ -300,6 +312,7 @@ func (w *cacheWatch) serveLocked(f *watchFrame) {
 // idleLocked says that nobody writes the watch at present. It is served again if more is set or its turn has passed.
 func (w *cacheWatch) idleLocked(more bool) {
 	w.busy = false
+	w.log.unparkLocked(w)
 	if w.again || more {
 		w.again = false
 		w.log.readyLocked(w)
@@ -317,6 +330,7 @@ type watchWriters struct {
 	mu       sync.Mutex    // guards all below; after the lock of a log
 	settling []*cacheWatch // wait until what was written is in packets; one goroutine serves them if there are any
 	blocked  int           // goroutines that write one watch each
+	patience time.Duration // for how long each of them may block; 0 is blockTime
 	stalled  []*cacheWatch // for which there is none, or no memory; served by timer and by those that come free
 	timer    *time.Timer   // runs while there are stalled ones
 }
@@ -324,13 +338,15 @@ type watchWriters struct {
 const (
 	// maxBlockedWatches is how many watches of one connection may be in a write that blocks.
 	maxBlockedWatches = 64
-	// Stalled watches are tried again after watchRetry, watchRetries of a connection at a time.
+	// Stalled watches are looked at every watchRetry, watchRetries of a connection at a time.
 	watchRetry   = 100 * time.Millisecond
 	watchRetries = 256
 	// settleTime is how long one watch may keep the others waiting that want to be settled.
 	settleTime = 100 * time.Millisecond
-	// blockTime is how long one watch may be in a write that blocks while others wait for that.
-	blockTime = 100 * time.Millisecond
+	// blockTime is how long one watch may be in a write that blocks while others wait for that. The time doubles up to
+	// maxBlockTime while the connection takes nothing at all.
+	blockTime    = 100 * time.Millisecond
+	maxBlockTime = time.Second
 	// blockedWrite is how many bytes of events a write that blocks takes, or one event.
 	blockedWrite = 8 << 10
 )
@@ -430,6 +446,27 @@ func (ww *watchWriters) others() bool {
 	return len(ww.stalled) > 0
 }
 
+// try runs a write that blocks, or has a part of it made, for a limited time. It reports whether that is over.
+func (w *cacheWatch) try(write func() error) (late bool, err error) {
+	ww := &w.c.watching
+	ww.mu.Lock()
+	limit := max(ww.patience, blockTime)
+	ww.mu.Unlock()
+	before := w.c.moved.Load()
+	_ = w.out.SetWriteDeadline(time.Now().Add(limit))
+	err = write()
+	late = errors.Is(err, os.ErrDeadlineExceeded)
+	ww.mu.Lock()
+	defer ww.mu.Unlock()
+	switch {
+	case !late || w.c.moved.Load() != before:
+		ww.patience = blockTime
+	case ww.patience <= limit: // or one that began at the same time has doubled it
+		ww.patience = min(2*limit, maxBlockTime)
+	}
+	return late, err
+}
+
 func (ww *watchWriters) stallLocked(w *cacheWatch) {
 	ww.stalled = append(ww.stalled, w)
 	if len(ww.stalled) > 1 {
@@ -452,19 +489,29 @@ func (ww *watchWriters) retryStalled() {
 	} else {
 		ww.stalled = nil
 	}
+	free := maxBlockedWatches - ww.blocked
 	ww.mu.Unlock()
 	now := time.Now()
+	var wait []*cacheWatch
 	for _, w := range some {
 		w.log.mu.Lock()
 		over := w.dated && now.After(w.endBy)
-		if !over {
+		if free > 0 && !over {
+			free--
 			w.idleLocked(true)
+		} else if !over {
+			wait = append(wait, w)
 		}
 		w.log.mu.Unlock()
 		if over {
 			w.out.Cancel(0)
 		}
 	}
+	ww.mu.Lock()
+	for _, w := range wait {
+		ww.stallLocked(w)
+	}
+	ww.mu.Unlock()
 }
 
 // blockedResult is how a write that blocks has ended.
@@ -508,11 +555,8 @@ func (w *cacheWatch) writeBlocking() (result blockedResult) {
 				break
 			}
 		}
-		_ = w.out.SetWriteDeadline(time.Now().Add(blockTime))
-		n, err := w.out.Write(w.restBytes)
-		w.restBytes = w.restBytes[n:]
-		w.c.moved.Add(uint64(n))
-		if errors.Is(err, os.ErrDeadlineExceeded) && !w.over() {
+		late, err := w.try(w.writeRest)
+		if late && !w.over() {
 			if w.c.watching.others() {
 				return blockedYields
 			}
@@ -533,13 +577,12 @@ func (w *cacheWatch) writeBlocking() (result blockedResult) {
 		}
 	}
 	for {
-		_ = w.out.SetWriteDeadline(time.Now().Add(blockTime))
-		err := w.out.Settle()
+		late, err := w.try(w.out.Settle)
 		if err == nil {
 			break
 		}
 		switch {
-		case !errors.Is(err, os.ErrDeadlineExceeded) || w.over():
+		case !late || w.over():
 			w.out.Cancel(0)
 			return blockedDone
 		case w.c.watching.others():
@@ -548,6 +591,14 @@ func (w *cacheWatch) writeBlocking() (result blockedResult) {
 	}
 	written = true
 	return blockedDone
+}
+
+// writeRest writes what there is of rest.
+func (w *cacheWatch) writeRest() error {
+	n, err := w.out.Write(w.restBytes)
+	w.restBytes = w.restBytes[n:]
+	w.c.moved.Add(uint64(n))
+	return err
 }
 
 // over reports whether the watch has ended and its time is over.

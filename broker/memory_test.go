@@ -65,7 +65,7 @@ func needs(t *testing.T, c *conn) map[string]func() bool {
 		"changes": func() bool {
 			var lost atomic.Uint64
 			w := &cacheWatch{c: c, log: &cacheLog{}}
-			w.log.init(ledger.NewAccount(0, nil), 1<<16, 1<<12, &lost)
+			w.log.init(ledger.NewAccount(0, nil), 1<<16, 1<<12, &lost, new(atomic.Int64))
 			w.log.joinLocked(&w.cursor)
 			w.log.appendLocked(cache.Event{Kind: cache.Set, Version: 1, Key: []byte("k")})
 			_, ok := w.takeRest()

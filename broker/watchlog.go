@@ -28,6 +28,7 @@ type watchLog struct {
 	most     int // bytes of one event
 	pageSize int
 	lost     *atomic.Uint64 // counts changes, once for each cursor that has lost one
+	held     *atomic.Int64  // counts the bytes of all pages of all logs
 
 	mu      sync.Mutex // guards all below; innermost but for the ledger
 	tail    *logPage
@@ -78,8 +79,8 @@ const (
 
 // init prepares a log that nobody reads yet. Its memory, up to bound bytes of changes, is charged to owner. An event of
 // more than most bytes is lost to all.
-func (l *watchLog) init(owner ledger.Owner, bound, most int, lost *atomic.Uint64) {
-	l.owner, l.bound, l.most, l.lost = owner, bound, min(most, bound), lost
+func (l *watchLog) init(owner ledger.Owner, bound, most int, lost *atomic.Uint64, held *atomic.Int64) {
+	l.owner, l.bound, l.most, l.lost, l.held = owner, bound, min(most, bound), lost, held
 	l.pageSize = buf.CapOf(min(max(bound/logPageParts, minLogPage), maxLogPage))
 	l.head = &logPage{}
 	l.tail = l.head
@@ -153,7 +154,7 @@ func (l *watchLog) roomLocked(n int) bool {
 	}
 	p := &logPage{chunk: buf.Get(size), first: l.next}
 	p.chunk.SetOwner(l.owner)
-	l.bytes += size
+	l.countLocked(size)
 	l.head.next = p
 	l.head = p
 	l.freeLocked()
@@ -180,10 +181,15 @@ func (l *watchLog) dropLocked() bool {
 
 func (l *watchLog) releaseLocked(p *logPage) {
 	if p.chunk != nil {
-		l.bytes -= p.chunk.Cap()
+		l.countLocked(-p.chunk.Cap())
 		p.chunk.Release()
 		p.chunk = nil
 	}
+}
+
+func (l *watchLog) countLocked(n int) {
+	l.bytes += n
+	l.held.Add(int64(n))
 }
 
 // freeLocked frees the pages that every cursor has read. Cursors that lag find the rest of the log when they come.

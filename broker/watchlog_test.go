@@ -26,7 +26,7 @@ type logModel struct {
 
 func newLogModel(limit int64, bound, most int) *logModel {
 	m := &logModel{}
-	m.init(ledger.NewAccount(limit, nil), bound, most, &m.lostCount)
+	m.init(ledger.NewAccount(limit, nil), bound, most, &m.lostCount, new(atomic.Int64))
 	return m
 }
 
@@ -281,7 +281,7 @@ func TestRemovedBeforeTheFirstWatcher(t *testing.T) {
 	scope := c.b.caches.Add(cache.Scope{Tenant: "t1", Namespace: "default", Cache: "watched"})
 	l := &cacheLog{logs: ls, tenant: "t1"}
 	var lost atomic.Uint64
-	l.init(ledger.NewAccount(0, nil), 1<<16, 1<<12, &lost)
+	l.init(ledger.NewAccount(0, nil), 1<<16, 1<<12, &lost, new(atomic.Int64))
 	l.round.scheduled = true // no worker is to write
 	ls.logs[scope] = l
 	l.changed(cache.Event{Kind: cache.Set, Key: []byte("k")})
@@ -319,5 +319,98 @@ func TestTenantsTakeTurns(t *testing.T) {
 	}
 	if want := []int{0, 4, 1, 4, 2, 3, 5}; !slices.Equal(order, want) {
 		t.Errorf("served in the order %v, want %v", order, want)
+	}
+}
+
+// TestRoundsSkipParked: after a change every watcher that is not parked has its turn, whatever is parked, taken back or
+// leaves meanwhile, and no parked one has.
+func TestRoundsSkipParked(t *testing.T) {
+	for seed := range uint64(300) {
+		rnd := rand.New(rand.NewPCG(seed, 1))
+		l := &cacheLog{logs: &watchLogs{workers: maxWatchWorkers()}, share: &watchShare{}} // workers that never come
+		l.round.scheduled = true
+		parked := map[*cacheWatch]bool{}
+		served := map[*cacheWatch]bool{}
+		add := func() {
+			w := &cacheWatch{log: l}
+			l.round.add(w)
+			parked[w], served[w] = false, true // it has joined behind the change
+		}
+		for range 1 + rnd.IntN(20) {
+			add()
+		}
+		for range 20 {
+			l.round.left = l.round.inTurn
+			for w := range served {
+				served[w] = false
+			}
+			for {
+				w := l.round.next()
+				if w == nil {
+					break
+				}
+				if parked[w] && !w.again {
+					w.again = true // out of turn, as one that was moved before it was parked
+				}
+				served[w] = true
+				if len(parked) == 0 {
+					continue
+				}
+				other := l.round.watches[rnd.IntN(len(l.round.watches))]
+				switch rnd.IntN(6) {
+				case 0:
+					l.parkLocked(other)
+					parked[other] = true
+				case 1:
+					l.unparkLocked(other)
+					if parked[other] {
+						served[other] = true // its writer has looked
+					}
+					parked[other] = false
+				case 2:
+					l.parkLocked(other)
+					l.round.remove(other)
+					other.left = true
+					delete(parked, other)
+					delete(served, other)
+					add()
+				}
+			}
+			for w, isParked := range parked {
+				if l.round.watches[w.index] != w || isParked != (w.index >= l.round.inTurn) {
+					t.Fatalf("seed %d: place %d of %d in turn, parked: %t", seed, w.index, l.round.inTurn, isParked)
+				}
+				if !isParked && !served[w] {
+					t.Fatalf("seed %d: a watcher missed its turn", seed)
+				}
+			}
+			if len(parked) != len(l.round.watches) {
+				t.Fatalf("seed %d: %d watchers, want %d", seed, len(l.round.watches), len(parked))
+			}
+		}
+	}
+}
+
+// TestUnreadWatchesCostNoTurns: a change does not visit the watchers whose clients do not read.
+func TestUnreadWatchesCostNoTurns(t *testing.T) {
+	l := &cacheLog{logs: &watchLogs{workers: maxWatchWorkers()}, share: &watchShare{}}
+	l.init(ledger.NewAccount(0, nil), 1<<16, 1<<12, new(atomic.Uint64), new(atomic.Int64))
+	for range 1000 {
+		w := &cacheWatch{log: l}
+		l.round.add(w)
+		l.parkLocked(w)
+	}
+	one := &cacheWatch{log: l}
+	l.round.add(one)
+	l.mu.Lock()
+	l.joinLocked(&one.cursor)
+	l.mu.Unlock()
+	l.changed(cache.Event{Kind: cache.Set, Key: []byte("k")})
+	visits := 0
+	for l.round.next() != nil {
+		visits++
+	}
+	if visits != 1 {
+		t.Errorf("%d visits for one watcher that reads", visits)
 	}
 }

@@ -7,7 +7,6 @@ import (
 
 	"github.com/felix-mq/felix/cache"
 	"github.com/felix-mq/felix/codec"
-	"github.com/felix-mq/felix/internal/ledger"
 )
 
 // watchLogs has the log of each cache that is watched, and the workers that serve their watchers. Tenants take turns,
@@ -15,7 +14,6 @@ import (
 // something to write. So neither a cache with many watchers nor a tenant with many caches keeps others waiting.
 type watchLogs struct {
 	b      *Broker
-	budget *ledger.Budget
 	inline int // bytes of events that are written at once
 
 	mu     sync.Mutex // guards logs and shares; taken before the locks of a cache and of a log
@@ -40,16 +38,16 @@ type cacheLog struct {
 	round  watchRound // whom to serve; guarded by the log's lock
 }
 
-// watchShare is what the logs of one tenant are charged to, and the line in which they wait.
+// watchShare is the line in which the logs of one tenant wait.
 type watchShare struct {
-	*ledger.Share
 	logs        int       // guarded by watchLogs.mu
 	first, last *cacheLog // of the logs that have something to write, a list; guarded by watchLogs.turns
 }
 
 // watchRound is whom of a log's watchers there is to serve.
 type watchRound struct {
-	watches   []*cacheWatch // in no order; cacheWatch.index
+	watches   []*cacheWatch // first those that are served in turn, and then those that are parked; cacheWatch.index
+	inTurn    int           // how many are served in turn
 	turn      int           // the next of them
 	left      int           // how many of them have not had their turn since the last change
 	ready     []*cacheWatch // have something to write apart from that
@@ -59,8 +57,6 @@ type watchRound struct {
 }
 
 const (
-	// watchMemoryPart is the part of Config.ReadBytes that all logs together may hold.
-	watchMemoryPart = 8
 	// watchQuantum is for how many watchers a worker serves one log before it looks after the next one.
 	watchQuantum = 64
 	// watchPace is the time in which a worker may write to one watcher, on average over watchBurst. It leaves most of
@@ -74,13 +70,14 @@ const (
 
 func newWatchLogs(b *Broker) *watchLogs {
 	return &watchLogs{
-		b: b, budget: ledger.New(b.cfg.ReadBytes / watchMemoryPart),
+		b:      b,
 		inline: min(watchInline-len(lostFrame), b.cfg.MaxFrameBytes) - codec.CacheEventsHead,
 		logs:   make(map[*cache.Cache]*cacheLog), shares: make(map[string]*watchShare),
 	}
 }
 
-// join makes w a watcher of a cache, from the next change on. It reports false if the cache has been removed.
+// join makes w a watcher of a cache, from the next change on. It reports false if the cache has been removed. What the
+// log holds is charged to the reads of the tenant that watches first: the cache is of the same one.
 func (ls *watchLogs) join(c *cache.Cache, tenant string, w *cacheWatch) bool {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
@@ -88,12 +85,12 @@ func (ls *watchLogs) join(c *cache.Cache, tenant string, w *cacheWatch) bool {
 	if l == nil {
 		share := ls.shares[tenant]
 		if share == nil {
-			share = &watchShare{Share: ls.budget.Share(ledger.Automatic, 0)}
+			share = &watchShare{}
 			ls.shares[tenant] = share
 		}
 		cfg := &ls.b.cfg
 		l = &cacheLog{logs: ls, tenant: tenant, share: share}
-		l.init(share, cfg.CacheWatchBytes, min(cfg.CacheWatchBytes, cfg.MaxFrameBytes)-codec.CacheEventsHead, &ls.b.metrics.watchLost)
+		l.init(w.t.shares[kindReads], cfg.CacheWatchBytes, min(cfg.CacheWatchBytes, cfg.MaxFrameBytes)-codec.CacheEventsHead, &ls.b.metrics.watchLost, &ls.b.metrics.watchBytes)
 		stop, ok := c.Watch(l.changed)
 		if !ok {
 			ls.closeShareLocked(tenant)
@@ -110,8 +107,7 @@ func (ls *watchLogs) join(c *cache.Cache, tenant string, w *cacheWatch) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.joinLocked(&w.cursor)
-	w.index = len(l.round.watches)
-	l.round.watches = append(l.round.watches, w)
+	l.round.add(w)
 	if w.ended != "" || l.round.ended != "" {
 		l.readyLocked(w)
 	}
@@ -125,20 +121,11 @@ func (ls *watchLogs) leave(w *cacheWatch) {
 	l := w.log
 	l.mu.Lock()
 	l.leaveLocked(&w.cursor)
-	r := &l.round
-	last := len(r.watches) - 1
-	moved := r.watches[last]
-	r.watches[w.index] = moved
-	moved.index = w.index
-	r.watches[last] = nil
-	r.watches = r.watches[:last]
-	r.left = min(r.left, last)
+	l.parkLocked(w)
+	l.round.remove(w)
 	w.left = true
 	if !w.writing {
 		w.dropRest()
-	}
-	if moved != w && r.left > 0 {
-		l.readyLocked(moved) // its turn may have been before that of its new place
 	}
 	l.mu.Unlock()
 	if l.users--; l.users > 0 {
@@ -151,8 +138,7 @@ func (ls *watchLogs) leave(w *cacheWatch) {
 }
 
 func (ls *watchLogs) closeShareLocked(tenant string) {
-	if s := ls.shares[tenant]; s.logs == 0 {
-		s.Close()
+	if ls.shares[tenant].logs == 0 {
 		delete(ls.shares, tenant)
 	}
 }
@@ -174,12 +160,66 @@ func (l *cacheLog) changed(e cache.Event) {
 	if e.Kind != cache.Removed {
 		l.appendLocked(e)
 	}
-	l.round.left = len(l.round.watches)
+	l.round.left = l.round.inTurn
 	l.scheduleLocked()
 }
 
 // cacheRemoved is what watchers of a cache hear that has been removed.
 const cacheRemoved = "cache removed"
+
+// parkLocked takes w out of the turns, until unparkLocked: its writer looks for more itself. So a change costs
+// nothing for the watchers whose clients do not read.
+func (l *cacheLog) parkLocked(w *cacheWatch) {
+	r := &l.round
+	if w.index >= r.inTurn {
+		return
+	}
+	r.inTurn--
+	moved := r.watches[r.inTurn]
+	r.swap(w, moved)
+	r.left = min(r.left, r.inTurn)
+	if moved != w && r.left > 0 {
+		l.readyLocked(moved) // its turn may have been before that of its new place
+	}
+}
+
+// unparkLocked undoes parkLocked. The caller sees to what w has missed.
+func (l *cacheLog) unparkLocked(w *cacheWatch) {
+	r := &l.round
+	if w.left || w.index < r.inTurn {
+		return
+	}
+	r.enter(w)
+}
+
+// add puts a watcher behind those that are served in turn.
+func (r *watchRound) add(w *cacheWatch) {
+	w.index = len(r.watches)
+	r.watches = append(r.watches, w)
+	r.enter(w)
+}
+
+// enter puts a watcher in its turn that is parked. It may come before those that have not had theirs.
+func (r *watchRound) enter(w *cacheWatch) {
+	r.swap(w, r.watches[r.inTurn])
+	r.inTurn++
+	if r.left > 0 {
+		r.left++
+	}
+}
+
+// remove takes a watcher out that is parked.
+func (r *watchRound) remove(w *cacheWatch) {
+	last := len(r.watches) - 1
+	r.swap(w, r.watches[last])
+	r.watches[last] = nil
+	r.watches = r.watches[:last]
+}
+
+func (r *watchRound) swap(a, b *cacheWatch) {
+	a.index, b.index = b.index, a.index
+	r.watches[a.index], r.watches[b.index] = a, b
+}
 
 // readyLocked has w served out of turn.
 func (l *cacheLog) readyLocked(w *cacheWatch) {
@@ -312,7 +352,7 @@ func (r *watchRound) next() *cacheWatch {
 		return nil
 	}
 	r.left--
-	if r.turn >= len(r.watches) {
+	if r.turn >= r.inTurn {
 		r.turn = 0
 	}
 	r.turn++

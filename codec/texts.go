@@ -94,6 +94,7 @@ var (
 	CacheScopeNotFound = Refusal{CodeNotFound, "cache scope not found: TENANT/NAMESPACE/CACHE", FormError, "unknown cache, namespace or tenant", StreamByID}
 	CacheEntryTooLarge = Refusal{CodeTooLarge, "cache entry too large", FormError, "cache_put whose value could not be read back within FELIX_MAX_FRAME_BYTES", StreamByID}
 	WatchesReached     = Refusal{CodeLimit, LimitReached("watches"), FormError, "a watch of a cache, beyond what the tenant may have; in a reply of the extension cache", StreamKept}
+	WatchMemoryReached = Refusal{CodeLimit, LimitReached("read bytes"), FormError, "a watch of a cache, when the tenant has all the memory for requests, streams and watches that it may have; in a reply of the extension cache", StreamKept}
 	CacheBytesReached  = Refusal{CodeLimit, LimitReached("cache bytes"), FormError, "cache_put of an entry that does not fit into what its cache or its tenant may hold; nothing has changed", StreamByID}
 )
 
@@ -203,7 +204,7 @@ var refusals = []Refusal{
 	AdmissionTimedOut, AdmissionTimedOutAck, AdmissionClosed, AdmissionClosedAck,
 	PublishRateReached, PublishRateReachedAck, PublishBytesReached, PublishBytesReachedAck,
 	MaxSubscriptions, SubscriptionsReached, SubscribeRateReached, MemoryReached, DuplicateSubscription, CursorRefused, OpenUniStream,
-	CacheScopeNotFound, CacheEntryTooLarge, WatchesReached, CacheBytesReached,
+	CacheScopeNotFound, CacheEntryTooLarge, WatchesReached, WatchMemoryReached, CacheBytesReached,
 }
 
 // Refusals returns the whole table.
