@@ -97,6 +97,10 @@ conformance: ## Judge the broker and then the client by the protocol, case by ca
 	$(GO) run ./cmd/conformance client || status=1; \
 	exit $$status
 
+.PHONY: mutants
+mutants: ## Take behaviors out of the broker, one at a time, and check that the cases notice (about two minutes)
+	FELIX_MUTANTS=1 $(GO) test ./conformance -v -count=1 -timeout=20m -run TestMutants
+
 .PHONY: hostile
 hostile: ## A million damaged frames and 60 hostile scripts against a broker, with a healthy pair beside them (about two minutes)
 	$(GO) test ./conformance/hostile -v -count=1 -timeout=10m -run 'TestMutatedFrames|TestBehaviors' \

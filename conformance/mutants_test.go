@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/felix-mq/felix/conformance"
-	"github.com/felix-mq/felix/internal/race"
 )
 
 // mutant is a behavior taken out of the broker, and cases that must notice. Snippets are replaced in copies of the
@@ -121,8 +120,8 @@ var mutants = []mutant{
 
 // TestMutants shows that the cases notice: each mutant is built and judged by the cases that it must fail.
 func TestMutants(t *testing.T) {
-	if testing.Short() || race.Enabled {
-		t.Skip("builds programs")
+	if os.Getenv("FELIX_MUTANTS") != "1" {
+		t.Skip("builds a program for each mutant: make mutants")
 	}
 	for _, m := range mutants {
 		t.Run(m.name, func(t *testing.T) { m.judge(t) })

@@ -18,12 +18,13 @@ type Conn struct {
 	watch    pathWatch // owned by the goroutine that looks
 	ctx      context.Context
 	released chan struct{} // closed when nothing is left of the connection
+	index    int           // in Listener.conns, guarded by Listener.mu; -1 if it is not there
 }
 
 // newConn calls release, on a goroutine of its own, when the connection has ended.
 func newConn(qc *quic.Conn, sock *socket, tr *quic.Transport, sizes *sizeTester, release func(*Conn)) *Conn {
 	ctx, cancel := context.WithCancelCause(context.Background())
-	c := &Conn{qc: qc, sock: sock, tr: tr, ctx: ctx, released: make(chan struct{})}
+	c := &Conn{qc: qc, sock: sock, tr: tr, ctx: ctx, released: make(chan struct{}), index: -1}
 	context.AfterFunc(qc.Context(), func() {
 		cancel(sizes.ended(c, mapError(context.Cause(qc.Context()))))
 		release(c)

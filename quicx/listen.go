@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,7 +35,7 @@ type Listener struct {
 	closeErr  error
 
 	mu     sync.Mutex
-	conns  map[*Conn]struct{} // accepted and still open
+	conns  []*Conn // accepted and still open; Conn.index
 	closed bool
 }
 
@@ -85,7 +86,7 @@ func Listen(addr string, tlsConf *tls.Config, cfg Config) (*Listener, error) {
 
 // listenOn takes cfg with defaults. It leaves conns to the caller if it fails.
 func listenOn(conns []*net.UDPConn, tlsConf *tls.Config, cfg Config) (*Listener, error) {
-	l := &Listener{conns: make(map[*Conn]struct{}), accepted: make(chan incoming), stop: make(chan struct{}), failed: make(chan error, 1)}
+	l := &Listener{accepted: make(chan incoming), stop: make(chan struct{}), failed: make(chan error, 1)}
 	l.sizes, l.tests = newSizeTester(cfg, l.stop), make(chan struct{}, maxTests)
 	sockets := make([]*socket, len(conns))
 	for i, conn := range conns {
@@ -139,21 +140,24 @@ func listenOn(conns []*net.UDPConn, tlsConf *tls.Config, cfg Config) (*Listener,
 	return l, nil
 }
 
-// watch looks at the packets of all connections now and then.
+// watchParts is in how many parts the listener looks at its connections: a look at many thousands at once would keep a
+// processor from others.
+const watchParts = 10
+
+// watch looks at the packets of each connection every sizes.every.
 func (l *Listener) watch() {
-	tick := time.NewTicker(l.sizes.every)
+	tick := time.NewTicker(l.sizes.every / watchParts)
 	defer tick.Stop()
 	var conns []*Conn
-	for {
+	for part := 0; ; part = (part + 1) % watchParts {
 		select {
 		case <-l.stop:
 			return
 		case <-tick.C:
 		}
 		l.mu.Lock()
-		for c := range l.conns {
-			conns = append(conns, c)
-		}
+		n := len(l.conns)
+		conns = append(conns, l.conns[part*n/watchParts:(part+1)*n/watchParts]...)
 		l.mu.Unlock()
 		for _, c := range conns {
 			l.sizes.check(c, l.startTest)
@@ -233,7 +237,8 @@ func (l *Listener) Accept(ctx context.Context) (*Conn, error) {
 	l.mu.Lock()
 	closed := l.closed
 	if !closed && in.qc.Context().Err() == nil {
-		l.conns[c] = struct{}{}
+		c.index = len(l.conns)
+		l.conns = append(l.conns, c)
 	}
 	l.mu.Unlock()
 	if closed {
@@ -255,8 +260,16 @@ func (l *Listener) stopped() bool {
 
 func (l *Listener) forget(c *Conn) {
 	l.mu.Lock()
-	delete(l.conns, c)
-	l.mu.Unlock()
+	defer l.mu.Unlock()
+	if c.index < 0 {
+		return
+	}
+	last := len(l.conns) - 1
+	moved := l.conns[last]
+	l.conns[c.index], moved.index = moved, c.index
+	l.conns[last] = nil
+	l.conns = l.conns[:last]
+	c.index = -1
 }
 
 // Addr returns the local address.
@@ -315,10 +328,7 @@ func (l *Listener) Close() error {
 func (l *Listener) close() error {
 	l.mu.Lock()
 	l.closed = true
-	conns := make([]*Conn, 0, len(l.conns))
-	for c := range l.conns {
-		conns = append(conns, c)
-	}
+	conns := slices.Clone(l.conns)
 	l.mu.Unlock()
 
 	close(l.stop)
