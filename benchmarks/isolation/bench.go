@@ -18,6 +18,7 @@ type bench struct {
 	progress program.Progress
 
 	rounds   int
+	apart    bool // measure B with the attack on another broker as well
 	duration time.Duration
 	patience time.Duration // until all must be back
 	binary   string
@@ -103,8 +104,46 @@ func (b *bench) attack(ctx context.Context, a attack, dir string) (*result, erro
 }
 
 func describe(r round) string {
-	return fmt.Sprintf("p99 deliver %.1f → %.1f, get %.1f → %.1f, connect %.1f → %.1f ms", ms(r.Control.Deliver), ms(r.Under.Deliver),
-		ms(r.Control.Get), ms(r.Under.Get), ms(r.Control.Connect), ms(r.Under.Connect))
+	return fmt.Sprintf("p99 without, with the attack elsewhere, and with it: deliver %.1f, %.1f, %.1f, get %.1f, %.1f, %.1f, connect %.1f, %.1f, %.1f ms",
+		ms(r.Control.Deliver), ms(r.Apart.Deliver), ms(r.Under.Deliver),
+		ms(r.Control.Get), ms(r.Apart.Get), ms(r.Under.Get), ms(r.Control.Connect), ms(r.Apart.Connect), ms(r.Under.Connect))
+}
+
+// under runs B's load while an attack is set up and then for as long as each measurement lasts.
+func (b *bench) under(ctx context.Context, l *load, at *process) *phase {
+	stop, cancel := context.WithTimeout(ctx, standsWithin+b.duration)
+	defer cancel()
+	go func() {
+		at.awaitStanding(stop)
+		if pause(stop, b.duration) == nil {
+			cancel()
+		}
+	}()
+	return l.run(ctx, stop)
+}
+
+// besides measures B while A attacks another broker of the same machine, with the same settings. What B feels then is
+// the processors that it shares with the attacker and the attacked.
+func (b *bench) besides(ctx context.Context, a attack, s *site, l *load) (latencies, error) {
+	dir, err := os.MkdirTemp(s.dir, "apart-")
+	if err != nil {
+		return latencies{}, err
+	}
+	other, err := startSite(ctx, b.binary, dir, a.name, append(append([]string{}, a.set...), b.set...))
+	if err != nil {
+		return latencies{}, err
+	}
+	at, err := startAttacker(other.job)
+	if err != nil {
+		return latencies{}, errors.Join(err, other.stop())
+	}
+	p := b.under(ctx, l, at)
+	at.stop()
+	_ = other.stop() // that it ends in time is judged where B is attacked
+	if len(p.errors) > 0 {
+		return latencies{}, fmt.Errorf("with the attack on another broker B fails: %s", most(p.errors))
+	}
+	return p.latencies(), nil
 }
 
 // during runs B's load for d.
@@ -123,6 +162,12 @@ func (b *bench) round(ctx context.Context, a attack, s *site, l *load) (r round,
 	}
 	r.Control, r.Before = control.latencies(), s.resident()
 
+	if b.apart {
+		if r.Apart, err = b.besides(ctx, a, s, l); err != nil {
+			return r, err
+		}
+	}
+
 	s.peak.Store(0)
 	watchCtx, stopWatching := context.WithCancel(ctx)
 	defer stopWatching()
@@ -131,15 +176,7 @@ func (b *bench) round(ctx context.Context, a attack, s *site, l *load) (r round,
 	if err != nil {
 		return r, err
 	}
-	stop, cancel := context.WithTimeout(ctx, standsWithin+b.duration)
-	defer cancel()
-	go func() {
-		at.awaitStanding(stop)
-		if pause(stop, b.duration) == nil {
-			cancel()
-		}
-	}()
-	under := l.run(ctx, stop)
+	under := b.under(ctx, l, at)
 	connections := s.metric(ctx, "felix_connections")
 	if b.profiles != "" {
 		if err := s.profile(ctx, filepath.Join(b.profiles, a.name+".pb.gz")); err != nil {

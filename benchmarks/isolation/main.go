@@ -44,6 +44,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	list := flags.Bool("list", false, "print what the attacks do, and run none")
 	rounds := flags.Int("rounds", 3, "times that each measurement is made")
 	duration := flags.Duration("duration", 3*time.Second, "of each measurement")
+	apart := flags.Bool("apart", true, "measure B also while A attacks another broker on this machine, which is what sharing its processors costs")
 	jsonFile := flags.String("json", "", "`file` for all that was measured")
 	docs := flags.String("docs", "", "`file` that shows the table between two lines of comment")
 	binary := flags.String("broker", "", "broker `binary`; without it, that of this tree is built")
@@ -76,7 +77,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	b := &bench{
 		out: stdout, progress: program.Progress{Writer: stderr}, rounds: *rounds, duration: *duration, patience: maxBack,
-		binary: *binary, set: *set, profiles: *profiles,
+		binary: *binary, apart: *apart, set: *set, profiles: *profiles,
 	}
 	results, err := b.attacks(ctx, chosen)
 	if err == nil && *jsonFile != "" {
