@@ -61,62 +61,64 @@ func (h *held) shed(n int64) {
 func TestShares(t *testing.T) {
 	for _, from := range []int64{1, 32 << 10, policyFrom} {
 		for seed := range uint64(20) {
-			rnd := rand.New(rand.NewPCG(seed, uint64(from)))
-			s, _, _ := newTest(t, Options{MaxBytes: 256 << 10})
-			s.policyFrom = from
-			s.SetTenant(primary.Tenant, 0, 0) // nothing is set aside for it
-			var modest, greedy []*held
-			for i := range 6 {
-				h := &held{name: fmt.Sprint("tenant-", i), keys: map[string]int{}, guarantee: 20 << 10}
-				switch i {
-				case 0, 1:
-					modest = append(modest, h)
-				case 2: // as much as it may have, exactly
-					h.limit = h.guarantee
-					modest = append(modest, h)
-				case 3:
-					h.guarantee, h.limit = 0, 16<<10
-					greedy = append(greedy, h)
-				default:
-					greedy = append(greedy, h)
+			t.Run(fmt.Sprintf("policy from %d, seed %d", from, seed), func(t *testing.T) {
+				rnd := rand.New(rand.NewPCG(seed, uint64(from)))
+				s, _, _ := newTest(t, Options{MaxBytes: 256 << 10})
+				s.policyFrom = from
+				s.SetTenant(primary.Tenant, 0, 0) // nothing is set aside for it
+				var modest, greedy []*held
+				for i := range 6 {
+					h := &held{name: fmt.Sprint("tenant-", i), keys: map[string]int{}, guarantee: 20 << 10}
+					switch i {
+					case 0, 1:
+						modest = append(modest, h)
+					case 2: // as much as it may have, exactly
+						h.limit = h.guarantee
+						modest = append(modest, h)
+					case 3:
+						h.guarantee, h.limit = 0, 16<<10
+						greedy = append(greedy, h)
+					default:
+						greedy = append(greedy, h)
+					}
+					s.SetTenant(h.name, h.guarantee, h.limit)
+					h.cache = s.Add(Scope{h.name, "default", "primary"})
 				}
-				s.SetTenant(h.name, h.guarantee, h.limit)
-				h.cache = s.Add(Scope{h.name, "default", "primary"})
-			}
-			for i := range 3000 {
-				if rnd.IntN(3) == 0 {
-					h := modest[rnd.IntN(len(modest))]
-					key, size := fmt.Sprint("k", rnd.IntN(60)), rnd.IntN(1200)
-					h.shed(costOf(key, size))
-					h.put(t, key, size)
-				} else {
-					h := greedy[rnd.IntN(len(greedy))]
-					_, err := h.cache.Put(fmt.Appendf(nil, "k%d", i%5000), make([]byte, rnd.IntN(4000)), NoExpiry)
-					if err != nil {
-						t.Fatalf("seed %d: %s, which can displace its own: %v", seed, h.name, err)
+				for i := range 3000 {
+					if rnd.IntN(3) == 0 {
+						h := modest[rnd.IntN(len(modest))]
+						key, size := fmt.Sprint("k", rnd.IntN(60)), rnd.IntN(1200)
+						h.shed(costOf(key, size))
+						h.put(t, key, size)
+					} else {
+						h := greedy[rnd.IntN(len(greedy))]
+						_, err := h.cache.Put(fmt.Appendf(nil, "k%d", i%5000), make([]byte, rnd.IntN(4000)), NoExpiry)
+						if err != nil {
+							t.Fatalf("seed %d: %s, which can displace its own: %v", seed, h.name, err)
+						}
+					}
+					if n := s.Bytes(); n > 256<<10 {
+						t.Fatalf("seed %d: %d bytes in a store of %d", seed, n, 256<<10)
+					}
+					for _, h := range greedy {
+						if n := s.TenantBytes(h.name); h.limit > 0 && n > h.limit {
+							t.Fatalf("seed %d: %s holds %d bytes, its maximum is %d", seed, h.name, n, h.limit)
+						}
+					}
+					if i%100 == 0 {
+						settle(s)
+						checkHeld(t, s, modest)
 					}
 				}
-				if n := s.Bytes(); n > 256<<10 {
-					t.Fatalf("seed %d: %d bytes in a store of %d", seed, n, 256<<10)
+				settle(s)
+				checkHeld(t, s, modest)
+				if n := s.Bytes(); n < 256<<10*3/4 {
+					t.Errorf("seed %d: %d bytes in use of %d, although more was put", seed, n, 256<<10)
 				}
-				for _, h := range greedy {
-					if n := s.TenantBytes(h.name); h.limit > 0 && n > h.limit {
-						t.Fatalf("seed %d: %s holds %d bytes, its maximum is %d", seed, h.name, n, h.limit)
-					}
+				if t.Failed() {
+					t.Fatalf("policies from %d bytes on, seed %d", from, seed)
 				}
-				if i%100 == 0 {
-					settle(s)
-					checkHeld(t, s, modest)
-				}
-			}
-			settle(s)
-			checkHeld(t, s, modest)
-			if n := s.Bytes(); n < 256<<10*3/4 {
-				t.Errorf("seed %d: %d bytes in use of %d, although more was put", seed, n, 256<<10)
-			}
-			if t.Failed() {
-				t.Fatalf("policies from %d bytes on, seed %d", from, seed)
-			}
+			})
 		}
 	}
 }
@@ -140,15 +142,34 @@ func checkHeld(t *testing.T, s *Store, all []*held) {
 // goroutines, with limits that change and tenants that come and go.
 func TestSharesUnderFlood(t *testing.T) {
 	for _, from := range []int64{1, policyFrom} {
-		const bound = 4 << 20
-		s, _, _ := newTest(t, Options{MaxBytes: bound})
-		s.policyFrom = from
-		s.SetTenant("quiet", 1<<20, 0)
-		quiet := s.Add(Scope{"quiet", "default", "primary"})
-		stop := make(chan struct{})
-		var wg sync.WaitGroup
-		for g := range 3 {
-			c := s.Add(Scope{fmt.Sprint("loud-", g%2), "default", fmt.Sprint(g)})
+		t.Run(fmt.Sprint("policy from ", from), func(t *testing.T) {
+			const bound = 4 << 20
+			s, _, _ := newTest(t, Options{MaxBytes: bound})
+			s.policyFrom = from
+			s.SetTenant("quiet", 1<<20, 0)
+			quiet := s.Add(Scope{"quiet", "default", "primary"})
+			stop := make(chan struct{})
+			var wg sync.WaitGroup
+			for g := range 3 {
+				c := s.Add(Scope{fmt.Sprint("loud-", g%2), "default", fmt.Sprint(g)})
+				wg.Go(func() {
+					for i := 0; ; i++ {
+						select {
+						case <-stop:
+							return
+						default:
+						}
+						if _, err := c.Put(fmt.Appendf(nil, "%d-%d", g, i), make([]byte, 100+i%3000), NoExpiry); err != nil {
+							t.Errorf("a put that can displace others: %v", err)
+							return
+						}
+						if n := s.Bytes(); n > bound {
+							t.Errorf("%d bytes in a store of %d", n, bound)
+							return
+						}
+					}
+				})
+			}
 			wg.Go(func() {
 				for i := 0; ; i++ {
 					select {
@@ -156,92 +177,77 @@ func TestSharesUnderFlood(t *testing.T) {
 						return
 					default:
 					}
-					if _, err := c.Put(fmt.Appendf(nil, "%d-%d", g, i), make([]byte, 100+i%3000), NoExpiry); err != nil {
-						t.Errorf("a put that can displace others: %v", err)
-						return
+					name := fmt.Sprint("passing-", i%3)
+					s.SetTenant(name, ledger.Automatic, 64<<10)
+					c := s.Add(Scope{name, "default", "primary"})
+					for k := range 100 {
+						if _, err := c.Put(fmt.Append(nil, k), make([]byte, 1000), NoExpiry); err != nil && !errors.Is(err, ErrLimit) {
+							t.Error(err)
+						}
 					}
-					if n := s.Bytes(); n > bound {
-						t.Errorf("%d bytes in a store of %d", n, bound)
-						return
+					s.RemoveTenant(name)
+					if n := s.TenantBytes(name); n != 0 || !c.Removed() {
+						t.Errorf("%d bytes of a tenant that is gone", n)
 					}
 				}
 			})
-		}
-		wg.Go(func() {
-			for i := 0; ; i++ {
-				select {
-				case <-stop:
-					return
-				default:
+			keys := make([]string, 600) // of 1.4 KiB
+			for i := range keys {
+				keys[i] = fmt.Sprint("key-", i)
+				if _, err := quiet.Put([]byte(keys[i]), make([]byte, 1000), NoExpiry); err != nil {
+					t.Error(err)
 				}
-				name := fmt.Sprint("passing-", i%3)
-				s.SetTenant(name, ledger.Automatic, 64<<10)
-				c := s.Add(Scope{name, "default", "primary"})
-				for k := range 100 {
-					if _, err := c.Put(fmt.Append(nil, k), make([]byte, 1000), NoExpiry); err != nil && !errors.Is(err, ErrLimit) {
-						t.Error(err)
+				for n := range 3 { // fresh ones and old ones
+					if key := keys[i*n/2]; true {
+						if _, ok := get(quiet, key); !ok {
+							t.Errorf("%s is gone, %d keys after it was put", key, i-i*n/2)
+						}
 					}
 				}
-				s.RemoveTenant(name)
-				if n := s.TenantBytes(name); n != 0 || !c.Removed() {
-					t.Errorf("%d bytes of a tenant that is gone", n)
-				}
+				runtime.Gosched()
+			}
+			close(stop)
+			wg.Wait()
+			if n := quiet.Stats().Evicted; n != 0 {
+				t.Errorf("%d entries within the guarantee evicted", n)
 			}
 		})
-		keys := make([]string, 600) // of 1.4 KiB
-		for i := range keys {
-			keys[i] = fmt.Sprint("key-", i)
-			if _, err := quiet.Put([]byte(keys[i]), make([]byte, 1000), NoExpiry); err != nil {
-				t.Error(err)
-			}
-			for n := range 3 { // fresh ones and old ones
-				if key := keys[i*n/2]; true {
-					if _, ok := get(quiet, key); !ok {
-						t.Errorf("%s is gone, %d keys after it was put", key, i-i*n/2)
-					}
-				}
-			}
-			runtime.Gosched()
-		}
-		close(stop)
-		wg.Wait()
-		if n := quiet.Stats().Evicted; n != 0 {
-			t.Errorf("%d entries within the guarantee evicted", n)
-		}
 	}
 }
 
 // When the store is full, the tenant furthest above its guarantee gives, no matter who puts and which policies there are.
 func TestFurthestGives(t *testing.T) {
 	for _, from := range []int64{1, policyFrom} {
-		s, _, _ := newTest(t, Options{MaxBytes: 1 << 20})
-		s.policyFrom = from
-		s.SetTenant(primary.Tenant, 0, 0)
-		fill := func(c *Cache, n int64) {
-			for i := 0; i < 10_000 && c.bytes.Load() < n; i++ {
-				if _, err := c.Put(fmt.Appendf(nil, "%d", i), make([]byte, 500), NoExpiry); err != nil {
-					t.Fatal(err)
+		t.Run(fmt.Sprint("policy from ", from), func(t *testing.T) {
+			s, _, _ := newTest(t, Options{MaxBytes: 1 << 20})
+			s.policyFrom = from
+			s.SetTenant(primary.Tenant, 0, 0)
+			fill := func(c *Cache, n int64) {
+				for i := 0; i < 10_000 && c.bytes.Load() < n; i++ {
+					if _, err := c.Put(fmt.Appendf(nil, "%d", i), make([]byte, 500), NoExpiry); err != nil {
+						t.Fatal(err)
+					}
 				}
 			}
-		}
-		caches := map[string]*Cache{}
-		for _, name := range []string{"near", "far", "new"} {
-			s.SetTenant(name, 64<<10, 0)
-			caches[name] = s.Add(Scope{name, "default", "primary"})
-		}
-		fill(caches["near"], 128<<10)
-		fill(caches["far"], 700<<10)
-		fill(caches["new"], 300<<10)
-		settle(s)
-		if n := caches["near"].Stats().Evicted; n != 0 {
-			t.Errorf("%d entries of the tenant that is less far above its guarantee evicted", n)
-		}
-		if n := caches["far"].Stats().Evicted; n == 0 {
-			t.Error("the tenant furthest above its guarantee gives nothing")
-		}
-		if caches["new"].bytes.Load() < 290<<10 {
-			t.Errorf("%d bytes for the tenant that came last", caches["new"].bytes.Load())
-		}
+			caches := map[string]*Cache{}
+			for _, name := range []string{"near", "far", "new"} {
+				s.SetTenant(name, 64<<10, 0)
+				caches[name] = s.Add(Scope{name, "default", "primary"})
+			}
+			fill(caches["near"], 128<<10)
+			fill(caches["far"], 700<<10)
+			fill(caches["new"], 300<<10)
+			settle(s)
+			if n := caches["near"].Stats().Evicted; n != 0 {
+				t.Errorf("%d entries of the tenant that is less far above its guarantee evicted", n)
+			}
+			if n := caches["far"].Stats().Evicted; n == 0 {
+				t.Error("the tenant furthest above its guarantee gives nothing")
+			}
+			if caches["new"].bytes.Load() < 290<<10 {
+				t.Errorf("%d bytes for the tenant that came last", caches["new"].bytes.Load())
+			}
+		})
 	}
 }
 
