@@ -103,7 +103,7 @@ func TestCacheFramesLeaveOut(t *testing.T) {
 
 // Callers of one stream get their own replies, also when most of them give up early.
 func TestCacheFramesManyCallers(t *testing.T) {
-	c := cacheClient(t, broker.DefaultConfig(), client.WithCacheStreams(1))
+	c := cacheClient(t, broker.DefaultConfig(), client.WithTransport(client.Transport{CacheStreams: 1}))
 	var wg sync.WaitGroup
 	for g := range 32 {
 		wg.Go(func() {

@@ -82,7 +82,7 @@ func TestCacheWatch(t *testing.T) {
 // A watch that is left gives its place back, on both sides.
 func TestCacheWatchLeft(t *testing.T) {
 	d := start(t, func(cfg *broker.Config) { cfg.MaxSubscriptionsPerConn = 1 })
-	c := connect(t, d, client.WithEventConns(1))
+	c := connect(t, d, client.WithTransport(client.Transport{EventConns: 1}))
 	for range 3 {
 		for e, err := range c.Cache("default", "primary").Watch(testContext(t)) {
 			if err != nil || e.Kind != client.CacheReset {
@@ -101,7 +101,7 @@ func TestCacheWatchLeft(t *testing.T) {
 // A watcher that does not read is told that it missed something, costs a bounded queue, and holds nobody up.
 func TestCacheWatchSlow(t *testing.T) {
 	d := start(t, func(cfg *broker.Config) { cfg.CacheWatchBytes = 8 << 10 })
-	writer, reader := connect(t, d), connect(t, d, client.WithEventWindows(16<<10, 0))
+	writer, reader := connect(t, d), connect(t, d, client.WithTransport(client.Transport{EventWindows: client.Windows{Stream: 16 << 10}}))
 	ctx, cache := testContext(t), writer.Cache("default", "primary")
 	next := watch(t, reader)
 	sets := 0
@@ -414,7 +414,7 @@ func TestCacheWatchRefused(t *testing.T) {
 // A stream does not go on with a cache that was removed, as its requests would be acknowledged and come to nothing.
 func TestCacheRemovedUnderStream(t *testing.T) {
 	d := start(t, nil)
-	cache := connect(t, d, client.WithCacheStreams(1)).Cache("default", "primary")
+	cache := connect(t, d, client.WithTransport(client.Transport{CacheStreams: 1})).Cache("default", "primary")
 	ctx := testContext(t)
 	must(t, cache.Put(ctx, "k", []byte("v"), client.NoExpiry))
 	d.RemoveCache(d.Tenant, "default", "primary")

@@ -288,7 +288,7 @@ func TestStoppedSubscribers(t *testing.T) {
 				cfg.QueueBytes = 256 << 10
 				cfg.RetainedBytes = 16 << 20
 			})
-			c := connect(t, d, client.WithEventConns(conns), client.WithStreamWindow(64<<10))
+			c := connect(t, d, client.WithTransport(client.Transport{EventConns: conns, StreamWindow: 64 << 10}))
 			pub := connect(t, d)
 			ctx := testContext(t)
 			all := make([]*client.Subscription, subs)

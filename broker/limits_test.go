@@ -431,7 +431,7 @@ func TestGapsAndResume(t *testing.T) {
 // TestSlowReaderIsTold lets a subscriber that stopped reading go on, with nothing published meanwhile.
 func TestSlowReaderIsTold(t *testing.T) {
 	d := start(t, func(cfg *broker.Config) { cfg.QueueBytes = 64 << 10 })
-	c := connect(t, d, client.WithStreamWindow(64<<10))
+	c := connect(t, d, client.WithTransport(client.Transport{StreamWindow: 64 << 10}))
 	ctx := testContext(t)
 	s := subscribe(t, c, "demo")
 	p := connect(t, d).Publisher("default", "demo")

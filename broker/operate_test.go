@@ -211,7 +211,7 @@ func TestShutdownDeliversWhatWasAcknowledged(t *testing.T) {
 				addr = lossy.Addr()
 			}
 			c, err := client.Connect(ctx, addr, client.WithTLS(d.ClientTLS()), client.WithToken(d.Tenant, d.Token),
-				client.WithIdleTimeout(time.Second, 300*time.Millisecond))
+				client.WithTransport(client.Transport{IdleTimeout: time.Second, KeepAlive: 300 * time.Millisecond}))
 			if err != nil {
 				t.Fatal(err)
 			}

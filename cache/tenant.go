@@ -337,7 +337,7 @@ func (t *tenant) charge(cost int64) bool {
 			continue
 		}
 		s.making.Unlock()
-		time.Sleep(tryPause)
+		time.Sleep(tryPause) //nolint:forbidigo // nothing tells when the other puts have had a processor
 		s.making.Lock()
 	}
 	return false

@@ -112,7 +112,7 @@ func TestResumeFor(t *testing.T) {
 // before.
 func TestGapIsHandedOver(t *testing.T) {
 	p := newPeer(t)
-	c, _, _ := p.dialogue(codec.KnownFlags, quick(), client.WithEventConns(1))
+	c, _, _ := p.dialogue(codec.KnownFlags, quick(), client.WithTransport(client.Transport{EventConns: 1}))
 	wait := begin(p, func() (*client.Subscription, error) { return c.Subscribe(p.ctx, "default", "demo") })
 	_, conn, ev := p.feedOf(1, true)
 	sub, err := wait()
@@ -162,7 +162,7 @@ func TestGapIsHandedOver(t *testing.T) {
 // TestPositionOfOneLife reads the position while lives of the stream follow each other.
 func TestPositionOfOneLife(t *testing.T) {
 	p := newPeer(t)
-	c, _, _ := p.dialogue(codec.KnownFlags, quick(), client.WithEventConns(1))
+	c, _, _ := p.dialogue(codec.KnownFlags, quick(), client.WithTransport(client.Transport{EventConns: 1}))
 	wait := begin(p, func() (*client.Subscription, error) { return c.Subscribe(p.ctx, "default", "demo") })
 	_, _, ev := p.feedOf(1, true)
 	sub, err := wait()

@@ -26,7 +26,7 @@ func TestAllocNext(t *testing.T) {
 	const runs = 1000
 	p := newPeer(t)
 	c, _, _ := p.dialogue(codec.KnownFlags)
-	sub, _, ev := p.subscribe(c, 5)
+	sub, _, ev := p.subscribe(c, 5, client.WithViews())
 	p.must(ev.Send(codec.AppendEventBatch(nil, codec.LayoutSharedOffsets, 0, 7, repeat([]byte("payload"), 2*runs+3))))
 	if _, err := sub.Next(p.ctx); err != nil { // the frame is there
 		t.Fatal(err)
@@ -50,6 +50,26 @@ func TestAllocNext(t *testing.T) {
 	}
 	if string(kept.Payload) != "payload" {
 		t.Errorf("kept %q", kept.Payload)
+	}
+}
+
+// TestAllocOwned takes events that the caller owns: one allocation for each, the payload.
+func TestAllocOwned(t *testing.T) {
+	skipAllocations(t)
+	const runs = 1000
+	p := newPeer(t)
+	c, _, _ := p.dialogue(codec.KnownFlags)
+	sub, _, ev := p.subscribe(c, 5)
+	p.must(ev.Send(codec.AppendEventBatch(nil, codec.LayoutSharedOffsets, 0, 7, repeat([]byte("payload"), runs+2))))
+	if _, err := sub.Next(p.ctx); err != nil { // the frame is there
+		t.Fatal(err)
+	}
+	if n := testing.AllocsPerRun(runs, func() {
+		if _, err := sub.Next(p.ctx); err != nil {
+			t.Error(err)
+		}
+	}); n > 1 {
+		t.Errorf("%v allocations per event", n)
 	}
 }
 

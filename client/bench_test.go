@@ -45,31 +45,34 @@ func benchmarkPublish(b *testing.B, publish func(*client.Publisher, context.Cont
 // BenchmarkDeliver reads batches as fast as a broker can send them.
 func BenchmarkDeliver(b *testing.B) {
 	for _, s := range shapes {
-		b.Run(fmt.Sprintf("size=%d/batch=%d", s.size, s.batch), func(b *testing.B) {
-			p := newPeer(b)
-			c, _, _ := p.dialogue(codec.KnownFlags)
-			sub, _, ev := p.subscribe(c, 5)
-			frame := codec.AppendEventBatch(nil, codec.LayoutSharedOffsets, 0, 0, repeat(make([]byte, s.size), s.batch))
-			sent := do(p, func() error {
-				for {
-					if err := ev.Send(frame); err != nil {
-						return nil //nolint:nilerr // the subscription was closed
-					}
-				}
-			})
-			ctx := context.Background()
-			b.SetBytes(int64(s.size * s.batch))
-			b.ReportAllocs()
-			for b.Loop() {
-				for range s.batch {
-					if _, err := sub.Next(ctx); err != nil {
-						b.Fatal(err)
-					}
-				}
-			}
-			b.StopTimer()
-			p.must(sub.Close())
-			p.must(sent())
-		})
+		b.Run(fmt.Sprintf("size=%d/batch=%d", s.size, s.batch), func(b *testing.B) { deliver(b, s.size, s.batch, client.WithViews()) })
+		b.Run(fmt.Sprintf("size=%d/batch=%d/owned", s.size, s.batch), func(b *testing.B) { deliver(b, s.size, s.batch) })
 	}
+}
+
+func deliver(b *testing.B, size, batch int, opts ...client.SubscribeOption) {
+	p := newPeer(b)
+	c, _, _ := p.dialogue(codec.KnownFlags)
+	sub, _, ev := p.subscribe(c, 5, opts...)
+	frame := codec.AppendEventBatch(nil, codec.LayoutSharedOffsets, 0, 0, repeat(make([]byte, size), batch))
+	sent := do(p, func() error {
+		for {
+			if err := ev.Send(frame); err != nil {
+				return nil //nolint:nilerr // the subscription was closed
+			}
+		}
+	})
+	ctx := context.Background()
+	b.SetBytes(int64(size * batch))
+	b.ReportAllocs()
+	for b.Loop() {
+		for range batch {
+			if _, err := sub.Next(ctx); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	b.StopTimer()
+	p.must(sub.Close())
+	p.must(sent())
 }

@@ -243,7 +243,7 @@ func TestCacheBehindAFrameGivenUp(t *testing.T) {
 	}
 	connected := begin(p, func() (*client.Client, error) {
 		return client.Connect(p.ctx, l.Addr().String(), client.WithTLS(&tls.Config{RootCAs: roots, ServerName: "localhost"}),
-			client.WithToken("t1", "token"), client.WithCacheStreams(1))
+			client.WithToken("t1", "token"), client.WithTransport(client.Transport{CacheStreams: 1}))
 	})
 	conn, err := l.Accept(p.ctx)
 	p.must(err)

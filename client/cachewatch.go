@@ -16,11 +16,11 @@ type CacheEventKind uint8
 // The kinds.
 const (
 	// CacheReset means that anything may have changed: changes of any keys are missing in front of it.
-	CacheReset   CacheEventKind = CacheEventKind(codec.CacheLost)
-	CacheSet     CacheEventKind = CacheEventKind(codec.CacheSet)
-	CacheDeleted CacheEventKind = CacheEventKind(codec.CacheDeleted)
-	CacheExpired CacheEventKind = CacheEventKind(codec.CacheExpired)
-	CacheEvicted CacheEventKind = CacheEventKind(codec.CacheEvicted) // for lack of room
+	CacheReset   CacheEventKind = 0
+	CacheSet     CacheEventKind = 1
+	CacheDeleted CacheEventKind = 2
+	CacheExpired CacheEventKind = 3
+	CacheEvicted CacheEventKind = 4 // for lack of room
 )
 
 func (k CacheEventKind) String() string {

@@ -5,8 +5,8 @@
 // [Connect], then [Client.Publisher], [Client.Subscribe] and [Client.Cache].
 //
 // All methods may be called from many goroutines, except those of one [Subscription], which has one reader at a time.
-// Every call takes a context and ends with it. Payloads that the client hands out are views into its receive buffers
-// and live until the next call on the same subscription; [Event.Clone] makes what has to last.
+// Every call takes a context and ends with it. Payloads of events belong to the caller, unless [WithViews] asks for views.
+// A [Batch] is always a view.
 //
 // Connections that are lost are made again. A subscription goes on behind the last event it has handed out, and says by a
 // [Gap] what it could not get. What a publish that failed may have done is said by its error: [ErrInDoubt] marks those that
@@ -35,6 +35,7 @@ import (
 	"hash/maphash"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -51,7 +52,8 @@ const clientFlags = codec.KnownFlags
 
 // Client is a set of connections to one broker. Close it when it is no longer needed.
 type Client struct {
-	addr  string
+	seeds []string
+	seed  atomic.Uint32 // which of them is dialed, by its number modulo their number
 	o     options
 	hooks *hooks
 	pace  pace
@@ -81,7 +83,13 @@ type Client struct {
 }
 
 // Connect dials the broker at addr ("host:port") and authenticates, so that a wrong address, certificate or token
-// shows here. All addresses of a host are tried ([quicx.Dial]). It needs [WithTLS] and [WithToken].
+// shows here. It needs [WithTLS] and [WithToken].
+//
+// addr may be several addresses of the same broker, with commas between them. One is used at a time, from the first on:
+// when an attempt to connect fails, the next attempt is made to the next address. All addresses that a host name stands
+// for are tried in one attempt (RFC 8305).
+//
+// Connect tries each address once, or until ctx ends if [WithConnectRetry] says so.
 func Connect(ctx context.Context, addr string, opts ...Option) (*Client, error) {
 	o := defaultOptions()
 	for _, opt := range opts {
@@ -91,7 +99,7 @@ func Connect(ctx context.Context, addr string, opts ...Option) (*Client, error) 
 		return nil, err
 	}
 	c := &Client{
-		addr: addr, o: o, hooks: newHooks(o.hooks), pace: pace{backoff: o.backoff},
+		seeds: splitSeeds(addr), o: o, hooks: newHooks(o.hooks), pace: pace{backoff: o.backoff},
 		window: semaphore.NewWeighted(int64(o.inFlightBytes)), buffer: semaphore.NewWeighted(int64(o.whileDownBytes)),
 		eventsLock: newLock(), conns: make(map[*conn]struct{}), batchers: make(map[*Batcher]struct{}), began: time.Now(),
 	}
@@ -109,7 +117,7 @@ func Connect(ctx context.Context, addr string, opts ...Option) (*Client, error) 
 			c.cachers = append(c.cachers, newSlot(h, false))
 		}
 	}
-	if _, err := c.publishers[0].open(ctx, c.deadline(ctx), false); err != nil {
+	if err := c.connect(ctx); err != nil {
 		_ = c.Close()
 		return nil, fmt.Errorf("client: connecting to %s: %w", addr, err)
 	}
@@ -117,6 +125,35 @@ func Connect(ctx context.Context, addr string, opts ...Option) (*Client, error) 
 		c.start(c.logStats)
 	}
 	return c, nil
+}
+
+// connect makes the first connection.
+func (c *Client) connect(ctx context.Context) error {
+	pauses := c.o.backoff // of its own, because a connection may be there and its stream be refused
+	for tries := 1; ; tries++ {
+		_, err := c.publishers[0].open(ctx, c.deadline(ctx), false)
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil || !Retryable(err):
+			return err
+		case !c.o.connectRetry && tries >= len(c.seeds):
+			return err
+		}
+		if ended := c.pause(ctx, pauses.next()); ended != nil {
+			return fmt.Errorf("%w: %w", ended, err)
+		}
+		c.publishers[0].home.forgive()
+	}
+}
+
+// splitSeeds returns the addresses of a list with commas.
+func splitSeeds(addr string) []string {
+	seeds := strings.Split(addr, ",")
+	for i := range seeds {
+		seeds[i] = strings.TrimSpace(seeds[i])
+	}
+	return seeds
 }
 
 // Close closes all connections and waits for the client's goroutines. Calls under way fail with [ErrClosed]; publishes
@@ -138,8 +175,7 @@ func (c *Client) Close() error {
 const dialTimeout = 5 * time.Second
 
 // dial makes one attempt to open a connection, for a number of streams that carry bulk to us and with windows of its own
-// where they are not zero, after the pause that earlier
-// ones call for.
+// where they are not zero, after the pause that earlier ones call for.
 func (c *Client) dial(ctx context.Context, streams int, w windows) (*conn, error) {
 	if err := c.pace.wait(ctx); err != nil {
 		return nil, err
@@ -150,18 +186,29 @@ func (c *Client) dial(ctx context.Context, streams int, w windows) (*conn, error
 		qcfg.StreamWindow = w.stream
 	}
 	qcfg.ConnWindow = w.conn
-	attempt, cancel := context.WithTimeout(ctx, dialTimeout)
+	limit := dialTimeout
+	if n := len(c.seeds); n > 1 { // one that does not answer leaves time for the others
+		limit = max(dialTimeout/time.Duration(n), time.Second)
+	}
+	attempt, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	qc, err := quicx.Dial(attempt, c.addr, c.o.tls, qcfg)
+	seed := c.seed.Load()
+	addr := c.seeds[int(seed)%len(c.seeds)]
+	qc, err := quicx.Dial(attempt, addr, c.o.tls, qcfg)
 	if ctx.Err() == nil {
 		c.pace.report(err == nil)
 	}
 	if err != nil {
-		err = dialError(ctx, err)
-		c.hooks.connectFailed(c.addr, err)
+		c.seed.CompareAndSwap(seed, seed+1) // others that dial at the same time move on by one together
+		if attempt.Err() != nil && ctx.Err() == nil {
+			err = fmt.Errorf("%w: no answer from %s within %v", ErrDisconnected, addr, limit)
+		} else {
+			err = dialError(ctx, err)
+		}
+		c.hooks.connectFailed(addr, err)
 		return nil, err
 	}
-	k := newConn(c, qc)
+	k := newConn(c, qc, addr)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.ctx.Err() != nil {
@@ -194,9 +241,9 @@ func dialError(ctx context.Context, err error) error {
 
 // attend serves a connection until its end.
 func (c *Client) attend(k *conn) {
-	c.hooks.connected(c.addr)
+	c.hooks.connected(k.addr)
 	k.acceptEvents()
-	c.hooks.disconnected(c.addr, k.lost())
+	c.hooks.disconnected(k.addr, k.lost())
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.conns, k)
@@ -288,23 +335,6 @@ func (c *Client) eventConn(ctx context.Context) (*conn, error) {
 	k.reserve(c.o.subsPerConn)
 	c.events = append(c.events, k)
 	return k, nil
-}
-
-// Stats sums the bytes and packets that QUIC counts over the client's live connections; the other fields are zero.
-func (c *Client) Stats() quicx.ConnStats {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var sum quicx.ConnStats
-	for k := range c.conns {
-		st := k.qc.Stats()
-		sum.BytesSent += st.BytesSent
-		sum.PacketsSent += st.PacketsSent
-		sum.BytesReceived += st.BytesReceived
-		sum.PacketsReceived += st.PacketsReceived
-		sum.BytesLost += st.BytesLost
-		sum.PacketsLost += st.PacketsLost
-	}
-	return sum
 }
 
 var hashSeed = maphash.MakeSeed()

@@ -20,8 +20,9 @@ const frameSlack = 64
 // conn is one QUIC connection. Its accept loop gives each event stream to the Subscribe call that waits for it: the
 // hello may come before or after the reply that names its id (docs/protocol/session.md#the-exchange).
 type conn struct {
-	c  *Client
-	qc *quicx.Conn
+	c    *Client
+	qc   *quicx.Conn
+	addr string // that was dialed
 
 	since int64        // when it was made, in nanoseconds of the client's clock
 	heard atomic.Int64 // when a reply came last
@@ -42,9 +43,9 @@ type eventStream struct {
 	claimed chan struct{} // closed when it has an owner
 }
 
-func newConn(c *Client, qc *quicx.Conn) *conn {
+func newConn(c *Client, qc *quicx.Conn, addr string) *conn {
 	k := &conn{
-		c: c, qc: qc, since: c.now(),
+		c: c, qc: qc, addr: addr, since: c.now(),
 		waiting:   make(map[uint64]chan *eventStream),
 		unmatched: make(map[uint64]*eventStream),
 	}

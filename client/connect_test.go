@@ -26,10 +26,10 @@ func TestConnectOptions(t *testing.T) {
 		{"no token", []client.Option{client.WithTLS(&tls.Config{})}, "WithToken"},
 		{"tenant is not UTF-8", append(good, client.WithToken("\xff", "token")), "not UTF-8"},
 		{"token is not UTF-8", append(good, client.WithToken("t1", "\xff")), "not UTF-8"},
-		{"publish connections", append(good, client.WithPublishConns(0)), "publish connections"},
-		{"event connections", append(good, client.WithEventConns(-1)), "event connections"},
-		{"subscriptions", append(good, client.WithSubscriptionsPerConn(0)), "subscriptions per connection"},
-		{"frame size", append(good, client.WithMaxFrame(0)), "maximum frame size"},
+		{"publish connections", append(good, client.WithTransport(client.Transport{PublishConns: -1})), "publish connections"},
+		{"event connections", append(good, client.WithTransport(client.Transport{EventConns: -1})), "event connections"},
+		{"subscriptions", append(good, client.WithTransport(client.Transport{SubscriptionsPerConn: -1})), "subscriptions per connection"},
+		{"frame size", append(good, client.WithTransport(client.Transport{MaxFrame: -1})), "maximum frame size"},
 		{"request timeout", append(good, client.WithRequestTimeout(0)), "request timeout"},
 		{"no hook", append(good, client.WithHooks(struct{}{})), "struct {}"},
 		{"nil hook", append(good, client.WithHooks(nil)), "hook"},
@@ -420,7 +420,7 @@ func TestCallsWithoutEffect(t *testing.T) {
 	p := newPeer(t)
 	n, requests := hold()
 	p.serve(n)
-	c := p.connect(client.WithMaxFrame(1000))
+	c := p.connect(client.WithTransport(client.Transport{MaxFrame: 1000}))
 	canceled, cancel := context.WithCancelCause(p.ctx)
 	cancel(reason)
 	for _, call := range append(calls(), call{"Send", false, func(ctx context.Context, c *client.Client) error {
@@ -509,7 +509,7 @@ func TestSilentPeer(t *testing.T) {
 			p.tb.Log("too early: ", err)
 			return false
 		}
-		c, err := client.Connect(p.ctx, relay.Addr(), p.options(client.WithIdleTimeout(idle, idle/5))...)
+		c, err := client.Connect(p.ctx, relay.Addr(), p.options(client.WithTransport(client.Transport{IdleTimeout: idle, KeepAlive: idle / 5}))...)
 		if err != nil {
 			return early(err)
 		}
@@ -557,7 +557,7 @@ func TestKeepAlive(t *testing.T) {
 			return false, nil
 		}
 		p.serve(n)
-		c, err := client.Connect(p.ctx, p.Addr(), p.options(client.WithIdleTimeout(idle, idle/4))...)
+		c, err := client.Connect(p.ctx, p.Addr(), p.options(client.WithTransport(client.Transport{IdleTimeout: idle, KeepAlive: idle / 4}))...)
 		if err != nil {
 			return false
 		}
@@ -585,7 +585,7 @@ func TestCloseTwice(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if st := c.Stats(); st != (quicx.ConnStats{}) {
+	if st := c.Stats(); st != (client.ConnStats{}) {
 		t.Errorf("counters of a closed client: %+v", st)
 	}
 }

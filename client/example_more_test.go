@@ -186,7 +186,7 @@ func ExampleEvent_Clone() {
 		if err != nil {
 			log.Fatal(err)
 		}
-		kept = append(kept, ev.Clone())
+		kept = append(kept, ev) // its payload is the caller's
 	}
 	fmt.Printf("%s %s\n", kept[0].Payload, kept[1].Payload)
 	// Output: a b

@@ -59,7 +59,7 @@ func TestFlushSendsWhatLingers(t *testing.T) {
 func TestLossesAreOnesOwn(t *testing.T) {
 	p := newPeer(t)
 	b := felixtest.Start(t)
-	c := b.Connect(t, quick(), client.WithIdleTimeout(time.Second, 300*time.Millisecond))
+	c := b.Connect(t, quick(), client.WithTransport(client.Transport{IdleTimeout: time.Second, KeepAlive: 300 * time.Millisecond}))
 	pub, other := c.Publisher(felixtest.Namespace, felixtest.Stream), c.Publisher(felixtest.Namespace, felixtest.Stream)
 	p.must(other.Send(p.ctx, []byte("x")))
 	p.must(other.Flush(p.ctx))

@@ -105,6 +105,13 @@ func (h *home) get(ctx context.Context, patient bool) (*conn, error) {
 	}
 }
 
+// forgive forgets that the last attempt has failed, so that get waits for the next one.
+func (h *home) forgive() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.down = nil
+}
+
 // connect makes one attempt. It ends with the client.
 func (h *home) connect(a *attempt) {
 	k, err := h.c.dial(h.c.ctx, requestStreams, h.windows)

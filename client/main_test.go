@@ -106,10 +106,10 @@ func (p *peer) acceptControl() (*script.Conn, *script.Control) {
 
 // subscribe makes the client subscribe by hand, with a connection and an id of its own. The subscription ends with its
 // event stream.
-func (p *peer) subscribe(c *client.Client, id uint64) (*client.Subscription, *script.Conn, *script.Events) {
+func (p *peer) subscribe(c *client.Client, id uint64, opts ...client.SubscribeOption) (*client.Subscription, *script.Conn, *script.Events) {
 	p.tb.Helper()
 	wait := begin(p, func() (*client.Subscription, error) {
-		return c.Subscribe(p.ctx, "default", "demo", client.WithoutResume())
+		return c.Subscribe(p.ctx, "default", "demo", append(opts, client.WithoutResume())...)
 	})
 	conn, ctl := p.acceptControl()
 	ev := p.subscribed(conn, ctl, id)

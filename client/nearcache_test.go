@@ -18,7 +18,7 @@ import (
 func near(tb testing.TB, o client.NearOptions) (*felixtest.Broker, *client.NearCache, *client.Cache) {
 	tb.Helper()
 	b := felixtest.Start(tb)
-	ours := b.Connect(tb, client.WithIdleTimeout(400*time.Millisecond, 100*time.Millisecond), client.WithBackoff(time.Millisecond, 20*time.Millisecond))
+	ours := b.Connect(tb, client.WithTransport(client.Transport{IdleTimeout: 400 * time.Millisecond, KeepAlive: 100 * time.Millisecond}), client.WithBackoff(time.Millisecond, 20*time.Millisecond))
 	n, err := ours.Cache(felixtest.Namespace, felixtest.Cache).Near(o)
 	if err != nil {
 		tb.Fatal(err)

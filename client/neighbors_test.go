@@ -17,7 +17,7 @@ import (
 // TestGetsBehindAPutGivenUp gives up large puts halfway. The gets of others on the stream are answered all the same.
 func TestGetsBehindAPutGivenUp(t *testing.T) {
 	b := felixtest.Start(t)
-	c := b.Connect(t, client.WithCacheStreams(1))
+	c := b.Connect(t, client.WithTransport(client.Transport{CacheStreams: 1}))
 	h := c.Cache(felixtest.Namespace, felixtest.Cache)
 	if err := h.Put(t.Context(), "k", []byte("v"), client.NoExpiry); err != nil {
 		t.Fatal(err)
@@ -84,7 +84,7 @@ func deafBroker(p *peer, opts ...client.Option) *client.Client {
 func TestTimeoutsWithADeafBroker(t *testing.T) {
 	const limit = 100 * time.Millisecond
 	p := newPeer(t)
-	c := deafBroker(p, client.WithCacheStreams(1), client.WithRequestTimeout(limit))
+	c := deafBroker(p, client.WithTransport(client.Transport{CacheStreams: 1}), client.WithRequestTimeout(limit))
 	h, pub := c.Cache("default", "primary"), c.Publisher("default", "demo")
 	var wg sync.WaitGroup
 	call := func(name string, f func() error) {
@@ -155,7 +155,7 @@ func TestAsyncPublishesIntoTheBuffer(t *testing.T) {
 	hook := &connWatcher{lost: make(chan struct{}, 1)}
 	b := felixtest.Start(t)
 	c := b.Connect(t, client.WithWhileDown(client.WhileDownBuffer), client.WithInFlight(2, 1<<20), client.WithHooks(hook),
-		client.WithIdleTimeout(time.Second, 300*time.Millisecond))
+		client.WithTransport(client.Transport{IdleTimeout: time.Second, KeepAlive: 300 * time.Millisecond}))
 	pub := c.Publisher(felixtest.Namespace, felixtest.Stream)
 	p.must(pub.Publish(p.ctx, []byte("x")))
 	b.Kill()

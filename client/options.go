@@ -39,6 +39,7 @@ type options struct {
 	whileDown      WhileDown
 	whileDownBytes int
 	backoff        backoff
+	connectRetry   bool
 	hooks          []Hook
 	quic           quicx.Config
 	eventWindows   windows
@@ -144,18 +145,6 @@ func WithTokenSource(tenant string, token func(ctx context.Context) (string, err
 	return func(o *options) { o.tenant, o.token = tenant, token }
 }
 
-// WithPublishConns sets the number of connections that publish; 1 by default. Topics are spread over all their streams by
-// hash, and each topic stays on one, in order.
-func WithPublishConns(n int) Option { return func(o *options) { o.publishConns = n } }
-
-// WithPublishStreams sets the number of streams on each connection that publishes; 1 by default. A topic that the broker
-// pushes back on holds up the others of its stream.
-func WithPublishStreams(n int) Option { return func(o *options) { o.publishStreams = n } }
-
-// WithRoundRobin spreads publishes over all streams instead of topics. One busy topic can use several connections then,
-// and its events are no longer in order.
-func WithRoundRobin() Option { return func(o *options) { o.roundRobin = true } }
-
 // WithInFlight bounds what [Publisher.PublishAsync] and [Batcher] have sent and not seen acknowledged: publishes per stream,
 // 1024 by default, and payload bytes of the whole client, 4 MiB by default. A publish above a bound waits; one that is
 // larger than all of it goes alone.
@@ -191,11 +180,9 @@ func WithBackoff(first, last time.Duration) Option {
 	return func(o *options) { o.backoff = backoff{base: first, limit: last} }
 }
 
-// WithCacheConns sets the number of connections for cache requests; 1 by default.
-func WithCacheConns(n int) Option { return func(o *options) { o.cacheConns = n } }
-
-// WithCacheStreams sets the number of streams on each connection for cache requests; 4 by default.
-func WithCacheStreams(n int) Option { return func(o *options) { o.cacheStreams = n } }
+// WithConnectRetry has [Connect] try again while the broker cannot be reached, with the pauses of [WithBackoff], until
+// its context ends. A refusal that another attempt would meet as well, of a token for instance, still fails at once.
+func WithConnectRetry() Option { return func(o *options) { o.connectRetry = true } }
 
 // WithHooks adds hooks for metrics, tracing and states: see [Hook]. Those that are not given cost nothing. A value that
 // is no hook makes Connect fail.
@@ -212,18 +199,6 @@ func WithLogger(l *slog.Logger) Option {
 	}
 }
 
-// WithEventConns sets the number of connections that subscriptions are spread over; 8 by default. More are opened
-// when these are full ([WithSubscriptionsPerConn]).
-func WithEventConns(n int) Option { return func(o *options) { o.eventConns = n } }
-
-// WithSubscriptionsPerConn sets how many subscriptions share a connection at most; 32 by default. The connection's
-// receive window is dialed for that many, so that subscriptions that are not read cannot stop the others.
-func WithSubscriptionsPerConn(n int) Option { return func(o *options) { o.subsPerConn = n } }
-
-// WithMaxFrame sets the largest frame payload in bytes that is accepted or sent; 16 MiB by default, like the broker's.
-// Replies may be up to 64 bytes larger.
-func WithMaxFrame(n int) Option { return func(o *options) { o.maxFrame = n } }
-
 // WithCompression compresses batches before they are published, once for all subscribers, if the broker forwards such
 // batches and they shrink. Payloads that do not compress are noticed and left alone.
 func WithCompression() Option { return func(o *options) { o.compress = true } }
@@ -232,38 +207,5 @@ func WithCompression() Option { return func(o *options) { o.compress = true } }
 // acknowledgement of an asynchronous publish; 10 s by default.
 func WithRequestTimeout(d time.Duration) Option { return func(o *options) { o.requestTimeout = d } }
 
-// WithIdleTimeout sets the time after which a silent connection counts as dead, 7 s by default, and the period of the
-// keep-alives that keep a living one from being silent, 3 s by default. A dead peer is noticed after at most the sum.
-func WithIdleTimeout(idle, keepAlive time.Duration) Option {
-	return func(o *options) { o.quic.IdleTimeout, o.quic.KeepAlive = idle, keepAlive }
-}
-
-// WithStreamWindow sets the receive window of each stream in bytes; 256 KiB by default. It bounds what a broker may
-// have in flight to one subscription; paths with a large product of bandwidth and delay want more.
-func WithStreamWindow(n int) Option {
-	return func(o *options) { o.quic.StreamWindow = uint64(max(n, 0)) }
-}
-
-// WithEventWindows sets the receive windows of connections that carry subscriptions, in bytes: of each stream, instead of
-// [WithStreamWindow], and of the connection, which is raised to what its subscriptions need. Zero means the default.
-func WithEventWindows(stream, conn uint64) Option {
-	return func(o *options) { o.eventWindows = windows{stream, conn} }
-}
-
-// WithCacheWindows is [WithEventWindows] for connections that carry cache requests.
-func WithCacheWindows(stream, conn uint64) Option {
-	return func(o *options) { o.cacheWindows = windows{stream, conn} }
-}
-
-// WithSocketBuffers sets the UDP buffers in bytes that are asked of the kernel for each connection; 0 keeps the
-// default.
-func WithSocketBuffers(send, receive int) Option {
-	return func(o *options) { o.quic.SendBuffer, o.quic.RecvBuffer = send, receive }
-}
-
 // WithoutExtensions offers the broker no extension of the protocol, as a client of felix-wire alone would.
 func WithoutExtensions() Option { return func(o *options) { o.ext = 0 } }
-
-// WithSpin sets the time for which the client polls its sockets for more before it sleeps, while traffic keeps coming: lower
-// latency at the cost of a processor that is busy waiting. 0, the default, is never.
-func WithSpin(d time.Duration) Option { return func(o *options) { o.quic.Spin = d } }

@@ -76,7 +76,7 @@ func (s *Subscription) parseExtension(from *feed, f quicx.Frame) error {
 			return err
 		}
 		s.next.Offset = g.Next
-		s.lose(Gap{Reason: g.Reason, Lost: g.Lost})
+		s.lose(Gap{Reason: GapReason(g.Reason), Lost: g.Lost})
 	case codec.ExtensionEventS2:
 		e, err := codec.ParseCompressedEvents(body)
 		if err != nil {

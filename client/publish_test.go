@@ -374,7 +374,7 @@ func TestPublishOrder(t *testing.T) {
 		return false, nil
 	}
 	p.serve(n)
-	c := p.connect(client.WithPublishConns(3))
+	c := p.connect(client.WithTransport(client.Transport{PublishConns: 3}))
 	var wg sync.WaitGroup
 	for topic := range 20 {
 		pub := c.Publisher("default", fmt.Sprint("topic ", topic))
@@ -426,7 +426,7 @@ func TestPayloadsAreTheCallers(t *testing.T) {
 // TestFallbackTooLarge meets the limit only after base64.
 func TestFallbackTooLarge(t *testing.T) {
 	p := newPeer(t)
-	c, _, _ := p.dialogue(codec.OriginalV1Flags, client.WithMaxFrame(1000))
+	c, _, _ := p.dialogue(codec.OriginalV1Flags, client.WithTransport(client.Transport{MaxFrame: 1000}))
 	err := c.Publisher("default", "demo").Publish(p.ctx, []byte(strings.Repeat("x", 800)))
 	if !errors.Is(err, client.ErrFrameTooLarge) || errors.Is(err, client.ErrInDoubt) {
 		t.Errorf("got %v", err)

@@ -73,7 +73,7 @@ func TestResume(t *testing.T) {
 			}
 			t.Run(tc.name+"/"+end.name, func(t *testing.T) {
 				p := newPeer(t)
-				c, _, _ := p.dialogue(codec.KnownFlags, quick(), client.WithEventConns(1))
+				c, _, _ := p.dialogue(codec.KnownFlags, quick(), client.WithTransport(client.Transport{EventConns: 1}))
 				wait := begin(p, func() (*client.Subscription, error) { return c.Subscribe(p.ctx, "default", "demo", tc.opts...) })
 				_, conn, ev := p.feedOf(1, tc.ext)
 				sub, err := wait()
@@ -175,7 +175,7 @@ func TestResumeRefused(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			p := newPeer(t)
-			c, _, _ := p.dialogue(codec.KnownFlags, quick(), client.WithEventConns(1))
+			c, _, _ := p.dialogue(codec.KnownFlags, quick(), client.WithTransport(client.Transport{EventConns: 1}))
 			wait := begin(p, func() (*client.Subscription, error) { return c.Subscribe(p.ctx, "default", "demo") })
 			_, conn, ev := p.feedOf(1, false)
 			sub, err := wait()
@@ -228,7 +228,7 @@ func TestResumeEnds(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			p := newPeer(t)
-			c, _, _ := p.dialogue(codec.KnownFlags, quick(), client.WithEventConns(1))
+			c, _, _ := p.dialogue(codec.KnownFlags, quick(), client.WithTransport(client.Transport{EventConns: 1}))
 			wait := begin(p, func() (*client.Subscription, error) { return c.Subscribe(p.ctx, "default", "demo") })
 			_, conn, ev := p.feedOf(1, false)
 			sub, err := wait()

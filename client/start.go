@@ -13,6 +13,7 @@ type subscribeOptions struct {
 	start     origin
 	once      bool
 	resumeFor time.Duration
+	views     bool
 }
 
 // origin is where a subscription begins. Without resume, epoch means nothing.
@@ -53,17 +54,19 @@ type Gap struct {
 }
 
 // GapReason says why events were lost.
-type GapReason = codec.GapReason
+type GapReason uint8
 
 // The reasons. There may be others that this version does not know; treat them as GapUnknown.
 const (
-	GapUnknown   = codec.GapUnknown
-	GapQueueFull = codec.GapQueueFull // the subscription's queue in the broker was full: its reader was too slow
-	GapReclaimed = codec.GapReclaimed // the broker needed the memory of the queue, and its reader did not read
-	GapExpired   = codec.GapExpired   // the position to resume at is no longer kept
-	GapEpoch     = codec.GapEpoch     // the position to resume at is of another epoch; Lost is 0
-	GapCorrupt   = codec.GapCorrupt   // a compressed batch could not be decompressed
+	GapUnknown   GapReason = 0
+	GapQueueFull GapReason = 1 // the subscription's queue in the broker was full: its reader was too slow
+	GapReclaimed GapReason = 2 // the broker needed the memory of the queue, and its reader did not read
+	GapExpired   GapReason = 3 // the position to resume at is no longer kept
+	GapEpoch     GapReason = 4 // the position to resume at is of another epoch; Lost is 0
+	GapCorrupt   GapReason = 5 // a compressed batch could not be decompressed
 )
+
+func (r GapReason) String() string { return codec.GapReason(r).String() }
 
 // FromEarliest starts with the oldest event that the broker still has.
 func FromEarliest() SubscribeOption {
@@ -87,6 +90,11 @@ func FromLatest() SubscribeOption {
 // that it has lost it. With 0, the default, it tries until it is closed. When the time is over the subscription is
 // over: reads fail with an error that matches [ErrTimeout] and the one of the last attempt.
 func ResumeFor(d time.Duration) SubscribeOption { return func(o *subscribeOptions) { o.resumeFor = d } }
+
+// WithViews has [Subscription.Next], Events and Each hand out payloads that are views into the subscription's receive
+// buffer instead of copies. A view lives until the next call on the subscription, or the next round of the loop;
+// [Event.Clone] makes a copy that can be kept. It saves an allocation for each event.
+func WithViews() SubscribeOption { return func(o *subscribeOptions) { o.views = true } }
 
 // WithoutResume makes a subscription end with its event stream, instead of subscribing again.
 func WithoutResume() SubscribeOption { return func(o *subscribeOptions) { o.once = true } }

@@ -25,7 +25,7 @@ func TestStress(t *testing.T) {
 	p := newPeer(t)
 	broker := script.NewNormal()
 	p.serve(broker)
-	c := p.connect(client.WithPublishConns(2), client.WithEventConns(2), client.WithSubscriptionsPerConn(4))
+	c := p.connect(client.WithTransport(client.Transport{PublishConns: 2, EventConns: 2, SubscriptionsPerConn: 4}))
 
 	ctx, cancel := context.WithCancel(p.ctx)
 	var work sync.WaitGroup

@@ -544,7 +544,7 @@ func TestSlowReader(t *testing.T) {
 	const frames = 400
 	payload := bytes.Repeat([]byte("p"), 4096)
 	p := newPeer(t)
-	c, _, _ := p.dialogue(codec.KnownFlags, client.WithEventConns(1), client.WithSubscriptionsPerConn(2), client.WithStreamWindow(64<<10))
+	c, _, _ := p.dialogue(codec.KnownFlags, client.WithTransport(client.Transport{EventConns: 1, SubscriptionsPerConn: 2, StreamWindow: 64 << 10}))
 	slow, conn, slowEvents := p.subscribe(c, 1)
 	wait := begin(p, func() (*client.Subscription, error) {
 		return c.Subscribe(p.ctx, "default", "demo", client.WithoutResume())
@@ -601,7 +601,7 @@ func TestEventConnections(t *testing.T) {
 		return false, nil
 	}
 	p.serve(n)
-	c := p.connect(client.WithEventConns(2), client.WithSubscriptionsPerConn(3))
+	c := p.connect(client.WithTransport(client.Transport{EventConns: 2, SubscriptionsPerConn: 3}))
 	counts := func() []int {
 		mu.Lock()
 		defer mu.Unlock()
@@ -660,7 +660,7 @@ func TestManySubscriptions(t *testing.T) {
 	const subscriptions = 150
 	p := newPeer(t)
 	p.serve(script.NewNormal())
-	c := p.connect(client.WithEventConns(1), client.WithSubscriptionsPerConn(subscriptions), client.WithStreamWindow(32<<10))
+	c := p.connect(client.WithTransport(client.Transport{EventConns: 1, SubscriptionsPerConn: subscriptions, StreamWindow: 32 << 10}))
 	var subs [subscriptions]*client.Subscription
 	var wg sync.WaitGroup
 	for i := range subs {

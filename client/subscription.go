@@ -74,8 +74,8 @@ func (s *Subscription) reach(offset uint64, told bool) {
 	}
 }
 
-// Event is one event, or a gap alone. Payload is a view that lives until the next call on the subscription;
-// [Event.Clone] makes one that can be kept.
+// Event is one event, or a gap alone. Its payload belongs to the caller, unless the subscription was made with
+// [WithViews].
 type Event struct {
 	Payload   []byte // nil for a gap alone, and not nil for an empty event
 	Offset    uint64 // meaningful if HasOffset
@@ -86,7 +86,7 @@ type Event struct {
 // IsGap reports whether this is a gap alone, of which the broker has told before there is an event behind it.
 func (e Event) IsGap() bool { return e.Payload == nil }
 
-// Clone returns a copy with a payload of its own, which the caller may keep.
+// Clone returns a copy with a payload of its own, which the caller may keep: see [WithViews].
 func (e Event) Clone() Event {
 	if e.Payload != nil {
 		e.Payload = append([]byte{}, e.Payload...)
@@ -188,6 +188,9 @@ func (s *Subscription) Next(ctx context.Context) (Event, error) {
 	defer s.mu.Unlock()
 	for {
 		if payload, ok := s.cursor.Next(); ok {
+			if !s.o.views {
+				payload = append([]byte{}, payload...) // not nil if it is empty
+			}
 			ev := Event{Payload: payload, HasOffset: s.batch.HasOffset}
 			if ev.HasOffset {
 				ev.Offset = s.batch.BaseOffset + uint64(s.index)
@@ -212,8 +215,7 @@ func (s *Subscription) Next(ctx context.Context) (Event, error) {
 }
 
 // Events yields events and gaps, as [Subscription.Next] does, until the context ends or the subscription is over, and
-// the reason last. Each event's payload is a view that lives until the loop asks for the next one. Breaking out of the
-// loop leaves the subscription where it is.
+// the reason last. Breaking out of the loop leaves the subscription where it is.
 func (s *Subscription) Events(ctx context.Context) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		for {
@@ -226,7 +228,7 @@ func (s *Subscription) Events(ctx context.Context) iter.Seq2[Event, error] {
 }
 
 // Each calls handle with each event and gap, as [Subscription.Next] returns them, until it fails, the context ends or
-// the subscription is over, and returns the reason. The event's payload is a view that lives until handle returns.
+// the subscription is over, and returns the reason.
 func (s *Subscription) Each(ctx context.Context, handle func(Event) error) error {
 	for ev, err := range s.Events(ctx) {
 		if err == nil {

@@ -134,7 +134,7 @@ func clientPipelined(p *probe) {
 }
 
 func clientRefusedPublish(p *probe) {
-	c := p.client(client.WithPublishConns(1))
+	c := p.client(client.WithTransport(client.Transport{PublishConns: 1}))
 	s := p.clientSubscribe(c)
 	pub := c.Publisher(p.fx.Namespace, p.fx.Stream)
 	none := c.Publisher(p.fx.Namespace, noStream)
@@ -178,7 +178,7 @@ func clientStarts(p *probe) {
 }
 
 func clientCloses(p *probe) {
-	c := p.client(client.WithEventConns(1))
+	c := p.client(client.WithTransport(client.Transport{EventConns: 1}))
 	subs := []clientSub{p.clientSubscribe(c), p.clientSubscribe(c), p.clientSubscribe(c)}
 	pub := c.Publisher(p.fx.Namespace, p.fx.Stream)
 	for i, item := range p.payloads(20, 0) {
@@ -196,7 +196,7 @@ func clientCloses(p *probe) {
 
 func clientMany(p *probe) {
 	const n = 150
-	c := p.client(client.WithEventConns(1), client.WithSubscriptionsPerConn(n))
+	c := p.client(client.WithTransport(client.Transport{EventConns: 1, SubscriptionsPerConn: n}))
 	subs := make([]clientSub, n)
 	for i := range subs {
 		subs[i] = p.clientSubscribe(c)

@@ -210,3 +210,18 @@ func anchorOf(title string) string {
 		return -1
 	}, title)
 }
+
+// TestClientsNamesAreItsOwn: programs that use the client need no other package of the module for what it returns and
+// takes, so that those may change.
+func TestClientsNamesAreItsOwn(t *testing.T) {
+	text, err := os.ReadFile("api/client.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	others := regexp.MustCompile(`\b(quicx|codec|quic|fanout|cache)\.[A-Z]`)
+	for i, line := range strings.Split(string(text), "\n") {
+		if others.MatchString(line) {
+			t.Errorf("docs/api/client.txt:%d: a type of another package: %s", i+1, line)
+		}
+	}
+}

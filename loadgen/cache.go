@@ -209,7 +209,7 @@ func RunCache(ctx context.Context, cfg CacheConfig) (*CacheResult, error) {
 	}
 	opts := []client.Option{
 		client.WithTLS(b.target.TLS), client.WithToken(b.target.Tenant, b.target.Token),
-		client.WithCacheConns(cfg.Conns), client.WithCacheStreams(cfg.Streams), client.WithSpin(cfg.Spin),
+		client.WithTransport(client.Transport{CacheConns: cfg.Conns, CacheStreams: cfg.Streams, Spin: cfg.Spin}),
 	}
 	if cfg.Timeout > 0 {
 		opts = append(opts, client.WithRequestTimeout(2*cfg.Timeout)) // the run's own comes first

@@ -81,8 +81,10 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 func load(ctx context.Context, cfg Config, b *startedBroker) (_ *Result, err error) {
 	all := cfg.Topics*cfg.Fanout + cfg.SlowSubs
 	opts := []client.Option{
-		client.WithTLS(b.target.TLS), client.WithToken(b.target.Tenant, b.target.Token), client.WithPublishStreams(cfg.Streams),
-		client.WithEventConns(cfg.Conns), client.WithSubscriptionsPerConn((all + cfg.Conns - 1) / cfg.Conns),
+		client.WithTLS(b.target.TLS), client.WithToken(b.target.Tenant, b.target.Token),
+		client.WithTransport(client.Transport{
+			PublishStreams: cfg.Streams, EventConns: cfg.Conns, SubscriptionsPerConn: (all + cfg.Conns - 1) / cfg.Conns,
+		}),
 	}
 	if cfg.Compress {
 		opts = append(opts, client.WithCompression())

@@ -262,7 +262,7 @@ func herd(ctx context.Context, b *brokerproc.Process, n int, out io.Writer) erro
 		opts []client.Option
 	}{
 		{"default settings", nil},
-		{"WithIdleTimeout(2s, 1s)", []client.Option{client.WithIdleTimeout(2*time.Second, time.Second)}},
+		{"IdleTimeout 2s, KeepAlive 1s", []client.Option{client.WithTransport(client.Transport{IdleTimeout: 2 * time.Second, KeepAlive: time.Second})}},
 	} {
 		if err := herdWith(ctx, b, n, settings.name, settings.opts, out); err != nil {
 			return err
@@ -275,7 +275,7 @@ func herdWith(ctx context.Context, b *brokerproc.Process, n int, name string, op
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	live := make(liveHook, n)
-	opts = append(opts, client.WithEventConns(1), client.WithSocketBuffers(64<<10, 64<<10), client.WithHooks(live))
+	opts = append(opts, client.WithTransport(client.Transport{EventConns: 1, SendBuffer: 64 << 10, ReceiveBuffer: 64 << 10}), client.WithHooks(live))
 	clients := make([]*client.Client, n)
 	var work sync.WaitGroup
 	defer func() {

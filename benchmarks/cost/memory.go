@@ -37,7 +37,7 @@ func (b *bench) subscriptions(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, broker.Stop()) }()
 	all := eventConns + b.subs + lateSubs
-	c, err := broker.Connect(ctx, client.WithEventConns(eventConns), client.WithSubscriptionsPerConn((all+eventConns-1)/eventConns))
+	c, err := broker.Connect(ctx, client.WithTransport(client.Transport{EventConns: eventConns, SubscriptionsPerConn: (all + eventConns - 1) / eventConns}))
 	if err != nil {
 		return err
 	}

@@ -232,7 +232,7 @@ func (b *bench) manyTopics(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, broker.Stop()) }()
-	c, err := broker.Connect(ctx, client.WithSubscriptionsPerConn((b.topics+7)/8))
+	c, err := broker.Connect(ctx, client.WithTransport(client.Transport{SubscriptionsPerConn: (b.topics + 7) / 8}))
 	if err != nil {
 		return err
 	}
@@ -332,7 +332,7 @@ func (b *bench) oneConn(ctx context.Context) (err error) {
 	}
 	medians, err := b.alternate(ctx, names, func(ctx context.Context, i int) (_ row, err error) {
 		s := shares[i]
-		c, err := broker.Connect(ctx, client.WithEventConns(1), client.WithSubscriptionsPerConn(all))
+		c, err := broker.Connect(ctx, client.WithTransport(client.Transport{EventConns: 1, SubscriptionsPerConn: all}))
 		if err != nil {
 			return row{}, err
 		}

@@ -32,7 +32,7 @@ func testContext(t *testing.T) context.Context {
 // impatient makes a client that notices a loss soon and tries again soon.
 func impatient() []client.Option {
 	return []client.Option{
-		client.WithIdleTimeout(400*time.Millisecond, 100*time.Millisecond),
+		client.WithTransport(client.Transport{IdleTimeout: 400 * time.Millisecond, KeepAlive: 100 * time.Millisecond}),
 		client.WithBackoff(time.Millisecond, 20*time.Millisecond),
 	}
 }
@@ -154,7 +154,7 @@ func TestRestart(t *testing.T) {
 // than that reply and had one after the subscription was made.
 func TestRestartUnheard(t *testing.T) {
 	b := felixtest.Start(t, func(cfg *broker.Config) { cfg.IdleTimeout, cfg.KeepAlive = 20*time.Minute, 10*time.Minute })
-	c := b.Connect(t, append(impatient(), client.WithIdleTimeout(20*time.Minute, 10*time.Minute))...)
+	c := b.Connect(t, append(impatient(), client.WithTransport(client.Transport{IdleTimeout: 20 * time.Minute, KeepAlive: 10 * time.Minute}))...)
 	cache, pub := c.Cache(felixtest.Namespace, felixtest.Cache), c.Publisher(felixtest.Namespace, felixtest.Stream)
 	if err := cache.Put(testContext(t), "k", nil, client.NoExpiry); err != nil {
 		t.Fatal(err)

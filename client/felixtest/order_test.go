@@ -18,7 +18,7 @@ import (
 func TestOrderBehindAPublishGivenUp(t *testing.T) {
 	b := felixtest.Start(t, func(c *broker.Config) { c.QueuePolicy, c.QueueCapacity = ring.Block, 4 })
 	b.AddStream(t, "other")
-	c := b.Connect(t, client.WithStreamWindow(64<<10))
+	c := b.Connect(t, client.WithTransport(client.Transport{StreamWindow: 64 << 10}))
 	sub, err := c.Subscribe(t.Context(), felixtest.Namespace, felixtest.Stream)
 	if err != nil {
 		t.Fatal(err)
