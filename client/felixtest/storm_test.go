@@ -19,7 +19,8 @@ import (
 )
 
 // TestStorm runs publishers and subscribers through random faults, and compares what came with what the publishers were
-// told. FELIX_STORM_SEEDS sets the number of seeds, and FELIX_STORM_SEED runs a single one.
+// told. FELIX_STORM_SEEDS sets the number of seeds, and FELIX_STORM_SEED runs a single one. Faults are losses of
+// packets, of addresses, of descriptors and of the broker, pauses, paths that take small packets alone, and refusals.
 //
 //   - Events of a publisher come in order, none twice, and none whose publish has failed without doubt.
 //   - An event that was acknowledged comes, or a gap in its place.
@@ -37,6 +38,14 @@ func TestStorm(t *testing.T) {
 		first, _ = strconv.ParseUint(s, 10, 64)
 		n = 1
 	}
+	overrun.grace = stormGrace
+	if s := os.Getenv("FELIX_STORM_GRACE"); s != "" {
+		d, err := time.ParseDuration(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		overrun.grace = d
+	}
 	places := make(chan struct{}, atOnce)
 	var wg sync.WaitGroup
 	for seed := first; seed < first+n && !t.Failed(); seed++ {
@@ -47,12 +56,24 @@ func TestStorm(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	t.Logf("%d seeds; the slowest call took %v beyond its timeout", n, time.Duration(overrun.most.Load()))
 }
 
 const (
 	stormTimeout = 2 * time.Second
-	stormGrace   = 20 * time.Second // beyond a timeout, for a busy machine: a call that hangs takes for ever
+	// stormGrace is how long a call may take beyond its timeout. A call that hangs takes for ever, so it is long, for
+	// machines that do other things; FELIX_STORM_GRACE sets another one.
+	stormGrace = 20 * time.Second
 )
+
+// overrun is how long calls took beyond their timeouts, at most.
+var overrun struct {
+	grace time.Duration
+	most  atomic.Int64
+}
+
+// descriptors is held by those who cannot do without, and alone by the one who takes them away.
+var descriptors sync.RWMutex
 
 // storm is one run.
 type storm struct {
@@ -84,12 +105,14 @@ func (s *storm) errorf(format string, args ...any) {
 func runStorm(t *testing.T, seed uint64) {
 	r := rand.New(rand.NewPCG(seed, 1))
 	short := r.IntN(2) == 0 // tokens
+	descriptors.RLock()
 	b, err := felixtest.New(func(c *broker.Config) {
 		c.AuthTimeout = 500 * time.Millisecond
 		if short {
 			c.Now = func() time.Time { return time.Now().Add(58 * time.Second) } // the leeway is 60 s
 		}
 	})
+	descriptors.RUnlock()
 	if err != nil {
 		t.Error(err)
 		return
@@ -163,7 +186,7 @@ func (s *storm) faults(r *rand.Rand) {
 		}
 	}
 	for range 3 + r.IntN(5) {
-		switch r.IntN(6) {
+		switch r.IntN(8) {
 		case 0:
 			s.b.Kick()
 		case 1:
@@ -171,7 +194,9 @@ func (s *storm) faults(r *rand.Rand) {
 			pause(700 * time.Millisecond) // the idle timeout is within that
 			s.b.Resume()
 		case 2:
+			descriptors.RLock()
 			s.b.Restart(s.t)
+			descriptors.RUnlock()
 		case 3:
 			s.b.Lose(r.Float64() / 4)
 			pause(300 * time.Millisecond)
@@ -183,6 +208,17 @@ func (s *storm) faults(r *rand.Rand) {
 			s.b.Kick()
 			pause(200 * time.Millisecond)
 			s.b.Refuse(false)
+		case 6:
+			s.b.Shrink(1200 + r.IntN(100))
+			pause(500 * time.Millisecond)
+			s.b.Shrink(0)
+		case 7:
+			descriptors.Lock() // they are those of all storms
+			withoutDescriptors(s.t, func() {
+				s.b.Kick()
+				pause(100 * time.Millisecond)
+			})
+			descriptors.Unlock()
 		}
 		pause(150 * time.Millisecond)
 	}
@@ -248,8 +284,12 @@ func (s *storm) publish(pub *client.Publisher, kind int, r *rand.Rand) {
 			}
 		}
 		cancel()
-		if d := time.Since(began); d > timeout+stormGrace {
-			s.errorf("call %d of kind %d took %v, with a timeout of %v", n, kind, d, timeout)
+		over := time.Since(began) - timeout
+		for most := overrun.most.Load(); int64(over) > most && !overrun.most.CompareAndSwap(most, int64(over)); {
+			most = overrun.most.Load()
+		}
+		if over > overrun.grace {
+			s.errorf("call %d of kind %d took %v beyond its timeout of %v", n, kind, over, timeout)
 		}
 	}
 }
