@@ -83,6 +83,8 @@ type Broker struct {
 
 	watchLogs *watchLogs
 
+	decompressing *turns
+
 	acceptCtx  context.Context // ends when no more connections and streams are accepted
 	stopAccept context.CancelFunc
 	sweepCtx   context.Context // ends when nothing is left to look after
@@ -145,9 +147,11 @@ func New(cfg Config) (*Broker, error) {
 		deadlines: newSchedule(func(c *conn) *slot { return &c.deadline }),
 		expiries:  newSchedule(func(c *conn) *slot { return &c.expiry }),
 	}
-	// Signatures are expensive, so only so many are looked at at a time, and tenants take turns.
+	// Signatures are expensive, and large batches to decompress more so. Only so many are worked on at a time, and tenants
+	// take turns. Each has a line of its own, because a signature takes microseconds.
 	verifying := newTurns(max(runtime.GOMAXPROCS(0)/2, 1))
 	b.verifier.Bound(verifying.enter, verifying.leave)
+	b.decompressing = newTurns(max(runtime.GOMAXPROCS(0)/2, 1))
 	b.hub = fanout.NewHub(fanout.Options{Budget: b.tenants.budgets[kindMemory], Share: b.tenants.memory, StallTimeout: cfg.StallTimeout})
 	b.sweepCtx, b.stopSweep = context.WithCancel(context.Background())
 	b.acceptCtx, b.stopAccept = context.WithCancel(context.Background())

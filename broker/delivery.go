@@ -2,6 +2,7 @@ package broker
 
 import (
 	"cmp"
+	"context"
 	"encoding/binary"
 	"fmt"
 	"sync"
@@ -250,7 +251,9 @@ func (s *subscription) decompressed(d fanout.Delivery) (*fanout.Frame, codec.Gap
 	tried := false
 	plain, short := f.Derive(size, func() (made *fanout.Frame) {
 		if tried = true; err == nil {
+			_ = b.decompressing.enter(context.Background(), s.tenant.name) // does not fail, and those in front take milliseconds
 			made, err = decompress(f.Count(), &c)
+			b.decompressing.leave()
 		}
 		return made
 	})

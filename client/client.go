@@ -193,13 +193,15 @@ func (c *Client) dial(ctx context.Context, streams int, w windows) (*conn, error
 	attempt, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	seed := c.seed.Load()
-	addr := c.seeds[int(seed)%len(c.seeds)]
+	addr := c.seeds[seed%uint32(len(c.seeds))]
 	qc, err := quicx.Dial(attempt, addr, c.o.tls, qcfg)
 	if ctx.Err() == nil {
 		c.pace.report(err == nil)
 	}
 	if err != nil {
-		c.seed.CompareAndSwap(seed, seed+1) // others that dial at the same time move on by one together
+		if ctx.Err() == nil {
+			c.seed.CompareAndSwap(seed, seed+1) // others that dial at the same time move on by one together
+		}
 		if attempt.Err() != nil && ctx.Err() == nil {
 			err = fmt.Errorf("%w: no answer from %s within %v", ErrDisconnected, addr, limit)
 		} else {
