@@ -574,3 +574,39 @@ func TestBound(t *testing.T) {
 		t.Errorf("entered %d times, left %d times", entered, left)
 	}
 }
+
+func TestVerifyAgain(t *testing.T) {
+	s, other := testSigner(t, 'a', "k1"), testSigner(t, 'b', "k1")
+	token, err := s.Mint(Claims{Tenant: "acme", IssuedAt: frozen(), Expires: frozen().Add(time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	errDown := errors.New("down")
+	now, keys, keysErr := frozen(), KeySet{other.Key(), s.Key()}, error(nil)
+	v := NewVerifier(sourceFunc(func(context.Context, string) (KeySet, error) { return keys, keysErr }), func() time.Time { return now })
+	id, err := v.Verify(t.Context(), "acme", token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name   string
+		change func()
+		want   Reason
+	}{
+		{"as before", func() {}, ""},
+		{"at its end, with leeway", func() { now = frozen().Add(time.Hour + Leeway) }, ""},
+		{"over", func() { now = frozen().Add(time.Hour + Leeway + time.Second) }, ReasonExpired},
+		{"key renamed", func() { keys = KeySet{{ID: "k9", Public: s.Key().Public}} }, ""},
+		{"key gone", func() { keys = KeySet{other.Key()} }, ReasonSignature},
+		{"no keys", func() { keys = nil }, ReasonSignature},
+		{"tenant gone", func() { keysErr = ErrUnknownTenant }, ReasonUnknownTenant},
+		{"source down", func() { keysErr = errDown }, ReasonKeys},
+	} {
+		now, keys, keysErr = frozen(), KeySet{other.Key(), s.Key()}, nil
+		c.change()
+		err := v.VerifyAgain(t.Context(), id)
+		if c.want == "" && err != nil || c.want != "" && ReasonOf(err) != c.want {
+			t.Errorf("%s: %v, want %q", c.name, err, c.want)
+		}
+	}
+}

@@ -3,6 +3,7 @@ package broker
 import (
 	"container/list"
 	"context"
+	"crypto/sha256"
 	"log/slog"
 	"maps"
 	"slices"
@@ -12,6 +13,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/felix-mq/felix/auth"
 	"github.com/felix-mq/felix/fanout"
 	"github.com/felix-mq/felix/internal/ledger"
 	"github.com/felix-mq/felix/quicx"
@@ -49,6 +51,7 @@ type conn struct {
 	stranger *ledger.Share
 
 	authenticating sync.Mutex             // held while a stream authenticates, one at a time
+	proven         provenToken            // guarded by authenticating
 	tenant         atomic.Pointer[tenant] // that the connection counts for; set before known, and again once it is gone
 	place          *list.Element          // in tenant.conns, guarded by tenant.mu; nil if the connection has to go
 
@@ -159,6 +162,29 @@ func (c *conn) serve() {
 	}
 	c.mu.Unlock()
 	c.stranger.Close()
+}
+
+// provenToken is the last token that was verified on a connection. Its streams show the same one again and again.
+type provenToken struct {
+	sum [sha256.Size]byte // of the token's text
+	id  *auth.Identity    // nil: none yet
+}
+
+// verify checks a token that a stream shows. conn.authenticating is held.
+func (c *conn) verify(tenant, text string) (*auth.Identity, error) {
+	sum := sha256.Sum256([]byte(text))
+	if p := &c.proven; p.id != nil && p.sum == sum && p.id.Tenant == tenant {
+		if err := c.b.verifier.VerifyAgain(c.ctx, p.id); err != nil {
+			return nil, err
+		}
+		return p.id, nil
+	}
+	id, err := c.b.verifier.Verify(c.ctx, tenant, text)
+	if err != nil {
+		return nil, err
+	}
+	c.proven = provenToken{sum, id}
+	return id, nil
 }
 
 // streamBytes is what a stream costs that a peer has opened and that is idle: state of QUIC, a goroutine and a reader.
