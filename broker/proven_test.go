@@ -35,7 +35,11 @@ func TestProvenToken(t *testing.T) {
 	}
 	forged := []byte(d.Token)
 	at := bytes.LastIndexByte(forged, '.') + 5
-	forged[at] ^= 'A' ^ 'B'
+	if forged[at] == 'A' {
+		forged[at] = 'B'
+	} else {
+		forged[at] = 'A'
+	}
 	if ok(codec.AppendAuth(nil, d.Tenant, string(forged), codec.KnownFlags, true, codec.KnownExtensions())) {
 		t.Error("another signature is accepted")
 	}
