@@ -113,7 +113,7 @@ func (ctl *control) serve() {
 		start := telemetry.Start()
 		f, err := ctl.fr.Next()
 		telemetry.Observe(telemetry.StageRequestRead, start)
-		if err == nil && ctl.untrusted() {
+		if err == nil && ctl.over() {
 			err = os.ErrDeadlineExceeded // nothing more is carried out, even if it has been read already
 		}
 		if err != nil {

@@ -27,7 +27,7 @@ func servePublish(c *conn, r *quicx.RecvStream) {
 		start := telemetry.Start()
 		f, err := p.fr.Next()
 		telemetry.Observe(telemetry.StageRequestRead, start)
-		if err == nil && p.untrusted() {
+		if err == nil && p.over() {
 			err = os.ErrDeadlineExceeded // nothing more is carried out, even if it has been read already
 		}
 		if err != nil {
