@@ -474,7 +474,7 @@ func (a *Account) SetLimit(limit int64) {
 }
 
 // Move makes the account one of another owner, with another limit. What is charged already goes along, without bounds:
-// it is held.
+// it is held. For a moment both owners are charged.
 func (a *Account) Move(to Owner, limit int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
