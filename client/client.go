@@ -5,8 +5,8 @@
 // [Connect], then [Client.Publisher], [Client.Subscribe] and [Client.Cache].
 //
 // All methods may be called from many goroutines, except those of one [Subscription], which has one reader at a time.
-// Every call takes a context and ends with it. Payloads of events belong to the caller, unless [WithViews] asks for views.
-// A [Batch] is always a view.
+// Every call takes a context and ends with it. Payloads of events belong to the caller, unless [WithViews] asks for
+// views. A [Batch] is always a view.
 //
 // Connections that are lost are made again. A subscription goes on behind the last event it has handed out, and says by a
 // [Gap] what it could not get. What a publish that failed may have done is said by its error: [ErrInDoubt] marks those that

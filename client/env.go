@@ -114,37 +114,19 @@ func (e *environment) apply(o *options) {
 	}
 	o.statsEvery = e.StatsEvery
 	o.quic.InitialPacketSize, o.quic.MaxPacketSize, o.quic.BlackHoleCooldown = e.InitialMTU, e.MTUUpperBound, e.BlackHoleCooldown
-	for _, s := range []struct {
-		setting *int
-		value   int
-	}{
-		{&o.publishConns, e.PublishConns},
-		{&o.publishStreams, e.PublishStreams},
-		{&o.inFlight, e.QueueDepth},
-		{&o.inFlightBytes, e.InFlightBytes},
-		{&o.eventConns, e.EventConns},
-		{&o.maxUnmatched, e.MaxPending},
-		{&o.cacheConns, e.CacheConns},
-		{&o.cacheStreams, e.CacheStreams},
-		{&o.maxFrame, e.MaxFrame},
-	} {
-		if s.value > 0 {
-			*s.setting = s.value
-		}
-	}
-	for _, s := range []struct {
-		setting *uint64
-		value   uint64
-	}{
-		{&o.eventWindows.conn, e.EventConnWindow},
-		{&o.eventWindows.stream, e.EventStreamWindow},
-		{&o.cacheWindows.conn, e.CacheConnWindow},
-		{&o.cacheWindows.stream, e.CacheStreamWindow},
-	} {
-		if s.value > 0 {
-			*s.setting = s.value
-		}
-	}
+	set(o, "publish connections", &o.publishConns, e.PublishConns)
+	set(o, "publish streams", &o.publishStreams, e.PublishStreams)
+	set(o, "publishes in flight", &o.inFlight, e.QueueDepth)
+	set(o, "bytes in flight", &o.inFlightBytes, e.InFlightBytes)
+	set(o, "event connections", &o.eventConns, e.EventConns)
+	set(o, "event streams that wait", &o.maxUnmatched, e.MaxPending)
+	set(o, "cache connections", &o.cacheConns, e.CacheConns)
+	set(o, "cache streams", &o.cacheStreams, e.CacheStreams)
+	set(o, "maximum frame size", &o.maxFrame, e.MaxFrame)
+	set(o, "window of connections with events", &o.eventWindows.conn, e.EventConnWindow)
+	set(o, "window of streams with events", &o.eventWindows.stream, e.EventStreamWindow)
+	set(o, "window of connections for cache requests", &o.cacheWindows.conn, e.CacheConnWindow)
+	set(o, "window of streams for cache requests", &o.cacheWindows.stream, e.CacheStreamWindow)
 	if e.Sharding == "rr" {
 		o.roundRobin = true
 	}

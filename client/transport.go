@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Transport is how a client uses connections, for [WithTransport]. A field that is 0 keeps its default. The defaults suit
-// most programs; docs/performance.md says when others are better.
+// Transport is how a client uses connections, for [WithTransport]. A field that is 0 keeps its default. The defaults
+// suit most programs; docs/performance.md says when others are better.
 type Transport struct {
 	// PublishConns is the number of connections that publish; 1 by default. Topics are spread over all their streams by
 	// hash, and each topic stays on one, in order.
@@ -21,8 +21,8 @@ type Transport struct {
 	// EventConns is the number of connections that subscriptions are spread over; 8 by default. More are opened when
 	// these are full.
 	EventConns int
-	// SubscriptionsPerConn is how many subscriptions share a connection at most; 32 by default. The connection's receive
-	// window is sized for that many, so that subscriptions that are not read cannot stop the others.
+	// SubscriptionsPerConn is how many subscriptions share a connection at most; 32 by default. The connection's
+	// receive window is sized for that many, so that subscriptions that are not read cannot stop the others.
 	SubscriptionsPerConn int
 
 	// CacheConns is the number of connections for cache requests; 1 by default.
@@ -55,7 +55,8 @@ type Transport struct {
 	Spin time.Duration
 }
 
-// Windows are receive windows in bytes. One that is 0 keeps its default, which for a stream is [Transport.StreamWindow].
+// Windows are receive windows in bytes. One that is 0 keeps its default, which for a stream is
+// [Transport.StreamWindow].
 type Windows struct {
 	Stream, Conn int
 }
@@ -64,53 +65,29 @@ type Windows struct {
 // add up. A negative one makes [Connect] fail.
 func WithTransport(t Transport) Option {
 	return func(o *options) {
-		for _, s := range []struct {
-			name    string
-			setting *int
-			value   int
-		}{
-			{"publish connections", &o.publishConns, t.PublishConns},
-			{"publish streams", &o.publishStreams, t.PublishStreams},
-			{"event connections", &o.eventConns, t.EventConns},
-			{"subscriptions per connection", &o.subsPerConn, t.SubscriptionsPerConn},
-			{"cache connections", &o.cacheConns, t.CacheConns},
-			{"cache streams", &o.cacheStreams, t.CacheStreams},
-			{"maximum frame size", &o.maxFrame, t.MaxFrame},
-			{"send buffer", &o.quic.SendBuffer, t.SendBuffer},
-			{"receive buffer", &o.quic.RecvBuffer, t.ReceiveBuffer},
-		} {
-			set(o, s.name, s.setting, s.value)
-		}
-		for _, s := range []struct {
-			name    string
-			setting *uint64
-			value   int
-		}{
-			{"stream window", &o.quic.StreamWindow, t.StreamWindow},
-			{"window of streams with events", &o.eventWindows.stream, t.EventWindows.Stream},
-			{"window of connections with events", &o.eventWindows.conn, t.EventWindows.Conn},
-			{"window of streams for cache requests", &o.cacheWindows.stream, t.CacheWindows.Stream},
-			{"window of connections for cache requests", &o.cacheWindows.conn, t.CacheWindows.Conn},
-		} {
-			set(o, s.name, s.setting, s.value)
-		}
-		for _, s := range []struct {
-			name    string
-			setting *time.Duration
-			value   time.Duration
-		}{
-			{"idle timeout", &o.quic.IdleTimeout, t.IdleTimeout},
-			{"keep-alive", &o.quic.KeepAlive, t.KeepAlive},
-			{"time to spin", &o.quic.Spin, t.Spin},
-		} {
-			set(o, s.name, s.setting, s.value)
-		}
+		set(o, "publish connections", &o.publishConns, t.PublishConns)
+		set(o, "publish streams", &o.publishStreams, t.PublishStreams)
+		set(o, "event connections", &o.eventConns, t.EventConns)
+		set(o, "subscriptions per connection", &o.subsPerConn, t.SubscriptionsPerConn)
+		set(o, "cache connections", &o.cacheConns, t.CacheConns)
+		set(o, "cache streams", &o.cacheStreams, t.CacheStreams)
+		set(o, "maximum frame size", &o.maxFrame, t.MaxFrame)
+		set(o, "send buffer", &o.quic.SendBuffer, t.SendBuffer)
+		set(o, "receive buffer", &o.quic.RecvBuffer, t.ReceiveBuffer)
+		set(o, "stream window", &o.quic.StreamWindow, t.StreamWindow)
+		set(o, "window of streams with events", &o.eventWindows.stream, t.EventWindows.Stream)
+		set(o, "window of connections with events", &o.eventWindows.conn, t.EventWindows.Conn)
+		set(o, "window of streams for cache requests", &o.cacheWindows.stream, t.CacheWindows.Stream)
+		set(o, "window of connections for cache requests", &o.cacheWindows.conn, t.CacheWindows.Conn)
+		set(o, "idle timeout", &o.quic.IdleTimeout, t.IdleTimeout)
+		set(o, "keep-alive", &o.quic.KeepAlive, t.KeepAlive)
+		set(o, "time to spin", &o.quic.Spin, t.Spin)
 		o.roundRobin = o.roundRobin || t.RoundRobin
 	}
 }
 
-// set changes a setting to a value that is given, and notes one that is negative.
-func set[S int | uint64 | time.Duration, V int | time.Duration](o *options, name string, setting *S, value V) {
+// set changes a setting to a value unless that is 0, and notes one that is negative.
+func set[S, V int | uint64 | time.Duration](o *options, name string, setting *S, value V) {
 	switch {
 	case value < 0:
 		o.problems = append(o.problems, fmt.Errorf("client: %s: %v is negative", name, value))
