@@ -147,8 +147,8 @@ func New(cfg Config) (*Broker, error) {
 		deadlines: newSchedule(func(c *conn) *slot { return &c.deadline }),
 		expiries:  newSchedule(func(c *conn) *slot { return &c.expiry }),
 	}
-	// Signatures are expensive, and large batches to decompress more so. Only so many are worked on at a time, and tenants
-	// take turns. Each has a line of its own, because a signature takes microseconds.
+	// Signatures are expensive, and large batches to decompress more so. Only so many are worked on at a time, and
+	// tenants take turns. Each has a line of its own, because a signature takes microseconds.
 	verifying := newTurns(max(runtime.GOMAXPROCS(0)/2, 1))
 	b.verifier.Bound(verifying.enter, verifying.leave)
 	b.decompressing = newTurns(max(runtime.GOMAXPROCS(0)/2, 1))

@@ -171,15 +171,15 @@ type provenToken struct {
 }
 
 // verify checks a token that a stream shows. conn.authenticating is held.
-func (c *conn) verify(tenant, text string) (*auth.Identity, error) {
-	sum := sha256.Sum256([]byte(text))
+func (c *conn) verify(tenant string, text []byte) (*auth.Identity, error) {
+	sum := sha256.Sum256(text)
 	if p := &c.proven; p.id != nil && p.sum == sum && p.id.Tenant == tenant {
 		if err := c.b.verifier.VerifyAgain(c.ctx, p.id); err != nil {
 			return nil, err
 		}
 		return p.id, nil
 	}
-	id, err := c.b.verifier.Verify(c.ctx, tenant, text)
+	id, err := c.b.verifier.Verify(c.ctx, tenant, string(text))
 	if err != nil {
 		return nil, err
 	}

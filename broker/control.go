@@ -334,7 +334,7 @@ func (s *stream) authenticate(m *codec.Message) *codec.Refusal {
 		return &codec.AuthRateReached
 	}
 	end := s.c.trace("auth", slog.String("felix.tenant", claimed))
-	id, err := s.c.verify(claimed, string(m.Token))
+	id, err := s.c.verify(claimed, m.Token)
 	end(err)
 	if err != nil {
 		s.c.b.metrics.authFailures.WithLabelValues(string(auth.ReasonOf(err))).Inc()

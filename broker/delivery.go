@@ -251,7 +251,7 @@ func (s *subscription) decompressed(d fanout.Delivery) (*fanout.Frame, codec.Gap
 	tried := false
 	plain, short := f.Derive(size, func() (made *fanout.Frame) {
 		if tried = true; err == nil {
-			_ = b.decompressing.enter(context.Background(), s.tenant.name) // does not fail, and those in front take milliseconds
+			_ = b.decompressing.enter(context.Background(), s.tenant.name) // cannot fail, and waits for milliseconds
 			made, err = decompress(f.Count(), &c)
 			b.decompressing.leave()
 		}

@@ -29,7 +29,7 @@ type metrics struct {
 	cachePuts              atomic.Uint64
 	watches, watchesEnded  atomic.Uint64
 	watchEvents, watchLost atomic.Uint64 // changes
-	watchBytes             atomic.Int64  // of changes
+	watchLogBytes          atomic.Int64  // of changes
 	inFlightWaits          atomic.Uint64
 
 	catalogChanges, catalogErrors atomic.Uint64
@@ -139,7 +139,7 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 	})
 	gauge("felix_read_bytes", "Memory held by unfinished requests.", func() float64 {
 		streams := b.openStreams.Load() * streamBytes
-		watches := int64(m.watches.Load()-m.watchesEnded.Load())*watchBytes + m.watchBytes.Load()
+		watches := int64(m.watches.Load()-m.watchesEnded.Load())*watchBytes + m.watchLogBytes.Load()
 		return float64(max(b.tenants.readBytes()-streams-watches, 0))
 	})
 
@@ -164,7 +164,7 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 	gauge("felix_cache_watches", "Watches of caches active.", open(&m.watches, &m.watchesEnded))
 	counter("felix_cache_watch_events_total", "Changes of caches written to watchers.", m.watchEvents.Load)
 	counter("felix_cache_watch_lost_events_total", "Changes of caches that watchers did not read in time, and were told that they missed.", m.watchLost.Load)
-	gauge("felix_cache_watch_bytes", "Memory held by changes of caches that watchers have not read yet.", func() float64 { return float64(m.watchBytes.Load()) })
+	gauge("felix_cache_watch_bytes", "Memory held by changes of caches that watchers have not read yet.", func() float64 { return float64(m.watchLogBytes.Load()) })
 	r.MustRegister(cacheCollector{b.caches}, tenantCollector{b.tenants})
 
 	if b.cfg.Catalog != nil {

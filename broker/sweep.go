@@ -81,8 +81,9 @@ func (s *stream) untrusted() bool {
 	return l == limitTokenExpired || l == limitTokenRevoked
 }
 
-// over reports whether nothing more of the stream is to be carried out: its token is not good any more, or its connection
-// has ended. A client that has lost a connection goes on with another one, and what it sends there must not be overtaken.
+// over reports whether nothing more of the stream is to be carried out: its token is not good any more, or its
+// connection has ended. A client that has lost a connection goes on with another one, and what it sends there must not
+// be overtaken.
 func (s *stream) over() bool { return s.untrusted() || s.c.ctx.Err() != nil }
 
 // clock is the time by which [Broker.deadlines] goes: nanoseconds since the broker was made.

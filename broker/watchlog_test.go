@@ -340,7 +340,7 @@ func TestRoundsSkipParked(t *testing.T) {
 			add()
 		}
 		for range 20 {
-			l.round.left = l.round.inTurn
+			l.round.left = l.round.active
 			for w := range served {
 				served[w] = false
 			}
@@ -377,8 +377,8 @@ func TestRoundsSkipParked(t *testing.T) {
 				}
 			}
 			for w, isParked := range parked {
-				if l.round.watches[w.index] != w || isParked != (w.index >= l.round.inTurn) {
-					t.Fatalf("seed %d: place %d of %d in turn, parked: %t", seed, w.index, l.round.inTurn, isParked)
+				if l.round.watches[w.index] != w || isParked != (w.index >= l.round.active) {
+					t.Fatalf("seed %d: place %d, %d watchers are active, parked: %t", seed, w.index, l.round.active, isParked)
 				}
 				if !isParked && !served[w] {
 					t.Fatalf("seed %d: a watcher missed its turn", seed)

@@ -46,8 +46,8 @@ type watchShare struct {
 
 // watchRound is whom of a log's watchers there is to serve.
 type watchRound struct {
-	watches   []*cacheWatch // first those that are served in turn, and then those that are parked; cacheWatch.index
-	inTurn    int           // how many are served in turn
+	watches   []*cacheWatch // the active ones, and behind them those that are parked; cacheWatch.index
+	active    int           // how many are not parked: a change gives each of them a turn
 	turn      int           // the next of them
 	left      int           // how many of them have not had their turn since the last change
 	ready     []*cacheWatch // have something to write apart from that
@@ -90,7 +90,7 @@ func (ls *watchLogs) join(c *cache.Cache, tenant string, w *cacheWatch) bool {
 		}
 		cfg := &ls.b.cfg
 		l = &cacheLog{logs: ls, tenant: tenant, share: share}
-		l.init(w.t.shares[kindReads], cfg.CacheWatchBytes, min(cfg.CacheWatchBytes, cfg.MaxFrameBytes)-codec.CacheEventsHead, &ls.b.metrics.watchLost, &ls.b.metrics.watchBytes)
+		l.init(w.t.shares[kindReads], cfg.CacheWatchBytes, min(cfg.CacheWatchBytes, cfg.MaxFrameBytes)-codec.CacheEventsHead, &ls.b.metrics.watchLost, &ls.b.metrics.watchLogBytes)
 		stop, ok := c.Watch(l.changed)
 		if !ok {
 			ls.closeShareLocked(tenant)
@@ -160,7 +160,7 @@ func (l *cacheLog) changed(e cache.Event) {
 	if e.Kind != cache.Removed {
 		l.appendLocked(e)
 	}
-	l.round.left = l.round.inTurn
+	l.round.left = l.round.active
 	l.scheduleLocked()
 }
 
@@ -171,13 +171,13 @@ const cacheRemoved = "cache removed"
 // nothing for the watchers whose clients do not read.
 func (l *cacheLog) parkLocked(w *cacheWatch) {
 	r := &l.round
-	if w.index >= r.inTurn {
+	if w.index >= r.active {
 		return
 	}
-	r.inTurn--
-	moved := r.watches[r.inTurn]
+	r.active--
+	moved := r.watches[r.active]
 	r.swap(w, moved)
-	r.left = min(r.left, r.inTurn)
+	r.left = min(r.left, r.active)
 	if moved != w && r.left > 0 {
 		l.readyLocked(moved) // its turn may have been before that of its new place
 	}
@@ -186,23 +186,23 @@ func (l *cacheLog) parkLocked(w *cacheWatch) {
 // unparkLocked undoes parkLocked. The caller sees to what w has missed.
 func (l *cacheLog) unparkLocked(w *cacheWatch) {
 	r := &l.round
-	if w.left || w.index < r.inTurn {
+	if w.left || w.index < r.active {
 		return
 	}
 	r.enter(w)
 }
 
-// add puts a watcher behind those that are served in turn.
+// add puts a new watcher behind the active ones, as one of them.
 func (r *watchRound) add(w *cacheWatch) {
 	w.index = len(r.watches)
 	r.watches = append(r.watches, w)
 	r.enter(w)
 }
 
-// enter puts a watcher in its turn that is parked. It may come before those that have not had theirs.
+// enter makes a parked watcher active. It may take a turn before others that have not had theirs, so there is one more.
 func (r *watchRound) enter(w *cacheWatch) {
-	r.swap(w, r.watches[r.inTurn])
-	r.inTurn++
+	r.swap(w, r.watches[r.active])
+	r.active++
 	if r.left > 0 {
 		r.left++
 	}
@@ -352,7 +352,7 @@ func (r *watchRound) next() *cacheWatch {
 		return nil
 	}
 	r.left--
-	if r.turn >= r.inTurn {
+	if r.turn >= r.active {
 		r.turn = 0
 	}
 	r.turn++

@@ -108,7 +108,7 @@ func TestResumeFor(t *testing.T) {
 	}
 }
 
-// TestGapIsHandedOver is told of a gap with nothing behind it. Next returns it, and the position moves then and not
+// TestGapIsHandedOver receives a gap that no event follows. Next returns it, and the position moves then and not
 // before.
 func TestGapIsHandedOver(t *testing.T) {
 	p := newPeer(t)

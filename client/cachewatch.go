@@ -55,7 +55,8 @@ type CacheEvent struct {
 //
 // The last thing that Watch yields, unless the loop is left, is the error that ended it: that of the context,
 // [ErrClosed], or [ErrProtocol]; and, as long as the broker has not watched yet, its refusal, or [ErrUnsupported] if it
-// has not the extension cache. A watch that was live goes on trying, at the longest pause, however long that takes.
+// does not have the extension cache. A watch that was live goes on trying, at the longest pause, however long that
+// takes.
 func (h *Cache) Watch(ctx context.Context) iter.Seq2[CacheEvent, error] {
 	return h.watch(ctx, func() {})
 }

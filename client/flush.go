@@ -12,8 +12,8 @@ import (
 )
 
 // Flush waits until everything that was published before has its outcome: acknowledged, refused or in doubt, and told
-// so to whoever waits for it or gave a callback. What batchers have gathered is sent first. What was sent without an
-// acknowledgement has reached the broker then; Flush fails with [ErrInDoubt] if some of that, since the last Flush of
+// so to the caller that waits for it or gave a callback. What batchers have gathered is sent first. What was sent
+// without an acknowledgement has reached the broker then; Flush fails with [ErrInDoubt] if some of that, since the last Flush of
 // the client, was on a stream that was lost: see [Publisher.Flush] for those of one publisher. Other publishes may go
 // on meanwhile and are not waited for. A context without a deadline waits as long as it takes.
 func (c *Client) Flush(ctx context.Context) error {

@@ -220,8 +220,8 @@ func TestStopSendingIsNotTheEnd(t *testing.T) {
 	}
 }
 
-// TestPublishBlocked publishes to a broker that does not read. A frame that has begun is finished, whoever gives up,
-// and those behind it are sent on the same stream.
+// TestPublishBlocked publishes to a broker that does not read. A frame that has begun is finished even if its caller
+// gives up, and later ones are sent on the same stream.
 func TestPublishBlocked(t *testing.T) {
 	big := make([]byte, 1<<20) // more than the broker's window
 	reason := errors.New("reason")

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/felix-mq/felix/benchmarks/internal/program"
@@ -73,7 +74,7 @@ func (b *bench) attacks(ctx context.Context, chosen []attack) ([]*result, error)
 
 // attack measures one attack, on a broker of its own.
 func (b *bench) attack(ctx context.Context, a attack, dir string) (*result, error) {
-	s, err := startSite(ctx, b.binary, dir, a.name, append(append([]string{}, a.set...), b.set...))
+	s, err := startSite(ctx, b.binary, dir, a.name, slices.Concat(a.set, b.set))
 	if err != nil {
 		return nil, err
 	}
@@ -129,7 +130,7 @@ func (b *bench) besides(ctx context.Context, a attack, s *site, l *load) (latenc
 	if err != nil {
 		return latencies{}, err
 	}
-	other, err := startSite(ctx, b.binary, dir, a.name, append(append([]string{}, a.set...), b.set...))
+	other, err := startSite(ctx, b.binary, dir, a.name, slices.Concat(a.set, b.set))
 	if err != nil {
 		return latencies{}, err
 	}

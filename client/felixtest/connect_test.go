@@ -84,8 +84,8 @@ func TestNoSeedAnswers(t *testing.T) {
 	}
 }
 
-// TestConnectRetry: Connect tries again what may pass, here a token that is not there yet, with pauses and as long as its
-// context lasts; and it does not try again what a broker refuses.
+// TestConnectRetry: Connect tries again what may pass, here a token that is not there yet, with pauses and as long as
+// its context lasts; and it does not try again what a broker refuses.
 func TestConnectRetry(t *testing.T) {
 	b := felixtest.Start(t)
 	good, err := b.Token(time.Hour, "stream.publish:stream:"+felixtest.Tenant+"/*")

@@ -20,8 +20,8 @@ import (
 
 // TestStorm runs publishers and subscribers through random faults, and compares what came with what the publishers were
 // told. FELIX_STORM_SEEDS sets the number of seeds, and FELIX_STORM_SEED runs a single one. Faults are losses of
-// packets, of addresses and of the broker, pauses and refusals; with FELIX_STORM_FAULTS=all, as in make storm, also paths
-// that take small packets alone, and a process that has no descriptor left.
+// packets, of addresses and of the broker, pauses and refusals; with FELIX_STORM_FAULTS=all, as in make storm, also
+// paths that take small packets alone, and a process that has no descriptor left.
 //
 //   - Events of a publisher come in order, none twice, and none whose publish has failed without doubt.
 //   - An event that was acknowledged comes, or a gap in its place.
@@ -186,11 +186,11 @@ func (s *storm) faults(r *rand.Rand) {
 		case <-s.ctx.Done():
 		}
 	}
+	kinds := 6
+	if os.Getenv("FELIX_STORM_FAULTS") == "all" {
+		kinds = 8
+	}
 	for range 3 + r.IntN(5) {
-		kinds := 6
-		if os.Getenv("FELIX_STORM_FAULTS") == "all" {
-			kinds = 8
-		}
 		switch r.IntN(kinds) {
 		case 0:
 			s.b.Kick()

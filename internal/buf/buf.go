@@ -73,8 +73,8 @@ const (
 )
 
 // fresh allocates n bytes. What the system has not mapped yet is mapped by the first access to each page, which takes
-// microseconds. Copies and decompression are assembly code, which the scheduler cannot interrupt: for 16 MiB that kept a
-// processor, and with it the end of a garbage collection, for 60 ms. This loop can be interrupted.
+// microseconds. Copies and decompression are assembly code, which the scheduler cannot interrupt: for 16 MiB that kept
+// a processor, and with it the end of a garbage collection, for 60 ms. This loop can be interrupted.
 func fresh(n int) []byte {
 	b := make([]byte, n)
 	if n >= touchFrom {
