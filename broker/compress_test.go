@@ -54,11 +54,11 @@ func TestCompressedBatches(t *testing.T) {
 			}
 		}
 		want = append(want, items...)
-		publish := p.PublishBatch
+		publish := p.Publish
 		if i%3 == 0 {
-			publish = p.SendBatch
+			publish = p.Send
 		}
-		if err := publish(ctx, items); err != nil {
+		if err := publish(ctx, items...); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -107,16 +107,16 @@ func TestPublishSubscribe(t *testing.T) {
 	if err := p.Publish(ctx, []byte("one")); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.PublishBatch(ctx, [][]byte{[]byte("two"), {}, []byte("three")}); err != nil {
+	if err := p.Publish(ctx, []byte("two"), nil, []byte("three")); err != nil {
 		t.Fatal(err)
 	}
 	if err := p.Send(ctx, []byte("four")); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.SendBatch(ctx, [][]byte{[]byte("five"), []byte("six")}); err != nil {
+	if err := p.Send(ctx, []byte("five"), []byte("six")); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.PublishBatch(ctx, nil); err != nil {
+	if err := p.Publish(ctx); err != nil {
 		t.Fatalf("empty batch: %v", err)
 	}
 	for _, s := range []*client.Subscription{a, b} {
@@ -168,7 +168,7 @@ func TestReplay(t *testing.T) {
 	ctx := testContext(t)
 	p := c.Publisher("default", "demo")
 	for i := range 10 {
-		if err := p.PublishBatch(ctx, [][]byte{fmt.Appendf(nil, "%d", 2*i), fmt.Appendf(nil, "%d", 2*i+1)}); err != nil {
+		if err := p.Publish(ctx, fmt.Appendf(nil, "%d", 2*i), fmt.Appendf(nil, "%d", 2*i+1)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -333,7 +333,7 @@ func TestStoppedSubscribers(t *testing.T) {
 					items[i] = make([]byte, payload)
 					binary.BigEndian.PutUint64(items[i], uint64(n*batchSize+i))
 				}
-				if err := p.PublishBatch(ctx, items); err != nil {
+				if err := p.Publish(ctx, items...); err != nil {
 					t.Fatal(err)
 				}
 				for range subs - len(stopped) {

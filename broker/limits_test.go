@@ -487,10 +487,10 @@ func TestLegacyPeer(t *testing.T) {
 	for i := range items {
 		items[i] = fmt.Append(nil, i)
 	}
-	if err := pub.PublishBatch(testContext(t), items); err != nil {
+	if err := pub.Publish(testContext(t), items...); err != nil {
 		t.Fatal(err)
 	}
-	if err := pub.PublishBatch(testContext(t), items[:100]); err != nil {
+	if err := pub.Publish(testContext(t), items[:100]...); err != nil {
 		t.Fatal(err)
 	}
 	want := slices.Concat(items, items[:100])

@@ -16,7 +16,7 @@ func TestStreams(t *testing.T) {
 	c := connect(t, d)
 	ctx := testContext(t)
 	s := subscribe(t, c, "demo")
-	if err := c.Publisher("default", "demo").PublishBatch(ctx, [][]byte{[]byte("one"), []byte("two")}); err != nil {
+	if err := c.Publisher("default", "demo").Publish(ctx, []byte("one"), []byte("two")); err != nil {
 		t.Fatal(err)
 	}
 	wantEvents(ctx, t, s, "one", "two")

@@ -136,8 +136,6 @@ func TestAllocPublish(t *testing.T) {
 	c := p.connect()
 	pub := c.Publisher("default", "demo")
 	raw := dialRaw(p)
-	told := make(chan error, 1)
-	tell := func(err error) { told <- err }
 	for _, tc := range []struct {
 		name     string
 		payloads [][]byte
@@ -153,28 +151,13 @@ func TestAllocPublish(t *testing.T) {
 			client, quic func() error
 		}{
 			{
-				"PublishBatch",
-				func() error { return pub.PublishBatch(context.Background(), tc.payloads) },
+				"Publish",
+				func() error { return pub.Publish(context.Background(), tc.payloads...) },
 				func() error { return raw.roundTrip(acked) },
 			},
 			{
-				"PublishBatchAsync",
-				func() error {
-					return pub.PublishBatchAsync(context.Background(), tc.payloads).Wait(context.Background())
-				},
-				func() error { return raw.roundTrip(acked) },
-			},
-			{
-				"PublishFunc",
-				func() error {
-					pub.PublishFunc(context.Background(), tc.payloads, tell)
-					return <-told
-				},
-				func() error { return raw.roundTrip(acked) },
-			},
-			{
-				"SendBatch",
-				func() error { return pub.SendBatch(context.Background(), tc.payloads) },
+				"Send",
+				func() error { return pub.Send(context.Background(), tc.payloads...) },
 				func() error { _, err := raw.s.Send().Write(plain); return err },
 			},
 		} {
@@ -235,16 +218,15 @@ func repeat(payload []byte, n int) [][]byte {
 	return b
 }
 
-// TestAllocBatcher compares what a batch of a batcher costs, from the first Add to its outcome, with what QUIC needs for the
-// same bytes.
-func TestAllocBatcher(t *testing.T) {
+// TestAllocPublishAsync compares what a batch costs, from its first event to its outcome, with what QUIC needs for the same
+// bytes.
+func TestAllocPublishAsync(t *testing.T) {
 	skipAllocations(t)
 	const runs, events = 200, 64
 	p := sinkPeer(t)
-	told := make(chan struct{}, 1)
-	b := p.connect().Publisher("default", "demo").Batcher(client.BatcherOptions{
-		MaxEvents: events, Linger: time.Hour, Done: func([][]byte, error) { told <- struct{}{} },
-	})
+	pub := p.connect(client.WithBatching(client.Batching{MaxEvents: events, Linger: time.Hour})).Publisher("default", "demo")
+	told := make(chan error, events)
+	tell := func(err error) { told <- err }
 	payload := make([]byte, 12)
 	acked := codec.AppendPublishBatchAcked(nil, 1, codec.AckPerBatch, "t1", "default", "demo", repeat(payload, events))
 	raw := dialRaw(p)
@@ -262,11 +244,13 @@ func TestAllocBatcher(t *testing.T) {
 	quic := measure(func() error { return raw.roundTrip(acked) })
 	own := measure(func() error {
 		for range events {
-			if err := b.Add(p.ctx, payload); err != nil {
+			pub.PublishAsync(p.ctx, payload, tell)
+		}
+		for range events {
+			if err := <-told; err != nil {
 				return err
 			}
 		}
-		<-told
 		return nil
 	})
 	t.Logf("%v allocations, QUIC alone %v", own, quic)

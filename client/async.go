@@ -11,124 +11,16 @@ import (
 	"github.com/felix-mq/felix/codec"
 )
 
-// Future is the outcome of a publish that may not be known yet. It may be used from many goroutines.
-type Future struct {
-	mu      sync.Mutex // guards all below
-	settled bool
-	err     error
-	done    chan struct{} // made when somebody asks for it
-	waiter  chan struct{} // of the first that waits; from wakePool
-}
-
-// wakePool holds channels of capacity 1, so that waiting for a future allocates nothing.
-var wakePool = sync.Pool{New: func() any { return make(chan struct{}, 1) }}
-
 // outcome is told what an asynchronous publish came to, once.
 type outcome interface{ settle(err error) }
 
 type outcomeFunc func(error)
 
-func (f outcomeFunc) settle(err error) {
-	if f != nil {
-		f(err)
-	}
-}
+func (f outcomeFunc) settle(err error) { f(err) }
 
-func (f *Future) settle(err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.settled, f.err = true, err
-	if f.done != nil {
-		close(f.done)
-	}
-	if f.waiter != nil {
-		f.waiter <- struct{}{}
-	}
-}
-
-// Done returns a channel that is closed when the outcome is known.
-func (f *Future) Done() <-chan struct{} {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.done == nil {
-		f.done = make(chan struct{})
-		if f.settled {
-			close(f.done)
-		}
-	}
-	return f.done
-}
-
-// Wait waits for the outcome and returns it, as [Publisher.PublishBatch] would. If ctx ends first it returns the reason;
-// the publish goes on.
-func (f *Future) Wait(ctx context.Context) error {
-	f.mu.Lock()
-	var wake chan struct{}
-	first := !f.settled && f.waiter == nil
-	if first {
-		wake, _ = wakePool.Get().(chan struct{})
-		f.waiter = wake
-	}
-	settled := f.settled
-	f.mu.Unlock()
-	switch {
-	case settled:
-	case first:
-		select {
-		case <-wake:
-		case <-ctx.Done():
-			f.mu.Lock()
-			defer f.mu.Unlock()
-			if f.settled {
-				<-wake
-			}
-			f.waiter = nil
-			wakePool.Put(wake)
-			return context.Cause(ctx)
-		}
-		wakePool.Put(wake)
-	default:
-		select {
-		case <-f.Done():
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-	return f.err // no longer written
-}
-
-// PublishAsync is [Publisher.PublishBatchAsync] of one event.
-func (p *Publisher) PublishAsync(ctx context.Context, payload []byte) *Future {
-	return p.PublishBatchAsync(ctx, [][]byte{payload})
-}
-
-// PublishBatchAsync sends the events as one batch, like [Publisher.PublishBatch], but does not wait for the
-// acknowledgement. It waits while as much is in flight as [WithInFlight] allows, while the broker pushes back, and, with
-// [WhileDownBlock], for a connection; ctx ends that, not the publish that has been sent. The acknowledgement is waited for
-// as long as [WithRequestTimeout] says. The payloads are the caller's again when it returns.
-func (p *Publisher) PublishBatchAsync(ctx context.Context, payloads [][]byte) *Future {
-	f := new(Future)
-	p.beginAsync(ctx, payloads, f)
-	return f
-}
-
-// PublishFunc is [Publisher.PublishBatchAsync] with a callback. done is called exactly once with the outcome, perhaps
-// before PublishFunc returns, on a goroutine that other outcomes wait for: it must not block.
-func (p *Publisher) PublishFunc(ctx context.Context, payloads [][]byte, done func(error)) {
-	p.beginAsync(ctx, payloads, outcomeFunc(done))
-}
-
-func (p *Publisher) beginAsync(ctx context.Context, payloads [][]byte, done outcome) {
-	span, err := p.begin(nil)
-	if err != nil {
-		done.settle(err)
-		return
-	}
-	p.publishAsync(ctx, payloads, span, done)
-}
-
-// publishAsync is beginAsync for a publish that has been counted: it ends span.
-func (p *Publisher) publishAsync(ctx context.Context, payloads [][]byte, span spans, done outcome) {
+// publishAsync publishes a batch, and waits for its place in the window, not for its outcome. It ends span.
+func (p *Publisher) publishAsync(payloads [][]byte, span spans, done outcome) {
+	ctx := context.Background() // Close ends its waits; a context that could end would cost a registration for each write
 	n, err := p.check(payloads)
 	if err != nil {
 		done.settle(err)

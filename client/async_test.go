@@ -30,10 +30,10 @@ func TestPublishAsync(t *testing.T) {
 	p.serve(n)
 	c := p.connect()
 	pub := c.Publisher("default", "demo")
-	futures := make([]*client.Future, 4)
+	futures := make([]future, 4)
 	held := make([]held, 4)
 	for i := range futures {
-		futures[i] = pub.PublishAsync(p.ctx, fmt.Append(nil, i))
+		futures[i] = publishAsync(p.ctx, pub, fmt.Append(nil, i))
 		held[i] = p.next(requests)
 	}
 	for i := range futures {
@@ -47,24 +47,18 @@ func TestPublishAsync(t *testing.T) {
 	if err := futures[0].Wait(p.ctx); !matchesRefusal(err) || errors.Is(err, client.ErrInDoubt) {
 		t.Errorf("refused: %v", err)
 	}
-	short, stop := context.WithTimeout(p.ctx, time.Millisecond)
-	defer stop()
-	if err := futures[1].Wait(short); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("a wait that ends: %v", err)
-	}
 	held[1].conn.ShutDown()
 	for _, i := range []int{1, 3} {
-		<-futures[i].Done()
 		if err := futures[i].Wait(p.ctx); !errors.Is(err, client.ErrInDoubt) || !errors.Is(err, client.ErrDisconnected) {
 			t.Errorf("connection lost: %v", err)
 		}
 	}
 	canceled, cancel := context.WithCancel(p.ctx)
 	cancel()
-	if err := pub.PublishAsync(canceled, nil).Wait(p.ctx); !errors.Is(err, context.Canceled) || errors.Is(err, client.ErrInDoubt) {
+	if err := publishAsync(canceled, pub, nil).Wait(p.ctx); !errors.Is(err, context.Canceled) || errors.Is(err, client.ErrInDoubt) {
 		t.Errorf("canceled: %v", err)
 	}
-	if err := c.Publisher("\xff", "demo").PublishAsync(p.ctx, nil).Wait(p.ctx); !errors.Is(err, client.ErrInvalidName) {
+	if err := publishAsync(p.ctx, c.Publisher("\xff", "demo"), nil).Wait(p.ctx); !errors.Is(err, client.ErrInvalidName) {
 		t.Errorf("invalid name: %v", err)
 	}
 }
@@ -75,7 +69,7 @@ func TestPublishAsyncTimesOut(t *testing.T) {
 		n, requests := hold()
 		p.serve(n)
 		c := p.connect(client.WithRequestTimeout(limit))
-		err := c.Publisher("default", "demo").PublishAsync(p.ctx, nil).Wait(p.ctx)
+		err := publishAsync(p.ctx, c.Publisher("default", "demo"), nil).Wait(p.ctx)
 		select {
 		case <-requests:
 		default:
@@ -103,23 +97,30 @@ func TestInFlight(t *testing.T) {
 			p := newPeer(t)
 			n, requests := hold()
 			p.serve(n)
-			pub := p.connect(tc.opt).Publisher("default", "demo")
-			first, second := pub.PublishAsync(p.ctx, tc.payload), pub.PublishAsync(p.ctx, tc.payload)
+			pub := p.connect(tc.opt, alone()).Publisher("default", "demo")
+			first, second := publishAsync(p.ctx, pub, tc.payload), publishAsync(p.ctx, pub, tc.payload)
 			a, b := p.next(requests), p.next(requests)
+			// One that waits for the window, and one in the batch after it.
+			third, fourth := publishAsync(p.ctx, pub, make([]byte, 1<<16)), publishAsync(p.ctx, pub, tc.payload)
 			short, stop := context.WithTimeout(p.ctx, 5*time.Millisecond)
 			defer stop()
-			if err := pub.PublishAsync(short, tc.payload).Wait(p.ctx); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, client.ErrInDoubt) {
+			if err := publishAsync(short, pub, tc.payload).Wait(p.ctx); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, client.ErrInDoubt) {
 				t.Errorf("above the window: %v", err)
 			}
-			third := begin(p, func() (*client.Future, error) { return pub.PublishAsync(p.ctx, make([]byte, 1<<16)), nil })
+			for _, publish := range []func(context.Context, ...[]byte) error{pub.Publish, pub.Send} {
+				if err := publish(short, tc.payload); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, client.ErrInDoubt) {
+					t.Errorf("what must not overtake what was gathered: %v", err)
+				}
+			}
 			p.must(a.ctl.Ack(a.Request, ""))
 			p.must(b.ctl.Ack(b.Request, ""))
 			p.must(first.Wait(p.ctx))
 			p.must(second.Wait(p.ctx))
-			f, _ := third()
-			d := p.next(requests)
-			p.must(d.ctl.Ack(d.Request, ""))
-			p.must(f.Wait(p.ctx))
+			for _, f := range []future{third, fourth} {
+				d := p.next(requests)
+				p.must(d.ctl.Ack(d.Request, ""))
+				p.must(f.Wait(p.ctx))
+			}
 		})
 	}
 }
@@ -133,7 +134,7 @@ func TestFlush(t *testing.T) {
 	p.must(c.Flush(p.ctx)) // nothing
 	pub := c.Publisher("default", "demo")
 	var told atomic.Bool
-	pub.PublishFunc(p.ctx, batch("before"), func(error) { told.Store(true) })
+	pub.PublishAsync(p.ctx, []byte("before"), func(error) { told.Store(true) })
 	before := p.next(requests)
 	flushed := do(p, func() error { return c.Flush(p.ctx) })
 	short, stop := context.WithTimeout(p.ctx, 5*time.Millisecond)
@@ -141,7 +142,7 @@ func TestFlush(t *testing.T) {
 	if err := c.Flush(short); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a flush that ends: %v", err)
 	}
-	behind := pub.PublishAsync(p.ctx, []byte("behind"))
+	behind := publishAsync(p.ctx, pub, []byte("behind"))
 	after := p.next(requests)
 	p.must(before.ctl.Ack(before.Request, ""))
 	p.must(flushed())
@@ -186,7 +187,7 @@ func TestDrain(t *testing.T) {
 	p.serve(n)
 	c := p.connect()
 	pub := c.Publisher("default", "demo")
-	f := pub.PublishAsync(p.ctx, nil)
+	f := publishAsync(p.ctx, pub, nil)
 	h := p.next(requests)
 	drained := do(p, func() error { return c.Drain(p.ctx) })
 	for err := error(nil); !errors.Is(err, client.ErrClosed); { // the drain begins about now
@@ -194,8 +195,8 @@ func TestDrain(t *testing.T) {
 		err = pub.Publish(short, nil)
 		stop()
 	}
-	if err := pub.Batcher(client.BatcherOptions{}).Add(p.ctx, nil); !errors.Is(err, client.ErrClosed) {
-		t.Errorf("Add: %v", err)
+	if err := publishAsync(p.ctx, pub, nil).Wait(p.ctx); !errors.Is(err, client.ErrClosed) {
+		t.Errorf("PublishAsync: %v", err)
 	}
 	p.must(h.ctl.Ack(h.Request, ""))
 	for len(requests) > 0 {
@@ -209,28 +210,24 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// TestBatcher adds events while the broker holds up a write, and looks at the batches that come.
-func TestBatcher(t *testing.T) {
+// TestBatches publishes events that linger, and looks at the batches that come.
+func TestBatches(t *testing.T) {
 	p := newPeer(t)
 	n, requests := hold()
 	p.serve(n)
-	c := p.connect()
+	c := p.connect(client.WithBatching(client.Batching{MaxEvents: 3, MaxBytes: 10 + 2*4, Linger: time.Hour}))
 	var mu sync.Mutex
 	var told []string
-	o := client.BatcherOptions{MaxEvents: 3, MaxBytes: 10, Linger: time.Hour, Done: func(payloads [][]byte, err error) {
-		mu.Lock()
-		defer mu.Unlock()
-		var all []string
-		for _, b := range payloads {
-			all = append(all, string(b))
-		}
-		told = append(told, fmt.Sprint(strings.Join(all, " "), err != nil))
-	}}
-	b := c.Publisher("default", "demo").Batcher(o)
+	pub := c.Publisher("default", "demo")
 	add := func(events ...string) {
-		t.Helper()
 		for _, e := range events {
-			p.must(b.Add(p.ctx, []byte(e)))
+			payload := []byte(e)
+			pub.PublishAsync(p.ctx, payload, func(err error) {
+				mu.Lock()
+				defer mu.Unlock()
+				told = append(told, fmt.Sprint(e, err != nil))
+			})
+			clear(payload) // it is the caller's
 		}
 	}
 	comes := func(refusal string, want ...string) {
@@ -245,78 +242,138 @@ func TestBatcher(t *testing.T) {
 		}
 		p.must(h.ctl.Ack(h.Request, refusal))
 	}
-	add("a", "b", "c")
-	comes("", "a", "b", "c") // full by count
+	add("a", "b")
+	add("c") // full by count
+	comes("", "a", "b", "c")
 	add("12345", "67890")
 	comes("no", "12345", "67890") // by bytes
 	add("1", "a larger one than fits")
 	comes("", "1")
 	comes("", "a larger one than fits")
-	add("x")
-	flushed := do(p, func() error { return b.Flush(p.ctx) })
-	comes("", "x")
-	p.must(flushed())
-	add("y")
-	flushed = do(p, func() error { return c.Flush(p.ctx) })
-	comes("", "y")
-	p.must(flushed())
-	add("z")
-	closed := do(p, func() error { return b.Close(p.ctx) })
-	comes("", "z")
-	p.must(closed())
-	if err := b.Add(p.ctx, nil); !errors.Is(err, client.ErrClosed) {
-		t.Errorf("Add after Close: %v", err)
+	for _, flush := range []func(context.Context) error{pub.Flush, c.Flush, c.Drain} {
+		add("x")
+		flushed := do(p, func() error { return flush(p.ctx) })
+		comes("", "x")
+		p.must(flushed())
 	}
 	mu.Lock()
 	defer mu.Unlock()
-	slices.Sort(told)
-	want := []string{"12345 67890true", "1false", "a b cfalse", "a larger one than fitsfalse", "xfalse", "yfalse", "zfalse"}
+	want := []string{"afalse", "bfalse", "cfalse", "12345true", "67890true", "1false", "a larger one than fitsfalse", "xfalse", "xfalse", "xfalse"}
 	if !slices.Equal(told, want) {
 		t.Errorf("told %q, want %q", told, want)
 	}
 }
 
-// TestBatcherGathers lets many goroutines add, without lingering, while the broker ends streams at random, and again when
-// it has stopped doing so: what they add then has to be acknowledged. Each event has one outcome; those that were
+// TestPublishesStayInOrder mixes the ways to publish. Each call is made when the one before it has returned.
+func TestPublishesStayInOrder(t *testing.T) {
+	p := newPeer(t)
+	p.serve(script.NewNormal())
+	c := p.connect(client.WithBatching(client.Batching{Linger: time.Hour}))
+	sub, err := c.Subscribe(p.ctx, "default", "demo")
+	p.must(err)
+	defer sub.Close()
+	pub := c.Publisher("default", "demo")
+	rng := newRand(t)
+	const events = 900
+	for i := range events {
+		switch payload := fmt.Append(nil, i); rng.IntN(4) {
+		case 0:
+			p.must(pub.Publish(p.ctx, payload))
+		case 1:
+			p.must(pub.Send(p.ctx, payload))
+		default:
+			pub.PublishAsync(p.ctx, payload, nil)
+		}
+	}
+	p.must(pub.Flush(p.ctx))
+	for i := range events {
+		ev, err := sub.Next(p.ctx)
+		p.must(err)
+		if string(ev.Payload) != fmt.Sprint(i) {
+			t.Fatalf("event %d is %q", i, ev.Payload)
+		}
+	}
+}
+
+// TestFailuresWithoutACallback are what Flush fails with, once: the first of each publisher, and the first of all.
+func TestFailuresWithoutACallback(t *testing.T) {
+	p := newPeer(t)
+	n, requests := hold()
+	p.serve(n)
+	c := p.connect()
+	first, second, good := c.Publisher("default", "demo"), c.Publisher("default", "demo"), c.Publisher("default", "demo")
+	for i, pub := range []*client.Publisher{first, first, second, good} {
+		pub.PublishAsync(p.ctx, nil, nil)
+		h := p.next(requests)
+		p.must(h.ctl.Ack(h.Request, []string{"one", "two", "three", ""}[i]))
+	}
+	for _, tc := range []struct {
+		flush func(context.Context) error
+		want  string
+	}{{first.Flush, "one"}, {first.Flush, ""}, {second.Flush, "three"}, {good.Flush, ""}, {c.Flush, "one"}, {c.Flush, ""}} {
+		err := tc.flush(p.ctx)
+		if tc.want == "" && err != nil || tc.want != "" && (!matchesRefusal(err) || !strings.Contains(err.Error(), tc.want)) {
+			t.Errorf("got %v, want %q", err, tc.want)
+		}
+	}
+	canceled, cancel := context.WithCancel(p.ctx)
+	cancel()
+	good.PublishAsync(canceled, nil, nil)
+	if err := good.Flush(p.ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestBatchingIsChecked gives bounds that no batch can have.
+func TestBatchingIsChecked(t *testing.T) {
+	p := newPeer(t)
+	for _, b := range []client.Batching{{MaxEvents: -1}, {MaxEvents: 1 << 17}, {MaxBytes: -1}, {MaxBytes: 1 << 30}, {Linger: -1}} {
+		if _, err := client.Connect(p.ctx, p.Addr(), append(p.options(), client.WithBatching(b))...); err == nil || !strings.Contains(err.Error(), "batches of") {
+			t.Errorf("%+v: %v", b, err)
+		}
+	}
+}
+
+// TestManyGather lets many goroutines publish, without lingering, while the broker ends streams at random, and again when
+// it has stopped doing so: what they publish then has to be acknowledged. Each event has one outcome; those that were
 // acknowledged are delivered, in the order of their goroutine.
-func TestBatcherGathers(t *testing.T) {
+func TestManyGather(t *testing.T) {
 	const adders, rounds, events = 8, 5, 12 // twice that in each round; a scripted broker keeps 1024
 	p := newPeer(t)
 	broker := script.NewNormal()
 	p.serve(broker)
-	c := p.connect(quick())
+	c := p.connect(quick(), client.WithBatching(client.Batching{MaxEvents: 64}))
 	pub := c.Publisher("default", "demo")
 	sub, err := c.Subscribe(p.ctx, "default", "demo", client.FromEarliest())
 	p.must(err)
 	defer sub.Close()
 	var mu sync.Mutex
-	acked, outcomes, batches := make(map[string]bool), 0, 0
-	b := pub.Batcher(client.BatcherOptions{MaxEvents: 64, Done: func(payloads [][]byte, err error) {
-		mu.Lock()
-		defer mu.Unlock()
-		batches++
-		for _, e := range payloads {
+	acked, outcomes := make(map[string]bool), 0
+	publish := func(e string) {
+		pub.PublishAsync(p.ctx, []byte(e), func(err error) {
+			mu.Lock()
+			defer mu.Unlock()
 			outcomes++
 			if err == nil {
-				acked[string(e)] = true
+				acked[e] = true
 			} else if !client.Retryable(err) {
-				t.Errorf("a batch: %v", err)
+				t.Errorf("%s: %v", e, err)
 			}
-		}
-	}})
+		})
+	}
 	rng := newRand(t)
 	add := func(round, from int, meanwhile func()) {
 		var work sync.WaitGroup
 		for i := range adders {
 			work.Go(func() {
 				for k := from; k < from+events; k++ {
-					p.must(b.Add(p.ctx, fmt.Appendf(nil, "%d %06d", i, round*2*events+k)))
+					publish(fmt.Sprintf("%d %06d", i, round*2*events+k))
 				}
 			})
 		}
 		meanwhile()
 		work.Wait()
-		p.must(b.Flush(p.ctx))
+		p.must(pub.Flush(p.ctx))
 	}
 	for round := range rounds {
 		add(round, 0, func() { broker.Kill(rng) })
@@ -339,7 +396,7 @@ func TestBatcherGathers(t *testing.T) {
 	if outcomes != 2*adders*rounds*events {
 		t.Errorf("%d outcomes of %d events", outcomes, 2*adders*rounds*events)
 	}
-	t.Logf("%d batches, %d of %d events acknowledged", batches, len(acked), outcomes)
+	t.Logf("%d of %d events acknowledged", len(acked), outcomes)
 	last := make(map[string]string)
 	for ev, err := range sub.Events(p.ctx) {
 		p.must(err)

@@ -96,8 +96,8 @@ func (s *slot) flush() {
 		if err != nil && q.pending != nil {
 			q.pending.settle(err)
 		} else if err != nil {
-			q.p.sent.lost.Store(true)
-			s.home.c.sendsLost.Store(true)
+			q.p.sent.losses.note(errSendsLost)
+			s.home.c.losses.note(errSendsLost)
 		}
 		q.span.end()
 	}

@@ -37,24 +37,25 @@ func TestBacklogTakesTheWindowInOrder(t *testing.T) {
 	c := p.connect(client.WithWhileDown(client.WhileDownBuffer), client.WithInFlight(1, 1<<20),
 		client.WithHooks(publishHook(func(client.PublishInfo) { began <- struct{}{} })))
 	pub := c.Publisher("default", "demo")
-	first := pub.PublishAsync(p.ctx, []byte("first"))
+	first := publishAsync(p.ctx, pub, []byte("first"))
 	p.await("the first publish", began)
 	h := p.next(requests)
-	late := begin(p, func() (*client.Future, error) { return pub.PublishAsync(p.ctx, []byte("late")), nil })
+	late := publishAsync(p.ctx, pub, []byte("late"))
 	p.await("the late publish", began)
-	p.must(pub.Send(p.ctx, []byte("sent"))) // by the time it has come, the late one waits for the window
+	other := c.Publisher("default", "demo")
+	p.must(other.Send(p.ctx, []byte("sent"))) // by the time it has come, the late one waits for the window
 	if sent := p.next(requests); sent.Payload() != "sent" {
 		t.Fatalf("got %q", sent.Payload())
 	}
 	client.Retire(pub)
-	queued := pub.PublishAsync(p.ctx, []byte("queued"))
+	queued := publishAsync(p.ctx, other, []byte("queued"))
+	p.until("the backlog", func() bool { return client.Flushing(pub) })
 	p.must(h.ctl.Ack(h.Request, ""))
 	p.must(first.Wait(p.ctx))
 	p.answers(requests, "queued")
 	p.must(queued.Wait(p.ctx))
-	f, _ := late()
 	p.answers(requests, "late")
-	p.must(f.Wait(p.ctx))
+	p.must(late.Wait(p.ctx))
 }
 
 // TestFlushWaitsForTheBacklog flushes a publisher whose event waits in the backlog, where another publisher's comes
@@ -65,10 +66,11 @@ func TestFlushWaitsForTheBacklog(t *testing.T) {
 	p.serve(n)
 	c := p.connect(client.WithWhileDown(client.WhileDownBuffer), client.WithInFlight(1, 1<<20))
 	pub, other := c.Publisher("default", "demo"), c.Publisher("default", "demo")
-	inFlight := other.PublishAsync(p.ctx, []byte("in flight"))
+	inFlight := publishAsync(p.ctx, other, []byte("in flight"))
 	h := p.next(requests)
 	client.Retire(other)
-	head := other.PublishAsync(p.ctx, []byte("head")) // waits for the window
+	head := publishAsync(p.ctx, other, []byte("head")) // waits for the window
+	p.until("the backlog", func() bool { return client.Flushing(pub) })
 	p.must(pub.Send(p.ctx, []byte("sent")))
 	short, stop := context.WithTimeout(p.ctx, 5*time.Millisecond)
 	defer stop()
@@ -97,14 +99,14 @@ func TestRenewalIsNotDown(t *testing.T) {
 	c := p.connect(client.WithWhileDown(client.WhileDownBuffer), client.WithWhileDownBytes(1),
 		client.WithHooks(publishHook(func(client.PublishInfo) { began <- struct{}{} })))
 	pub := c.Publisher("default", "demo")
-	inFlight := pub.PublishAsync(p.ctx, []byte("in flight"))
+	inFlight := publishAsync(p.ctx, pub, []byte("in flight"))
 	p.await("the first publish", began)
 	h := p.next(requests)
 	renewed := do(p, func() error { return client.Renew(p.ctx, pub) })
 	p.until("the renewal", func() bool { return client.Moving(pub) })
 	publishes := map[string]func() error{
 		"Publish":      func() error { return pub.Publish(p.ctx, []byte("event")) },
-		"PublishAsync": func() error { return pub.PublishAsync(p.ctx, []byte("event")).Wait(p.ctx) },
+		"PublishAsync": func() error { return publishAsync(p.ctx, pub, []byte("event")).Wait(p.ctx) },
 		"Send":         func() error { return pub.Send(p.ctx, []byte("event")) },
 	}
 	results := make(map[string]func() error)

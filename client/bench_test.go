@@ -13,30 +13,30 @@ var shapes = []struct{ size, batch int }{{256, 1}, {256, 64}, {4096, 1}, {4096, 
 
 // BenchmarkPublish waits for each acknowledgement before the next batch.
 func BenchmarkPublish(b *testing.B) {
-	benchmarkPublish(b, (*client.Publisher).PublishBatch)
+	benchmarkPublish(b, (*client.Publisher).Publish)
 }
 
 // BenchmarkSend sends one batch behind the other. The broker reads them all.
 func BenchmarkSend(b *testing.B) {
-	benchmarkPublish(b, (*client.Publisher).SendBatch)
+	benchmarkPublish(b, (*client.Publisher).Send)
 }
 
-func benchmarkPublish(b *testing.B, publish func(*client.Publisher, context.Context, [][]byte) error) {
+func benchmarkPublish(b *testing.B, publish func(*client.Publisher, context.Context, ...[]byte) error) {
 	for _, s := range shapes {
 		b.Run(fmt.Sprintf("size=%d/batch=%d", s.size, s.batch), func(b *testing.B) {
 			p := sinkPeer(b)
 			pub := p.connect().Publisher("default", "demo")
 			payloads := repeat(make([]byte, s.size), s.batch)
 			ctx := context.Background()
-			p.must(pub.PublishBatch(ctx, payloads))
+			p.must(pub.Publish(ctx, payloads...))
 			b.SetBytes(int64(s.size * s.batch))
 			b.ReportAllocs()
 			for b.Loop() {
-				if err := publish(pub, ctx, payloads); err != nil {
+				if err := publish(pub, ctx, payloads...); err != nil {
 					b.Fatal(err)
 				}
 			}
-			p.must(pub.PublishBatch(ctx, payloads)) // behind it everything has arrived
+			p.must(pub.Publish(ctx, payloads...)) // behind it everything has arrived
 			b.StopTimer()
 		})
 	}

@@ -15,13 +15,13 @@
 //
 // Three verbs end things, with three guarantees:
 //
-//	             new publishes   publishes under way      batchers   connections
+//	             new publishes   publishes under way      gathered   connections
 //	Flush(ctx)   go on           are waited for           sent       stay
 //	Drain(ctx)   ErrClosed       are waited for           sent       closed afterwards, or when ctx ends
 //	Close()      ErrClosed       sent ones are in doubt   ErrClosed  closed at once
 //
 //	publish ──▶ gathered ──▶ waiting ──▶ sent ──▶ acknowledged, refused, in doubt
-//	            (Batcher)    (window,             │
+//	            (in a batch) (window,             │
 //	                          buffer)             │
 //	            └── Close: not sent ──┘           └── Flush and Drain wait until everything is here
 //
@@ -65,7 +65,7 @@ type Client struct {
 	publishers    []*slot // topics are spread over these by hash, so that each topic stays in order
 	nextPublisher atomic.Uint32
 	publishes     ledger
-	sendsLost     atomic.Bool         // see Flush
+	losses        losses
 	window        *semaphore.Weighted // bytes of asynchronous publishes in flight
 	buffer        *semaphore.Weighted // bytes that wait for a connection
 
@@ -78,8 +78,8 @@ type Client struct {
 
 	mu       sync.Mutex // guards conns, batchers, and that wg takes nobody more once ctx has ended
 	conns    map[*conn]struct{}
-	batchers map[*Batcher]struct{}
-	wg       sync.WaitGroup // all goroutines
+	batchers map[*Publisher]struct{} // that gather, or send what they have gathered
+	wg       sync.WaitGroup          // all goroutines
 }
 
 // Connect dials the broker at addr ("host:port") and authenticates, so that a wrong address, certificate or token
@@ -101,7 +101,7 @@ func Connect(ctx context.Context, addr string, opts ...Option) (*Client, error) 
 	c := &Client{
 		seeds: splitSeeds(addr), o: o, hooks: newHooks(o.hooks), pace: pace{backoff: o.backoff},
 		window: semaphore.NewWeighted(int64(o.inFlightBytes)), buffer: semaphore.NewWeighted(int64(o.whileDownBytes)),
-		eventsLock: newLock(), conns: make(map[*conn]struct{}), batchers: make(map[*Batcher]struct{}), began: time.Now(),
+		eventsLock: newLock(), conns: make(map[*conn]struct{}), batchers: make(map[*Publisher]struct{}), began: time.Now(),
 	}
 	life, stop := context.WithCancelCause(context.Background())
 	c.ctx, c.stop = life, func() { stop(ErrClosed) }

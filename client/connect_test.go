@@ -218,7 +218,7 @@ func calls() []call {
 			return c.Publisher("default", "demo").Publish(ctx, []byte("one"))
 		}},
 		{"PublishBatch", true, func(ctx context.Context, c *client.Client) error {
-			return c.Publisher("default", "demo").PublishBatch(ctx, batch("one", "", strings.Repeat("x", 5000)))
+			return c.Publisher("default", "demo").Publish(ctx, batch("one", "", strings.Repeat("x", 5000))...)
 		}},
 		{"Put", true, func(ctx context.Context, c *client.Client) error {
 			return c.Cache("default", "primary").Put(ctx, "key", []byte("value"), client.NoExpiry)
@@ -447,7 +447,7 @@ func TestCallsWithoutEffect(t *testing.T) {
 		want error
 	}{
 		{"publish, namespace not UTF-8", c.Publisher("a\xff", "demo").Publish(ctx, nil), client.ErrInvalidName},
-		{"publish, stream not UTF-8", c.Publisher("default", "\xff").PublishBatch(ctx, nil), client.ErrInvalidName},
+		{"publish, stream not UTF-8", c.Publisher("default", "\xff").Publish(ctx), client.ErrInvalidName},
 		{"publish, name too long", c.Publisher("default", long).Publish(ctx, nil), client.ErrInvalidName},
 		{"send, stream not UTF-8", c.Publisher("default", "\xff").Send(ctx, nil), client.ErrInvalidName},
 		{"put, cache not UTF-8", c.Cache("default", "\xff").Put(ctx, "key", nil, 0), client.ErrInvalidName},
@@ -455,7 +455,7 @@ func TestCallsWithoutEffect(t *testing.T) {
 		{"get, key not UTF-8", badGet, client.ErrInvalidName},
 		{"subscribe, surrogate in the name", badSubscribe, client.ErrInvalidName},
 		{"publish, too large", c.Publisher("default", "demo").Publish(ctx, large), client.ErrFrameTooLarge},
-		{"send, too large", c.Publisher("default", "demo").SendBatch(ctx, [][]byte{large[:500], large[:500]}), client.ErrFrameTooLarge},
+		{"send, too large", c.Publisher("default", "demo").Send(ctx, large[:500], large[:500]), client.ErrFrameTooLarge},
 		{"put, too large", cache.Put(ctx, "key", large, client.NoExpiry), client.ErrFrameTooLarge},
 		{"get, too large", longGet, client.ErrFrameTooLarge},
 		{"subscribe, too large", longSubscribe, client.ErrFrameTooLarge},

@@ -17,68 +17,37 @@ func ExamplePublisher_PublishAsync() {
 	defer end()
 
 	orders := c.Publisher("default", "orders")
-	var futures []*client.Future
-	for i := range 100 {
-		futures = append(futures, orders.PublishAsync(ctx, fmt.Append(nil, "order ", i)))
-	}
-	for _, f := range futures {
-		if err := f.Wait(ctx); err != nil {
-			log.Fatal(err)
-		}
-	}
-	fmt.Println(len(futures), "orders published")
-	// Output: 100 orders published
-}
-
-func ExamplePublisher_PublishBatchAsync() {
-	ctx := context.Background()
-	c, end := connect(ctx)
-	defer end()
-
-	f := c.Publisher("default", "readings").PublishBatchAsync(ctx, [][]byte{[]byte("21.5"), []byte("21.7")})
-	fmt.Println(f.Wait(ctx))
-	// Output: <nil>
-}
-
-// A callback learns the outcome without anybody waiting for it.
-func ExamplePublisher_PublishFunc() {
-	ctx := context.Background()
-	c, end := connect(ctx)
-	defer end()
-
-	c.Publisher("default", "orders").PublishFunc(ctx, [][]byte{[]byte("one tea")}, func(err error) {
-		fmt.Println("outcome:", err) // must not block
-	})
-	if err := c.Flush(ctx); err != nil {
-		log.Fatal(err)
-	}
-	// Output: outcome: <nil>
-}
-
-// A batcher turns many small events into few batches. Without Linger nothing waits for a timer.
-func ExamplePublisher_Batcher() {
-	ctx := context.Background()
-	c, end := connect(ctx)
-	defer end()
-
 	failed := 0
-	b := c.Publisher("default", "clicks").Batcher(client.BatcherOptions{
-		Done: func(payloads [][]byte, err error) {
-			if err != nil {
-				failed += len(payloads)
-			}
-		},
-	})
 	for i := range 1000 {
-		if err := b.Add(ctx, fmt.Append(nil, "click ", i)); err != nil {
-			log.Fatal(err)
-		}
+		orders.PublishAsync(ctx, fmt.Append(nil, "order ", i), func(err error) {
+			if err != nil {
+				failed++
+			}
+		})
 	}
-	if err := b.Close(ctx); err != nil { // everything has its outcome
+	if err := orders.Flush(ctx); err != nil { // everything has its outcome
 		log.Fatal(err)
 	}
 	fmt.Println("failed:", failed)
 	// Output: failed: 0
+}
+
+// Without a callback, Flush returns the first failure.
+func ExampleWithBatching() {
+	ctx := context.Background()
+	broker := startBroker()
+	defer broker.Close()
+	c, err := client.Connect(ctx, broker.Addr, client.WithTLS(broker.TLS), client.WithToken("t1", broker.Token),
+		client.WithBatching(client.Batching{MaxEvents: 4096, Linger: 5 * time.Millisecond}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	for i := range 10 {
+		c.Publisher("default", "clicks").PublishAsync(ctx, fmt.Append(nil, "click ", i), nil)
+	}
+	fmt.Println(c.Flush(ctx))
+	// Output: <nil>
 }
 
 // Flush waits until what was published before has its outcome.
@@ -102,11 +71,15 @@ func ExampleClient_Drain() {
 	c, end := connect(ctx)
 	defer end()
 
-	f := c.Publisher("default", "orders").PublishAsync(ctx, []byte("the last order"))
+	c.Publisher("default", "orders").PublishAsync(ctx, []byte("the last order"), func(err error) {
+		fmt.Println("outcome:", err)
+	})
 	deadline, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	fmt.Println(c.Drain(deadline), f.Wait(ctx))
-	// Output: <nil> <nil>
+	fmt.Println(c.Drain(deadline))
+	// Output:
+	// outcome: <nil>
+	// <nil>
 }
 
 func ExampleSubscription_Events() {
@@ -119,7 +92,7 @@ func ExampleSubscription_Events() {
 		log.Fatal(err)
 	}
 	defer sub.Close()
-	err = c.Publisher("default", "demo").PublishBatch(ctx, [][]byte{[]byte("first"), []byte("last")})
+	err = c.Publisher("default", "demo").Publish(ctx, []byte("first"), []byte("last"))
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -176,7 +149,7 @@ func ExampleEvent_Clone() {
 		log.Fatal(err)
 	}
 	defer sub.Close()
-	err = c.Publisher("default", "demo").PublishBatch(ctx, [][]byte{[]byte("a"), []byte("b")})
+	err = c.Publisher("default", "demo").Publish(ctx, []byte("a"), []byte("b"))
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -253,7 +226,7 @@ func ExampleWithWhileDown() {
 		log.Fatal(err)
 	}
 	defer c.Close()
-	fmt.Println(c.Publisher("default", "demo").PublishAsync(ctx, []byte("kept until it can be sent")).Wait(ctx))
+	fmt.Println(c.Publisher("default", "demo").Publish(ctx, []byte("kept until it can be sent")))
 	// Output: <nil>
 }
 

@@ -49,14 +49,14 @@ func ExamplePublisher_Publish() {
 }
 
 // A batch is published as a unit, for the price of one message.
-func ExamplePublisher_PublishBatch() {
+func ExamplePublisher_Publish_batch() {
 	ctx := context.Background()
 	c, end := connect(ctx)
 	defer end()
 
-	err := c.Publisher("default", "readings").PublishBatch(ctx, [][]byte{
+	err := c.Publisher("default", "readings").Publish(ctx,
 		[]byte("21.5"), []byte("21.7"), []byte("21.6"),
-	})
+	)
 	fmt.Println(err)
 	// Output: <nil>
 }
@@ -91,7 +91,7 @@ func ExampleClient_Subscribe() {
 	}
 	defer sub.Close()
 
-	err = c.Publisher("default", "demo").PublishBatch(ctx, [][]byte{[]byte("first"), []byte("second")})
+	err = c.Publisher("default", "demo").Publish(ctx, []byte("first"), []byte("second"))
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -119,7 +119,7 @@ func ExampleSubscription_NextBatch() {
 	}
 	defer sub.Close()
 
-	err = c.Publisher("default", "demo").PublishBatch(ctx, [][]byte{[]byte("a"), []byte("b"), []byte("c")})
+	err = c.Publisher("default", "demo").Publish(ctx, []byte("a"), []byte("b"), []byte("c"))
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -175,7 +175,7 @@ func ExampleFromOffset() {
 	c, end := connect(ctx)
 	defer end()
 
-	err := c.Publisher("default", "demo").PublishBatch(ctx, [][]byte{[]byte("one"), []byte("two"), []byte("three")})
+	err := c.Publisher("default", "demo").Publish(ctx, []byte("one"), []byte("two"), []byte("three"))
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -16,6 +16,13 @@ func Renew(ctx context.Context, p *Publisher) error {
 	return nil
 }
 
+// Flushing reports whether publishes are taken out of the backlog.
+func Flushing(p *Publisher) bool {
+	p.home.backlogLock.Lock()
+	defer p.home.backlogLock.Unlock()
+	return p.home.flushing
+}
+
 // Moving reports whether the publisher's stream is being replaced.
 func Moving(p *Publisher) bool { return p.home.live() == nil }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -11,13 +12,16 @@ import (
 	"github.com/felix-mq/felix/codec"
 )
 
-// Flush waits until everything that was published before has its outcome: acknowledged, refused or in doubt, and told
-// so to the caller that waits for it or gave a callback. What batchers have gathered is sent first. What was sent
-// without an acknowledgement has reached the broker then; Flush fails with [ErrInDoubt] if some of that, since the last Flush of
-// the client, was on a stream that was lost: see [Publisher.Flush] for those of one publisher. Other publishes may go
-// on meanwhile and are not waited for. A context without a deadline waits as long as it takes.
+// Flush waits until everything that was published before has its outcome: acknowledged, refused or in doubt. The
+// callbacks of [Publisher.PublishAsync] have returned then. What has been gathered is sent at once, and what was sent
+// without an acknowledgement has reached the broker.
+//
+// Flush fails with what nobody else hears of, since the last Flush of the client: with [ErrInDoubt] if some of what was
+// sent without an acknowledgement was on a stream that was lost, or with the first failure of an event that was published
+// without a callback. See [Publisher.Flush] for what one publisher lost. Other publishes may go on meanwhile and are not
+// waited for. A context without a deadline waits as long as it takes.
 func (c *Client) Flush(ctx context.Context) error {
-	c.hurry(nil)
+	c.hurry()
 	if err := c.publishes.wait(ctx); err != nil {
 		return err
 	}
@@ -26,13 +30,13 @@ func (c *Client) Flush(ctx context.Context) error {
 			return err
 		}
 	}
-	return lossOf(&c.sendsLost)
+	return c.losses.take()
 }
 
-// Flush is [Client.Flush] of what this Publisher value has published, its batchers included. It fails with [ErrInDoubt]
-// for losses of its own alone, since its last Flush.
+// Flush is [Client.Flush] of what this Publisher value has published. It fails for losses of its own alone, since its
+// last Flush.
 func (p *Publisher) Flush(ctx context.Context) error {
-	p.c.hurry(p)
+	p.hurry()
 	if err := p.publishes.wait(ctx); err != nil {
 		return err
 	}
@@ -46,20 +50,28 @@ func (p *Publisher) Flush(ctx context.Context) error {
 		}
 	}
 	p.sent.settle()
-	return lossOf(&p.sent.lost)
+	return p.sent.losses.take()
 }
 
-func lossOf(lost *atomic.Bool) error {
-	if lost.Swap(false) {
-		return fmt.Errorf("%w: a stream was lost with publishes that no acknowledgement covers", ErrInDoubt)
+// losses holds what the next Flush fails with. It may be used from many goroutines.
+type losses struct{ first atomic.Pointer[error] }
+
+func (l *losses) note(err error) { l.first.CompareAndSwap(nil, &err) }
+
+func (l *losses) take() error {
+	if err := l.first.Swap(nil); err != nil {
+		return *err
 	}
 	return nil
 }
 
+// errSendsLost is what Flush fails with for publishes that no acknowledgement covers.
+var errSendsLost = fmt.Errorf("%w: a stream was lost with publishes that no acknowledgement covers", ErrInDoubt)
+
 // sends knows which publishes without an acknowledgement of one publisher have an unknown fate. It may be used from
 // many goroutines.
 type sends struct {
-	lost atomic.Bool
+	losses losses
 
 	mu   sync.Mutex           // guards last
 	last map[*requests]uint64 // the number of the last one on each stream
@@ -86,7 +98,7 @@ func (s *sends) settle() {
 	for r, n := range s.last {
 		covered, lost := r.fate(n)
 		if lost {
-			s.lost.Store(true)
+			s.losses.note(errSendsLost)
 		}
 		if covered || lost {
 			delete(s.last, r)
@@ -94,18 +106,13 @@ func (s *sends) settle() {
 	}
 }
 
-// hurry makes batchers send what they have gathered: those of one publisher, or all if p is nil.
-func (c *Client) hurry(p *Publisher) {
-	var batchers []*Batcher
+// hurry makes all publishers send what they have gathered.
+func (c *Client) hurry() {
 	c.mu.Lock()
-	for b := range c.batchers {
-		if p == nil || b.p == p {
-			batchers = append(batchers, b)
-		}
-	}
-	c.mu.Unlock() // Add takes it while it holds the lock of its batcher
-	for _, b := range batchers {
-		b.hurry()
+	gathering := slices.Collect(maps.Keys(c.batchers))
+	c.mu.Unlock() // PublishAsync takes it while it holds the lock of its batcher
+	for _, p := range gathering {
+		p.hurry()
 	}
 }
 
@@ -171,8 +178,8 @@ type ledger struct {
 	closed  bool    // no more may begin
 }
 
-// spans are those of one publish, in the ledgers of all who may flush it; nil where there is none.
-type spans [3]*span
+// spans are those of one publish, in the ledgers of its client and of its publisher; nil where there is none.
+type spans [2]*span
 
 func (s spans) end() {
 	for _, o := range s {
@@ -182,17 +189,13 @@ func (s spans) end() {
 	}
 }
 
-// begin counts a publish in the ledgers of the client, the publisher and the batcher, if there is one.
-func (p *Publisher) begin(b *Batcher) (spans, error) {
+// begin counts a publish.
+func (p *Publisher) begin() (spans, error) {
 	whole, err := p.c.publishes.begin()
 	if err != nil {
 		return spans{}, err
 	}
-	s := spans{whole, p.publishes.beginAnyway()}
-	if b != nil {
-		s[2] = b.publishes.beginAnyway()
-	}
-	return s, nil
+	return spans{whole, p.publishes.beginAnyway()}, nil
 }
 
 type span struct {

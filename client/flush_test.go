@@ -12,47 +12,41 @@ import (
 	"github.com/felix-mq/felix/conformance/script"
 )
 
-// TestFlushSendsWhatLingers flushes batchers that would wait for an hour: one by itself, one that is empty, the
-// client's and the publisher's together, and those of a client that is drained.
+// TestFlushSendsWhatLingers flushes events that would wait for an hour: those of one publisher, those of all, and those
+// of a client that is drained.
 func TestFlushSendsWhatLingers(t *testing.T) {
 	p := newPeer(t)
-	c := felixtest.Start(t).Connect(t)
+	c := felixtest.Start(t).Connect(t, client.WithBatching(client.Batching{Linger: time.Hour}))
 	pub, other := c.Publisher(felixtest.Namespace, felixtest.Stream), c.Publisher(felixtest.Namespace, felixtest.Stream)
 	var told atomic.Int64
-	lingering := func(pub *client.Publisher) *client.Batcher {
-		return pub.Batcher(client.BatcherOptions{Linger: time.Hour, Done: func(_ [][]byte, err error) {
-			if err != nil {
-				t.Error(err)
-			}
-			told.Add(1)
-		}})
+	add := func(all ...*client.Publisher) {
+		for _, x := range all {
+			x.PublishAsync(p.ctx, []byte("x"), func(err error) {
+				if err != nil {
+					t.Error(err)
+				}
+				told.Add(1)
+			})
+		}
 	}
 	want := func(n int64) {
 		t.Helper()
 		if got := told.Load(); got != n {
-			t.Errorf("%d batches have an outcome, want %d", got, n)
+			t.Errorf("%d events have an outcome, want %d", got, n)
 		}
 	}
-	a, b, empty, foreign := lingering(pub), lingering(pub), lingering(pub), lingering(other)
-	add := func(all ...*client.Batcher) {
-		for _, x := range all {
-			p.must(x.Add(p.ctx, []byte("x")))
-		}
-	}
-	add(a, b, foreign)
-	p.must(empty.Flush(p.ctx))
-	want(0)
-	p.must(a.Flush(p.ctx))
-	want(1)
-	add(a)
+	p.must(pub.Flush(p.ctx)) // nothing
+	add(pub, pub, other)
 	p.must(pub.Flush(p.ctx))
-	want(3)
-	add(a, b)
+	want(2)
+	add(pub)
 	p.must(c.Flush(p.ctx))
-	want(6)
-	add(a, b, foreign)
+	want(4)
+	add(pub, other)
+	p.must(pub.Publish(p.ctx, []byte("x"))) // which must not overtake them
+	want(5)
 	p.must(c.Drain(p.ctx))
-	want(9)
+	want(6)
 }
 
 // TestLossesAreOnesOwn loses what one of two publishers has sent.
@@ -79,41 +73,38 @@ func TestLossesAreOnesOwn(t *testing.T) {
 	}
 }
 
-// TestDoneIsCalledForOneBatchAtATime has many batches time out together.
-func TestDoneIsCalledForOneBatchAtATime(t *testing.T) {
+// TestOneOutcomeAtATime has many batches time out together.
+func TestOneOutcomeAtATime(t *testing.T) {
 	p := newPeer(t)
 	n, _ := hold()
 	p.serve(n)
-	c := p.connect(client.WithRequestTimeout(100 * time.Millisecond))
+	pub := p.connect(client.WithRequestTimeout(100*time.Millisecond), alone()).Publisher("default", "demo")
 	inside := 0 // guarded by nothing: the race detector looks
-	b := c.Publisher("default", "demo").Batcher(client.BatcherOptions{MaxEvents: 1, Done: func([][]byte, error) { inside++ }})
 	const events = 200
 	for range events {
-		p.must(b.Add(p.ctx, []byte("x")))
+		pub.PublishAsync(p.ctx, []byte("x"), func(error) { inside++ })
 	}
-	p.must(b.Flush(p.ctx))
+	p.must(pub.Flush(p.ctx))
 	if inside != events {
 		t.Errorf("%d calls", inside)
 	}
 }
 
-// TestFlushWhileAdding flushes all batchers while events are added to one of them. The others make that take long.
-func TestFlushWhileAdding(t *testing.T) {
+// TestFlushWhilePublishing flushes all publishers while events of one of them are gathered. The others make that take
+// long.
+func TestFlushWhilePublishing(t *testing.T) {
 	p := newPeer(t)
 	p.serve(script.NewNormal())
 	c := p.connect()
-	pub := c.Publisher("default", "demo")
-	for range 1000 {
-		pub.Batcher(client.BatcherOptions{})
+	for range 100 {
+		c.Publisher("default", "demo").PublishAsync(p.ctx, nil, nil)
 	}
-	b := pub.Batcher(client.BatcherOptions{})
+	pub := c.Publisher("default", "demo")
 	const rounds = 200
 	added := do(p, func() error {
 		for range rounds {
-			if err := b.Add(p.ctx, []byte("x")); err != nil {
-				return err
-			}
-			if err := b.Flush(p.ctx); err != nil {
+			pub.PublishAsync(p.ctx, []byte("x"), nil)
+			if err := pub.Flush(p.ctx); err != nil {
 				return err
 			}
 		}

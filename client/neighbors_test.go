@@ -99,7 +99,7 @@ func TestTimeoutsWithADeafBroker(t *testing.T) {
 		for range 10 {
 			call("Put", func() error { return h.Put(background, "k", make([]byte, size), client.NoExpiry) })
 			call("Publish", func() error { return pub.Publish(background, make([]byte, size)) })
-			call("PublishAsync", func() error { return pub.PublishAsync(background, make([]byte, size)).Wait(background) })
+			call("PublishAsync", func() error { return publishAsync(background, pub, make([]byte, size)).Wait(background) })
 		}
 	}
 	wg.Wait()
@@ -114,12 +114,12 @@ func TestAcknowledgementsAtTheTimeout(t *testing.T) {
 	n, requests := hold()
 	p.serve(n)
 	const limit, many = 40 * time.Millisecond, 100
-	pub := p.connect(client.WithRequestTimeout(limit)).Publisher("default", "demo")
+	pub := p.connect(client.WithRequestTimeout(limit), alone()).Publisher("default", "demo")
 	for round := range 20 {
-		var futures [many]*client.Future
+		var futures [many]future
 		began := time.Now()
 		for i := range futures {
-			futures[i] = pub.PublishAsync(p.ctx, []byte("x"))
+			futures[i] = publishAsync(p.ctx, pub, []byte("x"))
 		}
 		for i := range futures {
 			if i == 0 {
@@ -136,16 +136,16 @@ func TestAcknowledgementsAtTheTimeout(t *testing.T) {
 	}
 }
 
-// TestPublishFuncWithoutACallback is a publish whose outcome nobody wants to know.
-func TestPublishFuncWithoutACallback(t *testing.T) {
+// TestPublishAsyncWithoutACallback is a publish whose outcome nobody wants to know.
+func TestPublishAsyncWithoutACallback(t *testing.T) {
 	c := felixtest.Start(t).Connect(t)
 	pub := c.Publisher(felixtest.Namespace, felixtest.Stream)
-	pub.PublishFunc(t.Context(), batch("x"), nil)
+	pub.PublishAsync(t.Context(), []byte("x"), nil)
 	if err := c.Flush(t.Context()); err != nil {
 		t.Error(err)
 	}
 	c.Close()
-	pub.PublishFunc(t.Context(), batch("x"), nil)
+	pub.PublishAsync(t.Context(), []byte("x"), nil)
 }
 
 // TestAsyncPublishesIntoTheBuffer publishes asynchronously while there is no connection: the buffer bounds that, not
@@ -160,9 +160,9 @@ func TestAsyncPublishesIntoTheBuffer(t *testing.T) {
 	p.must(pub.Publish(p.ctx, []byte("x")))
 	b.Kill()
 	p.await("the loss of the connection", hook.lost)
-	var futures []*client.Future
+	var futures []future
 	for range 100 {
-		futures = append(futures, pub.PublishAsync(p.ctx, []byte("y")))
+		futures = append(futures, publishAsync(p.ctx, pub, []byte("y")))
 	}
 	b.Revive(t)
 	for _, f := range futures {

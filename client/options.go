@@ -38,6 +38,7 @@ type options struct {
 	inFlightBytes  int
 	whileDown      WhileDown
 	whileDownBytes int
+	batching       Batching
 	backoff        backoff
 	connectRetry   bool
 	hooks          []Hook
@@ -89,6 +90,10 @@ func (o *options) validate() error {
 		if !isHook(h) {
 			errs = append(errs, fmt.Errorf("client: hook of type %T: it has the methods of no kind of hook", h))
 		}
+	}
+	var err error
+	if o.batching, err = o.batching.orDefaults(o.maxFrame); err != nil {
+		errs = append(errs, err)
 	}
 	if o.requestTimeout <= 0 {
 		errs = append(errs, fmt.Errorf("client: request timeout: %v is not positive", o.requestTimeout))
@@ -145,9 +150,9 @@ func WithTokenSource(tenant string, token func(ctx context.Context) (string, err
 	return func(o *options) { o.tenant, o.token = tenant, token }
 }
 
-// WithInFlight bounds what [Publisher.PublishAsync] and [Batcher] have sent and not seen acknowledged: publishes per stream,
-// 1024 by default, and payload bytes of the whole client, 4 MiB by default. A publish above a bound waits; one that is
-// larger than all of it goes alone.
+// WithInFlight bounds what [Publisher.PublishAsync] has sent and not seen acknowledged: batches per stream, 1024 by
+// default, and payload bytes of the whole client, 4 MiB by default. A batch above a bound waits; one that is larger than
+// all of it goes alone.
 func WithInFlight(publishes, bytes int) Option {
 	return func(o *options) { o.inFlight, o.inFlightBytes = publishes, bytes }
 }

@@ -16,13 +16,11 @@ import (
 // delivered in the order of its calls, as long as the caller makes one at a time; calls from several goroutines are
 // carried out in some order.
 //
-// What each way of publishing waits for, and whether its outcome is known:
+// What the ways to publish wait for, and how their outcome is known:
 //
-//	Publish, PublishBatch             the acknowledgement      known
-//	PublishAsync, PublishBatchAsync   room in the window       known later, by a Future
-//	PublishFunc                       room in the window       known later, by a callback
-//	Batcher                           room in its batch        known later, by a callback for each batch
-//	Send, SendBatch                   QUIC                     not known
+//	Publish        the acknowledgement    returned
+//	PublishAsync   a place in a batch     told to a callback, or by Flush
+//	Send           QUIC                   not known; Flush says if some may be lost
 //
 // A publish that was sent when its stream or connection was lost is in doubt, and is not sent again. One that was not sent
 // does what [WithWhileDown] says.
@@ -32,6 +30,7 @@ type Publisher struct {
 	home              *slot // of all publishes, unless they go round robin
 	invalid           error // of the names
 
+	batch     batcher
 	publishes ledger
 	sent      sends
 }
@@ -53,38 +52,32 @@ func (p *Publisher) slot() *slot {
 	return p.home
 }
 
-// Publish sends one event and waits until the broker has offered it to every subscription. See [Publisher.PublishBatch].
-func (p *Publisher) Publish(ctx context.Context, payload []byte) error {
-	return p.publish(ctx, [][]byte{payload}, codec.AckPerMessage)
-}
-
-// PublishBatch sends the events as one batch, which is published as a unit, and waits until the broker has offered it
-// to every subscription. The payloads are the caller's again when it returns.
+// Publish sends the events as one batch, which is published as a unit, and waits until the broker has offered it to every
+// subscription. The payloads are the caller's again when it returns.
 //
 // An error that matches [ErrInDoubt] means that the reply did not come, because the context ended or the stream or its
 // connection was lost: the batch may have been published. A [BrokerError] without that is a refusal. Any other error
 // means that the batch was not sent, or not in full, so that the broker could not carry it out. [Retryable] tells whether
 // another attempt is of use.
-func (p *Publisher) PublishBatch(ctx context.Context, payloads [][]byte) error {
-	return p.publish(ctx, payloads, codec.AckPerBatch)
+func (p *Publisher) Publish(ctx context.Context, payloads ...[]byte) error {
+	mode := codec.AckPerBatch
+	if len(payloads) == 1 {
+		mode = codec.AckPerMessage
+	}
+	return p.publish(ctx, payloads, mode)
 }
 
-// Send sends one event without asking for an acknowledgement. See [Publisher.SendBatch].
-func (p *Publisher) Send(ctx context.Context, payload []byte) error {
-	return p.SendBatch(ctx, [][]byte{payload})
-}
-
-// SendBatch sends the events as one batch without asking for an acknowledgement. When it returns nil, QUIC has taken
+// Send sends the events as one batch without asking for an acknowledgement. When it returns nil, QUIC has taken
 // them over, or the buffer of [WhileDownBuffer] has; nothing tells whether they arrive, or whether the stream exists,
 // except that [Publisher.Flush] and [Client.Flush] fail where they may have been lost. It waits while the broker pushes
 // back, at most the request timeout if ctx has no deadline. An error that matches [ErrInDoubt] means that the batch was
 // being written when that ended: it is written to its end. The payloads are the caller's again when it returns.
-func (p *Publisher) SendBatch(ctx context.Context, payloads [][]byte) (err error) {
+func (p *Publisher) Send(ctx context.Context, payloads ...[]byte) (err error) {
 	n, err := p.check(payloads)
 	if err != nil {
 		return err
 	}
-	span, err := p.begin(nil)
+	span, err := p.begin()
 	if err != nil {
 		return err
 	}
@@ -93,6 +86,9 @@ func (p *Publisher) SendBatch(ctx context.Context, payloads [][]byte) (err error
 		defer func() { done(err) }()
 	}
 	s, deadline := p.slot(), p.c.deadline(ctx)
+	if err := p.awaitGathered(ctx, deadline); err != nil {
+		return err
+	}
 	for {
 		if s.mustQueue() {
 			return s.enqueue(&queued{p: p, payloads: payloads, mode: codec.AckNone, frameLen: n})
@@ -132,7 +128,7 @@ func (p *Publisher) publish(ctx context.Context, payloads [][]byte, mode codec.A
 	if err != nil {
 		return err
 	}
-	span, err := p.begin(nil)
+	span, err := p.begin()
 	if err != nil {
 		return err
 	}
@@ -147,6 +143,9 @@ func (p *Publisher) publish(ctx context.Context, payloads [][]byte, mode codec.A
 func (p *Publisher) exchange(ctx context.Context, s *slot, payloads [][]byte, mode codec.AckMode, frameLen int) error {
 	c := p.c.startCall(ctx)
 	defer c.release()
+	if err := p.awaitGathered(ctx, c.deadline); err != nil {
+		return err
+	}
 	for {
 		if s.mustQueue() {
 			return s.publishQueued(ctx, c.timer.C, &queued{p: p, payloads: payloads, mode: mode, frameLen: frameLen})

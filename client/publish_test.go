@@ -50,10 +50,10 @@ func TestPublishForms(t *testing.T) {
 				payloads [][]byte
 			}{
 				{"Publish", func() error { return pub.Publish(p.ctx, []byte("one")) }, tc.acked, codec.AckPerMessage, batch("one")},
-				{"PublishBatch", func() error { return pub.PublishBatch(p.ctx, batch("", "two")) }, tc.acked, codec.AckPerBatch, batch("", "two")},
-				{"PublishBatch of nothing", func() error { return pub.PublishBatch(p.ctx, nil) }, tc.acked, codec.AckPerBatch, nil},
+				{"PublishBatch", func() error { return pub.Publish(p.ctx, batch("", "two")...) }, tc.acked, codec.AckPerBatch, batch("", "two")},
+				{"PublishBatch of nothing", func() error { return pub.Publish(p.ctx) }, tc.acked, codec.AckPerBatch, nil},
 				{"Send", func() error { return pub.Send(p.ctx, []byte("three")) }, codec.LayoutPublish, codec.AckNone, batch("three")},
-				{"SendBatch", func() error { return pub.SendBatch(p.ctx, batch("four", "")) }, codec.LayoutPublish, codec.AckNone, batch("four", "")},
+				{"SendBatch", func() error { return pub.Send(p.ctx, batch("four", "")...) }, codec.LayoutPublish, codec.AckNone, batch("four", "")},
 			} {
 				wait := do(p, call.do)
 				r := expect(p, ctl, codec.MsgPublishBatch)

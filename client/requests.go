@@ -266,7 +266,7 @@ func (r *requests) loseSendsLocked() {
 			r.lost, r.lostAt = true, r.covered
 		}
 		r.covered = r.sends
-		r.k.c.sendsLost.Store(true)
+		r.k.c.losses.note(errSendsLost)
 	}
 }
 

@@ -58,7 +58,7 @@ func TestStress(t *testing.T) {
 				case 0:
 					err = pub.Publish(ctx, fmt.Append(nil, i, " ", k))
 				case 1:
-					err = pub.PublishBatch(ctx, [][]byte{fmt.Append(nil, i, " ", k), make([]byte, 2000)})
+					err = pub.Publish(ctx, fmt.Append(nil, i, " ", k), make([]byte, 2000))
 				case 2:
 					short, stop := context.WithTimeout(ctx, time.Millisecond)
 					err = pub.Publish(short, make([]byte, 10_000))

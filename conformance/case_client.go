@@ -96,7 +96,7 @@ func clientSends(p *probe) {
 	items := p.payloads(100, 0)
 	items[3], items[99] = "", ""
 	p.must("Send", pub.Send(p.ctx, []byte(items[0])))
-	p.must("SendBatch", pub.SendBatch(p.ctx, byteItems(items[1:])))
+	p.must("Send", pub.Send(p.ctx, byteItems(items[1:])...))
 	s.expect(items...)
 }
 
@@ -164,7 +164,7 @@ func clientStarts(p *probe) {
 	pub := c.Publisher(p.fx.Namespace, p.fx.Stream)
 	tail := p.dial(plain).tail(p.fx.topic())
 	items := p.payloads(20, 0)
-	p.must("PublishBatch", pub.PublishBatch(p.ctx, byteItems(items)))
+	p.must("Publish", pub.Publish(p.ctx, byteItems(items)...))
 	p.clientSubscribe(c, client.FromOffset(tail+5)).expect(items[5:]...)
 	s := p.clientSubscribe(c, client.FromEarliest())
 	for s.next() != items[0] {

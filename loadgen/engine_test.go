@@ -24,7 +24,7 @@ type pipe struct {
 	batches, marks int
 }
 
-func (p *pipe) SendBatch(_ context.Context, items [][]byte) error {
+func (p *pipe) Send(_ context.Context, items ...[]byte) error {
 	if p.lock != nil {
 		p.lock.Lock()
 		defer p.lock.Unlock()
@@ -56,9 +56,9 @@ func (p *pipe) SendBatch(_ context.Context, items [][]byte) error {
 	return nil
 }
 
-func (p *pipe) PublishBatch(ctx context.Context, items [][]byte) error {
+func (p *pipe) Publish(ctx context.Context, items ...[]byte) error {
 	p.acked.Add(1)
-	return p.SendBatch(ctx, items)
+	return p.Send(ctx, items...)
 }
 
 // newEngine makes a run of cfg with a pipe in place of a broker.

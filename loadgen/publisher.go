@@ -10,10 +10,10 @@ import (
 
 // sender is the part of a client.Publisher that a publisher needs.
 type sender interface {
-	// SendBatch returns when the items are the caller's again.
-	SendBatch(ctx context.Context, items [][]byte) error
-	// PublishBatch returns when the broker has acknowledged the batch.
-	PublishBatch(ctx context.Context, items [][]byte) error
+	// Send returns when the items are the caller's again.
+	Send(ctx context.Context, items ...[]byte) error
+	// Publish returns when the broker has acknowledged the batch.
+	Publish(ctx context.Context, items ...[]byte) error
 }
 
 // publisher sends the events of one publisher to one topic. One goroutine runs it.
@@ -81,9 +81,9 @@ func (p *publisher) warmUp(ctx context.Context) error {
 		if last = at-begin >= int64(p.r.cfg.Warmup); last {
 			p.warmEnd.Store(p.seq + uint64(n))
 		}
-		send := p.out.SendBatch
+		send := p.out.Send
 		if first {
-			send = p.out.PublishBatch
+			send = p.out.Publish
 		}
 		if err := p.send(ctx, send, at, n); err != nil {
 			return err
@@ -134,7 +134,7 @@ func (p *publisher) closedLoop(ctx context.Context) error {
 		if last = p.enough(time.Duration(at-p.start), sent); last {
 			p.end.Store(p.seq + uint64(n))
 		}
-		if err := p.send(ctx, p.out.SendBatch, at, int(n)); err != nil {
+		if err := p.send(ctx, p.out.Send, at, int(n)); err != nil {
 			return err
 		}
 	}
@@ -178,7 +178,7 @@ func (p *publisher) openLoop(ctx context.Context) error {
 		p.punctuality.sent(due, at)
 		n := min(int64(len(p.items)), total)
 		total -= n
-		if err := p.send(ctx, p.out.SendBatch, due, int(n)); err != nil {
+		if err := p.send(ctx, p.out.Send, due, int(n)); err != nil {
 			return err
 		}
 	}
@@ -186,7 +186,7 @@ func (p *publisher) openLoop(ctx context.Context) error {
 }
 
 // send stamps the first n items and sends them.
-func (p *publisher) send(ctx context.Context, send func(context.Context, [][]byte) error, at int64, n int) error {
+func (p *publisher) send(ctx context.Context, send func(context.Context, ...[]byte) error, at int64, n int) error {
 	from := uint64(p.number) << publisherShift
 	for i, item := range p.items[:n] {
 		putStamp(item, from|(p.seq+uint64(i)), at)
@@ -194,7 +194,7 @@ func (p *publisher) send(ctx context.Context, send func(context.Context, [][]byt
 	p.seq += uint64(n)
 	// Before the call, so that one that blocks for ever counts as outstanding.
 	p.sent.Store(p.seq)
-	if err := send(ctx, p.items[:n]); err != nil {
+	if err := send(ctx, p.items[:n]...); err != nil {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -232,7 +232,7 @@ func (p *publisher) await(ctx context.Context, c <-chan struct{}) error {
 			return context.Cause(ctx)
 		case <-marks.C:
 			putStamp(p.items[0], markBit|uint64(p.number)<<publisherShift|p.seq, 0)
-			if err := p.out.SendBatch(ctx, p.items[:1]); err != nil {
+			if err := p.out.Send(ctx, p.items[:1]...); err != nil {
 				if ctx.Err() != nil {
 					return context.Cause(ctx)
 				}

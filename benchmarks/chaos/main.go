@@ -369,11 +369,17 @@ func canceled(ctx context.Context, b *brokerproc.Process, out io.Writer) error {
 		do   func(context.Context) error
 	}{
 		{"Publish", func(ctx context.Context) error { return pub.Publish(ctx, nil) }},
-		{"PublishBatch", func(ctx context.Context) error { return pub.PublishBatch(ctx, [][]byte{nil, nil}) }},
-		{"PublishAsync", func(ctx context.Context) error { return pub.PublishAsync(ctx, nil).Wait(ctx) }},
-		{"Batcher", func(ctx context.Context) error {
-			batcher := pub.Batcher(client.BatcherOptions{})
-			return errors.Join(batcher.Add(ctx, nil), batcher.Close(ctx))
+		{"PublishBatch", func(ctx context.Context) error { return pub.Publish(ctx, nil, nil) }},
+		{"PublishAsync", func(ctx context.Context) error {
+			for {
+				outcome := make(chan error, 1)
+				pub.PublishAsync(ctx, make([]byte, 64<<10), func(err error) { outcome <- err })
+				select {
+				case err := <-outcome:
+					return err
+				default: // it is in a batch; the next one may have to wait
+				}
+			}
 		}},
 		{"Flush", c.Flush},
 		{"Subscribe", func(ctx context.Context) error { _, err := c.Subscribe(ctx, b.Namespace, stream); return err }},

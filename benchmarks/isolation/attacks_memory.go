@@ -53,7 +53,7 @@ func (a *attacker) publishAt(ctx context.Context, stream string, perSecond, batc
 		return err
 	}
 	pub, items := c.Publisher(namespace, stream), payloads(batch, size)
-	a.repeat(ctx, 1, time.Second/time.Duration(perSecond), func() error { return pub.SendBatch(ctx, items) })
+	a.repeat(ctx, 1, time.Second/time.Duration(perSecond), func() error { return pub.Send(ctx, items...) })
 	return nil
 }
 
@@ -92,11 +92,11 @@ func (a *attacker) fill(ctx context.Context, stream string, batches, items, size
 	}
 	pub, batch := c.Publisher(namespace, stream), payloads(items, size)
 	for range batches {
-		if err := pub.SendBatch(ctx, batch); err != nil {
+		if err := pub.Send(ctx, batch...); err != nil {
 			return err
 		}
 	}
-	a.try(pub.PublishBatch(ctx, batch))
+	a.try(pub.Publish(ctx, batch...))
 	return nil
 }
 
@@ -207,7 +207,7 @@ func blockUnread(size int) func(context.Context, *attacker) error {
 				return err
 			}
 			pub := p.Publisher(namespace, streamBlock)
-			a.repeat(ctx, 4, 0, func() error { return pub.PublishBatch(ctx, batch) })
+			a.repeat(ctx, 4, 0, func() error { return pub.Publish(ctx, batch...) })
 		}
 		return nil
 	}

@@ -280,7 +280,7 @@ func publishFlood(streams, batch, size int) func(context.Context, *attacker) err
 				return err
 			}
 			pub, items := c.Publisher(namespace, filler(i)), payloads(batch, size)
-			a.repeat(ctx, 1, 0, func() error { return pub.SendBatch(ctx, items) })
+			a.repeat(ctx, 1, 0, func() error { return pub.Send(ctx, items...) })
 		}
 		return nil
 	}

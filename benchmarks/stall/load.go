@@ -120,7 +120,7 @@ func (l *load) publish(ctx context.Context, c *client.Client, base time.Time, to
 			binary.BigEndian.PutUint64(item, sent[stream]+uint64(j))
 			binary.BigEndian.PutUint64(item[8:], uint64(due))
 		}
-		if err := publishers[stream].PublishBatch(ctx, items); err != nil {
+		if err := publishers[stream].Publish(ctx, items...); err != nil {
 			return f, fmt.Errorf("stall: publishing to %s: %w", l.streams[stream], err)
 		}
 		sent[stream] += uint64(l.batch)

@@ -259,7 +259,7 @@ func TestPauseAndLose(t *testing.T) {
 	s := subscribe(t, c)
 	pub := c.Publisher(felixtest.Namespace, felixtest.Stream)
 	b.Pause()
-	f := pub.PublishAsync(testContext(t), []byte("paused"))
+	f := publishAsync(testContext(t), pub, []byte("paused"))
 	short, cancel := context.WithTimeout(testContext(t), 10*time.Millisecond)
 	defer cancel()
 	if err := f.Wait(short); !errors.Is(err, context.DeadlineExceeded) {
@@ -343,7 +343,7 @@ func TestWhileDown(t *testing.T) {
 	}
 	t.Run("fail", func(t *testing.T) {
 		b, pub, _ := down(t, client.WhileDownFail)
-		for _, err := range []error{pub.Publish(testContext(t), nil), pub.Send(testContext(t), nil), pub.PublishAsync(testContext(t), nil).Wait(testContext(t))} {
+		for _, err := range []error{pub.Publish(testContext(t), nil), pub.Send(testContext(t), nil), publishAsync(testContext(t), pub, nil).Wait(testContext(t))} {
 			if !errors.Is(err, client.ErrDisconnected) || errors.Is(err, client.ErrInDoubt) || !client.Retryable(err) {
 				t.Errorf("got %v", err)
 			}
@@ -373,10 +373,10 @@ func TestWhileDown(t *testing.T) {
 	})
 	t.Run("buffer", func(t *testing.T) {
 		b, pub, c := down(t, client.WhileDownBuffer)
-		var futures []*client.Future
+		var futures []future
 		for i := range 10 {
 			if i%2 == 0 {
-				futures = append(futures, pub.PublishAsync(testContext(t), fmt.Append(nil, i)))
+				futures = append(futures, publishAsync(testContext(t), pub, fmt.Append(nil, i)))
 			} else if err := pub.Send(testContext(t), fmt.Append(nil, i)); err != nil {
 				t.Fatal(err)
 			}
@@ -411,7 +411,7 @@ func TestWhileDown(t *testing.T) {
 	})
 	t.Run("buffer, closed", func(t *testing.T) {
 		_, pub, c := down(t, client.WhileDownBuffer)
-		f := pub.PublishAsync(testContext(t), []byte("never sent"))
+		f := publishAsync(testContext(t), pub, []byte("never sent"))
 		c.Close()
 		if err := f.Wait(testContext(t)); !errors.Is(err, client.ErrClosed) || errors.Is(err, client.ErrInDoubt) {
 			t.Errorf("got %v", err)
@@ -550,4 +550,22 @@ func (l *ledger) has(payload string) bool {
 	defer l.mu.Unlock()
 	_, ok := l.at[payload]
 	return ok
+}
+
+// future is the outcome of an event that was published asynchronously.
+type future chan error
+
+func publishAsync(ctx context.Context, pub *client.Publisher, payload []byte) future {
+	f := make(future, 1)
+	pub.PublishAsync(ctx, payload, func(err error) { f <- err })
+	return f
+}
+
+func (f future) Wait(ctx context.Context) error {
+	select {
+	case err := <-f:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }

@@ -18,17 +18,17 @@ import (
 func TestOrderBehindAPublishGivenUp(t *testing.T) {
 	b := felixtest.Start(t, func(c *broker.Config) { c.QueuePolicy, c.QueueCapacity = ring.Block, 4 })
 	b.AddStream(t, "other")
-	c := b.Connect(t, client.WithTransport(client.Transport{StreamWindow: 64 << 10}))
+	c := b.Connect(t, client.WithTransport(client.Transport{StreamWindow: 64 << 10}), client.WithBatching(client.Batching{MaxEvents: 1}))
 	sub, err := c.Subscribe(t.Context(), felixtest.Namespace, felixtest.Stream)
 	if err != nil {
 		t.Fatal(err)
 	}
 	pub, other := c.Publisher(felixtest.Namespace, felixtest.Stream), c.Publisher(felixtest.Namespace, "other")
-	var futures []*client.Future
+	var futures []future
 	publish := func(n int) {
 		for range n {
 			payload := binary.BigEndian.AppendUint64(make([]byte, 0, 10_000), uint64(len(futures)))
-			futures = append(futures, pub.PublishAsync(t.Context(), payload[:10_000]))
+			futures = append(futures, publishAsync(t.Context(), pub, payload[:10_000]))
 		}
 	}
 	publish(25)

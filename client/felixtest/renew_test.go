@@ -53,7 +53,7 @@ func TestStreamsOutliveTheirTokens(t *testing.T) {
 		defer sub.Close()
 		wg.Go(func() {
 			pub := c.Publisher(felixtest.Namespace, name)
-			var futures []*client.Future
+			var futures []future
 			n := 0
 			for ; ; n++ {
 				select {
@@ -76,7 +76,7 @@ func TestStreamsOutliveTheirTokens(t *testing.T) {
 				var err error
 				switch n % 3 {
 				case 0:
-					futures = append(futures, pub.PublishAsync(ctx, payload))
+					futures = append(futures, publishAsync(ctx, pub, payload))
 				case 1:
 					err = pub.Send(ctx, payload)
 				case 2:

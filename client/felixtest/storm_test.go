@@ -94,7 +94,7 @@ type storm struct {
 const (
 	stormSync = iota
 	stormAsync
-	stormBatches
+	stormMixed // Publish and PublishAsync
 	stormSends
 	stormKinds
 )
@@ -124,6 +124,7 @@ func runStorm(t *testing.T, seed uint64) {
 	s := &storm{t: t, seed: seed, b: b, ctx: ctx, heard: make(chan struct{})}
 	connect := func() *client.Client {
 		opts := append(impatient(), client.WithTLS(b.TLS()), client.WithRequestTimeout(stormTimeout),
+			client.WithBatching(client.Batching{MaxEvents: 8, Linger: time.Millisecond}),
 			client.WithTokenSource(felixtest.Tenant, func(context.Context) (string, error) {
 				if short {
 					return b.Token(2 * time.Second)
@@ -241,11 +242,6 @@ func (s *storm) settle(kind, n int, err error) {
 // publish publishes in one way until all was heard.
 func (s *storm) publish(pub *client.Publisher, kind int, r *rand.Rand) {
 	name := func(n int) []byte { return fmt.Append(nil, kind, " ", n, " ", s.calm.Load()) }
-	batcher := pub.Batcher(client.BatcherOptions{MaxEvents: 8, Linger: time.Millisecond, Done: func(payloads [][]byte, err error) {
-		for _, p := range payloads {
-			s.settle(kind, parseItem(p).n, err)
-		}
-	}})
 	var open sync.WaitGroup
 	for n := 0; ; n++ {
 		select {
@@ -270,19 +266,19 @@ func (s *storm) publish(pub *client.Publisher, kind int, r *rand.Rand) {
 		}
 		s.settle(kind, n, errPending)
 		began := time.Now()
-		switch kind {
+		way := kind
+		if way == stormMixed {
+			way = r.IntN(2)
+		}
+		switch way {
 		case stormSync:
 			s.settle(kind, n, pub.Publish(ctx, name(n)))
 		case stormAsync:
 			open.Add(1)
-			pub.PublishFunc(ctx, [][]byte{name(n)}, func(err error) {
+			pub.PublishAsync(ctx, name(n), func(err error) {
 				s.settle(kind, n, err)
 				open.Done()
 			})
-		case stormBatches:
-			if err := batcher.Add(ctx, name(n)); err != nil {
-				s.settle(kind, n, err)
-			}
 		case stormSends:
 			if err := pub.Send(ctx, name(n)); err != nil {
 				s.settle(kind, n, err)

@@ -36,7 +36,7 @@ func (a *goClient) Publish(ctx context.Context, namespace, stream string, payloa
 }
 
 func (a *goClient) PublishBatch(ctx context.Context, namespace, stream string, payloads [][]byte) error {
-	return a.c.Load().Publisher(namespace, stream).PublishBatch(ctx, payloads)
+	return a.c.Load().Publisher(namespace, stream).Publish(ctx, payloads...)
 }
 
 func (a *goClient) Subscribe(ctx context.Context, namespace, stream string, start codec.Start) (script.Subscription, error) {

@@ -8,7 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"text/template"
 	"time"
 
@@ -221,33 +221,29 @@ func (p *publishing) publish(ctx context.Context, conn *client.Client, to *clien
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	var mu sync.Mutex // guards done, which grows on the batcher's goroutine
-	var done int
-	add := to.Send
-	var batcher *client.Batcher
-	if p.ack {
-		batcher = to.Batcher(client.BatcherOptions{Done: func(payloads [][]byte, err error) {
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				cancel(err) // no use in going on
-				return
-			}
-			done += len(payloads)
-		}})
-		add = batcher.Add
+	var acknowledged atomic.Int64
+	outcome := func(err error) {
+		if err != nil {
+			cancel(err) // no use in going on
+			return
+		}
+		acknowledged.Add(1)
 	}
 	sent := 0
 	var err error
-	for err == nil {
+	for err == nil && ctx.Err() == nil {
 		var payload []byte
 		if payload, err = next(); err != nil {
 			break
 		}
-		if err = pace.Wait(ctx); err == nil {
-			err = add(ctx, payload)
+		if err = pace.Wait(ctx); err != nil {
+			break
 		}
-		if err == nil {
+		if p.ack {
+			to.PublishAsync(ctx, payload, outcome)
+			continue
+		}
+		if err = to.Send(ctx, payload); err == nil {
 			sent++
 		}
 	}
@@ -267,10 +263,8 @@ func (p *publishing) publish(ctx context.Context, conn *client.Client, to *clien
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}
-	mu.Lock()
-	defer mu.Unlock()
 	if p.ack {
-		return done, err
+		sent = int(acknowledged.Load())
 	}
 	return sent, err
 }

@@ -48,7 +48,7 @@ func TestNormalReplay(t *testing.T) {
 	}
 	defer c.Close()
 	const kept, gone = 1024, 76
-	if err := c.Publisher("default", "demo").PublishBatch(ctx, make([][]byte, kept+gone)); err != nil {
+	if err := c.Publisher("default", "demo").Publish(ctx, make([][]byte, kept+gone)...); err != nil {
 		t.Fatal(err)
 	}
 	for _, tc := range []struct {
