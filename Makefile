@@ -117,7 +117,7 @@ stall: ## What thousands of subscriptions that do not read cost those that do (a
 # Arguments of the table below: make isolation ISOLATIONFLAGS='--only bombs,hot-key --rounds 1'
 ISOLATIONFLAGS ?=
 .PHONY: isolation
-isolation: ## Attack a broker as one tenant in all the ways that are known, and measure what another tenant feels (about 35 minutes)
+isolation: ## Attack a broker as one tenant in all the ways that are known, and measure what another tenant feels (about 25 minutes)
 	$(GO) run ./benchmarks/isolation $(ISOLATIONFLAGS)
 
 .PHONY: cost

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"log/slog"
 	"maps"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -112,6 +113,7 @@ func (c *conn) serve() {
 				defer c.closeStream()
 				serveControl(c, s)
 			})
+			runtime.Gosched()
 		}
 	})
 	for {
@@ -127,6 +129,7 @@ func (c *conn) serve() {
 			defer c.closeStream()
 			servePublish(c, s)
 		})
+		runtime.Gosched()
 	}
 	accepting.Wait()
 	<-c.ctx.Done()

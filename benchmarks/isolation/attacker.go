@@ -48,7 +48,7 @@ func serveAttacker() {
 }
 
 func serve(in io.Reader, out io.Writer) error {
-	yieldToAll()
+	runLast()
 	dec := json.NewDecoder(in)
 	a := &attacker{out: json.NewEncoder(out)}
 	if err := dec.Decode(&a.job); err != nil {

@@ -160,8 +160,8 @@ var attacks = []attack{
 		breaks: "reading them would take the processor from all others",
 	},
 	{
-		name: "auth-permissions", run: authFlood(tokenWithPermissions(1500, "stream.publish:stream:a/ns-%d/orders")),
-		does:   "valid tokens with 1500 permissions, 200 per second",
+		name: "auth-permissions", run: authFlood(tokenWithPermissions(1100, "stream.publish:stream:a/ns-%d/orders")),
+		does:   "valid tokens with 1100 permissions, 200 per second",
 		breaks: "each would be parsed for each stream",
 	},
 	{

@@ -19,7 +19,6 @@ type bench struct {
 	progress program.Progress
 
 	rounds   int
-	apart    bool // measure B with the attack on another broker as well
 	duration time.Duration
 	patience time.Duration // until all must be back
 	binary   string
@@ -105,9 +104,8 @@ func (b *bench) attack(ctx context.Context, a attack, dir string) (*result, erro
 }
 
 func describe(r round) string {
-	return fmt.Sprintf("p99 without, with the attack elsewhere, and with it: deliver %.1f, %.1f, %.1f, get %.1f, %.1f, %.1f, connect %.1f, %.1f, %.1f ms",
-		ms(r.Control.Deliver), ms(r.Apart.Deliver), ms(r.Under.Deliver),
-		ms(r.Control.Get), ms(r.Apart.Get), ms(r.Under.Get), ms(r.Control.Connect), ms(r.Apart.Connect), ms(r.Under.Connect))
+	return fmt.Sprintf("p99 without and with the attack: deliver %.1f, %.1f, get %.1f, %.1f, connect %.1f, %.1f ms",
+		ms(r.Control.Deliver), ms(r.Under.Deliver), ms(r.Control.Get), ms(r.Under.Get), ms(r.Control.Connect), ms(r.Under.Connect))
 }
 
 // under runs B's load while an attack is set up and then for as long as each measurement lasts.
@@ -121,30 +119,6 @@ func (b *bench) under(ctx context.Context, l *load, at *process) *phase {
 		}
 	}()
 	return l.run(ctx, stop)
-}
-
-// besides measures B while A attacks another broker of the same machine, with the same settings. What B feels then is
-// the processors that it shares with the attacker and the attacked.
-func (b *bench) besides(ctx context.Context, a attack, s *site, l *load) (latencies, error) {
-	dir, err := os.MkdirTemp(s.dir, "apart-")
-	if err != nil {
-		return latencies{}, err
-	}
-	other, err := startSite(ctx, b.binary, dir, a.name, slices.Concat(a.set, b.set))
-	if err != nil {
-		return latencies{}, err
-	}
-	at, err := startAttacker(other.job)
-	if err != nil {
-		return latencies{}, errors.Join(err, other.stop())
-	}
-	p := b.under(ctx, l, at)
-	at.stop()
-	_ = other.stop() // that it ends in time is judged where B is attacked
-	if len(p.errors) > 0 {
-		return latencies{}, fmt.Errorf("with the attack on another broker B fails: %s", most(p.errors))
-	}
-	return p.latencies(), nil
 }
 
 // during runs B's load for d.
@@ -162,12 +136,6 @@ func (b *bench) round(ctx context.Context, a attack, s *site, l *load) (r round,
 		return r, fmt.Errorf("without an attack B fails: %s", most(control.errors))
 	}
 	r.Control, r.Before = control.latencies(), s.resident()
-
-	if b.apart {
-		if r.Apart, err = b.besides(ctx, a, s, l); err != nil {
-			return r, err
-		}
-	}
 
 	s.peak.Store(0)
 	watchCtx, stopWatching := context.WithCancel(ctx)

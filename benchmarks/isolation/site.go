@@ -181,6 +181,7 @@ func startSite(ctx context.Context, binary, dir, attack string, set []string) (_
 		return nil, errors.Join(err, s.log.Close())
 	}
 	s.PID = s.cmd.Process.Pid
+	runSecond(s.PID)
 	var ready struct {
 		Addr   string `json:"addr"`
 		CACert string `json:"ca_pem"`

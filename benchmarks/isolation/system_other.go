@@ -4,7 +4,9 @@ package main
 
 import "errors"
 
-func yieldToAll() {}
+func runFirst()     {}
+func runSecond(int) {}
+func runLast()      {}
 
 func makeFIFO(string) error { return errors.ErrUnsupported }
 
