@@ -83,7 +83,7 @@ type Broker struct {
 
 	watchLogs *watchLogs
 
-	decompressing *turns
+	heavy *turns // work that keeps a processor for milliseconds: decompression, and values as base64
 
 	acceptCtx  context.Context // ends when no more connections and streams are accepted
 	stopAccept context.CancelFunc
@@ -151,7 +151,7 @@ func New(cfg Config) (*Broker, error) {
 	// tenants take turns. Each has a line of its own, because a signature takes microseconds.
 	verifying := newTurns(max(runtime.GOMAXPROCS(0)/2, 1))
 	b.verifier.Bound(verifying.enter, verifying.leave)
-	b.decompressing = newTurns(max(runtime.GOMAXPROCS(0)/2, 1))
+	b.heavy = newTurns(max(runtime.GOMAXPROCS(0)/2, 1))
 	b.hub = fanout.NewHub(fanout.Options{Budget: b.tenants.budgets[kindMemory], Share: b.tenants.memory, StallTimeout: cfg.StallTimeout})
 	b.sweepCtx, b.stopSweep = context.WithCancel(context.Background())
 	b.acceptCtx, b.stopAccept = context.WithCancel(context.Background())

@@ -1,6 +1,8 @@
 package broker
 
 import (
+	"context"
+	"encoding/base64"
 	"time"
 
 	"github.com/felix-mq/felix/auth"
@@ -68,10 +70,20 @@ func (ctl *control) cacheGet(m *codec.Message) outcome {
 		defer value.Release()
 		b = value.Bytes()
 	}
+	if len(b) >= heavyValue {
+		if !ctl.reserve(base64.StdEncoding.EncodedLen(len(b))) {
+			return keep
+		}
+		_ = ctl.c.b.heavy.enter(context.Background(), ctl.identity.Tenant) // cannot fail, and waits for milliseconds
+		defer ctl.c.b.heavy.leave()
+	}
 	ctl.reply(codec.AppendCacheValue(ctl.w.Buffer(), m.Tenant, m.Namespace, m.Cache, m.Key, b, hit, m.RequestID, m.HasRequestID))
 	telemetry.Observe(telemetry.StageCacheEncode, start)
 	return ctl.idDecides(m)
 }
+
+// heavyValue is the length from which values take turns to become base64: a megabyte takes milliseconds.
+const heavyValue = 64 << 10
 
 func (ctl *control) cacheNotFound(m *codec.Message) outcome {
 	return ctl.refuseWith(codec.CacheScopeNotFound, string(codec.AppendCacheScopeNotFound(nil, m.Tenant, m.Namespace, m.Cache)))

@@ -172,14 +172,22 @@ const freeReply = 1 << 10
 // reply replaces the replies that wait to be written by those and one more. They are held as long as the peer does not
 // read, so the connection's account is charged for them; a stream that overdraws it ends.
 func (ctl *control) reply(out []byte) {
-	if more := int64(cap(out)) - freeReply - ctl.charged; more > 0 {
-		if err := ctl.c.account.Charge(more); err == nil {
-			ctl.charged += more
-		} else {
-			ctl.overdraw(err)
-		}
-	}
+	_ = ctl.reserve(cap(out) - ctl.w.Pending())
 	ctl.w.SetBuffer(out)
+}
+
+// reserve charges for a reply of at least n bytes before it is made. It reports false if that overdraws the account.
+func (ctl *control) reserve(n int) bool {
+	more := int64(ctl.w.Pending()+n) - freeReply - ctl.charged
+	if more <= 0 {
+		return true
+	}
+	if err := ctl.c.account.Charge(more); err != nil {
+		ctl.overdraw(err)
+		return false
+	}
+	ctl.charged += more
+	return true
 }
 
 // overdraw says that the stream ends for lack of memory.

@@ -251,9 +251,9 @@ func (s *subscription) decompressed(d fanout.Delivery) (*fanout.Frame, codec.Gap
 	tried := false
 	plain, short := f.Derive(size, func() (made *fanout.Frame) {
 		if tried = true; err == nil {
-			_ = b.decompressing.enter(context.Background(), s.tenant.name) // cannot fail, and waits for milliseconds
+			_ = b.heavy.enter(context.Background(), s.tenant.name) // cannot fail, and waits for milliseconds
 			made, err = decompress(f.Count(), &c)
-			b.decompressing.leave()
+			b.heavy.leave()
 		}
 		return made
 	})

@@ -16,10 +16,10 @@ import (
 const (
 	// maxRatio bounds B's p99 under attack by that without.
 	maxRatio = 2
-	// A p99 up to its floor passes whatever the ratio is: without an attack it is far below a millisecond, where the
-	// ratio of two measurements says little. A handshake alone takes some milliseconds of processor time.
-	callFloor    = 2 * time.Millisecond
-	connectFloor = 8 * time.Millisecond
+	// A p99 up to its floor passes whatever the ratio is. Without an attack it is below a millisecond, and one turn after a
+	// goroutine that handles a burst of packets takes some milliseconds, as a handshake does.
+	callFloor    = 4 * time.Millisecond
+	connectFloor = 10 * time.Millisecond
 	// memorySlack is what resident memory may be above the memory limit that goes with the budgets.
 	memorySlack = 0.2
 	// Afterwards memory must be back at what it was before, within the greater of the two.
