@@ -200,27 +200,36 @@ func rules() string {
 }
 
 // A document shows the table between two lines of comment.
-var shown = regexp.MustCompile(`(?s)(<!-- isolation -->\n).*?(<!-- end of isolation -->\n)`)
+var shown = regexp.MustCompile(`(?s)(<!-- isolation -->\n)(.*?)(<!-- end of isolation -->\n)`)
 
-// fillIn puts the table into a document.
+// fillIn puts rows into the table of a document, in the order of the attacks. Rows of other attacks stay as they are.
 func fillIn(file string, results []*result) error {
 	old, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
-	if !shown.Match(old) {
+	parts := shown.FindSubmatch(old)
+	if parts == nil {
 		return errors.New(file + " has no place for the table")
+	}
+	rows := make(map[string][]byte)
+	for line := range bytes.Lines(parts[2]) {
+		if cells := bytes.SplitN(line, []byte("|"), 3); len(cells) == 3 {
+			rows[string(bytes.TrimSpace(cells[1]))] = line
+		}
+	}
+	for _, r := range results {
+		var row bytes.Buffer
+		r.print(&row)
+		rows[r.Attack] = row.Bytes()
 	}
 	var table bytes.Buffer
 	fmt.Fprintf(&table, "\n%s\n", rules())
 	printHead(&table)
-	for _, r := range results {
-		r.print(&table)
+	for _, a := range attacks {
+		table.Write(rows[a.name])
 	}
 	table.WriteByte('\n')
-	text := shown.ReplaceAllFunc(old, func(block []byte) []byte {
-		parts := shown.FindSubmatch(block)
-		return bytes.Join([][]byte{parts[1], table.Bytes(), parts[2]}, nil)
-	})
+	text := shown.ReplaceAllLiteral(old, slices.Concat(parts[1], table.Bytes(), parts[3]))
 	return os.WriteFile(file, text, 0o644)
 }
