@@ -9,6 +9,7 @@ type replay struct {
 	bytes    int
 	frames   []kept // a deque: frames[head:] are live
 	head     int
+	few      [2]kept // where frames begins: many topics have no more at a time
 }
 
 type kept struct {
@@ -35,6 +36,9 @@ func (r *replay) add(f *Frame) {
 		return
 	}
 	f.Retain()
+	if r.frames == nil {
+		r.frames = r.few[:0]
+	}
 	r.frames = append(r.frames, kept{f, bytes})
 	r.bytes += bytes
 	r.trim(r.maxBytes)

@@ -20,34 +20,38 @@ import (
 // Each set of subscriptions is a slice that changes in place under the turn: subs has all of them, active those that a
 // publish walks, and busy those that the next sweep looks at.
 type Topic struct {
-	hub    *Hub
-	tenant *tenant
-	key    Key
-	epoch  uint64
+	// What a publish touches comes first, in few cache lines: most topics of many are not in the cache.
 
+	hub         *Hub
+	tenant      *tenant
 	replayIndex int // in tenant.replaying, guarded by tenant.mu, or -1
 
-	gone chan struct{} // closed with the topic
-
-	mu       sync.Mutex // the turn; guards all below
-	pol      Policy
+	mu       sync.Mutex // the turn; guards all below but the last group
+	closed   bool
+	listed   bool   // the tenant's list has this topic: its replay can be given up
+	dirty    bool   // on the hub's list for the next sweep
 	next     uint64 // sequence number of the next event
-	subs     []*Subscription
+	blocking int    // subscriptions whose ring blocks
+	paused   int    // subscriptions that a publish passes by, because their queue was full
 	active   []*Subscription
-	busy     []*Subscription // hold something, or have had something offered since the last sweep
 	behind   []*Subscription // blocking ones that still read replay, ended or not
-	blocking int             // subscriptions whose ring blocks
-	readers  int             // subscriptions that read replay, ended or not
-	paused   int             // subscriptions that a publish passes by, because their queue was full
-	waiters  line            // publishers that wait for their turn or for room
-	wanted   int             // cost of the frame that last found no room; 0 if none did since the last sweep
+	waiters  line            // publishers that wait for their turn or for space
 	replay   replay
 	packer   packer
+
+	pol     Policy
+	subs    []*Subscription
+	busy    []*Subscription // hold something, or have had something offered since the last sweep
+	readers int             // subscriptions that read replay, ended or not
+	wanted  int             // cost of the frame that last did not fit; 0 if none since the last sweep
 	// What comes before this sequence number is not in replay, because there was no memory for it.
 	forgotten uint64
-	listed    bool // the tenant's list has this topic: its replay can be given up
-	closed    bool
-	dirty     bool // on the hub's list for the next sweep
+
+	// These never change.
+
+	key   Key
+	epoch uint64
+	gone  chan struct{} // closed with the topic
 }
 
 func newTopic(h *Hub, n *tenant, k Key, p Policy) *Topic {
