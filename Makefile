@@ -87,8 +87,8 @@ fuzz: ## Run every fuzz target for FUZZTIME each (default 20s)
 	done
 
 .PHONY: storm
-storm: ## Run clients through 10 000 random storms of faults
-	FELIX_STORM_SEEDS=$${FELIX_STORM_SEEDS:-10000} FELIX_STORM_GRACE=$${FELIX_STORM_GRACE:-1s} FELIX_STORM_FAULTS=all $(GO) test -v -count=1 -timeout 3h -run TestStorm ./client/felixtest
+storm: ## Run clients through 10 000 random storms of faults, and 100 of brokers that are stopped and killed
+	FELIX_STORM_SEEDS=$${FELIX_STORM_SEEDS:-10000} FELIX_STORM_PROCESSES=$${FELIX_STORM_PROCESSES:-100} FELIX_STORM_GRACE=$${FELIX_STORM_GRACE:-1s} FELIX_STORM_FAULTS=all $(GO) test -v -count=1 -timeout 3h -run TestStorm ./client/felixtest
 
 .PHONY: conformance
 conformance: ## Judge the broker and then the client by the protocol, case by case, in two tables

@@ -10,14 +10,10 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/client"
 	"github.com/felix-mq/felix/client/felixtest"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // guard bounds a test that hangs.
 const guard = time.Minute

@@ -2,6 +2,7 @@ package felixtest_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -27,12 +28,17 @@ import (
 //   - An event that was acknowledged comes, or a gap in its place.
 //   - No call takes longer than its timeout, no subscription ends, nothing panics, and no goroutine is left.
 func TestStorm(t *testing.T) {
-	first, n := uint64(0), uint64(200)
-	atOnce := 16
+	n, atOnce := uint64(200), 16
 	if testing.Short() || race.Enabled {
 		n, atOnce = 20, 4 // the race detector takes ten times as long, and the timeouts stay
 	}
-	if s := os.Getenv("FELIX_STORM_SEEDS"); s != "" {
+	runStorms(t, "FELIX_STORM_SEEDS", n, atOnce, runStorm)
+}
+
+// runStorms runs as many seeds as a variable says, or n, some of them at once.
+func runStorms(t *testing.T, variable string, n uint64, atOnce int, run func(*testing.T, uint64)) {
+	first := uint64(0)
+	if s := os.Getenv(variable); s != "" {
 		n, _ = strconv.ParseUint(s, 10, 64)
 	}
 	if s := os.Getenv("FELIX_STORM_SEED"); s != "" {
@@ -47,13 +53,14 @@ func TestStorm(t *testing.T) {
 		}
 		overrun.grace = d
 	}
+	overrun.most.Store(0)
 	places := make(chan struct{}, atOnce)
 	var wg sync.WaitGroup
 	for seed := first; seed < first+n && !t.Failed(); seed++ {
 		places <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-places }()
-			runStorm(t, seed)
+			run(t, seed)
 		})
 	}
 	wg.Wait()
@@ -80,7 +87,6 @@ var descriptors sync.RWMutex
 type storm struct {
 	t    *testing.T
 	seed uint64
-	b    *felixtest.Broker
 	ctx  context.Context
 
 	calm  atomic.Bool   // the faults are over
@@ -119,21 +125,26 @@ func runStorm(t *testing.T, seed uint64) {
 		return
 	}
 	defer b.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*guard)
+	life := time.Hour
+	if short {
+		life = 2 * time.Second
+	}
+	s := &storm{t: t, seed: seed}
+	s.run(2*guard, b.Addr(), b.TLS(), func() (string, error) { return b.Token(life) }, func() { s.faults(b, r) })
+}
+
+// run connects clients to a broker, lets faults happen, and judges.
+func (s *storm) run(limit time.Duration, addr string, tlsConfig *tls.Config, token func() (string, error), faults func()) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	s := &storm{t: t, seed: seed, b: b, ctx: ctx, heard: make(chan struct{})}
+	s.ctx, s.heard = ctx, make(chan struct{})
 	connect := func() *client.Client {
-		opts := append(impatient(), client.WithTLS(b.TLS()), client.WithRequestTimeout(stormTimeout),
+		opts := append(impatient(), client.WithTLS(tlsConfig), client.WithRequestTimeout(stormTimeout),
 			client.WithBatching(client.Batching{MaxEvents: 8, Linger: time.Millisecond}),
-			client.WithTokenSource(felixtest.Tenant, func(context.Context) (string, error) {
-				if short {
-					return b.Token(2 * time.Second)
-				}
-				return b.Token(time.Hour)
-			}))
+			client.WithTokenSource(felixtest.Tenant, func(context.Context) (string, error) { return token() }))
 		var c *client.Client
 		if err := s.begin(func() (err error) {
-			c, err = client.Connect(ctx, b.Addr(), opts...)
+			c, err = client.Connect(ctx, addr, opts...)
 			return err
 		}); err != nil {
 			s.errorf("connect: %v", err)
@@ -158,12 +169,13 @@ func runStorm(t *testing.T, seed uint64) {
 	var wg sync.WaitGroup
 	for kind := range stormKinds {
 		s.status[kind] = make(map[int]error)
-		calls := rand.New(rand.NewPCG(seed, uint64(2+kind)))
+		calls := rand.New(rand.NewPCG(s.seed, uint64(2+kind)))
 		wg.Go(func() { s.publish(publisher.Publisher(felixtest.Namespace, felixtest.Stream), kind, calls) })
 	}
 	got := make(chan []item, 1)
 	wg.Go(func() { got <- s.receive(sub) })
-	s.faults(r)
+	faults()
+	s.calm.Store(true)
 	wg.Wait()
 	s.judge(<-got)
 }
@@ -179,14 +191,17 @@ func (s *storm) begin(f func() error) error {
 	}
 }
 
-// faults breaks things for a while, and then nothing any more.
-func (s *storm) faults(r *rand.Rand) {
-	pause := func(most time.Duration) {
-		select {
-		case <-time.After(time.Duration(r.Int64N(int64(most)))):
-		case <-s.ctx.Done():
-		}
+// pause waits for a random time.
+func (s *storm) pause(r *rand.Rand, most time.Duration) {
+	select {
+	case <-time.After(time.Duration(r.Int64N(int64(most)))):
+	case <-s.ctx.Done():
 	}
+}
+
+// faults breaks things for a while.
+func (s *storm) faults(b *felixtest.Broker, r *rand.Rand) {
+	pause := func(most time.Duration) { s.pause(r, most) }
 	kinds := 6
 	if os.Getenv("FELIX_STORM_FAULTS") == "all" {
 		kinds = 8
@@ -194,41 +209,40 @@ func (s *storm) faults(r *rand.Rand) {
 	for range 3 + r.IntN(5) {
 		switch r.IntN(kinds) {
 		case 0:
-			s.b.Kick()
+			b.Kick()
 		case 1:
-			s.b.Pause()
+			b.Pause()
 			pause(700 * time.Millisecond) // the idle timeout is within that
-			s.b.Resume()
+			b.Resume()
 		case 2:
 			descriptors.RLock()
-			s.b.Restart(s.t)
+			b.Restart(s.t)
 			descriptors.RUnlock()
 		case 3:
-			s.b.Lose(r.Float64() / 4)
+			b.Lose(r.Float64() / 4)
 			pause(300 * time.Millisecond)
-			s.b.Lose(0)
+			b.Lose(0)
 		case 4:
-			s.b.Rebind()
+			b.Rebind()
 		case 5:
-			s.b.Refuse(true)
-			s.b.Kick()
+			b.Refuse(true)
+			b.Kick()
 			pause(200 * time.Millisecond)
-			s.b.Refuse(false)
+			b.Refuse(false)
 		case 6:
-			s.b.Shrink(1200 + r.IntN(100))
+			b.Shrink(1200 + r.IntN(100))
 			pause(500 * time.Millisecond)
-			s.b.Shrink(0)
+			b.Shrink(0)
 		case 7:
 			descriptors.Lock() // they are those of all storms
 			withoutDescriptors(s.t, func() {
-				s.b.Kick()
+				b.Kick()
 				pause(100 * time.Millisecond)
 			})
 			descriptors.Unlock()
 		}
 		pause(150 * time.Millisecond)
 	}
-	s.calm.Store(true)
 }
 
 var errPending = errors.New("no outcome yet")

@@ -1,0 +1,189 @@
+//go:build unix
+
+package felixtest_test
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/felix-mq/felix/auth"
+	"github.com/felix-mq/felix/broker"
+	"github.com/felix-mq/felix/client/felixtest"
+	"github.com/felix-mq/felix/internal/race"
+	"github.com/felix-mq/felix/internal/selfproc"
+	"github.com/felix-mq/felix/quicx"
+)
+
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == brokerProcess {
+		if err := serveProcess(); err != nil {
+			fmt.Fprintln(os.Stderr, "the broker's process:", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// TestStormOfProcesses is [TestStorm] with a broker in a process of its own, which is stopped (SIGSTOP) and killed
+// (SIGKILL). FELIX_STORM_PROCESSES sets the number of seeds; with FELIX_STORM_FAULTS=all a broker stands still for up to
+// 15 s at a time.
+func TestStormOfProcesses(t *testing.T) {
+	n := uint64(4)
+	if testing.Short() || race.Enabled {
+		n = 1
+	}
+	runStorms(t, "FELIX_STORM_PROCESSES", n, 8, runProcessStorm)
+}
+
+func runProcessStorm(t *testing.T, seed uint64) {
+	r := rand.New(rand.NewPCG(seed, 2))
+	b, err := newProcessBroker()
+	if err != nil {
+		t.Errorf("seed %d: %v", seed, err)
+		return
+	}
+	defer b.kill()
+	faults, least, most := 2, 500*time.Millisecond, 2*time.Second
+	if os.Getenv("FELIX_STORM_FAULTS") == "all" {
+		faults, least, most = 3+r.IntN(3), time.Second, 15*time.Second
+	}
+	s := &storm{t: t, seed: seed}
+	s.run(time.Duration(faults+4)*most+guard, b.job.Bind, b.tls, b.token, func() {
+		for range faults {
+			if r.IntN(3) == 0 {
+				b.kill()
+				s.pause(r, time.Second)
+				if err := b.start(); err != nil {
+					s.errorf("starting the broker again: %v", err)
+				}
+			} else {
+				_ = b.process.Process.Signal(syscall.SIGSTOP)
+				time.Sleep(least) //nolint:forbidigo // that it stands still for a while is the fault
+				s.pause(r, most-least)
+				_ = b.process.Process.Signal(syscall.SIGCONT)
+			}
+			s.pause(r, time.Second)
+		}
+	})
+}
+
+// processBroker is a broker in a process of its own. It has the same address, keys and certificate each time that it
+// starts.
+type processBroker struct {
+	job     processJob
+	tls     *tls.Config
+	signer  *auth.Signer
+	process *selfproc.Process
+}
+
+const brokerProcess = "felixtest-broker-process"
+
+// processJob is what the process gets on its standard input. It ends when that does.
+type processJob struct {
+	Bind        string
+	Seed        []byte // of the key that signs tokens
+	Certificate [][]byte
+	Key         []byte // of the certificate, in PKCS #8
+}
+
+func newProcessBroker() (*processBroker, error) {
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		return nil, err
+	}
+	cert, roots, err := quicx.DevCertificate("localhost", "127.0.0.1")
+	if err != nil {
+		return nil, err
+	}
+	b := &processBroker{tls: &tls.Config{RootCAs: roots, ServerName: "localhost", MinVersion: tls.VersionTLS13}}
+	b.job = processJob{Bind: "127.0.0.1:0", Seed: key.Seed(), Certificate: cert.Certificate}
+	if b.job.Key, err = x509.MarshalPKCS8PrivateKey(cert.PrivateKey); err != nil {
+		return nil, err
+	}
+	if b.signer, err = auth.NewSigner(key, "felixtest"); err != nil {
+		return nil, err
+	}
+	return b, b.start()
+}
+
+func (b *processBroker) token() (string, error) {
+	now := time.Now()
+	return b.signer.Mint(auth.Claims{
+		Tenant: felixtest.Tenant, Subject: "felixtest", IssuedAt: now, Expires: now.Add(time.Hour),
+		Permissions: []string{"stream.publish:*", "stream.subscribe:*"},
+	})
+}
+
+// start starts the process and waits until it serves.
+func (b *processBroker) start() (err error) {
+	if b.process, err = selfproc.Start(nil, brokerProcess); err != nil {
+		return err
+	}
+	err = json.NewEncoder(b.process.In).Encode(b.job)
+	if err == nil {
+		err = json.NewDecoder(b.process.Out).Decode(&b.job.Bind)
+	}
+	if err != nil {
+		b.kill()
+	}
+	return err
+}
+
+func (b *processBroker) kill() {
+	_ = b.process.Process.Kill()
+	_ = b.process.Wait() // it says that it was killed
+}
+
+// serveProcess is the process.
+func serveProcess() error {
+	in := selfproc.Input()
+	dec := json.NewDecoder(in)
+	var job processJob
+	if err := dec.Decode(&job); err != nil {
+		return err
+	}
+	key, err := x509.ParsePKCS8PrivateKey(job.Key)
+	if err != nil {
+		return err
+	}
+	signer, err := auth.NewSigner(ed25519.NewKeyFromSeed(job.Seed), "felixtest")
+	if err != nil {
+		return err
+	}
+	cfg := broker.DefaultConfig()
+	cfg.Bind, cfg.AuthTimeout = job.Bind, 500*time.Millisecond
+	cfg.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: job.Certificate, PrivateKey: key}}, MinVersion: tls.VersionTLS13}
+	cfg.Keys = oneKey{signer.Key()}
+	cfg.StatelessResetKey = (*[32]byte)(job.Seed)
+	b, err := broker.New(cfg)
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	go func() {
+		defer stop()
+		var more struct{}
+		_ = dec.Decode(&more) // there is no more
+	}()
+	if err := errors.Join(b.AddStream(felixtest.Tenant, felixtest.Namespace, felixtest.Stream), json.NewEncoder(os.Stdout).Encode(b.Addr().String())); err != nil {
+		return err
+	}
+	return b.Serve(ctx)
+}
+
+type oneKey struct{ key auth.Key }
+
+func (k oneKey) Keys(context.Context, string) (auth.KeySet, error) { return auth.KeySet{k.key}, nil }
