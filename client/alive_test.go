@@ -14,7 +14,7 @@ import (
 	"github.com/felix-mq/felix/codec"
 )
 
-// failures counts what a subscription is told while it subscribes again.
+// failures gets the errors of a subscription while it subscribes again.
 type failures struct{ seen chan error }
 
 func (f failures) OnSubscription(_, _ string, state client.SubscriptionState, reason error) {

@@ -19,7 +19,7 @@ func skipAllocations(t *testing.T) {
 	}
 }
 
-// allocsOfNext returns what each of n events costs that have arrived, behind a first one.
+// allocsOfNext returns what each of n events costs that have arrived, after a first one.
 func allocsOfNext(p *peer, sub *client.Subscription, n int) float64 {
 	p.tb.Helper()
 	next := func() {

@@ -11,7 +11,7 @@ import (
 	"github.com/felix-mq/felix/codec"
 )
 
-// outcome is told what an asynchronous publish came to, once.
+// outcome receives the result of an asynchronous publish, once.
 type outcome interface{ settle(err error) }
 
 type outcomeFunc func(error)
@@ -60,8 +60,8 @@ func (p *Publisher) publishAsync(payloads [][]byte, span spans, done outcome) {
 	}
 }
 
-// pending is an asynchronous publish on its way. Its outcome is told when both of two parts are over: the write, and the
-// wait for the acknowledgement. Whoever is the last of them is the last to touch it.
+// pending is an asynchronous publish on its way. Its outcome is settled when both parts are over: the write, and the
+// wait for the acknowledgement. The part that ends last is the last to touch it.
 type pending struct {
 	call   call
 	p      *Publisher
@@ -85,7 +85,7 @@ func getPending() *pending {
 	return q
 }
 
-// acquire waits for room in the window.
+// acquire waits for space in the window.
 func (q *pending) acquire(ctx context.Context, payloads [][]byte, deadline int64) error {
 	n := 1
 	for _, b := range payloads {

@@ -409,7 +409,7 @@ func TestManyGather(t *testing.T) {
 		}
 		who, _, _ := strings.Cut(e, " ")
 		if last[who] >= e {
-			t.Errorf("%q behind %q", e, last[who])
+			t.Errorf("%q after %q", e, last[who])
 		}
 		last[who] = e
 		delete(acked, e)

@@ -21,8 +21,8 @@ type queued struct {
 	span     spans    // without one: until it has been sent
 }
 
-// mustQueue reports whether publishes go into the backlog. Whoever has put one there finds it there until it has been
-// sent, so that one goroutine's publishes stay in order. A stream that is being replaced is not down: publishes wait
+// mustQueue reports whether publishes go into the backlog. A goroutine that has put one there finds it there until it
+// has been sent, so that its publishes stay in order. A stream that is being replaced is not down: publishes wait
 // for the next one.
 func (s *slot) mustQueue() bool {
 	if s.home.policy != WhileDownBuffer {
@@ -34,7 +34,7 @@ func (s *slot) mustQueue() bool {
 	return s.flushing || r == nil || r.broken() && !r.moving()
 }
 
-// enqueue appends to the backlog, and fails with [ErrBufferFull] if there is no room.
+// enqueue appends to the backlog, and fails with [ErrBufferFull] if q does not fit.
 func (s *slot) enqueue(q *queued) error {
 	c, n := s.home.c, 0
 	for _, b := range q.payloads {

@@ -9,7 +9,7 @@ import (
 	"github.com/felix-mq/felix/client"
 )
 
-// publishHook is told when a publish begins.
+// publishHook is called when a publish begins.
 type publishHook func(client.PublishInfo)
 
 func (h publishHook) OnPublish(_ context.Context, p client.PublishInfo) func(error) {

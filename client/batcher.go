@@ -81,8 +81,8 @@ type eventBatch struct {
 //
 // done is called once with the outcome, as [Publisher.Publish] would return it: one event after the other, on a goroutine
 // that the next outcomes wait for. So it must not block, as the methods of the client may. The outcome of an event that
-// cannot be gathered is told before PublishAsync returns. done may be nil: then [Publisher.Flush] and [Client.Flush] fail with the first
-// failure of such an event.
+// cannot be gathered is reported before PublishAsync returns. done may be nil: then [Publisher.Flush] and
+// [Client.Flush] fail with the first failure of such an event.
 //
 // PublishAsync waits while the batch is full and the one before it cannot leave: because as much is in flight as
 // [WithInFlight] allows, because the broker pushes back, or, with [WhileDownBlock], because there is no connection. If ctx

@@ -16,7 +16,7 @@ func BenchmarkPublish(b *testing.B) {
 	benchmarkPublish(b, (*client.Publisher).Publish)
 }
 
-// BenchmarkSend sends one batch behind the other. The broker reads them all.
+// BenchmarkSend sends one batch after the other. The broker reads them all.
 func BenchmarkSend(b *testing.B) {
 	benchmarkPublish(b, (*client.Publisher).Send)
 }
@@ -36,7 +36,7 @@ func benchmarkPublish(b *testing.B, publish func(*client.Publisher, context.Cont
 					b.Fatal(err)
 				}
 			}
-			p.must(pub.Publish(ctx, payloads...)) // behind it everything has arrived
+			p.must(pub.Publish(ctx, payloads...)) // when it returns, everything has arrived
 			b.StopTimer()
 		})
 	}

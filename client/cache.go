@@ -129,7 +129,7 @@ func (h *Cache) GetMany(ctx context.Context, keys ...string) []CacheResult {
 	return results
 }
 
-// getBinary asks for all keys in one request, and by itself for each value that did not fit beside the others.
+// getBinary asks for all keys in one request, and by itself for each value that did not fit together with the others.
 func (h *Cache) getBinary(ctx context.Context, at place, keys ...string) []CacheResult {
 	results := make([]CacheResult, len(keys))
 	a, err := h.request(ctx, at, codec.CacheRequest{Op: codec.CacheGet}, keys...)

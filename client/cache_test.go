@@ -153,7 +153,7 @@ func TestCacheGivenUp(t *testing.T) {
 	for {
 		value := begin(p, func() ([]byte, error) { return cache.Get(p.ctx, "second") })
 		second := p.next(requests)
-		if second.ctl != first.ctl { // streams are used in turn
+		if second.ctl != first.ctl { // streams are used round robin
 			answer(p, second)
 			if _, err := value(); !errors.Is(err, client.ErrMiss) {
 				t.Errorf("got %v", err)
@@ -221,7 +221,7 @@ func TestCacheViolations(t *testing.T) {
 	})
 }
 
-// TestCacheBehindAFrameGivenUp gives up a request whose frame is half written while another request waits behind it.
+// TestCacheBehindAFrameGivenUp gives up a request whose frame is half written while another request waits after it.
 // The frame is written to its end, and the other request is sent.
 func TestCacheBehindAFrameGivenUp(t *testing.T) {
 	p := newPeer(t)
@@ -281,10 +281,10 @@ func TestCacheBehindAFrameGivenUp(t *testing.T) {
 	}
 	read(func() bool { return bytes.Contains(got.Bytes(), []byte("behind")) })
 	if got.Len() < 4<<20 {
-		t.Errorf("%d bytes came in front of the request behind", got.Len())
+		t.Errorf("%d bytes came before the waiting request", got.Len())
 	}
 	p.must(s.Send().Close())
 	if err := behind(); !errors.Is(err, client.ErrDisconnected) {
-		t.Errorf("the request behind: %v", err)
+		t.Errorf("the waiting request: %v", err)
 	}
 }

@@ -18,10 +18,11 @@ type cacheReply struct {
 	values  codec.CacheValueList
 }
 
-// gather joins the requests of many callers into few writes: while one of them writes, the others leave theirs behind, and
-// it takes them along. Before it writes it lets those go first that are about to run. Replies come several to a packet and
-// wake their callers together; without that, each of these would send a packet of its own, since the transport runs as soon as
-// the first one waits. A packet costs more than all else that a small request does (docs/performance.md).
+// gather joins the requests of many callers into few writes: while one caller writes, the others leave their requests
+// in gather, and it writes these too. Before it writes, it lets callers go first that are about to run. Replies come
+// several to a packet and wake their callers together; without that, each caller would send a packet of its own, since
+// the transport runs as soon as the first one waits. A packet costs more than all else that a small request does
+// (docs/performance.md).
 type gather struct {
 	mu      sync.Mutex
 	frames  []byte // not written yet
@@ -30,7 +31,7 @@ type gather struct {
 }
 
 // gatherMax is the size in bytes of a request that is still gathered, and of all that may wait. What is larger takes its
-// turn alone, and waits for room.
+// turn alone, and waits for space.
 const gatherMax = 64 << 10
 
 // post sends a binary cache request without blocking, unless it is large or much waits already. One that asks for a packet or

@@ -20,7 +20,7 @@ const (
 	CacheSet     CacheEventKind = 1
 	CacheDeleted CacheEventKind = 2
 	CacheExpired CacheEventKind = 3
-	CacheEvicted CacheEventKind = 4 // for lack of room
+	CacheEvicted CacheEventKind = 4 // for lack of space
 )
 
 func (k CacheEventKind) String() string {
@@ -49,9 +49,10 @@ type CacheEvent struct {
 // Watch yields the changes of the cache, those of a key in order, until the loop is left or the context ends. Values are
 // not told: get those that you want.
 //
-// The first event is a [CacheReset] as soon as the broker watches: every change from then on is told. Another follows
-// whenever changes were missed. That is so when the connection was lost and is back, as Watch sees to with pauses between
-// attempts ([WithBackoff]), and when the loop was too slow: the broker keeps a bounded number of changes for it.
+// The first event is a [CacheReset] as soon as the broker watches: Watch yields every change from then on. Another
+// reset follows whenever changes were missed. That is so when the connection was lost and is back, as Watch sees to
+// with pauses between attempts ([WithBackoff]), and when the loop was too slow: the broker keeps a bounded number of
+// changes for it.
 //
 // The last thing that Watch yields, unless the loop is left, is the error that ended it: that of the context,
 // [ErrClosed], or [ErrProtocol]; and, as long as the broker has not watched yet, its refusal, or [ErrUnsupported] if it

@@ -8,7 +8,7 @@
 // Every call takes a context and ends with it. Payloads of events belong to the caller, unless [WithViews] asks for
 // views. A [Batch] is always a view.
 //
-// Connections that are lost are made again. A subscription goes on behind the last event it has handed out, and says by a
+// Lost connections are made again. A subscription goes on after the last event it has handed out, and reports with a
 // [Gap] what it could not get. What a publish that failed may have done is said by its error: [ErrInDoubt] marks those that
 // the broker may have carried out all the same, and the client does not send those again. [Retryable] tells whether
 // another attempt is of use.
@@ -313,8 +313,8 @@ func (c *Client) boundAt(ctx context.Context, deadline int64) (context.Context, 
 	}
 }
 
-// eventConn picks the connection for one more subscription: the pool in turn, each up to the number of subscriptions
-// that its receive window was dialed for, and another connection past that.
+// eventConn picks the connection for one more subscription: round robin over the pool, each up to the number of
+// subscriptions that its receive window was dialed for, and another connection past that.
 func (c *Client) eventConn(ctx context.Context) (*conn, error) {
 	if err := c.eventsLock.acquire(ctx); err != nil {
 		return nil, err

@@ -13,7 +13,7 @@ import (
 const (
 	// Smaller batches fit a packet anyway.
 	minCompress = 1024
-	// A batch that does not shrink by an eighth is sent as it is, and so are this many behind it: a stream of payloads
+	// A batch that does not shrink by an eighth is sent as it is, and so are this many after it: a stream of payloads
 	// that do not compress costs next to nothing.
 	skipCompress = 32
 )

@@ -36,7 +36,7 @@ type conn struct {
 	unmatched map[uint64]*eventStream
 }
 
-// eventStream is an event stream behind its hello.
+// eventStream is an event stream after its hello.
 type eventStream struct {
 	r       *quicx.RecvStream
 	fr      *quicx.FrameReader
@@ -72,7 +72,7 @@ func (k *conn) streamError(doing string, err error) error {
 	case k.c.ctx.Err() != nil:
 		return ErrClosed
 	case closed || errors.Is(err, quicx.ErrIdleTimeout):
-		// QUIC ends the streams of a connection first. Whoever hears of it has to find the connection dead.
+		// QUIC ends the streams of a connection first. A caller that notices must find the connection dead.
 		<-k.qc.Context().Done()
 		return k.lost()
 	case errors.Is(err, codec.ErrFrameTooLarge):
@@ -130,7 +130,7 @@ type control struct {
 	ends  time.Time        // when the token does; zero if that is not known
 }
 
-// openControl opens a stream and sends auth, and whatever the caller wants to send right behind it.
+// openControl opens a stream and sends auth, and right after it what the caller wants to send.
 func (k *conn) openControl(ctx context.Context, pipelined func([]byte) []byte) (*control, error) {
 	token, err := k.c.token(ctx)
 	if err != nil {

@@ -116,7 +116,7 @@ var contextCalls = map[string]func(t *canceledCall, ctx context.Context) error{
 }
 
 // TestCanceledCalls cancels each call, before it begins and while the broker is silent: it ends with the reason, and
-// leaves nothing behind.
+// nothing is left over.
 func TestCanceledCalls(t *testing.T) {
 	for _, name := range slices.Sorted(maps.Keys(contextCalls)) {
 		for _, before := range []bool{true, false} {

@@ -54,8 +54,8 @@ var withoutEffect = []settings.WithoutEffect{
 // FromEnv takes settings from the environment: the FELIX_* variables of the reference's client
 // (docs/from-the-reference.md#client), where they mean something here. A variable that is not set, or is 0, leaves a
 // setting as it is; one that is invalid makes Connect fail, with all others that are. FELIX_CLIENT_CONFIG names a YAML
-// file with the keys of that section, which variables win over; an unknown key makes Connect fail. Options behind
-// FromEnv win over it. Those variables that have no effect are named to the logger of a [WithLogger] in front of it.
+// file with the keys of that section, which variables win over; an unknown key makes Connect fail. Options after
+// FromEnv win over it. The logger of a [WithLogger] before it gets the names of variables that have no effect.
 func FromEnv() Option {
 	return func(o *options) {
 		var e environment

@@ -31,7 +31,7 @@ var (
 	// ErrDisconnected means that the connection to the broker, or the stream that the call used, was lost or could not
 	// be made. The next call makes another.
 	ErrDisconnected = errors.New("client: disconnected")
-	// ErrBufferFull means that a publish found no room in the buffer of [WhileDownBuffer]. Nothing was sent.
+	// ErrBufferFull means that a publish did not fit in the buffer of [WhileDownBuffer]. Nothing was sent.
 	ErrBufferFull = errors.New("client: buffer full")
 	// ErrTimeout means that a call without a deadline of its own had no answer within [WithRequestTimeout].
 	ErrTimeout = errors.New("client: no answer in time")
@@ -75,8 +75,8 @@ var sentinels = map[codec.Code]error{
 }
 
 // Retryable reports whether the call that failed with err may succeed if it is made again, after a pause. The broker was
-// not reachable, did not answer in time, or said that it has no room. It is false for errors of the caller's own, an ended
-// context among them, and for nil.
+// not reachable, did not answer in time, or said that it has no space. It is false for errors of the caller's own, an
+// ended context among them, and for nil.
 //
 // A publish that is in doubt may have been carried out: see whether err matches [ErrInDoubt] first, and make it again only
 // if its subscribers can do with a duplicate.

@@ -165,7 +165,7 @@ func ExampleEvent_Clone() {
 	// Output: a b
 }
 
-// What was lost on the way is said with the event behind it.
+// What was lost on the way is reported with the event after it.
 func ExampleGap() {
 	report := func(ev client.Event) {
 		switch {

@@ -61,8 +61,8 @@ func ExamplePublisher_Publish_batch() {
 	// Output: <nil>
 }
 
-// Send asks for no acknowledgement. It is the fastest way, and nothing tells what became of the event. A publish behind
-// it on the same stream is carried out behind it, so its acknowledgement covers both.
+// Send asks for no acknowledgement. It is the fastest way, and nothing reports the outcome. A later publish on the same
+// stream is carried out after it, so its acknowledgement covers both.
 func ExamplePublisher_Send() {
 	ctx := context.Background()
 	c, end := connect(ctx)

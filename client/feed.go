@@ -73,7 +73,7 @@ func (c *Client) openFeed(ctx context.Context, namespace, stream string, start o
 type exchange func(*control) (id uint64, err error)
 
 // obtainFeed has ask carry out its exchange on a connection that has a place for one more event stream, and sends pipelined,
-// unless it is nil, beside auth. A context without a deadline is bounded by the request timeout.
+// unless it is nil, together with auth. A context without a deadline is bounded by the request timeout.
 func (c *Client) obtainFeed(ctx context.Context, pipelined func([]byte) []byte, ask exchange) (*feed, error) {
 	bounded, cancel := c.bound(ctx)
 	defer cancel()

@@ -152,7 +152,7 @@ func (s *slot) cover(ctx context.Context) error {
 func (p *Publisher) barrier(ctx context.Context, r *requests) error {
 	c := p.c.startCall(ctx)
 	defer c.release()
-	// An empty batch publishes nothing, and is acknowledged behind what was sent on its stream before.
+	// An empty batch publishes nothing, and is acknowledged after what was sent on its stream before.
 	_, err := p.exchangeOn(ctx, r, c, nil, codec.AckPerBatch, codec.HeaderLen)
 	if _, refused := errors.AsType[*BrokerError](err); refused && !errors.Is(err, ErrInDoubt) {
 		return nil // its stream does not exist, say: the answer is as good

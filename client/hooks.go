@@ -13,13 +13,14 @@ type Hook any
 // ConnHook hears of connections.
 type ConnHook interface {
 	OnConnect(addr string)
-	// OnDisconnect is told why the connection ended; the reason matches [ErrClosed] if the client was closed.
+	// OnDisconnect receives why the connection ended; the reason matches [ErrClosed] if the client was closed.
 	OnDisconnect(addr string, reason error)
-	// OnConnectFailed is told of an attempt that failed. There will be others as long as somebody needs the connection.
+	// OnConnectFailed is called after an attempt that failed. There will be others as long as somebody needs the
+	// connection.
 	OnConnectFailed(addr string, reason error)
 }
 
-// SubscriptionState is what becomes of a subscription.
+// SubscriptionState is what happens to a subscription.
 type SubscriptionState int
 
 // The states of a subscription. It is live when Subscribe returns it.
@@ -59,8 +60,8 @@ type PublishHook interface {
 	OnPublish(ctx context.Context, p PublishInfo) (done func(err error))
 }
 
-// DeliverHook is told of each frame of events that a subscription receives. bytes are those of the payloads, and 4 for
-// each event and each frame.
+// DeliverHook is called for each frame of events that a subscription receives. bytes are those of the payloads, and 4
+// for each event and each frame.
 type DeliverHook interface {
 	OnDeliver(namespace, stream string, events, bytes int)
 }

@@ -131,7 +131,7 @@ func (p *peer) subscribed(conn *script.Conn, ctl *script.Control, id uint64) *sc
 	return ev
 }
 
-// meanwhile takes the next connection and its first stream through some steps beside the test. The function that it
+// meanwhile takes the next connection and its first stream through some steps while the test runs. The function that it
 // returns reports whether they are done.
 func (p *peer) meanwhile(steps func(ctl *script.Control) error) (done func() bool) {
 	var ok atomic.Bool
@@ -173,7 +173,7 @@ func expect(p *peer, ctl *script.Control, t codec.MessageType) *script.Request {
 	return r
 }
 
-// begin calls f beside the test. The function that it returns waits for the result.
+// begin calls f while the test runs. The function that it returns waits for the result.
 func begin[T any](p *peer, f func() (T, error)) func() (T, error) {
 	type result struct {
 		value T

@@ -68,7 +68,7 @@ type NearStats struct {
 	Bytes   int
 
 	Hits, Misses  uint64 // gets that were answered here, and by the broker
-	Evictions     uint64 // for lack of room
+	Evictions     uint64 // for lack of space
 	Invalidations uint64 // of values that have changed
 	Resets        uint64 // times that everything was forgotten
 }
@@ -134,7 +134,7 @@ func (n *NearCache) Get(ctx context.Context, key string) ([]byte, error) {
 }
 
 // AppendGet appends the value stored under key to dst. It fails like [Cache.Get], and returns dst as it was then. A value
-// that is kept is not asked for, and costs no allocation if dst has room for it.
+// that is kept is not asked for, and costs no allocation if dst has space for it.
 func (n *NearCache) AppendGet(ctx context.Context, dst []byte, key string) ([]byte, error) {
 	dst, hit, t := n.lookup(dst, key)
 	if hit {
@@ -209,8 +209,8 @@ func entryOf(el *list.Element) *nearEntry {
 	return e
 }
 
-// keep keeps the answer to what was asked for with t, if that may and can be. Otherwise the answer is newer than what others,
-// who are still waiting, may be told, and those must not keep that: a get behind this one would see the past.
+// keep keeps the answer to what was asked for with t, if that may and can be. Otherwise the answer is newer than what
+// others, who are still waiting, may get, and they must not keep theirs: a get after this one would see the past.
 func (n *NearCache) keep(key string, r CacheResult, t ticket) {
 	if r.Err != nil && !errors.Is(r.Err, ErrMiss) {
 		return

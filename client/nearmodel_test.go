@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// nearModel is a cache of a broker reduced to versions: the value of a key is its version, and 0 is none. What changes is told in
-// order, some time later, and every now and then what is told is lost.
+// nearModel is a cache of a broker reduced to versions: the value of a key is its version, and 0 is none. Changes are
+// reported in order, some time later, and every now and then a report is lost.
 type nearModel struct {
 	mu      sync.Mutex
 	version uint64

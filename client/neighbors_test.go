@@ -38,7 +38,7 @@ func TestGetsBehindAPutGivenUp(t *testing.T) {
 	}
 }
 
-// deafBroker starts a broker that answers auth and reads nothing behind it.
+// deafBroker starts a broker that answers auth and reads nothing after it.
 func deafBroker(p *peer, opts ...client.Option) *client.Client {
 	p.tb.Helper()
 	cert, roots, err := quicx.DevCertificate("localhost", "127.0.0.1")

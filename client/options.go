@@ -175,7 +175,7 @@ const (
 // connection is lost, and is never sent again, whatever the policy.
 func WithWhileDown(policy WhileDown) Option { return func(o *options) { o.whileDown = policy } }
 
-// WithWhileDownBytes bounds what [WhileDownBuffer] holds, in payload bytes; 16 MiB by default. What finds no room fails
+// WithWhileDownBytes bounds what [WhileDownBuffer] holds, in payload bytes; 16 MiB by default. What does not fit fails
 // with [ErrBufferFull].
 func WithWhileDownBytes(n int) Option { return func(o *options) { o.whileDownBytes = n } }
 

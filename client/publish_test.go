@@ -130,7 +130,7 @@ func TestAcksInAnyOrder(t *testing.T) {
 	}
 }
 
-// TestPublishInDoubt ends a stream behind the first of three publishes that were sent on it.
+// TestPublishInDoubt ends a stream after the first of three publishes that were sent on it.
 func TestPublishInDoubt(t *testing.T) {
 	for _, tc := range []struct {
 		name string
@@ -216,7 +216,7 @@ func TestStopSendingIsNotTheEnd(t *testing.T) {
 	p.publishAgain(pub, conn)
 	p.must(ctl.Ack(first, ""))
 	if err := wait(); err != nil {
-		t.Errorf("a publish that was answered behind STOP_SENDING: %v", err)
+		t.Errorf("a publish that was answered after STOP_SENDING: %v", err)
 	}
 }
 
@@ -269,7 +269,7 @@ func TestPublishBlocked(t *testing.T) {
 			// Another publish waits for its turn, and gives up alone.
 			impatient, stop := context.WithTimeout(p.ctx, 20*time.Millisecond)
 			if err := pub.Publish(impatient, nil); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, client.ErrInDoubt) {
-				t.Errorf("a publish behind a blocked one: %v", err)
+				t.Errorf("a publish after a blocked one: %v", err)
 			}
 			stop()
 			closed := errors.Is(tc.want, client.ErrClosed)

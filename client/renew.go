@@ -91,7 +91,7 @@ func (s *slot) openNewer(ctx context.Context, r *requests) *requests {
 	return next
 }
 
-// replace puts next into the place of r, behind all that was sent on r if the order matters.
+// replace puts next in the place of r: after all that was sent on r, if the order matters.
 func (s *slot) replace(ctx context.Context, r, next *requests) {
 	if s.lock.acquire(ctx) != nil {
 		return
@@ -133,7 +133,7 @@ func (r *requests) move() bool {
 // settleAll waits until the broker has all that was sent, or the stream is lost. Publishes without an acknowledgement
 // that it may not have are noted as lost.
 func (r *requests) settleAll(ctx context.Context) {
-	if r.writing.acquire(ctx) != nil { // behind a write under way; there will be no other
+	if r.writing.acquire(ctx) != nil { // after a write in progress; there will be no other
 		return
 	}
 	sends, p := r.uncovered()
@@ -158,7 +158,7 @@ func (r *requests) settleAll(ctx context.Context) {
 	}
 }
 
-// barrier sends an empty batch, whose acknowledgement comes behind what was sent before: see [requests.awaitIdle]. It
+// barrier sends an empty batch, whose acknowledgement comes after what was sent before: see [requests.awaitIdle]. It
 // returns nil if none will come. The caller has its turn.
 func (r *requests) barrier(p *Publisher) *call {
 	c := &call{done: make(chan struct{}, 1)}

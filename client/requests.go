@@ -28,7 +28,7 @@ type requests struct {
 
 	sweeper  *time.Timer   // ends asynchronous publishes whose acknowledgement is overdue
 	renewal  *time.Timer   // starts when the stream is put into its slot; nil if its token has no known end
-	watchdog *time.Timer   // ends a write that has no deadline of its own; whoever holds writing starts and stops it
+	watchdog *time.Timer   // ends a write that has no deadline of its own; the holder of writing starts and stops it
 	fired    chan struct{} // capacity 2: what ended a write says so when it is through
 
 	mu      sync.Mutex // guards all below
@@ -40,9 +40,9 @@ type requests struct {
 	dead    bool          // no more replies either
 	sweeps  bool          // the sweeper runs
 	sends   uint64        // publishes without an acknowledgement
-	covered uint64        // how many of them, from the first on, an acknowledgement behind them covers, or are known to be in doubt
+	covered uint64        // how many, from the first on, a later acknowledgement covers, or are known to be in doubt
 	sender  *Publisher    // of the last one
-	lost    bool          // the stream was, with those behind lostAt
+	lost    bool          // the stream was, with those after lostAt
 	lostAt  uint64
 }
 
@@ -63,7 +63,7 @@ type call struct {
 	place    place      // of a cache request in JSON
 }
 
-// finish tells whoever waits that the call is over.
+// finish notifies the waiter that the call is over.
 func (c *call) finish() {
 	if c.owner != nil {
 		c.owner.over()
@@ -173,8 +173,8 @@ func (c *Client) sweepEvery() time.Duration {
 	return min(max(c.o.requestTimeout/8, 5*time.Millisecond), 250*time.Millisecond)
 }
 
-// sweep ends the asynchronous publishes whose acknowledgement is overdue. Whoever takes a call out of r.acks ends it,
-// so it meets no acknowledgement of the same moment.
+// sweep ends the asynchronous publishes whose acknowledgement is overdue. The goroutine that takes a call out of r.acks
+// ends it, so it meets no acknowledgement of the same moment.
 func (r *requests) sweep() {
 	now := r.k.c.now()
 	var overdue []*call
@@ -259,7 +259,7 @@ func (r *requests) fail(err error) {
 }
 
 // loseSendsLocked notes for Flush that publishes without an acknowledgement may not have arrived. It is called before the
-// stream looks broken: whoever finds it so finds the note too.
+// stream looks broken: a caller that finds it broken finds the note too.
 func (r *requests) loseSendsLocked() {
 	if r.sends > r.covered {
 		if !r.lost {
@@ -303,7 +303,7 @@ func (r *requests) uncovered() (sends uint64, sender *Publisher) {
 	return r.sends, r.sender
 }
 
-// cover notes that an acknowledgement has come behind so many of them.
+// cover notes that an acknowledgement has come after so many of them.
 func (r *requests) cover(sends uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -346,7 +346,7 @@ func (r *requests) expectAck(c *call) error {
 	return nil
 }
 
-// expectCache expects the reply to a cache request behind those that wait already. The caller holds r.writing, so that
+// expectCache expects the reply to a cache request after those that wait already. The caller holds r.writing, so that
 // requests are written in that order.
 func (r *requests) expectCache(c *call) error {
 	r.mu.Lock()
@@ -411,7 +411,7 @@ func (r *requests) turn(ctx context.Context, deadline int64) error {
 // write sends one frame. The caller has its turn, which write ends. It fails without an effect when the context or the
 // deadline, unless that is 0, ends before anything was written, or when the stream takes no more requests: the broker
 // cannot have read the frame then. A frame of which a part was written is finished, whatever ends: others, who have
-// done nothing wrong, write behind it. Such a write fails with [ErrInDoubt] and the reason. sender is who publishes the
+// done nothing wrong, write after it. Such a write fails with [ErrInDoubt] and the reason. sender is who publishes the
 // frame without an acknowledgement, and nil if it is anything else.
 func (r *requests) write(ctx context.Context, frame []byte, deadline int64, sender *Publisher) error {
 	kept, err := r.writeInTurn(ctx, frame, deadline, sender)
@@ -442,7 +442,7 @@ func (r *requests) writeInTurn(ctx context.Context, frame []byte, deadline int64
 	return true, err
 }
 
-// finish writes the rest of a frame, and ends the turn of whoever has begun it.
+// finish writes the rest of a frame, and ends the turn of the caller that began it.
 func (r *requests) finish(rest []byte) {
 	defer r.writing.release()
 	n, err := r.ctl.s.Send().Write(rest)

@@ -156,7 +156,7 @@ func (p *peer) feedOn(conn *script.Conn, id uint64, ext bool) (*script.Request, 
 func TestResumeRefused(t *testing.T) {
 	type answer struct {
 		frame []byte
-		start codec.Start // of the subscribe behind it
+		start codec.Start // of the subscribe after it
 	}
 	live := codec.Start{Kind: codec.StartOffset, Offset: 12}
 	refusal := answer{codec.AppendError(nil, "stream not found"), live}
@@ -328,7 +328,7 @@ func TestResumeUnderLoad(t *testing.T) {
 	work.Wait()
 }
 
-// TestSubscriptionHook hears of a loss and of what becomes of it.
+// TestSubscriptionHook hears of a loss and of its outcome.
 func TestSubscriptionHook(t *testing.T) {
 	p := newPeer(t)
 	n := script.NewNormal()

@@ -31,7 +31,7 @@ func (o origin) request(dst []byte, tenant, namespace, stream string) []byte {
 	return codec.AppendSubscribe(dst, tenant, namespace, stream, o.Start, 0, false)
 }
 
-// Position is a place in a stream: behind the last event or gap that a subscription has handed out. Offsets count
+// Position is a place in a stream: after the last event or gap that a subscription has handed out. Offsets count
 // within an epoch, which ends when the broker forgets the stream's past, by a restart for instance.
 type Position struct {
 	Epoch  uint64

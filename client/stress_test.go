@@ -18,7 +18,7 @@ import (
 
 // TestStress lets many goroutines use one client while its broker ends streams and connections at random. Each call
 // ends, with an error that is documented or without one; a subscription has no holes until it ends; the cache gives back
-// what was put; work of every kind goes on behind whatever was ended; and nothing is left over.
+// what was put; work of every kind goes on after whatever was ended; and nothing is left over.
 func TestStress(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -85,7 +85,7 @@ func TestStress(t *testing.T) {
 						break
 					}
 					if n > 0 && ev.Offset != last+1 {
-						t.Errorf("offset %d behind %d", ev.Offset, last)
+						t.Errorf("offset %d after %d", ev.Offset, last)
 					}
 					last = ev.Offset
 					count(&delivered)

@@ -219,7 +219,7 @@ func TestNextBatch(t *testing.T) {
 	nextBatch("g h", 30) // and f
 }
 
-// TestViews holds what the documentation says: a payload lives until the next call, also behind an empty frame, and its
+// TestViews holds what the documentation says: a payload lives until the next call, also after an empty frame, and its
 // capacity ends with it.
 func TestViews(t *testing.T) {
 	p := newPeer(t)
@@ -285,7 +285,7 @@ func TestSubscriptionEnds(t *testing.T) {
 		{"a publish", frame(codec.LayoutPublish, items), client.ErrProtocol},
 		{"count too large", frame(codec.LayoutShared, []byte{255, 255, 255, 255}), client.ErrProtocol},
 		{"item too long", frame(codec.LayoutShared, []byte{0, 0, 0, 1, 0, 0, 0, 9, 'x'}), client.ErrProtocol},
-		{"no room for an offset", frame(codec.LayoutSharedOffsets, items[:9]), client.ErrProtocol},
+		{"no space for an offset", frame(codec.LayoutSharedOffsets, items[:9]), client.ErrProtocol},
 		{"no payload", frame(codec.LayoutShared, nil), client.ErrProtocol},
 		{"malformed JSON", frame(codec.LayoutJSON, []byte(`{"type":"event"`)), client.ErrProtocol},
 		{"a second hello", func(_ *script.Conn, ev *script.Events) error {
@@ -321,7 +321,8 @@ func TestSubscriptionEnds(t *testing.T) {
 	}
 }
 
-// TestHellos sends event streams that do not begin as they should: beside one that does, which is not held up, and alone.
+// TestHellos sends event streams that do not begin as they should: next to one that does, which is not held up, and
+// alone.
 func TestHellos(t *testing.T) {
 	event := codec.AppendEventBatch(nil, codec.LayoutShared, 0, 0, batch("x"))
 	for _, tc := range []struct {
@@ -576,7 +577,7 @@ func TestSlowReader(t *testing.T) {
 			}
 		}
 		if _, err := sub.Next(p.ctx); !errors.Is(err, client.ErrEnded) {
-			t.Errorf("%s: behind the last event: %v", name, err)
+			t.Errorf("%s: after the last event: %v", name, err)
 		}
 	}
 	slowSent, quickSent := send(slowEvents), send(quickEvents)

@@ -18,7 +18,7 @@ import (
 // any. What is not read is held back by flow control: nothing is dropped on this side.
 //
 // A subscription outlives its connection. When that is lost, or the broker ends the event stream, the subscription
-// subscribes again behind the last event that it has handed out, as soon as it is read, with pauses between attempts
+// subscribes again after the last event that it has handed out, as soon as it is read, with pauses between attempts
 // ([WithBackoff]). Where the broker still has the events in between nothing is missed; otherwise the next event or
 // batch carries a [Gap] that says so. It goes on trying, at the longest pause, however long that takes, and tells each
 // failure to a [SubscriptionHook]. What ends it is Close, an end of the client, a broker that violates the protocol,
@@ -48,8 +48,8 @@ type Subscription struct {
 	handed  telemetry.Time
 	plain   []byte // the decompressed batch
 
-	at     Position             // behind what was handed out; the epoch means nothing while told is nil
-	next   Position             // behind what was read
+	at     Position             // after what was handed out; the epoch means nothing while told is nil
+	next   Position             // after what was read
 	told   atomic.Pointer[life] // what Position returns; written by the reader; nil if the broker does not tell positions
 	closed atomic.Bool
 }
@@ -60,7 +60,7 @@ type life struct {
 	offset atomic.Uint64
 }
 
-// reach moves the position to an offset behind what is handed out, in the epoch of what was read. told says that the
+// reach moves the position to an offset after what is handed out, in the epoch of what was read. told says that the
 // broker tells positions.
 func (s *Subscription) reach(offset uint64, told bool) {
 	s.at = Position{s.next.Epoch, offset}
@@ -83,7 +83,7 @@ type Event struct {
 	Gap       *Gap // what was lost between the previous event and this one; nil if nothing was, as far as the broker tells
 }
 
-// IsGap reports whether this is a gap alone, of which the broker has told before there is an event behind it.
+// IsGap reports whether this is a gap alone, which the broker has reported before there is an event after it.
 func (e Event) IsGap() bool { return e.Payload == nil }
 
 // Clone returns a copy with a payload of its own, which the caller may keep: see [WithViews].
@@ -144,7 +144,7 @@ func (s *Subscription) ID() uint64 {
 	return 0
 }
 
-// Position returns where the subscription is: behind the last event or [Gap] that was handed out, to go on from there
+// Position returns where the subscription is: after the last event or [Gap] that was handed out, to go on from there
 // with [FromPosition], in another process for instance. It may be called at any time, and reports false if the broker
 // does not tell positions, or has not yet.
 func (s *Subscription) Position() (Position, bool) {
@@ -354,7 +354,7 @@ func (s *Subscription) end(err error) {
 	s.err = err
 	s.endLife(err)
 	s.release()
-	viewed := s.batch.Len() > 0 // by whoever called Next or NextBatch last, while another goroutine calls Close
+	viewed := s.batch.Len() > 0 // by the goroutine that called Next or NextBatch last, while another one calls Close
 	s.batch, s.cursor, s.plain = Batch{}, codec.ItemCursor{}, nil
 	if f := s.current.Swap(nil); f != nil && viewed {
 		f.abandon()

@@ -4,8 +4,8 @@
 //	c := broker.Connect(t)
 //	err := c.Publisher(felixtest.Namespace, felixtest.Stream).Publish(t.Context(), []byte("hello"))
 //
-// It is a real broker that speaks QUIC on loopback, behind a relay for datagrams that can be told to lose them. It is up
-// after some milliseconds and gone with its test. Begin at [Start]; then see [Broker.Kick], [Broker.Restart],
+// It is a real broker that speaks QUIC on loopback, through a relay for datagrams that can be told to lose them. It is
+// up after some milliseconds and gone with its test. Begin at [Start]; then see [Broker.Kick], [Broker.Restart],
 // [Broker.Pause], [Broker.Lose], [Broker.Shrink] and [Broker.Refuse].
 package felixtest
 
@@ -212,7 +212,7 @@ func (b *Broker) AddCache(tb testing.TB, name string) {
 	b.caches = append(b.caches, name)
 }
 
-// RemoveCache removes a cache, and what watches it is told so.
+// RemoveCache removes a cache, and notifies what watches it.
 func (b *Broker) RemoveCache(tb testing.TB, name string) {
 	tb.Helper()
 	b.mu.Lock()

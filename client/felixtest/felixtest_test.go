@@ -146,8 +146,8 @@ func TestRestart(t *testing.T) {
 }
 
 // TestRestartUnheard restarts the broker of a subscription that is as quiet as all connections but one, and whose
-// connection is younger than the last reply on that one: what it is told by has to be a third connection, which is older
-// than that reply and had one after the subscription was made.
+// connection is younger than the last reply on that one: it has to learn of the restart from a third connection, which
+// is older than that reply and had one after the subscription was made.
 func TestRestartUnheard(t *testing.T) {
 	b := felixtest.Start(t, func(cfg *broker.Config) { cfg.IdleTimeout, cfg.KeepAlive = 20*time.Minute, 10*time.Minute })
 	c := b.Connect(t, append(impatient(), client.WithTransport(client.Transport{IdleTimeout: 20 * time.Minute, KeepAlive: 10 * time.Minute}))...)
@@ -170,7 +170,7 @@ func TestRestartUnheard(t *testing.T) {
 }
 
 // TestWatch watches a cache through all that may happen to a broker: each loss of the connection is a reset, and what is
-// put behind a reset is told.
+// put after a reset is reported.
 func TestWatch(t *testing.T) {
 	b := felixtest.Start(t)
 	b.AddCache(t, "sessions")
@@ -383,7 +383,7 @@ func TestWhileDown(t *testing.T) {
 			t.Errorf("given up: %v", err)
 		}
 		if err := pub.Publish(testContext(t), make([]byte, 100)); !errors.Is(err, client.ErrBufferFull) || !client.Retryable(err) {
-			t.Errorf("no room: %v", err)
+			t.Errorf("buffer full: %v", err)
 		}
 		sync := make(chan error, 1)
 		go func() { sync <- pub.Publish(testContext(t), []byte("last")) }()

@@ -358,7 +358,7 @@ func (s *storm) judge(got []item) {
 				continue
 			}
 			if i.n <= last {
-				s.errorf("kind %d: event %d behind event %d", kind, i.n, last)
+				s.errorf("kind %d: event %d after event %d", kind, i.n, last)
 			}
 			for n := last + 1; n < i.n; n++ {
 				if err, ok := s.status[kind][n]; ok && err == nil && !gap && kind != stormSends {
