@@ -12,7 +12,7 @@
 //	subscription           one while it has something to write, none while it is idle (subscription.go)
 //
 // A publish runs on the goroutine of its stream, from the socket to the rings; there is no queue in between. So a
-// topic that has no room stops reading exactly the streams that publish to it, and QUIC flow control tells their
+// topic that has no space stops reading exactly the streams that publish to it, and QUIC flow control tells their
 // publishers.
 //
 // Names, checks, texts and their consequences follow docs/protocol/session.md; the section is named where a rule is
@@ -288,7 +288,7 @@ func (b *Broker) acceptLoop() error {
 const shutdownReason = "broker shutting down"
 
 // Shutdown ends the broker in order (docs/protocol/session.md#shutdown): it refuses new connections, accepts no more
-// streams, refuses publishes that wait for room, finishes the control streams with their replies written, lets the
+// streams, refuses publishes that wait for space, finishes the control streams with their replies written, lets the
 // subscriptions' queues drain, waits until their peers have it all, leaves them a second to read it, and closes each
 // connection with code 0. An event whose publish was acknowledged has reached every subscription of its stream that
 // reads in that time. When the context ends before that, it closes what is left at once and returns the context's

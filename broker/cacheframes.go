@@ -12,7 +12,7 @@ import (
 )
 
 // directValue is the size in bytes from which a value is written from where it lies. Below, a write of its own costs
-// more than copying it behind the replies that wait already.
+// more than copying it after the replies that wait already.
 const directValue = 16 << 10
 
 // cacheScope remembers the cache that a stream used last, so that a repeat costs a comparison.

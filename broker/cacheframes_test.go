@@ -129,7 +129,7 @@ func TestCacheFramesManyCallers(t *testing.T) {
 	wg.Wait()
 }
 
-// A client that offers no extension is served in JSON, and is told nothing of what JSON cannot say.
+// A client that offers no extension is served in JSON, and gets nothing that JSON cannot say.
 func TestCacheWithoutExtensions(t *testing.T) {
 	ctx, c := t.Context(), cacheClient(t, broker.DefaultConfig(), client.WithoutExtensions())
 	if err := c.Put(ctx, "k", []byte("v"), time.Hour); err != nil {
@@ -174,7 +174,7 @@ func (c *control) wantValue(id uint64, n int) {
 	}
 }
 
-// A stream whose replies are not read is not read either, and holds no more than it may; the streams beside it go on.
+// A stream whose replies are not read is not read either, and holds no more than it may; the other streams go on.
 func TestInFlightBound(t *testing.T) {
 	const large, small = 4 << 20, 1000
 	for _, tc := range []struct {

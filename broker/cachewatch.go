@@ -59,7 +59,7 @@ type cacheWatch struct {
 // watchBytes is what a watch costs that is idle: its state, and an event stream of QUIC.
 const watchBytes = 4 << 10
 
-// cacheWatch carries a watch out. It lives as long as its event stream, whatever becomes of the control stream.
+// cacheWatch carries a watch out. It lives as long as its event stream, whatever happens to the control stream.
 func (ctl *control) cacheWatch(c *cache.Cache, r *codec.CacheRequest) outcome {
 	if !ctl.tenant.may(&ctl.tenant.subscribes, tenantSubscribes) {
 		return ctl.refuseCache(r.RequestID, codec.SubscribeRateReached.Text)
@@ -145,7 +145,7 @@ func (c *conn) endWatches(why string) {
 	}
 }
 
-// finishWith lets the watch end behind the changes that there are, and tells the client why. A client that does not
+// finishWith lets the watch end after the changes that there are, and tells the client why. A client that does not
 // read gets Config.ReplyTimeout to hear of it. conn.mu is held.
 func (w *cacheWatch) finishWith(why string) {
 	if w.log != nil {

@@ -90,7 +90,7 @@ func TestCacheWatchLeft(t *testing.T) {
 			}
 			awaitMetric(t, d, "felix_cache_watches", 1)
 			if _, err := c.Subscribe(testContext(t), "default", "demo"); err == nil {
-				t.Error("a subscription beside a watch, where there is room for one")
+				t.Error("a subscription next to a watch, where only one fits")
 			}
 			break
 		}
@@ -98,7 +98,7 @@ func TestCacheWatchLeft(t *testing.T) {
 	}
 }
 
-// A watcher that does not read is told that it missed something, costs a bounded queue, and holds nobody up.
+// A watcher that does not read is notified that it missed something, costs a bounded queue, and holds nobody up.
 func TestCacheWatchSlow(t *testing.T) {
 	d := start(t, func(cfg *broker.Config) { cfg.CacheWatchBytes = 8 << 10 })
 	writer, reader := connect(t, d), connect(t, d, client.WithTransport(client.Transport{EventWindows: client.Windows{Stream: 16 << 10}}))
@@ -123,7 +123,7 @@ func TestCacheWatchSlow(t *testing.T) {
 			continue
 		}
 		if e.Version <= version {
-			t.Fatalf("version %d behind %d", e.Version, version)
+			t.Fatalf("version %d after %d", e.Version, version)
 		}
 		version = e.Version
 		got++
@@ -132,7 +132,7 @@ func TestCacheWatchSlow(t *testing.T) {
 		}
 	}
 	if resets == 0 {
-		t.Error("the watcher is told of no loss")
+		t.Error("the watcher is not notified of any loss")
 	}
 	if lost := int(metric(t, d, "felix_cache_watch_lost_events_total")); got+lost != sets+1 {
 		t.Errorf("%d changes came and %d were lost of %d", got, lost, sets+1)
@@ -193,7 +193,7 @@ func readWatch(fr *quicx.FrameReader, last string) (changes, gaps int, err error
 			case e.Kind == codec.CacheLost:
 				gaps++
 			case e.Version <= versions[key]:
-				return changes, gaps, fmt.Errorf("version %d of %q behind %d", e.Version, key, versions[key])
+				return changes, gaps, fmt.Errorf("version %d of %q after %d", e.Version, key, versions[key])
 			default:
 				versions[key] = e.Version
 				changes++

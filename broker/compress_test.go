@@ -13,7 +13,7 @@ import (
 	"github.com/felix-mq/felix/quicx"
 )
 
-// legacyEvents subscribes without extensions and returns the event stream behind its hello.
+// legacyEvents subscribes without extensions and returns the event stream after its hello.
 func (p *peer) legacyEvents() *quicx.FrameReader {
 	p.t.Helper()
 	c := p.open(codec.AppendAuth(nil, p.d.Tenant, p.d.Token, codec.KnownFlags, true, 0),
@@ -99,7 +99,7 @@ func TestCompressedBatches(t *testing.T) {
 	}
 }
 
-// TestCorruptBatch publishes blocks that do not decompress to what their frame says: subscribers go on behind them.
+// TestCorruptBatch publishes blocks that do not decompress to what their frame says: subscribers go on after them.
 func TestCorruptBatch(t *testing.T) {
 	d := start(t, nil)
 	c := connect(t, d)
@@ -166,7 +166,7 @@ func TestCorruptBatch(t *testing.T) {
 		t.Errorf("%v corrupt batches counted, want 5", n)
 	}
 
-	// Declared to be larger than any frame: refused before anybody makes room for it.
+	// Declared to be larger than any frame: refused before any memory is allocated for it.
 	ctl.send(frame(7, 2, 1<<30, good))
 	got, err := ctl.fr.Next()
 	if err != nil {

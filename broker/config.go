@@ -99,9 +99,10 @@ type Config struct {
 	StatelessResetKey *[32]byte
 	// Logger receives what the broker has to say; nil discards it.
 	Logger *slog.Logger
-	// Trace, if set, is told when a control operation begins: "connect", which lasts until a stream of the connection has
-	// authenticated, "auth", "subscribe", "catalog", which is a change of it, and "drain", and what it is about. What it returns is called once, with nil or
-	// with why the operation failed. Neither may block; both are called from any goroutine.
+	// Trace, if set, is called when a control operation begins, with the operation and what it is about: "connect",
+	// which lasts until a stream of the connection has authenticated, "auth", "subscribe", "catalog", which is a change
+	// of it, and "drain". The function that it returns is called once, with nil or with why the operation failed.
+	// Neither may block; both are called from any goroutine.
 	Trace func(operation string, attrs ...slog.Attr) (end func(error))
 	// Now is the clock by which tokens expire; nil means time.Now.
 	Now func() time.Time

@@ -20,7 +20,7 @@ import (
 	"github.com/felix-mq/felix/quicx"
 )
 
-// maxPausedPublishers is how many streams of one connection may stand still for lack of room at the same time. The
+// maxPausedPublishers is how many streams of one connection may stand still for lack of space at the same time. The
 // connection's receive window is sized for them (quicx.Config); one more would take the credit that the connection's
 // other streams live on, so it is ended instead.
 const maxPausedPublishers = 8

@@ -39,17 +39,17 @@ type stream struct {
 	flags    codec.Flags      // what the peer advertised
 	ext      codec.Extensions // what was agreed on
 	scope    scope
-	// stalled says that an acknowledged publish of this stream waited in vain: those behind it are refused at once
-	// until there is room again.
+	// stalled says that an acknowledged publish of this stream waited in vain: those after it are refused at once
+	// until there is space again.
 	stalled      bool
 	unknownBytes int // received before authentication
 	payloadLen   int // of the frame that is being handled
 
 	expires atomic.Int64                       // when the token does, in seconds since 1970; 0 before auth
 	cut     atomic.Int32                       // the limit for which the stream was ended
-	waiting atomic.Pointer[context.CancelFunc] // ends a publish that waits for room
+	waiting atomic.Pointer[context.CancelFunc] // ends a publish that waits for space
 
-	// beforeWait, if set, writes the replies that are owed: they must not wait behind a publish that does.
+	// beforeWait, if set, writes the replies that are owed: a publish that waits must not delay them.
 	beforeWait func() error
 }
 
@@ -61,7 +61,7 @@ type control struct {
 
 	inFlight  int   // requests that they answer
 	charged   int64 // bytes of them in the connection's account
-	overdrawn bool  // there was no room for one
+	overdrawn bool  // there was no space for one
 
 	cache cacheScope
 	found []foundValue // by a get, until it is answered
@@ -104,7 +104,7 @@ func (ctl *control) serve() {
 				ctl.c.b.metrics.inFlightWaits.Add(1)
 			}
 			if (full || !more) && ctl.flush() != nil {
-				return // the peer does not want our replies: nothing behind them is carried out
+				return // the peer does not want our replies: nothing after them is carried out
 			}
 		}
 		if !ctl.fr.Ready() {
@@ -198,7 +198,7 @@ func (ctl *control) overdraw(err error) {
 	}
 }
 
-// refuse queues an error and says what becomes of the stream: the table of refusals decides.
+// refuse queues an error and says what happens to the stream: the table of refusals decides.
 func (ctl *control) refuse(r codec.Refusal) outcome { return ctl.refuseWith(r, r.Text) }
 
 // refuseWith is refuse for a text with values in it.

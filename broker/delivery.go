@@ -15,8 +15,8 @@ import (
 	"github.com/felix-mq/felix/telemetry"
 )
 
-// Frames are made once, in the form that carries offsets ([codec.LayoutSharedOffsets]), because that is what clients of
-// ours ask for. Towards others the same item list goes out behind a shorter head.
+// Frames are made once, in the form that carries offsets ([codec.LayoutSharedOffsets]), because our clients ask for
+// it. Other clients get the same item list after a shorter head.
 
 // numberAt is where such a frame has its offset, listAt where its item list begins.
 const (

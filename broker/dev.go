@@ -29,7 +29,7 @@ type DevOptions struct {
 	Certificate *tls.Certificate
 }
 
-// DefaultDevOptions returns the names that a development broker begins with if it is told no others.
+// DefaultDevOptions returns the names that a development broker begins with if it is given no others.
 func DefaultDevOptions() DevOptions {
 	return DevOptions{Tenant: "t1", Namespace: "default", Streams: []string{"demo"}, Cache: "primary", TokenLife: 24 * time.Hour}
 }

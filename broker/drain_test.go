@@ -45,7 +45,7 @@ func TestAwaitQuiet(t *testing.T) {
 	}
 }
 
-// A drain frees publishers that wait for room, while what is queued can still be taken.
+// A drain frees publishers that wait for space, while what is queued can still be taken.
 func TestDrainFreesPublishers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hub := fanout.NewHub(fanout.Options{})
@@ -73,7 +73,7 @@ func TestDrainFreesPublishers(t *testing.T) {
 		synctest.Wait()
 		select {
 		case err := <-blocked:
-			t.Fatalf("a publisher without room did not wait: %v", err)
+			t.Fatalf("a publisher without space did not wait: %v", err)
 		default:
 		}
 		began := time.Now()

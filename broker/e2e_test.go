@@ -295,7 +295,7 @@ func TestStoppedSubscribers(t *testing.T) {
 			for i := range all {
 				all[i] = subscribe(t, c, "demo")
 			}
-			// Connections are used in turn, so these two share one.
+			// Connections are used round robin, so these two share one.
 			stopped := map[int]bool{3: true, 3 + conns: true}
 
 			// Lossless for those who read: the publisher goes on when all of them have the batch before the last.

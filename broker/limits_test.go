@@ -83,7 +83,7 @@ func (c *control) wantMessage(want codec.MessageType, text string) {
 	}
 }
 
-// wantEnd expects that the broker finishes its half and wants no more of ours.
+// wantEnd expects that the broker finishes its half of the stream and stops reading our half.
 func (c *control) wantEnd() {
 	c.t.Helper()
 	_ = c.s.Recv().SetReadDeadline(time.Now().Add(within))
@@ -405,7 +405,7 @@ func TestGapsAndResume(t *testing.T) {
 	}
 	s.Close()
 
-	// Another epoch: the stream was made anew.
+	// Another epoch: the stream was made again.
 	d.RemoveStream("t1", "default", "demo")
 	if err := d.AddStream("t1", "default", "demo"); err != nil {
 		t.Fatal(err)

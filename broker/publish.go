@@ -15,7 +15,7 @@ import (
 	"github.com/felix-mq/felix/telemetry"
 )
 
-// Errors of offering a publish, beside those of package fanout.
+// Errors of offering a publish, in addition to those of package fanout.
 var (
 	errStreamNotFound = errors.New("broker: stream not found")
 	// errStreamEnds means that the publish stream cannot go on: its connection has ended, or it has too many streams
@@ -203,7 +203,7 @@ func (s *stream) offerBinary(f quicx.Frame, p *batch, wait time.Duration) error 
 	if p.count == 0 {
 		return nil // acknowledged, and publishes nothing
 	}
-	// The topic exists, so its names are not empty: there is room for the offset.
+	// The topic exists, so its names are not empty: there is space for the offset.
 	wire, number := f.Bytes, numberAt
 	if p.compressed {
 		wire, number = codec.RewriteCompressed(wire, p.countAt, 0), codec.CompressedOffsetAt
@@ -242,7 +242,7 @@ func (s *stream) offerMessage(m *codec.Message, wait time.Duration) error {
 	return err
 }
 
-// unackedWait is how long a publish without acknowledgement waits for room.
+// unackedWait is how long a publish without acknowledgement waits for space.
 func (s *stream) unackedWait() time.Duration {
 	if s.c.b.cfg.IngressWait {
 		return -1
@@ -332,7 +332,7 @@ func (ctl *control) nackWith(id uint64, r codec.Refusal, text string) outcome {
 	return outcomeOf(r.Stream, true)
 }
 
-// ackedWait is how long an acknowledged publish waits for room: not at all behind one that waited in vain, so that a
+// ackedWait is how long an acknowledged publish waits for space: not at all after one that waited in vain, so that a
 // pipeline of them is not answered one timeout after the other.
 func (ctl *control) ackedWait() time.Duration {
 	if ctl.stalled {

@@ -117,7 +117,7 @@ func TestRatesAllocateNothing(t *testing.T) {
 	}
 }
 
-// TestTurns: those of one tenant wait behind each other, and another tenant's first comes after one of them.
+// TestTurns: those of one tenant wait in their order, and another tenant's first comes after one of them.
 func TestTurns(t *testing.T) {
 	turns := newTurns(1)
 	ctx := t.Context()
@@ -173,7 +173,7 @@ func TestTurns(t *testing.T) {
 // joined is how many stand in line when the one of that name does: its number.
 func joined(name string) int { return int(name[1] - '0') }
 
-// TestTurnsConcurrently: no more than allowed at a time, and all turns are back in the end, whoever gives up.
+// TestTurnsConcurrently: no more than allowed at a time, and all turns are back in the end, even if some give up.
 func TestTurnsConcurrently(t *testing.T) {
 	const most = 3
 	turns := newTurns(most)

@@ -79,7 +79,7 @@ func (c *control) replies(f func(*codec.Message)) {
 	}
 }
 
-// TestTenantMadeAgain removes a tenant while one of its publishes waits for room, and makes it again with another key:
+// TestTenantMadeAgain removes a tenant while one of its publishes waits for space, and makes it again with another key:
 // the publish goes nowhere, and the connection counts for the new tenant only with a new token.
 func TestTenantMadeAgain(t *testing.T) {
 	s := startServed(t, func(cfg *broker.Config) { cfg.PublishWait = within; cfg.AuthTimeout = within })
@@ -133,7 +133,7 @@ func TestExpiredConnection(t *testing.T) {
 	p.wantClosed("not authenticated in time")
 }
 
-// TestExpiryEndsWait: a publish that waits for room ends with the token of its stream.
+// TestExpiryEndsWait: a publish that waits for space ends with the token of its stream.
 func TestExpiryEndsWait(t *testing.T) {
 	var ahead atomic.Int64
 	d := start(t, func(cfg *broker.Config) {

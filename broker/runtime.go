@@ -156,7 +156,7 @@ func (m *memory) follow(ctx context.Context, use func() inUse) {
 //
 // It collects when the process holds more, or uses less, than when it did so last; but only if what it allocates would
 // not take the memory again at once. It does so once more a little later, because QUIC keeps connections for a moment
-// after their end. A collection takes as long as any other and runs beside the broker's work.
+// after their end. A collection takes as long as any other and runs while the broker works.
 type returns struct {
 	read func() (held, allocated int64) // of the system's memory now, and of the heap since the process began
 	free func()

@@ -99,7 +99,7 @@ func TestSweepKeepsNothing(t *testing.T) {
 	c.b.expiries.by(conns[0], 0)
 	kept := c.b.sweep(time.Now(), nil)
 	if len(kept) != 0 || cap(kept) < len(conns) {
-		t.Fatalf("a list of %d, with room for %d", len(kept), cap(kept))
+		t.Fatalf("a list of %d, with capacity %d", len(kept), cap(kept))
 	}
 	for i, other := range kept[:cap(kept)] {
 		if other != nil {

@@ -15,7 +15,7 @@ type StreamStats struct {
 	Events        uint64 `json:"events"` // published since the stream was made
 	Subscriptions int    `json:"subscriptions"`
 	QueuedBytes   int    `json:"queued_bytes"`   // in the queues of all subscriptions
-	LagBytes      int    `json:"lag_bytes"`      // in the longest of these queues: how far the slowest subscription is behind
+	LagBytes      int    `json:"lag_bytes"`      // in the longest of these queues: the lag of the slowest subscription
 	DroppedEvents uint64 `json:"dropped_events"` // by the present subscriptions
 }
 
@@ -37,11 +37,11 @@ func (b *Broker) StreamStats() []StreamStats {
 	return all
 }
 
-// StreamsPath is where programs serve [Broker.ServeStreams], beside their metrics.
+// StreamsPath is where programs serve [Broker.ServeStreams], next to their metrics.
 const StreamsPath = "/streams"
 
 // ServeStreams answers an HTTP request with [Broker.StreamStats] as a JSON array.
 func (b *Broker) ServeStreams(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(b.StreamStats()) // whoever has gone needs no answer
+	_ = json.NewEncoder(w).Encode(b.StreamStats()) // a client that has gone needs no answer
 }

@@ -35,7 +35,7 @@ func TestStreams(t *testing.T) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 
-	// A subscription that nobody reads falls behind, and loses what its queue has no room for.
+	// A subscription that nobody reads lags, and loses what does not fit in its queue.
 	payload := make([]byte, 1000)
 	for range 2000 { // more than the windows and the queue hold
 		if err := c.Publisher("default", "demo").Send(ctx, payload); err != nil {
@@ -45,11 +45,11 @@ func TestStreams(t *testing.T) {
 	if err := c.Flush(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Publisher("default", "demo").Publish(ctx, nil); err != nil { // behind all others
+	if err := c.Publisher("default", "demo").Publish(ctx, nil); err != nil { // after all others
 		t.Fatal(err)
 	}
 	demo := d.StreamStats()[0]
 	if demo.Events != 2003 || demo.DroppedEvents == 0 || demo.LagBytes == 0 || demo.LagBytes != demo.QueuedBytes {
-		t.Errorf("behind a reader that has stopped: %+v", demo)
+		t.Errorf("with a reader that has stopped: %+v", demo)
 	}
 }

@@ -7,8 +7,8 @@ import (
 )
 
 // turns bounds how many do something at a time, and shares the turns among tenants: those who wait are served tenant by
-// tenant, and within a tenant in their order. Nobody waits behind a crowd of somebody else's. Its methods may be called
-// from any goroutine.
+// tenant, and within a tenant in their order. A crowd of one tenant does not delay the others. Its methods may be
+// called from any goroutine.
 type turns struct {
 	mu    sync.Mutex // guards all below
 	free  int

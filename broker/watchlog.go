@@ -86,7 +86,7 @@ func (l *watchLog) init(owner ledger.Owner, bound, most int, lost *atomic.Uint64
 	l.tail = l.head
 }
 
-// joinLocked lets a cursor begin behind all that is in the log.
+// joinLocked lets a cursor begin after all that is in the log.
 func (l *watchLog) joinLocked(c *logCursor) {
 	*c = logCursor{page: l.head, off: l.head.end, seq: l.next}
 	l.head.cursors++
@@ -111,8 +111,8 @@ func (l *watchLog) leaveLocked(c *logCursor) {
 	l.freeLocked()
 }
 
-// appendLocked adds a change, whose kind has the same number on the wire. If there is no room for it, every cursor
-// loses it, and all that it has not read.
+// appendLocked adds a change, whose kind has the same number on the wire. If it does not fit, every cursor loses it,
+// and all that it has not read.
 func (l *watchLog) appendLocked(e cache.Event) {
 	if l.cursors == 0 {
 		return
@@ -134,7 +134,7 @@ func (l *watchLog) appendLocked(e cache.Event) {
 	l.next++
 }
 
-// roomLocked makes room for n bytes in the last page. It drops old pages for that if need be.
+// roomLocked makes space for n bytes in the last page. It drops old pages for that if need be.
 func (l *watchLog) roomLocked(n int) bool {
 	if p := l.head; p.chunk != nil && p.end+n <= p.chunk.Cap() {
 		return true

@@ -334,7 +334,7 @@ func TestRoundsSkipParked(t *testing.T) {
 		add := func() {
 			w := &cacheWatch{log: l}
 			l.round.add(w)
-			parked[w], served[w] = false, true // it has joined behind the change
+			parked[w], served[w] = false, true // it has joined after the change
 		}
 		for range 1 + rnd.IntN(20) {
 			add()

@@ -46,7 +46,7 @@ type watchShare struct {
 
 // watchRound is whom of a log's watchers there is to serve.
 type watchRound struct {
-	watches   []*cacheWatch // the active ones, and behind them those that are parked; cacheWatch.index
+	watches   []*cacheWatch // the active ones, and after them those that are parked; cacheWatch.index
 	active    int           // how many are not parked: a change gives each of them a turn
 	turn      int           // the next of them
 	left      int           // how many of them have not had their turn since the last change
@@ -192,7 +192,7 @@ func (l *cacheLog) unparkLocked(w *cacheWatch) {
 	r.enter(w)
 }
 
-// add puts a new watcher behind the active ones, as one of them.
+// add puts a new watcher after the active ones, as one of them.
 func (r *watchRound) add(w *cacheWatch) {
 	w.index = len(r.watches)
 	r.watches = append(r.watches, w)
@@ -258,7 +258,7 @@ func (ls *watchLogs) queueLocked(l *cacheLog) {
 	s.last = l
 }
 
-// nextLocked takes the log out whose turn it is, and puts its tenant behind the others; nil if there is none.
+// nextLocked takes the log out whose turn it is, and puts its tenant after the others; nil if there is none.
 // watchLogs.turns is held.
 func (ls *watchLogs) nextLocked() *cacheLog {
 	if len(ls.queue) == 0 {
