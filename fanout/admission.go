@@ -8,8 +8,8 @@ import (
 	"github.com/felix-mq/felix/internal/ledger"
 )
 
-// waiter is a publisher in a line. A token in ch says: look again. There is room for one, because looking once serves
-// any number of reasons to look.
+// waiter is a publisher in a line. A token in ch says: look again. The capacity of ch is one, because
+// looking once serves any number of reasons to look.
 type waiter struct{ ch chan struct{} }
 
 // line is the publishers that wait for one thing, first come first served. It is guarded by the lock of what it
@@ -83,7 +83,7 @@ func (a *admission) await(w *waiter, memory *ledger.Waiter) error {
 		return a.ctx.Err()
 	}
 	select {
-	case <-a.topic.hub.draining: // also when room came with the drain
+	case <-a.topic.hub.draining: // also when space came with the drain
 		return ErrDraining
 	default:
 		return nil

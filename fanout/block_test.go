@@ -11,7 +11,7 @@ import (
 	"github.com/felix-mq/felix/ring"
 )
 
-// published is what becomes of a publish on a goroutine of its own.
+// published is the outcome of a publish on a goroutine of its own.
 type published struct{ result atomic.Pointer[publishResult] }
 
 type publishResult struct {
@@ -66,7 +66,7 @@ func (p *published) wantError(t *testing.T, want error, after time.Duration) {
 
 func smallFrame(count int) *Frame { return frameIn(64, 64, count, 0) }
 
-// blocked runs f in a bubble, with a topic whose only subscription has no room left: it holds two frames of one event.
+// blocked runs f in a bubble, with a topic whose only subscription has no space left: it holds two frames of one event.
 func blocked(t *testing.T, o Options, f func(t *testing.T, h *Hub, topic *Topic, s *Subscription)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -79,7 +79,7 @@ func blocked(t *testing.T, o Options, f func(t *testing.T, h *Hub, topic *Topic,
 	})
 }
 
-// A publish waits before it is numbered, and no subscription gets it before all have room.
+// A publish waits before it is numbered, and no subscription gets it before all have space.
 func TestBlockWaitsBeforeNumbering(t *testing.T) {
 	blocked(t, Options{}, func(t *testing.T, _ *Hub, topic *Topic, s *Subscription) {
 		other, wakes := subscribe(t, topic, From{})
@@ -114,7 +114,7 @@ func TestBlockIsFirstComeFirstServed(t *testing.T) {
 		publishFrame(t, topic, frameIn(700, 700, 1, 0))
 		var ps []*published
 		for i := range 5 {
-			size := 64 // the small ones behind the first would fit at once
+			size := 64 // the small ones after the first would fit at once
 			if i == 0 {
 				size = 800
 			}
@@ -248,7 +248,7 @@ func TestBlockWaitEnds(t *testing.T) {
 	}
 }
 
-// Of a topic's subscriptions only that one is ended which takes nothing and has no room.
+// Of a topic's subscriptions only that one is ended which takes nothing and has no space.
 func TestStalledSubscriptionIsEnded(t *testing.T) {
 	blocked(t, Options{StallTimeout: 10 * time.Second}, func(t *testing.T, h *Hub, topic *Topic, s *Subscription) {
 		var reasons []EndReason
@@ -261,7 +261,7 @@ func TestStalledSubscriptionIsEnded(t *testing.T) {
 		publish(t, topic, 1) // fills s again, and half fills stuck
 		take(s, 1)
 		publish(t, topic, 1)                    // fills both
-		roomy, _ := subscribe(t, topic, From{}) // takes nothing either, but has room
+		roomy, _ := subscribe(t, topic, From{}) // takes nothing either, but has space
 		take(s, 1)
 
 		p := publishAsync(t.Context(), topic, smallFrame(1), -1)
@@ -310,7 +310,7 @@ func TestStalledSubscriptionsEndTogether(t *testing.T) {
 	})
 }
 
-// Publishes that are refused count as well as one that waits: a publisher that is told to come back must not keep a
+// Publishes that are refused count as well as one that waits: a publisher that is asked to come back must not keep a
 // stalled subscription alive.
 func TestStallTimeCountsRefusals(t *testing.T) {
 	h := testHub(t, Options{StallTimeout: 10 * sweepEvery})

@@ -4,7 +4,7 @@
 //
 //	Publish ──▶ turn ──▶ sequence numbers ──▶ replay ring          (bounded by bytes)
 //	             │                       └──▶ ring of each active subscription ──▶ Take, by its writer
-//	             └ waits for room in blocking rings first, in FIFO order
+//	             └ waits for space in blocking rings first, in FIFO order
 //
 // What a slow subscriber costs is decided here. Its ring fills, its policy applies there and its losses are counted
 // there; a full [ring.DropNew] ring leaves the topic's active set, so that the next publish does not even look at it,
@@ -49,11 +49,11 @@ import (
 
 // Errors of [Topic.Publish] and [Topic.Subscribe].
 var (
-	// ErrClosed means that the topic was removed. Look it up again: it may exist anew.
+	// ErrClosed means that the topic was removed. Look it up: it may exist again.
 	ErrClosed = errors.New("fanout: topic is closed")
 	// ErrDraining means that the hub admits no more publishes, because the process is about to end.
 	ErrDraining = errors.New("fanout: draining")
-	// ErrTimeout means that the publish waited for room as long as it was allowed to. Nothing was published.
+	// ErrTimeout means that the publish waited for space as long as it was allowed to. Nothing was published.
 	ErrTimeout = errors.New("fanout: no room in time")
 	// ErrMemory means that there is no memory for a subscription, or that its tenant has all that it may have.
 	ErrMemory = errors.New("fanout: no memory")
@@ -94,7 +94,7 @@ type Options struct {
 	// with an automatic guarantee for each tenant.
 	Share func(tenant string) *ledger.Share
 	// StallTimeout ends a blocking subscription that takes nothing for so long while it keeps publishers waiting: its
-	// ring has no room, or the budget is spent. Time in which nobody wants to publish does not count. 0 means 30 s.
+	// ring has no space, or the budget is spent. Time in which nobody wants to publish does not count. 0 means 30 s.
 	StallTimeout time.Duration
 	// Ticks, if set, drives the sweep instead of a ticker, one sweep for each value: for tests.
 	Ticks <-chan time.Time
@@ -142,7 +142,7 @@ type Hub struct {
 
 	stalled   atomic.Uint64
 	reclaims  atomic.Uint64
-	dropped   atomic.Uint64 // events that queues had no room for
+	dropped   atomic.Uint64 // events that queues had no space for
 	reclaimed atomic.Uint64 // events given up for want of memory
 
 	born   time.Time
@@ -303,7 +303,7 @@ type Stats struct {
 	RetainedBytes int64  // charged to the budget
 	Stalled       uint64 // subscriptions ended because they took nothing
 	Reclaims      uint64 // times that memory was given up
-	Dropped       uint64 // events that subscriptions lost because their queue had no room
+	Dropped       uint64 // events that subscriptions lost because their queue had no space
 	Reclaimed     uint64 // events that subscriptions lost because there was no memory
 	// What waits in all rings, and for how long the oldest of it has. A sweep finds it every 50 ms, so both may be that
 	// late, and the time is right to 50 ms. Replay, and what a writer has taken and not written, are not in it.

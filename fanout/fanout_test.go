@@ -134,7 +134,7 @@ func TestDropNewLeavesAndReturns(t *testing.T) {
 		t.Errorf("%d events dropped in the end, want 17", n)
 	}
 	if n := healthy.Dropped(); n != 0 {
-		t.Errorf("%d events dropped beside a stalled subscription", n)
+		t.Errorf("%d events dropped next to a stalled subscription", n)
 	}
 }
 
@@ -512,7 +512,7 @@ func TestSetPolicy(t *testing.T) {
 }
 
 // TestSetPolicyUnderLoad changes the policy while events are published and subscriptions come and go. What is delivered
-// is in order, and nothing is left behind.
+// is in order, and nothing is left over.
 func TestSetPolicyUnderLoad(t *testing.T) {
 	h := testHub(t, Options{})
 	topic := h.Register(testKey, Policy{})
@@ -546,7 +546,7 @@ func TestSetPolicyUnderLoad(t *testing.T) {
 					frames, _ := take(s, 1<<20)
 					for _, f := range frames {
 						if f.first < next {
-							t.Errorf("event %d comes behind %d", f.first, next)
+							t.Errorf("got event %d, want %d or later", f.first, next)
 						}
 						next = f.first + uint64(f.count)
 					}

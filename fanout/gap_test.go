@@ -116,7 +116,7 @@ func TestResume(t *testing.T) {
 		t.Errorf("start at an expired position: %v", err)
 	}
 
-	// With nothing kept there is no event to come along with: the gap is told all the same, and at once.
+	// With nothing kept there is no event to come along with: the gap is reported all the same, and at once.
 	topic.forget()
 	s = resume(topic.Epoch(), 7)
 	if !s.Backlog() {
@@ -134,7 +134,7 @@ func TestGapReasons(t *testing.T) {
 	for range 10 {
 		publish(t, topic, 1)
 	}
-	// Four are queued; what was lost behind them is told when they are taken, though nothing follows.
+	// Four are queued; what was lost after them is reported when they are taken, though nothing follows.
 	wantGap(t, s, GapQueueFull, 6, 10)
 	for range 6 {
 		publish(t, topic, 1)

@@ -36,7 +36,7 @@ func checkedHub(t *testing.T, o Options) *Hub {
 		}
 		for _, topic := range topics {
 			if n := topic.tenant.replaying; len(n) != 0 || topic.readers != 0 || topic.paused != 0 || len(topic.behind) != 0 {
-				t.Errorf("%v: after the end %d topics with replay, %d readers, %d paused, %d behind", topic.key, len(n), topic.readers, topic.paused, len(topic.behind))
+				t.Errorf("%v: after the end %d topics with replay, %d readers, %d paused, %d on replay", topic.key, len(n), topic.readers, topic.paused, len(topic.behind))
 			}
 		}
 		if n := buf.Live() - live; n != 0 {
@@ -78,7 +78,7 @@ func checkBytes(t testing.TB, f *Frame, size int, fill byte) {
 	}
 }
 
-// publish publishes a frame of its own that must find room at once.
+// publish publishes a frame of its own that must fit at once.
 func publish(t testing.TB, topic *Topic, count int) {
 	t.Helper()
 	publishFrame(t, topic, frameIn(64, 64, count, 0))

@@ -178,7 +178,7 @@ func fill(t *testing.T, topic *Topic, n int) (frames int) {
 	return frames
 }
 
-// What is given up for room, in this order: replay, then what stuck consumers have queued that do not block. Then
+// What is given up to free memory, in this order: replay, then what stuck consumers have queued that do not block. Then
 // publishers wait.
 func TestBudgetOrder(t *testing.T) {
 	h := testHub(t, Options{MaxBytes: 100_000})
@@ -195,7 +195,7 @@ func TestBudgetOrder(t *testing.T) {
 		h.sweep()
 	}
 	if h.Stats().Reclaims != 0 {
-		t.Fatal("reclaimed with room left")
+		t.Fatal("reclaimed with space left")
 	}
 	for ; h.Stats().Reclaims == 0; kept++ {
 		publishFrame(t, blocking, frameIn(1000, 1000, 1, 3))
@@ -254,11 +254,11 @@ func TestBudgetOrder(t *testing.T) {
 		t.Errorf("got %d of %d frames from a blocking topic, %d dropped", len(have), kept, blocked.Dropped())
 	}
 	if _, err := blocking.Publish(t.Context(), f, 0); err != nil {
-		t.Errorf("publish with room again: %v", err)
+		t.Errorf("publish with space again: %v", err)
 	}
 }
 
-// Large frames get room too: more is given up than the usual part of the budget.
+// Large frames get space too: more is given up than the usual part of the budget.
 func TestBudgetReclaimsEnoughForALargeFrame(t *testing.T) {
 	for _, size := range []int{40_000, 90_000, 99_000, 200_000} {
 		h := testHub(t, Options{MaxBytes: 100_000})
@@ -291,8 +291,8 @@ func TestBudgetOversizedFrame(t *testing.T) {
 	})
 }
 
-// spent runs f in a bubble, with a budget of 10 000 bytes that a blocking subscription with room in its ring has spent:
-// it holds nine frames of 1128.
+// spent runs f in a bubble, with a budget of 10 000 bytes that a blocking subscription with space in its ring has
+// spent: it holds nine frames of 1128.
 func spent(t *testing.T, f func(t *testing.T, h *Hub, topic *Topic, s *Subscription)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -368,14 +368,14 @@ func TestBudgetWaitEnds(t *testing.T) {
 			b.wantError(t, ErrClosed, 0)
 		})
 	})
-	t.Run("the time for budget and room is one", func(t *testing.T) {
+	t.Run("budget and ring share one timeout", func(t *testing.T) {
 		spent(t, func(t *testing.T, h *Hub, topic *Topic, s *Subscription) {
 			tight := h.Register(Key{Tenant: testKey.Tenant, Stream: "tight"}, noReplay(ring.Block, 1))
 			subscribe(t, tight, From{})
 			publish(t, tight, 1)
 			p := publishAsync(t.Context(), tight, frameIn(1000, 1000, 1, 0), 3*time.Second)
 			time.Sleep(time.Second)
-			drain(s) // room in the budget now, but not in the ring
+			drain(s) // space in the budget now, but not in the ring
 			p.wantWaiting(t)
 			time.Sleep(2 * time.Second)
 			p.wantError(t, ErrTimeout, 3*time.Second)
@@ -384,7 +384,7 @@ func TestBudgetWaitEnds(t *testing.T) {
 }
 
 // A blocking subscription that takes nothing is ended when publishers wait for the budget that it helped to spend, even
-// those of other topics, and even though its own ring has room.
+// those of other topics, and even though its own ring has space.
 func TestStalledSubscriptionIsEndedForTheBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := checkedHub(t, Options{MaxBytes: 11_000, StallTimeout: 5 * time.Second})

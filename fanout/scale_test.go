@@ -65,7 +65,7 @@ func TestEndAllocatesLittle(t *testing.T) {
 	}
 }
 
-// BenchmarkScaleOfTopics publishes to many topics in turn when the budget is spent: mostly on what a reader that
+// BenchmarkScaleOfTopics publishes to many topics round robin when the budget is spent: mostly on what a reader that
 // moves has not taken yet, or on replay.
 func BenchmarkScaleOfTopics(b *testing.B) {
 	for _, held := range []string{"queue", "replay"} {

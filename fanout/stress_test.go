@@ -361,7 +361,7 @@ func (s *stressSub) consume() {
 			for range s.slow {
 				runtime.Gosched()
 			}
-			if d.Frame == nil { // a loss behind which nothing was queued
+			if d.Frame == nil { // a loss after which nothing was queued
 				s.deliveries = append(s.deliveries, stressDelivery{first: d.Next, gap: d.Gap, alone: true})
 				continue
 			}
@@ -461,10 +461,10 @@ func (s *stressSub) verify(st *stressTopic, end uint64, total *stressTotals) err
 		return nil
 	}
 	if s.lasts && pos+trailing != end {
-		return fmt.Errorf("received up to %d and lost %d behind that, published up to %d", pos, trailing, end)
+		return fmt.Errorf("received up to %d and lost %d after that, published up to %d", pos, trailing, end)
 	}
 	if pos+trailing < s.endLo || pos+trailing > s.endHi {
-		return fmt.Errorf("received up to %d and lost %d behind that, ended between %d and %d", pos, trailing, s.endLo, s.endHi)
+		return fmt.Errorf("received up to %d and lost %d after that, ended between %d and %d", pos, trailing, s.endLo, s.endHi)
 	}
 	return nil
 }

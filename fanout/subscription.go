@@ -177,7 +177,7 @@ func (s *Subscription) Take(out []Delivery, maxBytes int) (_ []Delivery, ended b
 // taken has lists for what is taken at a time.
 var taken = sync.Pool{New: func() any { return new([]*Frame) }}
 
-// fits reports whether the subscription's queue, which is empty, has room for all of the list.
+// fits reports whether all of the list fits in the subscription's queue, which is empty.
 func (s *Subscription) fits(list []kept) bool {
 	maxBytes, maxItems := s.ring.Bounds()
 	if len(list) > maxItems {
@@ -331,7 +331,7 @@ func (s *Subscription) moves(st ring.Stats) uint64 { return s.pages.Load() + st.
 func (s *Subscription) isIdle() bool { return s.left.Load() || s.ring.Stats().Parked }
 
 // sweep notes whether the consumer has moved since the last sweep, and does what follows from that. wanted is the cost
-// of a frame that waits for room in the topic's queues, if one does; spent says that publishers wait for memory. It
+// of a frame that waits for space in the topic's queues, if one does; spent says that publishers wait for memory. It
 // takes back the memory of a queue that was long and has been idle since the last sweep. What is queued is added to
 // totals. It reports whether there is more to look at.
 func (s *Subscription) sweep(wanted int, spent bool, totals *sweepTotals) bool {

@@ -81,7 +81,7 @@ func (t *Topic) Epoch() uint64 { return t.epoch }
 // of f's first event when f, or a copy of it, has been offered to all queues: a subscription whose queue was full has
 // then lost it under its policy, and no queue has a part of it.
 //
-// The caller keeps its reference to f. Publish waits when there is no memory or a blocking subscription has no room,
+// The caller keeps its reference to f. Publish waits when there is no memory or a blocking subscription has no space,
 // first come first served: up to wait in all, without limit if wait is negative, not at all if it is 0. It then
 // returns [ErrTimeout], [ErrDraining], [ErrClosed], or the context's error, and nothing was published. While it waits
 // nothing is charged for f.
@@ -128,11 +128,11 @@ func (t *Topic) Publish(ctx context.Context, f *Frame, wait time.Duration) (firs
 // wokenPool holds lists of subscriptions to be woken by a publish when it has given the turn back.
 var wokenPool = sync.Pool{New: func() any { return new([]*Subscription) }}
 
-// errNoRoom means that a publish has to wait for its turn or for room in a queue.
+// errNoRoom means that a publish has to wait for its turn or for space in a queue.
 var errNoRoom = errors.New("fanout: no room")
 
-// admitLocked sees to it that f can be offered: that all blocking subscriptions have room, and that there is memory. It
-// returns the frame to offer, which is f or a copy, with a reference.
+// admitLocked sees to it that f can be offered: that all blocking subscriptions have space, and that there is memory.
+// It returns the frame to offer, which is f or a copy, with a reference.
 func (t *Topic) admitLocked(f *Frame) (*Frame, error) {
 	if err := t.roomLocked(f); err != nil {
 		return nil, err
@@ -164,7 +164,7 @@ func (t *Topic) admitLater(ctx context.Context, f *Frame, wait time.Duration, wh
 	a := admission{ctx: ctx, topic: t, wait: wait}
 	defer a.stop()
 	w := t.waiters.join()
-	defer func() { t.waiters.leave(w) }() // the next in line looks for room of its own
+	defer func() { t.waiters.leave(w) }() // the next in line looks for space of its own
 	share := t.tenant.share
 	var memory *ledger.Waiter
 	defer func() {
@@ -298,7 +298,7 @@ func (t *Topic) offerLocked(f *Frame) (first uint64, woken *[]*Subscription) {
 		case ring.Full:
 			refused++
 			if s.blocks {
-				// Only memory for slots can be missing: roomLocked has seen room. It is lost like anything else that
+				// Only memory for slots can be missing: roomLocked has seen space. It is lost like anything else that
 				// there is no memory for.
 				t.hub.reclaimed.Add(uint64(f.count))
 				s.missed += uint64(f.count)
@@ -318,7 +318,7 @@ func (t *Topic) offerLocked(f *Frame) (first uint64, woken *[]*Subscription) {
 	return first, woken
 }
 
-// drop counts events that queues had no room for.
+// drop counts events that queues had no space for.
 func (h *Hub) drop(events int) {
 	if events > 0 {
 		h.dropped.Add(uint64(events))
@@ -394,7 +394,7 @@ func (t *Topic) attachLocked(s *Subscription) {
 	t.active = append(t.active, s)
 }
 
-// room is called by a ring, on its consumer's goroutine, when the room that was asked for is there: a paused
+// room is called by a ring, on its consumer's goroutine, when the space that was asked for is there: a paused
 // subscription returns, and the first waiting publisher looks again.
 func (t *Topic) room(s *Subscription) {
 	t.mu.Lock()
