@@ -1,7 +1,7 @@
 // Package ring holds the bounded queues that stand between a publisher and each of its subscribers.
 //
 // A [Ring] is bounded by bytes and by items and has a stated policy for what happens at the bound: [Block] refuses
-// and tells the producer when there is room again, [DropNew] refuses and counts the newcomer, [DropOld] makes room by
+// and tells the producer when there is space again, [DropNew] refuses and counts the newcomer, [DropOld] makes space by
 // discarding the oldest and counts those. Drops are counted in events, exactly. The ring knows when its consumer has
 // found it empty and parked, so that a producer wakes a consumer only when there is one to wake, and once.
 //
@@ -14,7 +14,7 @@ import (
 	"unsafe"
 )
 
-// Overflow says what an [Ring.Offer] does when the ring has no room.
+// Overflow says what an [Ring.Offer] does when the ring has no space.
 type Overflow uint8
 
 const (
@@ -22,7 +22,7 @@ const (
 	DropNew Overflow = iota
 	// DropOld discards the oldest items until the newcomer fits, and counts them as dropped.
 	DropOld
-	// Block refuses the newcomer without counting it: the producer keeps it and waits for room ([Ring.Room]).
+	// Block refuses the newcomer without counting it: the producer keeps it and waits for space ([Ring.Room]).
 	Block
 )
 
@@ -69,8 +69,8 @@ type Options[T any] struct {
 	// Discard is called for each item that leaves the ring without being taken. It runs with the ring's lock held
 	// and must not call back into the ring. Nil means that there is nothing to release.
 	Discard func(T)
-	// OnRoom is called, without the lock, when room returns after [Ring.Room] or [Ring.Watch] asked for it. It is
-	// called on the goroutine that made the room. Closing the ring makes no room: its caller knows who waits.
+	// OnRoom is called, without the lock, when space returns after [Ring.Room] or [Ring.Watch] asked for it. It is
+	// called on the goroutine that made the space. Closing the ring makes no space: its caller knows who waits.
 	OnRoom func()
 	// Charge, if set, is asked before the ring takes memory for more slots, and told with a negative number when it has
 	// given some back. If it reports false the ring counts as full. It runs with the ring's lock held and must not call
@@ -127,7 +127,7 @@ type Ring[T any] struct {
 	left   uint64 // items that have left the ring, taken or discarded: the position of the oldest
 	parked bool
 	closed bool
-	// Somebody waits for room: for wantBytes and one slot (producer blocked), or for the ring to be half empty.
+	// Somebody waits for space: for wantBytes and one slot (producer blocked), or for the ring to be half empty.
 	wantBytes int
 	wantHalf  bool
 
@@ -193,7 +193,7 @@ func (r *Ring[T]) Offer(item T, bytes, events int) (result Result, dropped int) 
 	return Accepted, dropped
 }
 
-// TryOffer places item at the tail if there is room and memory for it, and reports whether it did. Whatever the policy
+// TryOffer places item at the tail if there is space and memory for it, and reports whether it did. Whatever the policy
 // is, nothing is dropped and nothing is counted. It is for the consumer, which is not woken.
 func (r *Ring[T]) TryOffer(item T, bytes, events int) bool {
 	r.mu.Lock()
@@ -266,7 +266,7 @@ func (r *Ring[T]) dropOldestLocked() int {
 // Take moves queued items to out and returns it: as many as fit in maxBytes, but at least one if there is one. The
 // caller owns what it took. When nothing was queued, either the ring is closed and ended is true, or the consumer
 // counts as parked from here on: the next accepted Offer, or Close, asks for it to be woken. That may happen before
-// Take returns, so that a consumer which is started anew by a wake-up must leave shared state alone after an empty
+// Take returns, so that a consumer which is started again by a wake-up must leave shared state alone after an empty
 // Take. One goroutine may take at a time.
 func (r *Ring[T]) Take(out []T, maxBytes int) (_ []T, ended bool) {
 	r.mu.Lock()
@@ -297,7 +297,7 @@ func (r *Ring[T]) Take(out []T, maxBytes int) (_ []T, ended bool) {
 	return out, false
 }
 
-// wantedLocked reports whether the room that somebody asked for is there, and forgets the wish.
+// wantedLocked reports whether the space that somebody asked for is there, and forgets the request.
 func (r *Ring[T]) wantedLocked() bool {
 	switch {
 	case r.onRoom == nil:
@@ -327,8 +327,8 @@ func (r *Ring[T]) Fits(bytes int) bool {
 }
 
 // Room reports whether an item of that size would be accepted now without a drop, or the ring is closed and there is
-// nothing to wait for. When it is not, Options.OnRoom will be called once as soon as the consumer has made room. memory
-// says that only memory for slots is missing, which Options.Charge has refused.
+// nothing to wait for. When it is not, Options.OnRoom will be called once as soon as the consumer has made space.
+// memory says that only memory for slots is missing, which Options.Charge has refused.
 func (r *Ring[T]) Room(bytes int) (ok, memory bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -74,7 +74,7 @@ func TestEmptyRingTakesAnyOneItem(t *testing.T) {
 	for _, o := range []Overflow{DropNew, DropOld, Block} {
 		r := New(Options[int]{MaxBytes: 10, Overflow: o})
 		if !hasRoom(r, 1<<20) {
-			t.Errorf("%v: no room in an empty ring", o)
+			t.Errorf("%v: no space in an empty ring", o)
 		}
 		if got := first(r.Offer(1, 1<<20, 1)); got != AcceptedWake {
 			t.Errorf("%v: %v", o, got)
@@ -94,11 +94,11 @@ func TestBlockTellsOfRoom(t *testing.T) {
 		t.Fatalf("offer: %v", got)
 	}
 	if hasRoom(r, 7) {
-		t.Fatal("room for 7 of 10 with 10 queued")
+		t.Fatal("space for 7 of 10 with 10 queued")
 	}
 	wantTake(t, r, 6, 1)
 	if told != 0 {
-		t.Fatal("told of room for 7 with 4 of 10 queued")
+		t.Fatal("notified of space for 7 with 4 of 10 queued")
 	}
 	wantTake(t, r, 6, 2)
 	if told != 1 {
@@ -111,7 +111,7 @@ func TestBlockTellsOfRoom(t *testing.T) {
 	r.Room(1)
 	r.Close()
 	if told != 1 {
-		t.Errorf("a close made room: told %d times", told)
+		t.Errorf("a close made space: notified %d times", told)
 	}
 	if !hasRoom(r, 1) {
 		t.Error("a closed ring still makes its producer wait")
@@ -219,7 +219,7 @@ func TestFits(t *testing.T) {
 	}
 	wantTake(t, r, 10, 1)
 	if told != 0 {
-		t.Error("Fits asked to be told of room")
+		t.Error("Fits asked to be notified of space")
 	}
 	r.Offer(2, 10, 1)
 	r.Close()
@@ -382,7 +382,7 @@ func TestStress(t *testing.T) {
 			wg.Wait()
 			s := r.Stats()
 			if o == Block && (refused != 0 || s.Dropped != 0) {
-				t.Errorf("refused %d, dropped %d with room awaited", refused, s.Dropped)
+				t.Errorf("refused %d, dropped %d with space awaited", refused, s.Dropped)
 			}
 			if o == DropNew && int(s.Dropped) != refused {
 				t.Errorf("dropped %d, refused %d", s.Dropped, refused)
@@ -499,7 +499,7 @@ func TestSlotsAreCharged(t *testing.T) {
 			t.Errorf("%v: without memory for a slot: %v, %d dropped", o, got, dropped)
 		}
 		if ok, memory := r.Room(1); ok || !memory {
-			t.Errorf("%v: room %t without memory, for want of it %t", o, ok, memory)
+			t.Errorf("%v: space %t without memory, for want of it %t", o, ok, memory)
 		}
 		limit = 16 * r.slotBytes()
 		for i := range 16 {
