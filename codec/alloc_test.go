@@ -176,6 +176,6 @@ func TestAllocMessages(t *testing.T) {
 		if c.name == "ok" {
 			spaced = []byte(`{ "x" : 1, "type" : "ok" }`)
 		}
-		noAllocs(t, c.name+" with the type behind", func() { must(codec.ParseMessage(spaced, m)) })
+		noAllocs(t, c.name+" with the type not first", func() { must(codec.ParseMessage(spaced, m)) })
 	}
 }

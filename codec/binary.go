@@ -16,7 +16,7 @@ type PublishBatch struct {
 }
 
 // ParsePublishBatch reads the payload of [LayoutPublish], or what [ParsePublishAckedPrefix] leaves of that of
-// [LayoutPublishAcked] (docs/protocol/wire.md#publish-batch). Bytes behind the last item are ignored and must not be
+// [LayoutPublishAcked] (docs/protocol/wire.md#publish-batch). Bytes after the last item are ignored and must not be
 // forwarded. It fails with [ErrIncomplete] or [ErrNotUTF8].
 func ParsePublishBatch(b []byte) (PublishBatch, error) {
 	var p PublishBatch
@@ -40,7 +40,7 @@ func ParsePublishBatch(b []byte) (PublishBatch, error) {
 	return p, nil
 }
 
-// cutName takes a name off the front of b, behind which at least follow bytes must come.
+// cutName takes a name off the front of b, after which at least follow bytes must come.
 func cutName(b []byte, what string, follow int) (name, rest []byte, err error) {
 	if len(b) < 2 {
 		return nil, nil, ErrIncomplete.with("no length of the %s", what)
@@ -262,7 +262,7 @@ const EventHeadLen = HeaderLen + 16
 
 // AppendEventHead appends what an event layout has in front of its item list: the header of a frame whose list has
 // listLen bytes, count included, the subscription's id and the base offset, as the layout wants. A list that several
-// subscriptions share is written behind a head of each one's own.
+// subscriptions share is written after a head of each one's own.
 func AppendEventHead(dst []byte, flags Flags, subscriptionID, baseOffset uint64, listLen int) []byte {
 	if flags&^(FlagEventBatch|FlagEventBatchShared|FlagEventOffsets) != 0 || flags.Check() != nil || flags == 0 {
 		panic("codec: not the flags of an event layout")
@@ -282,7 +282,7 @@ func AppendEventHead(dst []byte, flags Flags, subscriptionID, baseOffset uint64,
 // is returned (docs/protocol/wire.md#delivery-without-encoding). Names that were parsed from frame are overwritten.
 //
 // The caller has parsed the batch, holds the only reference to the bytes, and treats them as read-only from here on.
-// Header and names always leave enough room.
+// Header and names always leave enough space.
 func RewriteShared(frame []byte, countAt, end int) []byte {
 	out := frame[countAt-HeaderLen : end : end]
 	putHeader(out, LayoutShared, end-countAt)

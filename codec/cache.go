@@ -181,7 +181,7 @@ type CacheValueList struct {
 // Len returns the number of values left.
 func (l CacheValueList) Len() int { return l.n }
 
-// Next takes the first value off the list. Version 0 is a miss. It returns false behind the last one.
+// Next takes the first value off the list. Version 0 is a miss. It returns false after the last one.
 func (l *CacheValueList) Next() (version uint64, value []byte, ok bool) {
 	if l.n == 0 {
 		return 0, nil, false

@@ -185,32 +185,32 @@ func TestMessages(t *testing.T) {
 		{"spaces around type", ` { "type" : "ok" } `, ""},
 		{"escaped type", `{"type":"o\u006B"}`, ""},
 		{"escaped name of type", `{"\u0074ype":"ok"}`, ""},
-		{"name behind the type is a prefix", `{"type":"ok" }`, ""},
+		{"name after the type is a prefix", `{"type":"ok" }`, ""},
 		{"null type first", `{"type":null,"type":"ok"}`, duplicateField},
 		{"null type last", `{"type":"ok","type":null}`, duplicateField},
 		{"null types alone", `{"type":null,"type":null}`, duplicateField + " " + missingField},
 		{"null type", `{"type":null}`, missingField},
 		{"unknown type first", `{"type":"x","type":"ok"}`, duplicateField + " " + unknownType},
-		{"unknown type behind a space", `{ "type":"x"}`, unknownType},
+		{"unknown type after a space", `{ "type":"x"}`, unknownType},
 		{"type of the wrong type", `{"type":5}`, jsonType},
-		{"type of the wrong type behind the right one", `{ "type":"ok","type":{}}`, duplicateField + " " + jsonType},
+		{"type of the wrong type after the right one", `{ "type":"ok","type":{}}`, duplicateField + " " + jsonType},
 		{"type inside another member", `{"x":{"type":"ok"}}`, missingField},
 		{"type is an unfinished object", `{"type":{`, jsonSyntax + " " + jsonType},
 		{"type is not UTF-8", "{\"type\":\"\xff\"}", notUTF8},
-		{"no type and something behind", `{} {`, missingField + " " + jsonSyntax},
-		{"something behind", `{"type":"ok"} x`, jsonSyntax},
+		{"no type and something after it", `{} {`, missingField + " " + jsonSyntax},
+		{"something after it", `{"type":"ok"} x`, jsonSyntax},
 		{"nothing", ``, jsonSyntax},
 		{"NUL", "\x00", jsonSyntax},
-		{"NUL behind", "{\"type\":\"ok\"}\x00", jsonSyntax},
+		{"NUL at the end", "{\"type\":\"ok\"}\x00", jsonSyntax},
 		{"NUL in a string", "{\"type\":\"ok\",\"x\":\"\x00\"}", jsonSyntax},
-		{"NUL behind an escape", "{\"type\":\"ok\",\"x\":\"\\n\x00\"}", jsonSyntax},
+		{"NUL after an escape", "{\"type\":\"ok\",\"x\":\"\\n\x00\"}", jsonSyntax},
 		{"array", `[{"type":"ok"}]`, jsonType},
 		{"number out of range alone", `1e999`, jsonSyntax},
 		{"string that is not UTF-8 alone", "\"\xc3\"", notUTF8},
 		{"ends in an escape", `{"type":"ok","x":"\`, jsonSyntax},
 		{"ends in a long escape", `{"type":"ok","x":"\u12`, jsonSyntax},
 		{"ends in a surrogate", `{"type":"ok","x":"\ud800`, jsonSyntax},
-		{"ends behind a surrogate", `{"type":"ok","x":"\ud800\`, jsonSyntax},
+		{"ends after a surrogate", `{"type":"ok","x":"\ud800\`, jsonSyntax},
 		{"ends in a second surrogate", `{"type":"ok","x":"\ud800\udc`, jsonSyntax},
 		{"surrogate and another escape", `{"type":"ok","x":"\ud800\n"}`, jsonSyntax},
 		{"surrogate and a letter", `{"type":"ok","x":"\ud800\u0041"}`, jsonSyntax},
@@ -418,7 +418,7 @@ func TestMessageGivesUpMemory(t *testing.T) {
 	parse(&m, 10*codec.KeepScratch)
 	parse(&m, 10)
 	if got := codec.ScratchCap(&m); got > codec.KeepScratch {
-		t.Errorf("a small message behind a large one holds %d bytes", got)
+		t.Errorf("a small message after a large one holds %d bytes", got)
 	}
 }
 
@@ -441,7 +441,7 @@ func TestItems(t *testing.T) {
 	} {
 		list := codec.AppendItems([]byte("front"), byteSlices(want))
 		equalBytes(t, "list", list, []byte("front"+slowList(want)))
-		// Bytes behind the list are not part of it.
+		// Bytes after the list are not part of it.
 		in := append(list[5:], "\x00\x00\x00\x01x"...)
 		items, end, err := codec.ParseItems(in)
 		if err != nil || end != len(in)-5 {
@@ -499,7 +499,7 @@ func TestRewrite(t *testing.T) {
 					at := codec.HeaderLen + prefix
 					checkRewrite(t, frame, at+batch.CountAt, at+batch.End, items)
 
-					// A frame that is read into a larger buffer has capacity behind it; the event frame must not.
+					// A frame that is read into a larger buffer has capacity after it; the event frame must not.
 					buf := append(make([]byte, 0, len(frame)+100), frame...)
 					checkRewrite(t, buf, at+batch.CountAt, at+batch.End, items)
 				}
@@ -535,7 +535,7 @@ func TestAppendEventPart(t *testing.T) {
 				equalBytes(t, "head and list", append(head, slowList(items[from:to])...), want)
 			}
 		}
-		// Merging: two regions behind one head.
+		// Merging: two regions after one head.
 		merged := append(bytes.Clone(region), region...)
 		equalBytes(t, "merged", codec.AppendEventPart(nil, flags, 1, 2, 2*len(items), merged),
 			slowEventFrame(flags, 1, 2, append(append([]string{}, items...), items...)))
@@ -599,7 +599,7 @@ func TestPublishBatchLen(t *testing.T) {
 		{"long namespace", "", long + "n", "", nil, 0, codec.ErrNameTooLong},
 		{"long stream", "", "", long + "n", nil, 0, codec.ErrNameTooLong},
 		{"long name and large batch", "", "", long + "n", itemsOf(1 << 32), 0, codec.ErrNameTooLong},
-		// The prefix of an acknowledged batch has to find room too.
+		// The prefix of an acknowledged batch has to fit too.
 		{"largest", "t", "n", "s", largest("tns", 0), maxPayload - 9, nil},
 		{"one byte more", "t", "n", "s", largest("tns", 1), 0, codec.ErrBatchTooLarge},
 		{"ten bytes more", "t", "n", "s", largest("tns", 10), 0, codec.ErrBatchTooLarge},
@@ -650,7 +650,7 @@ func TestEncodersPanic(t *testing.T) {
 		},
 		"event list of the largest int":   func() { codec.AppendEventHead(nil, codec.LayoutEvent, 0, 0, math.MaxInt) },
 		"event list of a negative length": func() { codec.AppendEventHead(nil, codec.LayoutShared, 0, 0, -1) },
-		"offset without room for it": func() {
+		"offset without space for it": func() {
 			frame := slowFrame(codec.LayoutPublish, slowPublishBody("", "", "", nil))
 			codec.RewriteSharedOffsets(frame, 18, len(frame), 0)
 		},

@@ -21,8 +21,8 @@ type Compressed struct {
 
 const compressedHead = 8 // count and rawLen
 
-// parseCompressed reads a compressed list, which takes all of b. It refuses what cannot be true, so that nobody makes
-// room for it: items take at least the 4 bytes of their length.
+// parseCompressed reads a compressed list, which takes all of b. It refuses what cannot be true, so that nobody
+// allocates memory for it: items take at least the 4 bytes of their length.
 func parseCompressed(b []byte) (Compressed, error) {
 	if len(b) < compressedHead {
 		return Compressed{}, ErrIncomplete.with("compressed list of %d bytes, want at least %d", len(b), compressedHead)
@@ -34,7 +34,7 @@ func parseCompressed(b []byte) (Compressed, error) {
 	return Compressed{Count: int(count), RawLen: int(raw), Block: b[compressedHead:len(b):len(b)]}, nil
 }
 
-// Items returns the list. prefixed is 4 bytes of room, where the count is written, and behind them the decompressed
+// Items returns the list. prefixed is 4 bytes of space, where the count is written, and after them the decompressed
 // block. It fails with [ErrIncomplete] if that is not what c says.
 func (c Compressed) Items(prefixed []byte) (Items, error) {
 	if len(prefixed) != 4+c.RawLen {
@@ -121,7 +121,7 @@ func ParseCompressedEvents(b []byte) (CompressedEvents, error) {
 }
 
 // RewriteCompressed makes an event frame out of a received publish frame of a compressed batch, in place, under the
-// rules of [RewriteShared]. The list lies at [countAt, len(frame)). Names that are not empty leave enough room.
+// rules of [RewriteShared]. The list lies at [countAt, len(frame)). Names that are not empty leave enough space.
 func RewriteCompressed(frame []byte, countAt int, baseOffset uint64) []byte {
 	out := frame[countAt-CompressedEventsLen : len(frame) : len(frame)]
 	putHeader(out, LayoutExtension, len(out)-HeaderLen)

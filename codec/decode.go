@@ -261,7 +261,7 @@ func (p *parser) name() ([]byte, error) {
 	return s, nil
 }
 
-// object calls value at each value of the object at the position, and moves behind the object.
+// object calls value at each value of the object at the position, and moves past the object.
 func (p *parser) object(depth int, value func(key []byte) error) error {
 	if depth > maxDepth {
 		return p.syntax("nested too deep")
@@ -336,7 +336,7 @@ func (p *parser) value(f member) (err error) {
 	return err
 }
 
-// wrongType skips the value at the position, so that a syntax error in it is told as what it is.
+// wrongType skips the value at the position, so that a syntax error in it is reported as one.
 func (p *parser) wrongType(want string) error {
 	at := p.i
 	if err := p.skip(2); err != nil {
@@ -424,7 +424,7 @@ func (p *parser) start() error {
 	return err
 }
 
-// array calls item at each element of the array at the position, and moves behind the array.
+// array calls item at each element of the array at the position, and moves past the array.
 func (p *parser) array(depth int, item func() error) error {
 	if depth > maxDepth {
 		return p.syntax("nested too deep")
@@ -518,7 +518,7 @@ func (p *parser) payloads() error {
 	return nil
 }
 
-// base64 decodes a string into the message's memory, behind what is there.
+// base64 decodes a string into the message's memory, after what is there.
 func (p *parser) base64() ([]byte, error) {
 	if p.peek() != '"' {
 		return nil, p.wrongType("a string")
@@ -530,8 +530,8 @@ func (p *parser) base64() ([]byte, error) {
 			return out, nil
 		}
 	}
-	// It has escapes, or is wrong in one of several ways. The unescaped text makes room for what it stands for, because
-	// the items of a list lie one behind the other.
+	// It has escapes, or is wrong in one of several ways. The decoded bytes replace the unescaped text, because
+	// the items of a list lie one after the other.
 	at := len(p.m.scratch)
 	s, err := p.string()
 	if err != nil {

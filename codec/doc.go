@@ -19,6 +19,6 @@
 // checks that for the frames whose content comes from an application); a size that is not makes them panic.
 //
 // Decoders are named ParseX and take a payload, or the beginning of a frame for [ParseHeader]. They trust nobody,
-// never panic, and return views into their input, valid as long as that is. What is wrong with an input is told by
-// [ClassOf]. Begin reading at [ParseHeader], [Flags] and [Message].
+// never panic, and return views into their input, valid as long as that is. [ClassOf] says what is wrong with an
+// input. Begin reading at [ParseHeader], [Flags] and [Message].
 package codec

@@ -13,7 +13,7 @@ import (
 // text is what a name or a text may be given as.
 type text interface{ ~string | ~[]byte }
 
-// begin appends room for the header, and the type.
+// begin appends space for the header, and the type.
 func begin(dst []byte, t MessageType) []byte {
 	dst = AppendHeader(dst, LayoutJSON, 0)
 	dst = append(dst, `{"type":"`...)
@@ -124,7 +124,7 @@ func appendString[T text](dst []byte, s T) []byte {
 }
 
 // AppendAuth appends an auth, the first message of every stream that a client opens. Without flags the client does not
-// negotiate, and ext, which counts only beside them, is not written; an empty ext is not either.
+// negotiate, and ext, which counts only with them, is not written; an empty ext is not either.
 func AppendAuth(dst []byte, tenant, token string, clientFlags Flags, hasFlags bool, ext Extensions) []byte {
 	start := len(dst)
 	dst = begin(dst, MsgAuth)
@@ -226,7 +226,7 @@ func AppendOK(dst []byte) []byte {
 	return end(begin(dst, MsgOK), len(dst))
 }
 
-// AppendError appends an error. What it is about is told by its place among the replies, since it carries no id.
+// AppendError appends an error. Its place among the replies says what it is about, since it carries no id.
 func AppendError(dst []byte, text string) []byte {
 	return end(stringMember(begin(dst, MsgError), "message", text), len(dst))
 }

@@ -122,7 +122,7 @@ func beginExtension(dst []byte, t ExtensionType, n int) []byte {
 	return append(AppendHeader(dst, LayoutExtension, 1+n), byte(t))
 }
 
-// Position says where an event stream begins. It is the second frame of the stream, behind the hello.
+// Position says where an event stream begins. It is the second frame of the stream, after the hello.
 type Position struct {
 	Epoch  uint64 // in which offsets of the stream count; it changes when the broker forgets the stream's past
 	Offset uint64 // of the first event to come
@@ -137,7 +137,7 @@ func AppendPosition(dst []byte, p Position) []byte {
 	return binary.BigEndian.AppendUint64(dst, p.Offset)
 }
 
-// ParsePosition reads the body of an [ExtensionPosition], which [ParseExtension] returns. Bytes behind it are ignored.
+// ParsePosition reads the body of an [ExtensionPosition], which [ParseExtension] returns. Bytes after it are ignored.
 // It fails with [ErrIncomplete].
 func ParsePosition(body []byte) (Position, error) {
 	if len(body) < positionLen {
@@ -193,7 +193,7 @@ func AppendGap(dst []byte, g Gap) []byte {
 	return binary.BigEndian.AppendUint64(dst, g.Next)
 }
 
-// ParseGap reads the body of an [ExtensionGap], which [ParseExtension] returns. Bytes behind it are ignored. It fails
+// ParseGap reads the body of an [ExtensionGap], which [ParseExtension] returns. Bytes after it are ignored. It fails
 // with [ErrIncomplete].
 func ParseGap(body []byte) (Gap, error) {
 	if len(body) < gapLen {

@@ -143,7 +143,7 @@ func TestGaps(t *testing.T) {
 	}
 }
 
-// checkBody parses an extension frame whole, with bytes behind it, and cut at every byte.
+// checkBody parses an extension frame whole, with bytes after it, and cut at every byte.
 func checkBody(t *testing.T, frame []byte, want codec.ExtensionType, parse func([]byte) error) {
 	t.Helper()
 	typ, body, err := codec.ParseExtension(frame[codec.HeaderLen:])
@@ -152,7 +152,7 @@ func checkBody(t *testing.T, frame []byte, want codec.ExtensionType, parse func(
 	}
 	defer untouched(t, body)()
 	if err := parse(append(slices.Clone(body), 0xff)); err != nil {
-		t.Errorf("with a byte behind it: %v", err)
+		t.Errorf("with a byte after it: %v", err)
 	}
 	if err := parse(body); err != nil {
 		t.Error(err)

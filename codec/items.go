@@ -16,7 +16,7 @@ type Items struct {
 // Len returns the number of items.
 func (it Items) Len() int { return it.n }
 
-// Raw returns the list as it lies in the frame, count included, and nothing behind the last item. It is nil for the
+// Raw returns the list as it lies in the frame, count included, and nothing after the last item. It is nil for the
 // zero value.
 func (it Items) Raw() []byte { return it.raw }
 
@@ -47,7 +47,7 @@ type ItemCursor struct {
 	n    int // items left
 }
 
-// Next returns the next item, or false behind the last one.
+// Next returns the next item, or false after the last one.
 func (c *ItemCursor) Next() ([]byte, bool) {
 	if c.n == 0 {
 		return nil, false
@@ -59,7 +59,7 @@ func (c *ItemCursor) Next() ([]byte, bool) {
 	return item, true
 }
 
-// ParseItems reads a list at the beginning of b and returns it with the position behind its last item; what follows is
+// ParseItems reads a list at the beginning of b and returns it with the position after its last item; what follows is
 // no concern of the list (docs/protocol/wire.md#item-list). It fails with [ErrIncomplete].
 func ParseItems(b []byte) (Items, int, error) {
 	if len(b) < 4 {

@@ -34,7 +34,7 @@ func untouched(t *testing.T, b []byte) func() {
 	}
 }
 
-// endsWithItself fails the test if an append to the view could write over what lies behind it.
+// endsWithItself fails the test if an append to the view could write over what lies after it.
 func endsWithItself(t *testing.T, what string, view []byte) {
 	t.Helper()
 	if len(view) != cap(view) {
@@ -88,7 +88,7 @@ func checkItems(t *testing.T, items codec.Items, want []string) {
 	}
 	for range 2 {
 		if item, ok := cursor.Next(); ok || item != nil {
-			t.Fatalf("Next behind the last item: %q, %v", item, ok)
+			t.Fatalf("Next after the last item: %q, %v", item, ok)
 		}
 	}
 	if items.Raw() != nil {
@@ -176,7 +176,7 @@ func checkRewrite(t *testing.T, received []byte, countAt, end int, items []strin
 			t.Error("rewritten frame is not a part of the received one")
 		}
 		equalBytes(t, "bytes in front of the rewritten frame", frame[:countAt-r.head], received[:countAt-r.head])
-		equalBytes(t, "bytes behind the rewritten frame", frame[end:], received[end:])
+		equalBytes(t, "bytes after the rewritten frame", frame[end:], received[end:])
 	}
 }
 

@@ -252,8 +252,8 @@ type Message struct {
 // keepScratch is how much memory a Message keeps for the next one.
 const keepScratch = 16 << 10
 
-// Reset forgets the message, and gives up its memory if the last message needed a lot of it. Whoever is going to wait
-// for the next message calls it, so that an idle stream holds little.
+// Reset forgets the message, and gives up its memory if the last message needed a lot of it. A caller that is going
+// to wait for the next message calls it, so that an idle stream holds little.
 func (m *Message) Reset() {
 	scratch := m.scratch[:0]
 	if cap(scratch) > keepScratch {

@@ -50,8 +50,8 @@ type (
 	slowBroken struct{}
 )
 
-// slowJSON reads JSON. Its methods return false if it is hopeless to go on; what they return beside that is what they
-// have read until then.
+// slowJSON reads JSON. Its methods return false if it is hopeless to go on; their other results are what they have read
+// until then.
 type slowJSON struct {
 	text   string
 	pos    int
@@ -64,7 +64,7 @@ func (j *slowJSON) space() {
 	j.pos += len(j.rest()) - len(strings.TrimLeft(j.rest(), " \t\r\n"))
 }
 
-// take moves behind the word if it is next.
+// take moves past the word if it is next.
 func (j *slowJSON) take(word string) bool {
 	if !strings.HasPrefix(j.rest(), word) {
 		return false
@@ -235,7 +235,7 @@ func slowUnicode(s string) (rune, bool) {
 }
 
 // slowMessages are the tables of docs/protocol/wire.md#messages with ext from docs/protocol/extensions.md: the members
-// in their order, with "?" behind the type of an optional one, and "~" if it is written as null instead of being left
+// in their order, with "?" after the type of an optional one, and "~" if it is written as null instead of being left
 // out. The value of a cache_value has to be there, and may be null.
 var slowMessages = []struct {
 	typ     codec.MessageType
@@ -369,7 +369,7 @@ func (d *decoded) flags(name string) (*codec.Flags, *bool) {
 	return &d.ServerFlags, new(bool)
 }
 
-// expressible returns d without what encoders leave out: an auth has ext only beside client_flags, and no empty one; a
+// expressible returns d without what encoders leave out: an auth has ext only with client_flags, and no empty one; a
 // subscribe has an epoch only with an offset and without an id.
 func (d decoded) expressible() decoded {
 	if d.HasSubscriptionID || d.Start.Kind != codec.StartOffset {
@@ -856,7 +856,7 @@ func (b *slowBinary) utf8(text string) string {
 	return text
 }
 
-// name reads a name together with room for what follows it.
+// name reads a name, and checks that there are bytes for what follows it.
 func (b *slowBinary) name(follow uint64) string {
 	n := b.uint(2)
 	b.need(n + follow)

@@ -26,7 +26,7 @@ type Consequence string
 const (
 	StreamKept     Consequence = "kept"
 	StreamCleanEnd Consequence = "clean end" // the request was the stream's last anyway
-	StreamErrorEnd Consequence = "ends"      // the peer broke a rule: nothing behind the frame is looked at
+	StreamErrorEnd Consequence = "ends"      // the peer broke a rule: nothing after the frame is looked at
 	StreamByID     Consequence = "kept with request_id, else clean end"
 )
 
