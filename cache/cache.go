@@ -1,4 +1,4 @@
-// Package cache holds values with a lifetime, in scopes that do not see each other: the store behind felix-wire's
+// Package cache holds values with a lifetime, in scopes that do not see each other: the store for felix-wire's
 // cache requests (docs/protocol/session.md#cache) and their extension (docs/protocol/extensions.md#cache).
 //
 // A value is readable by everybody as soon as [Cache.Put] returns, a later put always wins, and an entry is gone at the
@@ -37,8 +37,8 @@ import (
 // NoExpiry is the lifetime of an entry that stays until it is replaced or evicted.
 const NoExpiry time.Duration = -1
 
-// entryOverhead is what an entry is charged beside its key and its buffer: the entry and the header of the buffer, and
-// its places in the index and in ristretto's two maps.
+// entryOverhead is what an entry is charged in addition to its key and its buffer: the entry and the header of the
+// buffer, and its places in the index and in ristretto's two maps.
 const entryOverhead = 320
 
 // Options configure a [Store].
@@ -69,7 +69,7 @@ type Store struct {
 	wheel  *wheel
 
 	budget *ledger.Budget
-	making sync.Mutex             // held by who evicts to make room, so that nobody is made to give too much
+	making sync.Mutex             // held by who evicts to make space, so that nobody is made to give too much
 	giver  atomic.Pointer[tenant] // that was furthest above its guarantee when somebody last looked
 
 	policyFrom int64 // when a tenant gets a policy; not changed once there is a cache
@@ -306,7 +306,7 @@ func (c *Cache) Get(key []byte) (Value, bool) {
 // but not while its tenant is within its guarantee and its scope within its share. If the entry is larger than what
 // scope or tenant may hold, Put changes nothing and returns [ErrLimit].
 //
-// Put may wait for the policy, and evicts entries of the tenant, or of another one, if there is no room.
+// Put may wait for the policy, and evicts entries of the tenant, or of another one, if there is no space.
 func (c *Cache) Put(key, value []byte, ttl time.Duration) (version uint64, err error) {
 	version, _, err = c.put(key, value, ttl, 0, false)
 	return version, err

@@ -288,7 +288,7 @@ func TestByteBound(t *testing.T) {
 	}
 }
 
-// An overwrite that grows makes room, which ristretto's own update does not.
+// An overwrite that grows makes space, which ristretto's own update does not.
 func TestOverwritesThatGrow(t *testing.T) {
 	const bound = 64 << 10
 	s, c, _ := newTest(t, Options{MaxBytes: bound})
@@ -439,7 +439,8 @@ func waitFor(t *testing.T, cond func() bool) {
 	}
 }
 
-// TestSetAgain sets a key anew at about the time that ristretto admits the entry before, whose deletion is still in the buffer.
+// TestSetAgain sets a key again at about the time that ristretto admits the entry before, whose deletion is still in
+// the buffer.
 func TestSetAgain(t *testing.T) {
 	p := newPolicy(1<<14, 1<<20, func(e *entry) { t.Errorf("an entry of cost %d is refused", e.cost) })
 	defer p.close()
@@ -495,7 +496,7 @@ func TestWatch(t *testing.T) {
 	}
 }
 
-// Who watches a scope hears of its end behind the end of its entries, whoever else ends them meanwhile.
+// A watcher of a scope hears of its end after the end of its entries, even if others end entries meanwhile.
 func TestWatchRemoved(t *testing.T) {
 	s, c, _ := newTest(t, Options{})
 	var mu sync.Mutex

@@ -12,7 +12,7 @@ import (
 //   - Its writes go through a buffer that drops what does not fit, costs of updates included, silently. Here writers
 //     count what they push, and wait for the buffer to be worked off before it can be full ([tenant.begin], [tenant.settle]).
 //   - A second write of a new key, before the first was admitted, comes out of ristretto as refused, and an update that costs
-//     more makes no room. Here every entry is set once and deleted once, in this order, under the lock of its shard;
+//     more frees no space. Here every entry is set once and deleted once, in this order, under the lock of its shard;
 //     an overwrite of the same cost stays within the entry, and one of another cost is a new entry.
 //   - A key that is set, deleted and set again becomes an update, if the first is admitted just before the second, and then the
 //     deletion takes the update with it. Here no set is ever an update.

@@ -10,7 +10,7 @@ type Stats struct {
 	Bytes   int64 // charged: keys, buffers and overhead
 
 	Hits, Misses uint64
-	Evicted      uint64 // for lack of room, refused by the policy, or displaced by a key with the same hash
+	Evicted      uint64 // for lack of space, refused by the policy, or displaced by a key with the same hash
 	Expired      uint64
 	Refused      uint64 // puts that ended with [ErrLimit]
 }

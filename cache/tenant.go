@@ -152,7 +152,7 @@ func (t *tenant) close() {
 }
 
 // begin is called before an operation that adds or removes entries of the tenant, and before any lock is taken. It
-// waits until the policy's buffer has room for it.
+// waits until the policy's buffer has space for it.
 func (t *tenant) begin() *policy {
 	for {
 		t.feed.RLock()
@@ -304,7 +304,7 @@ func (s *Store) furthest() *tenant {
 	return nil
 }
 
-// charge charges the tenant with bytes for which there was no room, after it has made some. It reports false if there
+// charge charges the tenant with bytes for which there was no space, after it has made some. It reports false if there
 // can be none.
 func (t *tenant) charge(cost int64) bool {
 	if cost > t.best() {

@@ -251,7 +251,7 @@ func TestFurthestGives(t *testing.T) {
 	}
 }
 
-// A maximum is exact, its own entries make room, what can never fit is refused, and a lower one takes effect with the
+// A maximum is exact, its own entries make space, what can never fit is refused, and a lower one takes effect with the
 // next put.
 func TestTenantLimit(t *testing.T) {
 	s, _, _ := newTest(t, Options{MaxBytes: 1 << 20})

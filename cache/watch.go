@@ -11,7 +11,7 @@ const (
 	Deleted EventKind = 2
 	Expired EventKind = 3
 	Evicted EventKind = 4
-	// Removed means that the scope was removed, behind all of its entries. What is told after it means nothing.
+	// Removed means that the scope was removed, after all of its entries. What is reported after it means nothing.
 	Removed EventKind = 5
 )
 
