@@ -120,7 +120,7 @@ func parseJWK(entry []byte) (Key, bool) {
 	return Key{ID: jwk.ID, Public: public}, true
 }
 
-// strictBase64 refuses padding, and bits set behind the last byte.
+// strictBase64 refuses padding, and bits set after the last byte.
 var strictBase64 = base64.RawURLEncoding.Strict()
 
 // decodeBase64 decodes canonical base64url, so that one value has one spelling.

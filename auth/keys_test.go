@@ -15,7 +15,7 @@ func TestParseJWKS(t *testing.T) {
 	entry := func(old, replacement string) string { return strings.Replace(good, old, replacement, 1) }
 	for _, c := range []struct {
 		name string
-		doc  string // if it is not a document, the entry beside a good one
+		doc  string // if it is not a document, the entry next to a good one
 		want string // kids of the usable entries; "error" for none
 	}{
 		{"vector", vectorJWKS, "vec-key-1"},
@@ -28,7 +28,7 @@ func TestParseJWKS(t *testing.T) {
 		{"T-29 x of 31 bytes", entry(x, x[:41]+"w"), "vec-key-1"},
 		{"x of 33 bytes", entry(x, x+"A"), "vec-key-1"},
 		{"x padded", entry(x, x+"="), "vec-key-1"},
-		{"x with bits behind the last byte", entry(x, x[:42]+"h"), "vec-key-1"},
+		{"x with bits after the last byte", entry(x, x[:42]+"h"), "vec-key-1"},
 		{"x with a line end", entry(x, x+`\n`), "vec-key-1"},
 		{"x missing", entry(`"x"`, `"y"`), "vec-key-1"},
 		{"x a number", entry(`"`+x+`"`, `7`), "vec-key-1"},

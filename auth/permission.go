@@ -87,7 +87,7 @@ type Identity struct {
 	// Subject is the principal, uninterpreted.
 	Subject string
 	// Expires is the token's expiry, without [Leeway], in UTC; times past the year 9999 are cut to its end.
-	// [Verifier.Verify] has checked it; whoever keeps an identity for long may check it again.
+	// [Verifier.Verify] has checked it; code that keeps an identity for long may check it again.
 	Expires time.Time
 	// Key is the fingerprint of the key that verified the token. An owner of identities looks it up in the tenant's
 	// current keys ([KeySet.Has]): if it is not there, the key has been removed, and so has the trust in the identity.
@@ -104,7 +104,7 @@ func (id *Identity) allow(p Permission) {
 	id.grants.add(actionIndex(p.Action), []byte(p.Pattern))
 }
 
-// maxStackResource has room for the longest resource whose three names are valid ([ValidName]).
+// maxStackResource fits the longest resource whose three names are valid ([ValidName]).
 const maxStackResource = 400
 
 // Allowed reports whether the identity may do action on the resource kind:tenant/namespace/name.

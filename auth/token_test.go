@@ -344,7 +344,7 @@ func TestVerifyEnvelope(t *testing.T) {
 		{"dots", "..", ReasonHeader},
 		{"padded", header + "." + payload + "." + signature + "==", ReasonEncoding},
 		{"standard alphabet", header + "." + payload + "." + strings.NewReplacer("-", "+", "_", "/").Replace(signature), ReasonEncoding},
-		{"bits behind the last byte", vectorToken[:len(vectorToken)-1] + "B", ReasonEncoding},
+		{"bits after the last byte", vectorToken[:len(vectorToken)-1] + "B", ReasonEncoding},
 		{"line end", header + "." + payload + ".\n" + signature, ReasonEncoding},
 		{"blank", " " + vectorToken, ReasonEncoding},
 	} {

@@ -5,7 +5,7 @@
 // it while it changes; a control plane will be another. [Load] reads such a file, [Write] writes one. The layout of the
 // file is in docs/catalog.md.
 //
-// What becomes of what is added, changed and removed is the broker's business.
+// The broker decides what to do when something is added, changed or removed.
 package catalog
 
 import (

@@ -199,7 +199,7 @@ func TestWrite(t *testing.T) {
 		t.Errorf("differs: %+v", d)
 	}
 	if files, _ := os.ReadDir(filepath.Dir(name)); len(files) != 1 {
-		t.Errorf("left behind: %v", files)
+		t.Errorf("files left: %v", files)
 	}
 	if err := Write(filepath.Join(t.TempDir(), "none", "file"), c); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("got %v", err)
@@ -293,7 +293,7 @@ func TestFollow(t *testing.T) {
 	if u := <-updates; !errors.Is(u.err, auth.ErrKeySet) {
 		t.Errorf("got %+v", u)
 	}
-	replace("catalog.yml", valid) // the error heals, and the difference to the last good one is told
+	replace("catalog.yml", valid) // no error any more: the difference to the last good one is reported
 	next("-1 acme/default/events", "+1 acme/default/audit")
 	replace("other.json", strings.Replace(jwksFile, "k2", "k3", 1))
 	next("+0 other//")

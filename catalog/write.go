@@ -60,7 +60,7 @@ func Marshal(c *Catalog) ([]byte, error) {
 	return yaml.Marshal(map[string]any{"tenants": tenants})
 }
 
-// Write replaces a file by a catalog, in one step: whoever follows it sees the old one or the new one.
+// Write replaces a file by a catalog, in one step: a reader sees the old one or the new one.
 func Write(name string, c *Catalog) error {
 	text, err := Marshal(c)
 	if err != nil {
