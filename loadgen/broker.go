@@ -40,7 +40,7 @@ type BrokerInfo struct {
 // BrokerCounters are counters of a broker that was started for the run, from its start to its end.
 type BrokerCounters struct {
 	DroppedEvents uint64 `json:"dropped_events"` // by queues that were full, those of slow subscriptions included
-	PublishWaits  uint64 `json:"publish_waits"`  // publishes that waited for room
+	PublishWaits  uint64 `json:"publish_waits"`  // publishes that waited for space
 	Stalled       uint64 `json:"stalled_subscriptions"`
 	PacketsSent   uint64 `json:"packets_sent"`
 	PacketsLost   uint64 `json:"packets_lost"` // of these, as QUIC sees it
@@ -50,7 +50,7 @@ type BrokerCounters struct {
 func (b *BrokerInfo) String() string {
 	switch b.Kind {
 	case "":
-		return "none of ours"
+		return "not Felix"
 	case "external":
 		return "at " + b.Addr
 	case "process":
@@ -298,7 +298,7 @@ func spawn(ctx context.Context, policy ring.Overflow, topics int) (_ *startedBro
 		var last brokerSample
 		err := in.Decode(&last)
 		if errors.Is(err, io.EOF) {
-			err = nil // why it says nothing is told by its exit status
+			err = nil // the exit status says why it printed nothing
 		}
 		if err = errors.Join(err, p.Wait()); err != nil {
 			return BrokerCounters{}, fmt.Errorf("loadgen: broker process: %w", err)
@@ -330,7 +330,7 @@ func spawn(ctx context.Context, policy ring.Overflow, topics int) (_ *startedBro
 		sample: func() (s brokerSample) {
 			defer bound().Stop()
 			if _, err := io.WriteString(p.In, "\n"); err == nil {
-				_ = in.Decode(&s) // a sample that fails is missing; why is told in the end
+				_ = in.Decode(&s) // a sample that fails is missing; the end says why
 			}
 			return s
 		},

@@ -14,8 +14,8 @@ import (
 	"github.com/felix-mq/felix/client"
 )
 
-// CacheStore is a cache to load: Felix's, or another one behind its own client. Its methods are called from many goroutines.
-// They return soon after ctx has ended: a call that does not is left behind when the run ends.
+// CacheStore is a cache to load: Felix's, or another one with its own client. Its methods are called from many
+// goroutines. They return soon after ctx has ended: a call that does not is abandoned when the run ends.
 type CacheStore interface {
 	Put(ctx context.Context, key string, value []byte, ttl time.Duration) error
 	// Get asks for all keys in one call, and returns how many were there.

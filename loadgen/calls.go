@@ -32,7 +32,7 @@ type callLoad struct {
 	// next says of what kind the worker's next call is.
 	next func(worker int) int
 	// call makes a call of that kind. It is called by many workers at once, and by each for one call after the other.
-	// It returns soon after ctx has ended; a worker whose call does not is left behind when the run ends.
+	// It returns soon after ctx has ended; a worker whose call does not is abandoned when the run ends.
 	call func(ctx context.Context, worker, kind int) (called, error)
 }
 

@@ -59,7 +59,7 @@ type Config struct {
 	// Payload is the size of an event in bytes, the stamp of [StampLen] bytes included, which is thus the least. Zero
 	// means 256.
 	Payload int
-	// Kind is what the bytes behind the stamp are. Zero means [Random].
+	// Kind is what the bytes after the stamp are. Zero means [Random].
 	Kind PayloadKind
 	// Seed makes the payloads; equal seeds make equal payloads.
 	Seed uint64
@@ -90,13 +90,13 @@ type Config struct {
 	// Conns is the number of connections that the subscriptions are spread over, at most one for each. Zero means 8.
 	Conns int
 	// SlowSubs is a number of further subscriptions, spread over the topics, that read little or nothing. They are not
-	// accounted for. A broker that is started then drops what does not fit into a queue, instead of waiting for room; so
-	// that the others lose nothing, the window has to fit into a queue, which holds 4 MiB by default.
+	// accounted for. A broker that is started then drops what does not fit into a queue, instead of waiting for space;
+	// so that the others lose nothing, the window has to fit into a queue, which holds 4 MiB by default.
 	SlowSubs int
 	// SlowMode is what they do. Zero means [Stop].
 	SlowMode SlowMode
 	// AllowDrops counts what a subscription did not receive as dropped, instead of failing the run. A broker that is
-	// started then drops what does not fit into a queue, instead of waiting for room.
+	// started then drops what does not fit into a queue, instead of waiting for space.
 	AllowDrops bool
 	// IdleTimeout fails the run when a subscription receives nothing for so long although it should. Zero means 10 s.
 	IdleTimeout time.Duration

@@ -158,7 +158,7 @@ func TestAllowedDrops(t *testing.T) {
 }
 
 // An open loop sends when batches are due, and charges the time for which the transport held a batch up to those
-// behind it.
+// after it.
 func TestOpenLoop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, p, out := newEngine(Config{Batch: 10, Payload: 16, Rate: 1000, Duration: time.Second, Warmup: 1})
@@ -180,7 +180,7 @@ func TestOpenLoop(t *testing.T) {
 		if res.Published != 1000 || res.Delivered != 1000 || res.Unaccounted != 0 {
 			t.Errorf("got %+v", res)
 		}
-		// Batch 50 took 95 ms; the nine behind it were due meanwhile and came 85, 75, … 5 ms late.
+		// Batch 50 took 95 ms; the nine after it were due meanwhile and came 85, 75, … 5 ms late.
 		if res.LateBatches != 9 || res.SendLag.Max < 85e3 || res.SendLag.Max > 86e3 {
 			t.Errorf("%d late batches, lag %+v", res.LateBatches, res.SendLag)
 		}

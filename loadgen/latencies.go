@@ -17,7 +17,7 @@ const maxLatency = time.Minute
 // of each worker is merged once a second while latencies are measured.
 type latencies struct {
 	counts  []int64
-	used    [2]int // the first count that was used, and the one behind the last
+	used    [2]int // the first count that was used, and the one after the last
 	clamped int64  // values outside the range
 }
 

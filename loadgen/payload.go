@@ -7,7 +7,7 @@ import (
 	"strconv"
 )
 
-// PayloadKind is what the bytes of an event are, behind its stamp.
+// PayloadKind is what the bytes of an event are, after its stamp.
 type PayloadKind uint8
 
 // Kinds of payloads. The zero value means [Random].
@@ -100,7 +100,7 @@ var (
 	jsonWords  = []string{"express", "delivery", "gift", "wrapped", "leave", "with", "neighbor", "fragile", "call", "before", "arrival", "invoice", "attached"}
 )
 
-// fillJSON fills b with one JSON document of exactly that length: members as long as there is room, and a note that
+// fillJSON fills b with one JSON document of exactly that length: members as long as they fit, and a note that
 // takes the rest. What is too short for the shortest document gets its beginning.
 func fillJSON(b []byte, rng *rand.Rand) {
 	const end = `"}`

@@ -71,7 +71,7 @@ func TestItems(t *testing.T) {
 }
 
 func TestJSONItemsAreDocuments(t *testing.T) {
-	const shortest = 96 // room for the members that every document has
+	const shortest = 96 // fits the members that every document has
 	for size := range 2048 {
 		doc := NewItems(JSON, 1, StampLen+size, uint64(size))[0][StampLen:]
 		if size >= shortest && !json.Valid(doc) {

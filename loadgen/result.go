@@ -31,7 +31,7 @@ type Result struct {
 	SendLag     *Latency `json:"send_lag,omitempty"`
 
 	PacketsLost      int64 `json:"packets_lost"`       // of those that publisher and subscriptions sent
-	UDPReceiveErrors int64 `json:"udp_receive_errors"` // datagrams that this machine dropped for lack of room, all processes
+	UDPReceiveErrors int64 `json:"udp_receive_errors"` // dropped for lack of space on this machine, by all processes
 
 	Measurement
 }

@@ -53,7 +53,7 @@ type GrowthError struct{ Findings []string }
 func (e *GrowthError) Error() string { return "loadgen: soak: " + strings.Join(e.Findings, "; ") }
 
 // RunSoak is [Run] for a long time, at a fixed rate unless a window is given, with a verdict on what the run held:
-// beside a result there can be a [GrowthError].
+// together with a result there can be a [GrowthError].
 func RunSoak(ctx context.Context, cfg Config) (*SoakResult, error) {
 	if cfg.Duration == 0 && cfg.Total == 0 {
 		cfg.Duration = DefaultSoakDuration

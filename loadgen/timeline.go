@@ -89,7 +89,7 @@ func (r *recorder) exchange(empty latencies) latencies {
 // one owner at a time.
 type timeline struct {
 	observer Observer
-	broker   *startedBroker // nil if there is none of ours
+	broker   *startedBroker // nil if it is not Felix
 	base     time.Time      // of all moments here
 	series   []*series
 

@@ -109,7 +109,7 @@ func terminate(t *testing.T) {
 	}
 }
 
-// TestServeCatalog serves what a file says, which is told from a valid one by the names in it, with certificate files and without.
+// TestServeCatalog serves a catalog file, recognized by the names in it, with and without certificate files.
 func TestServeCatalog(t *testing.T) {
 	cert, key := certificateFiles(t, t.TempDir())
 	t.Run("files", func(t *testing.T) {

@@ -257,7 +257,7 @@ func TestDrainUnderLoad(t *testing.T) {
 	acked, lead := 0, time.Hour
 	for round := range *drainRounds {
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-		// The probe runs beside the load, on the same processors, and has to have its turn within the delay.
+		// The probe runs during the load, on the same processors, and has to be scheduled within the delay.
 		p := startProgram(t, "FELIX_SHUTDOWN_DRAIN_TIMEOUT_MS=10000", "FELIX_DRAIN_DELAY_MS=1000")
 		conf := p.roots(t)
 		l := p.load(ctx, t, conf, 4, 6)

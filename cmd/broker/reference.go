@@ -118,7 +118,7 @@ the budgets do not fit that.
 
 const profilesHead = `` + "`balanced`" + ` is the defaults, which are made for few microseconds already. What the others set, by which one good is bought with another:
 
-- ` + "`latency`" + ` bounds how old an event can be when it arrives: a subscriber that falls behind loses events after 1 MiB or 128 batches instead
+- ` + "`latency`" + ` bounds how old an event can be when it arrives: a subscriber that is too slow loses events after 1 MiB or 128 batches instead
   of reading ever older ones, and less is under way on each stream. With subscribers that keep up, on loopback, it measures like the
   defaults. Polling longer (` + "`quic_spin`" + `) is not in it: where broker and clients share two processors, 1 ms of it tripled the median.
 - ` + "`throughput`" + ` gathers up to 256 KiB into a write, which delivers 4 to 9 % more events of 256 bytes and changes nothing for those of

@@ -80,7 +80,7 @@ func serve(o *options, stdout io.Writer, log *slog.Logger, limiter *logs.Limiter
 
 	served := make(chan error, 1)
 	go func() { served <- b.Serve(context.Background()) }()
-	life.Serving() // before the line: whoever has read it may ask
+	life.Serving() // before the line: its reader may ask at once
 	if line != nil {
 		if err := json.NewEncoder(stdout).Encode(line); err != nil {
 			return errors.Join(fmt.Errorf("printing the ready line: %w", err), b.Shutdown(context.Background()), ignoreShutdown(<-served))

@@ -73,7 +73,7 @@ its own on loopback. Without --exec the client is package client of this tree.
 
 Flags:
 %s
-Which rows of the checklist have no case, and why, is told in the report; the list is cmd/conformance/skipped_client.txt.
+The report says which rows of the checklist have no case, and why; the list is cmd/conformance/skipped_client.txt.
 
 Exit status: 0 no case failed; 1 a case failed or the run was cut short; 2 usage.
 The broker mode, which judges a broker: conformance --help.

@@ -112,8 +112,8 @@ first argument "client" it judges a client instead: conformance client --help.
 
 Flags:
 %s
-The embedded broker is tuned by the FELIX_* variables of cmd/broker. Which cases do not run, and why, is told in the
-report; the list is conformance/skipped.txt.
+The embedded broker is tuned by the FELIX_* variables of cmd/broker. The report says which cases do not run, and why;
+the list is conformance/skipped.txt.
 
 Exit status: 0 no case failed; 1 a case failed or the run was cut short; 2 usage.
 `

@@ -44,7 +44,7 @@ type waitingCall struct {
 	answer chan answer // capacity 1; closed if there will be none
 }
 
-// fields are the members of a request beside id, call and timeout_ms.
+// fields are the members of a request other than id, call and timeout_ms.
 type fields map[string]any
 
 // answer is a line from the program.

@@ -17,7 +17,7 @@ import (
 	"github.com/felix-mq/felix/conformance/script"
 )
 
-// lineProgramEnv makes the test binary a program behind the line protocol; its value is what is wrong with the program.
+// lineProgramEnv makes the test binary a program that speaks the line protocol; its value names the program's fault.
 const lineProgramEnv = "FELIX_CONFORMANCE_LINE_PROGRAM"
 
 // lineRequest is a request of the line protocol (docs/conformance.md).
@@ -42,7 +42,7 @@ type lineRequest struct {
 // lineAnswer is an answer: the members that its call has.
 type lineAnswer map[string]any
 
-// lineServer is the example of a program for --exec: it puts package client behind the line protocol. Each call has a
+// lineServer is the example of a program for --exec: it serves package client over the line protocol. Each call has a
 // goroutine of its own, because a call may wait for what another one does.
 type lineServer struct {
 	c     goClient
@@ -108,7 +108,7 @@ func (s *lineServer) serve(r *lineRequest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	_, _ = s.out.Write(append(line, '\n'))
-	if r.Call == "close" && s.wrong == "ends behind close" {
+	if r.Call == "close" && s.wrong == "ends after close" {
 		os.Exit(0)
 	}
 }
@@ -206,7 +206,7 @@ func TestExec(t *testing.T) {
 
 // TestExecEnds sees that a program may end by itself once it is closed.
 func TestExecEnds(t *testing.T) {
-	code, stdout, stderr := runArgs("client", "--exec", lineCommand(t, "ends behind close"), "--run", "^C3-0")
+	code, stdout, stderr := runArgs("client", "--exec", lineCommand(t, "ends after close"), "--run", "^C3-0")
 	if code != exitOK {
 		t.Errorf("status %d\n%s%s", code, stdout, stderr)
 	}

@@ -47,7 +47,7 @@ The settings of the broker hold for it too: FELIX_* variables, and the file that
 over them. It logs to the standard error, as FELIX_LOG_LEVEL and FELIX_LOG_FORMAT say.
 
 What it makes is kept in a directory, which it names, so that clients and their tokens go on over a restart: by
-default one for each context beside the file of contexts. With --dir '' nothing is kept.
+default one for each context, next to the file of contexts. With --dir '' nothing is kept.
   ca.pem, ca-key.pem  certificate authority that clients trust, and its private key
   cert.pem, key.pem   certificate of the broker, and its private key; another of the same authority is made when they expire
   signing-key.pem     private key that signs tokens (felix token mint --key)

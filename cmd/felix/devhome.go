@@ -31,7 +31,7 @@ const (
 	fileLock       = "lock"
 )
 
-// devContext is the context that felix dev makes. One that runs beside another makes devContext-2, and so on.
+// devContext is the context that felix dev makes. A second one at the same time makes devContext-2, and so on.
 const devContext = "dev"
 
 // devHome is where a felix dev keeps what it makes, and the context that leads to it. Nobody else has them while it

@@ -17,8 +17,8 @@ import (
 	"github.com/felix-mq/felix/internal/settings"
 )
 
-// Standard input is read in this file. Reading cannot be interrupted, so a goroutine does it, and stays behind when the
-// command ends before its input: the process ends soon.
+// Standard input is read in this file. Reading cannot be interrupted, so a goroutine does it, which keeps running when
+// the command ends before its input: the process ends soon.
 
 // standardInput is the argument and the name of a file that stand for the standard input.
 const standardInput = "-"

@@ -18,8 +18,8 @@ import (
 // savePeriod is how often the position of felix sub --resume is written while it changes.
 const savePeriod = time.Second
 
-// positionFile keeps the position behind what was printed in a file. It is written by a goroutine of its own, so that
-// an interrupt saves the position even if the output is blocked. Begin at [openPosition].
+// positionFile keeps the position after the last printed event in a file. It is written by a goroutine of its own, so
+// that an interrupt saves the position even if the output is blocked. Begin at [openPosition].
 type positionFile struct {
 	path  string
 	begin *client.Position // what the file held; nil if there was none
@@ -28,7 +28,7 @@ type positionFile struct {
 	ended chan struct{}    // closed by the goroutine
 
 	mu      sync.Mutex
-	printed client.Position // behind the last event whose printing has succeeded
+	printed client.Position // after the last event whose printing has succeeded
 	known   bool
 	saved   client.Position // what was written last
 	written bool
@@ -81,7 +81,7 @@ func (p *positionFile) start(ctx context.Context) {
 	}()
 }
 
-// set notes the position behind what was printed.
+// set notes the position after the last printed event.
 func (p *positionFile) set(at client.Position) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -101,7 +101,7 @@ func end(t *testing.T, cmd *exec.Cmd, signal os.Signal) {
 	_ = cmd.Wait()
 }
 
-// Every way to end leaves the position behind what was printed.
+// Every way to end saves the position after the last printed event.
 func TestResumeAfterEveryEnd(t *testing.T) {
 	for _, tt := range []struct {
 		signal syscall.Signal

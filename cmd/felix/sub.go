@@ -32,9 +32,9 @@ func (a *app) newSub() *cobra.Command {
 		Long: `Print the events of a stream, each with its offset, until an interrupt or --count.
 
 Events go to the standard output. What was lost, and connections that are lost and come back, go to the standard
-error. How far a subscription lags behind is known to the broker: see "felix top".
+error. The broker knows how far a subscription lags: see "felix top".
 
---resume keeps the position in a file: the next call goes on behind the last event that was printed, and says if the
+--resume keeps the position in a file: the next call goes on after the last event that was printed, and says if the
 broker does not have all of them any more. --from says where to begin as long as there is no such file. The file is
 written as soon as the subscription has begun, then every second if events were printed, and at the end: after an
 interrupt (SIGINT, SIGTERM, SIGHUP) and when the reader of the output goes away, too. After kill -9 up to a second of
@@ -196,7 +196,7 @@ func (s *subscribing) printFor(
 }
 
 // sayBegin says what is not kept any more of a stream that is to be read from its beginning, as soon as that is
-// known: at is behind what was printed.
+// known: at is after what was printed.
 func (s *subscribing) sayBegin(errOut io.Writer, p *eventPrinter, at client.Position) {
 	first := at.Offset
 	if p.events > 0 {
@@ -314,7 +314,7 @@ func gapReason(r client.GapReason) string {
 	case client.GapExpired:
 		return "the broker no longer has them"
 	case client.GapEpoch:
-		return "the stream has begun anew, by a restart of the broker for instance"
+		return "the stream has started again, because the broker restarted for instance"
 	case client.GapCorrupt:
 		return "a compressed batch was damaged"
 	default:
@@ -326,7 +326,7 @@ func (p *eventPrinter) end() error {
 	return errors.Join(p.list.end(), asOutput(p.w.Flush()))
 }
 
-// notices says what becomes of a subscription.
+// notices prints what happens to a subscription.
 type notices struct {
 	w    io.Writer
 	down atomic.Bool // and that has been said

@@ -12,7 +12,7 @@ import (
 	"github.com/felix-mq/felix/loadgen/report"
 )
 
-// Every combination is run as often as there are trials, in turn.
+// All combinations are run in each trial.
 func TestSweep(t *testing.T) {
 	code, stdout, stderr := execute(t, program(t, "--fanout=1,3", "--payload=128B,64", "--trials=2", "--batch=4", "--window=1", "--total=200",
 		"--warmup=1ms", "--json"))

@@ -21,7 +21,7 @@ import (
 	"github.com/felix-mq/felix/loadgen"
 )
 
-// output are the flags that say what becomes of the results.
+// output are the flags that say what to do with the results.
 type output struct {
 	trials               int
 	json                 bool
@@ -34,7 +34,7 @@ type output struct {
 func (c *command) outputFlags() {
 	o := &c.output
 	c.group("Trials and output", func(f *pflag.FlagSet) {
-		f.IntVar(&o.trials, "trials", 1, "runs of each load, in turn with the other loads")
+		f.IntVar(&o.trials, "trials", 1, "runs of each load; each round runs all loads once")
 		f.BoolVar(&o.json, "json", false, "print each result as a JSON object on a line of its own")
 		f.StringVar(&o.dir, "out", "", "`directory` for report.json, CSV, histograms (.hlog, .hgrm) and plots (PNG, SVG)")
 		f.StringVar(&o.compare, "compare", "", "`report.json`, or directory of such files, to compare the trials with")
@@ -120,7 +120,7 @@ func (c *command) atLeastOne(names ...string) error {
 
 const sweepTail = `
 A flag of the group Load may have several values, separated by commas: every combination is run. --trials repeats them
-in turn.
+round robin.
 `
 
 const compareTail = `

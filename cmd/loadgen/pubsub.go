@@ -62,7 +62,7 @@ func (c *command) pubsubFlags(durationHelp string) func() (loadgen.Config, error
 		f.IntVar(&flags.Batch, "batch", loadgen.DefaultBatch, "events in one publish")
 		f.IntVar(&window, "window", loadgen.DefaultWindow, "batches of each publisher in flight until all subscriptions have them; 1 is a closed loop, 0 unbounded")
 		f.Float64Var(&flags.Rate, "rate", 0, "`events` per second of an open loop, in place of a window; latency counts from when a batch is due")
-		f.IntVar(&flags.Topics, "topics", 1, "topics; those of a broker that is there are called --stream with -0, -1 … behind it")
+		f.IntVar(&flags.Topics, "topics", 1, "topics; on a broker that is there they are called --stream followed by -0, -1 …")
 		f.IntVar(&flags.Publishers, "publishers", 1, "publishers of each topic, each number on a connection of its own")
 		f.IntVar(&flags.Streams, "streams", 1, "streams that topics are spread over on each of these connections")
 		f.IntVar(&flags.Conns, "conns", loadgen.DefaultConns, "connections that the subscriptions are spread over")
@@ -119,7 +119,7 @@ Every event must arrive: received = published × fanout, or the run fails.
   loadgen --fanout 10 --slow-subs 100 --slow-mode trickle
                                                          do slow subscriptions hurt the others?
   loadgen --fanout 1,10,64 --payload 256,4096 --trials 5 --out results
-                                                         all six, five times in turn, with tables and plots
+                                                         all six, in five rounds, with tables and plots
   loadgen --fanout 10 --trials 5 --compare results       has it become slower?
   loadgen --addr broker:5000 --ca ca.pem --stream demo   a broker that is already there
 
@@ -139,7 +139,7 @@ peak is more than 25 % higher in the last part than in the first, or if goroutin
 `
 
 const pubsubTail = `
-A broker that loadgen starts is tuned by the FELIX_* variables of cmd/broker; its queues wait for room unless a flag
+A broker that loadgen starts is tuned by the FELIX_* variables of cmd/broker; its queues wait for space unless a flag
 above or FELIX_SUB_QUEUE_POLICY says otherwise.
 
 A run must move at least 32 times what can be under way at one moment, which is window × batch × payload, or about

@@ -139,7 +139,7 @@ func (p *picture) draw(c draw.Canvas) {
 	}
 }
 
-// height is how much room write takes.
+// height is how much space write takes.
 func height(c draw.Canvas, lines []string, s text.Style) vg.Length {
 	return vg.Length(len(wrap(lines, s, c.Size().X))) * s.Font.Size * lineSkip
 }
@@ -289,7 +289,7 @@ func (quantityTicks) Ticks(least, most float64) []plot.Tick {
 	return ticks
 }
 
-// widen leaves room above and below on a logarithmic axis, so that at least one label is on it.
+// widen leaves space above and below on a logarithmic axis, so that at least one label is on it.
 func widen(a *plot.Axis) {
 	a.Min, a.Max = a.Min/1.5, a.Max*1.5
 }
@@ -401,7 +401,7 @@ func timeline(r *report.Report, c *report.Cell) *picture {
 		panel("goroutines", false, goroutines...)
 	}
 	p.plots[len(p.plots)-1].X.Label.Text = "seconds"
-	// All panels show the same time, and have their legends beside it.
+	// All panels show the same time, and have their legends next to it.
 	last := 0.0
 	for _, q := range p.plots {
 		last = math.Max(last, q.X.Max)
