@@ -78,7 +78,7 @@ func roundTrip(p *probe, value string) {
 	s.expect("cache_ok 1", c.value(key, value, 2))
 }
 
-// cacheMiss looks at the bytes: a decoder of ours might forgive what the reference client does not.
+// cacheMiss looks at the bytes: our decoder might accept what the reference client does not.
 func cacheMiss(p *probe) {
 	s, key := p.authed(), p.unique()
 	s.send(p.fx.store().get(key, 7))
@@ -94,8 +94,8 @@ func cacheMiss(p *probe) {
 	}
 }
 
-// ttlExpires asks until the entry is gone. That it does not go too early is told by a value that was read before its
-// time was up by the clock of this side, which began to run before the put was sent.
+// ttlExpires asks until the entry is gone. A miss is too early if the TTL has not passed yet by the clock of this side,
+// which starts before the put is sent.
 func ttlExpires(p *probe) {
 	const ttl = 100 * time.Millisecond
 	c, s, key := p.fx.store(), p.authed(), p.unique()

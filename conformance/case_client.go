@@ -143,7 +143,7 @@ func clientRefusedPublish(p *probe) {
 		if refused, ok := errors.AsType[*client.BrokerError](err); !ok || refused.Message != p.fx.missing().notFound() {
 			p.fail(p.fx.missing().notFound(), fmt.Sprint(err))
 		}
-		p.must("a publish behind a refused one", pub.Publish(p.ctx, []byte(item)))
+		p.must("a publish after a refused one", pub.Publish(p.ctx, []byte(item)))
 		s.expect(item)
 	}
 }

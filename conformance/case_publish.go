@@ -60,9 +60,9 @@ func publishCases(f *Fixture) []Case {
 	return append(all,
 		exchange{id: "RAW-31", name: "FIN is answered by FIN", fin: true, then: clean}.Case(),
 		Case{ID: "RAW-34", Name: "empty batches are acknowledged and publish nothing", run: emptyBatches},
-		Case{ID: "RAW-60", Name: "bytes behind a batch are not forwarded", run: trailingBytes},
+		Case{ID: "RAW-60", Name: "bytes after a batch are not forwarded", run: trailingBytes},
 		Case{ID: "D02", Name: "100 replies of every kind in request order", run: orderOfReplies},
-		Case{ID: "D16", Name: "FIN behind 500 acknowledged publishes loses no reply", run: finBehindMany},
+		Case{ID: "D16", Name: "FIN after 500 acknowledged publishes loses no reply", run: finBehindMany},
 	)
 }
 
@@ -140,7 +140,7 @@ func emptyBatches(p *probe) {
 	e.expect(marker)
 }
 
-// trailingBytes publishes batches with something behind their last item; events.add looks for it.
+// trailingBytes publishes batches with something after their last item; events.add looks for it.
 func trailingBytes(p *probe) {
 	c := p.dial(plain)
 	e := c.subscribe(p.fx.Stream, live)

@@ -16,7 +16,7 @@ func subscribeCases(f *Fixture) []Case {
 	t := f.topic()
 	all := []Case{
 		{ID: "RAW-35", Name: "subscribe and FIN, then publish", run: subscribeThenPublish},
-		{ID: "RAW-37", Name: "a second subscribe and a publish behind the first are discarded", run: secondSubscribe},
+		{ID: "RAW-37", Name: "a second subscribe and a publish after the first are discarded", run: secondSubscribe},
 	}
 	all = append(all, cases(
 		exchange{id: "RAW-38a", name: "subscribe to an unknown stream", send: f.missing().subscribe(live), replies: []string{errorReply(f.missing().notFound())}, then: clean},
@@ -305,7 +305,7 @@ func slowSubscriber(p *probe, sameConn bool) {
 			e.expect(items...)
 		}
 	}
-	// What it gets is a part of what was sent, in order. A marker behind each batch that it reads lets it catch up: when
+	// What it gets is a part of what was sent, in order. A marker after each batch that it reads lets it catch up: when
 	// nothing waits for it any more, the next marker cannot be lost.
 	all := len(sent)
 	for at, got := 0, 1; ; got++ {

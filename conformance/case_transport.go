@@ -71,8 +71,8 @@ func transportCases(f *Fixture) []Case {
 			replies: []string{"cache_ok 7"},
 		},
 
-		exchange{id: "RAW-10a", name: "0x0001 without room for tenant_len", send: frame(0x0001, "\x00"), then: ends},
-		exchange{id: "RAW-10b", name: "0x0001 that ends behind the tenant", send: frame(0x0001, "\x00\x02\xff\xfe"), then: ends},
+		exchange{id: "RAW-10a", name: "0x0001 too short for tenant_len", send: frame(0x0001, "\x00"), then: ends},
+		exchange{id: "RAW-10b", name: "0x0001 that ends after the tenant", send: frame(0x0001, "\x00\x02\xff\xfe"), then: ends},
 		exchange{id: "RAW-10c", name: "0x0001 with a tenant that is not UTF-8", send: frame(0x0001, "\x00\x02\xff\xfe\x00\x00\x00\x00\x00\x00\x00\x00"), then: ends},
 		exchange{id: "RAW-10d", name: "0x0001 with a count of 4294967295", send: frame(0x0001, "\x00\x02t1\x00\x02ns\x00\x02st\xff\xff\xff\xff"), then: ends},
 		exchange{id: "RAW-10e", name: "0x0009 with a prefix one byte short", send: frame(0x0009, strings.Repeat("\x00", 8)), then: ends},

@@ -7,22 +7,22 @@ import (
 	"github.com/felix-mq/felix/codec"
 )
 
-// consequence is what becomes of a control stream after a request (docs/protocol/session.md#the-end-of-a-stream).
+// consequence is what happens to a control stream after a request (docs/protocol/session.md#the-end-of-a-stream).
 type consequence uint8
 
 const (
-	kept  consequence = iota // a valid request behind it is answered
+	kept  consequence = iota // a valid request after it is answered
 	ends                     // an error end: FIN and STOP_SENDING; the reference may lose the error in front of it
 	clean                    // a clean end: the same, and nothing is lost
 )
 
-// exchange is a case of one request on a fresh stream: what is sent, what is answered, and what becomes of the stream.
+// exchange is a case of one request on a fresh stream: what is sent, what is answered, and what happens to the stream.
 type exchange struct {
 	id, name string
 	bare     bool     // sent without auth
 	may      []string // permissions of the token; nil means all. What keeps its stream needs cache.read for the proof
 	send     []byte
-	fin      bool // FIN behind it
+	fin      bool // FIN after it
 	replies  []string
 	then     consequence
 }

@@ -42,8 +42,8 @@ type Fixture struct {
 	MaxStreams int `json:"max_streams"`
 	// MaxSubscriptions is how many active subscriptions it allows on a connection; zero means 4096.
 	MaxSubscriptions int `json:"max_subscriptions"`
-	// ReplayBytes and ReplayEvents bound what the broker keeps of a stream for replay: whoever publishes more than both
-	// finds the older part gone. Zero means 1 MiB and 1024.
+	// ReplayBytes and ReplayEvents bound what the broker keeps of a stream for replay: after more than both was
+	// published, the older part is gone. Zero means 1 MiB and 1024.
 	ReplayBytes  int `json:"replay_bytes"`
 	ReplayEvents int `json:"replay_events"`
 

@@ -62,7 +62,7 @@ func TestParseFixtureProblems(t *testing.T) {
 		})
 	}
 	if _, err := ParseFixture(append(mustJSON(goodFixture(t)), "{}"...)); err == nil {
-		t.Error("accepted something behind the object")
+		t.Error("accepted something after the object")
 	}
 }
 

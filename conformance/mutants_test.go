@@ -128,7 +128,7 @@ func TestMutants(t *testing.T) {
 	}
 }
 
-// TestMutantsApply notices mutants that the sources have left behind, at no cost.
+// TestMutantsApply notices mutants that no longer match the sources, at no cost.
 func TestMutantsApply(t *testing.T) {
 	for _, m := range mutants {
 		for _, e := range m.edits {

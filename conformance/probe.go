@@ -238,7 +238,7 @@ func matches(want, got string) bool {
 	return want == got
 }
 
-// expectServed proves that the stream was kept: a valid request behind what came before is answered. Nothing else may
+// expectServed proves that the stream was kept: a valid request after what came before is answered. Nothing else may
 // come before the answer.
 func (s *control) expectServed() {
 	if !s.authed {
@@ -315,7 +315,7 @@ func (c *conn) openUni() *uni {
 // send writes frames, in one write, as [control.send] does.
 func (u *uni) send(frames ...[]byte) { u.p.write(u.s, slices.Concat(frames...)) }
 
-// events is the event stream of a subscription, behind its hello.
+// events is the event stream of a subscription, after its hello.
 type events struct {
 	p       *probe
 	id      uint64
@@ -392,7 +392,7 @@ func (e *events) recv() (ev event, end string) {
 	return ev, ""
 }
 
-// add takes the events out of a frame, which must be one of the four layouts, without anything behind the last item.
+// add takes the events out of a frame, which must be one of the four layouts, without anything after the last item.
 func (e *events) add(f quicx.Frame) {
 	flags, payload := f.Header.Flags, f.Payload()
 	batch, err := codec.ParseEventBatch(flags, payload)
@@ -403,7 +403,7 @@ func (e *events) add(f quicx.Frame) {
 		e.p.fail(fmt.Sprintf("events of subscription %d", e.id), fmt.Sprintf("events of subscription %d", batch.SubscriptionID))
 	}
 	if extra := len(payload) - eventHead(flags) - len(batch.Items.Raw()); extra != 0 {
-		e.p.fail("an event frame that ends with its last item", fmt.Sprintf("%d bytes behind it", extra))
+		e.p.fail("an event frame that ends with its last item", fmt.Sprintf("%d bytes after it", extra))
 	}
 	if batch.HasOffset {
 		e.offsets++

@@ -28,7 +28,7 @@ func describe(f quicx.Frame) string {
 		case err != nil:
 			return fmt.Sprintf("a malformed acknowledgement (%v): %x", err, clip(payload))
 		case len(payload) != 11+len(a.Message) || (a.OK && len(a.Message) > 0):
-			return fmt.Sprintf("an acknowledgement with something behind it: %x", clip(payload))
+			return fmt.Sprintf("an acknowledgement with something after it: %x", clip(payload))
 		case a.OK:
 			return fmt.Sprintf("ack %d ok", a.RequestID)
 		}

@@ -56,7 +56,7 @@ var behaviors = []behavior{
 	{name: "reset after a subscribe", end: "FIN, and the subscription lives or not", run: resetAfter(func(p *peer) []byte {
 		return append(p.auth(), p.subscribe()...)
 	})},
-	{name: "reset behind 500 publishes", end: "FIN", run: resetAfter(func(p *peer) []byte {
+	{name: "reset after 500 publishes", end: "FIN", run: resetAfter(func(p *peer) []byte {
 		return append(p.auth(), bytes.Repeat(p.publishAcked([]byte("x"), 1), 500)...)
 	})},
 	{name: "a publish larger than the window, then a reset", end: "FIN, and the memory is back", run: resetAfter(func(p *peer) []byte {
@@ -134,7 +134,7 @@ var behaviors = []behavior{
 
 	// Subscriptions.
 	{name: "duplicate subscription ids", end: "error and FIN, the first one lives", run: duplicateIDs},
-	{name: "requests behind a subscribe", end: "discarded, FIN", run: func(ctx context.Context, p *peer) error {
+	{name: "requests after a subscribe", end: "discarded, FIN", run: func(ctx context.Context, p *peer) error {
 		return p.ends(ctx, []string{"auth_ok", "subscribed"}, p.auth(), p.subscribe(), p.subscribe(), p.publishAcked([]byte("x"), 1))
 	}},
 	{name: "4097 subscriptions", end: "error and FIN for the last", rounds: 1, cfg: quicx.Config{MaxStreams: 5000}, run: tooManySubscriptions},
@@ -164,7 +164,7 @@ var behaviors = []behavior{
 		key := strings.Repeat("k", 1<<20)
 		return p.kept(ctx, []string{"auth_ok", "cache_ok 1", "cache_value 2: hit"}, p.auth(), p.put(key, []byte("v")), p.get(key, 2))
 	}},
-	{name: "requests behind a cache request without id", end: "discarded, FIN", run: func(ctx context.Context, p *peer) error {
+	{name: "requests after a cache request without id", end: "discarded, FIN", run: func(ctx context.Context, p *peer) error {
 		get := codec.AppendCacheGet(nil, p.Tenant, p.Namespace, p.Cache, "nothing", 0, false)
 		return p.ends(ctx, []string{"auth_ok", "cache_value 0: miss"}, p.auth(), get, get)
 	}},
@@ -292,7 +292,7 @@ func (s *site) play(ctx context.Context, b behavior) (time.Duration, error) {
 	return time.Since(begin), err
 }
 
-// resetAfter resets a stream behind some bytes. Replies to them may come or not, then FIN.
+// resetAfter resets a stream after some bytes. Replies to them may come or not, then FIN.
 func resetAfter(begin func(*peer) []byte) func(context.Context, *peer) error {
 	return func(ctx context.Context, p *peer) error {
 		s, err := p.open(ctx, begin(p))
@@ -716,7 +716,7 @@ func (p *peer) closedFor(ctx context.Context, reason string) error {
 // unfinishedPublishes are more than the broker keeps for one connection: some must be cut off. Those that fit would be
 // finished in time if this peer went on.
 func unfinishedPublishes(ctx context.Context, p *peer) error {
-	if err := p.survives(ctx); err != nil { // a connection that is known has more room
+	if err := p.survives(ctx); err != nil { // a connection that is known may use more memory
 		return err
 	}
 	unfinished := p.publish(make([]byte, 4<<20))

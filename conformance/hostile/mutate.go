@@ -1,5 +1,5 @@
-// Package hostile attacks a broker over real QUIC and checks that it answers as documented, stays whole, and that those
-// beside it notice nothing.
+// Package hostile attacks a broker over real QUIC and checks that it answers as documented and keeps working, and that
+// its other clients notice nothing.
 //
 // There are two kinds of attack. TestMutatedFrames sends streams of valid frames of which many were damaged, made by
 // [Corpus.Stream] from a seed and a number alone, so that any of them can be made again. TestBehaviours plays scripts
@@ -75,7 +75,7 @@ type Stream struct {
 	Uni    bool     // uni-directional
 	Frames [][]byte // to be sent in order; many are no frames any more
 	How    []string // what was done to each
-	Reset  bool     // the peer resets the stream behind the last of them, instead of finishing it
+	Reset  bool     // the peer resets the stream after the last of them, instead of finishing it
 }
 
 // Stream makes the stream of that number. It is the same for the same corpus, seed and number, and may be called from
@@ -101,7 +101,7 @@ func (c *Corpus) Stream(seed, number uint64) Stream {
 			add(m.how, m.do(rng, bytes.Clone(frame), c.pick(rng)))
 		}
 	}
-	if rng.IntN(4) == 0 { // behind auth, or not
+	if rng.IntN(4) == 0 { // after auth, or not
 		rng.Shuffle(len(s.Frames), func(i, j int) {
 			s.Frames[i], s.Frames[j] = s.Frames[j], s.Frames[i]
 			s.How[i], s.How[j] = s.How[j], s.How[i]

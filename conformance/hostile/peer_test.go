@@ -80,7 +80,7 @@ func (p *peer) ends(ctx context.Context, want []string, frames ...[]byte) error 
 }
 
 // kept sends frames and FIN: the broker must have answered all of them as wanted before it finishes its half. It may stop
-// reading behind the last of them.
+// reading after the last of them.
 func (p *peer) kept(ctx context.Context, want []string, frames ...[]byte) error {
 	s, err := p.open(ctx, frames...)
 	if err == nil {
@@ -117,7 +117,7 @@ func (p *peer) awaitStop(ctx context.Context, s *quicx.SendStream) error {
 	case <-ctx.Done():
 		return errors.New("the broker goes on reading")
 	}
-	// The stream's end is told by what a write meets: its context does not keep the difference between ways to end.
+	// The error of a write says how the stream ended: its context does not distinguish the ways to end.
 	if _, err := s.Write([]byte{0}); !stopped(err) {
 		return fmt.Errorf("the stream ended with %w, want STOP_SENDING", err)
 	}
@@ -237,7 +237,7 @@ func checkText(text string) error {
 	return fmt.Errorf("error text %.200q is not documented", text)
 }
 
-// events checks the beginning of an event stream: a hello, and behind it events and extension frames alone, as far as they
+// events checks the beginning of an event stream: a hello, followed only by events and extension frames, as far as they
 // are there.
 func events(r *quicx.RecvStream) error {
 	fr := quicx.NewFrameReader(r, 0)

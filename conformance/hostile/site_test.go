@@ -40,7 +40,7 @@ const (
 	healthyStream = "healthy" // the healthy pair does
 )
 
-// site is a broker under attack and the healthy pair beside its attackers.
+// site is a broker under attack, with a healthy pair in addition to the attackers.
 type site struct {
 	*broker.Dev
 	pair *pair

@@ -128,7 +128,7 @@ func interpreter(t *testing.T) string {
 	if _, err := os.Stat(made); err == nil {
 		return made
 	}
-	// It is made beside its place and moved there when it is whole.
+	// It is made next to its place and moved there when it is complete.
 	fresh, err := os.MkdirTemp(filepath.Dir(dir), "python-") //nolint:usetesting // a move needs the same file system
 	if err != nil {
 		t.Fatal(err)

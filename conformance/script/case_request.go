@@ -13,7 +13,7 @@ import (
 	"github.com/felix-mq/felix/codec"
 )
 
-// requestCases are about control streams: replies, and what becomes of a request whose stream ends in an odd way.
+// requestCases are about control streams: replies, and what happens to a request whose stream ends in an odd way.
 func requestCases() []Case {
 	cases := []Case{
 		{"IC-20", "200 acknowledged publishes at once", pipelined},
@@ -117,8 +117,8 @@ func loseReply(t *trial, r request, end oddEnd) {
 	t.works(sub)
 }
 
-// noReply does not look at cache requests afterwards: without a reply to the first, in its place, those behind it cannot be
-// told apart.
+// noReply does not look at cache requests afterwards: without a reply to the first, in its place, those after it cannot
+// be told apart.
 func noReply(t *trial, r request) {
 	t.onVictim(func(*Conn, *Control, *Request) error { return nil })
 	t.connect()
@@ -200,7 +200,7 @@ func oneRefusal(t *trial) {
 		t.refused("a refused publish", t.publish(victim))
 		for _, stream := range []string{caseStream, "another", "a third"} {
 			err := t.c.Publish(t.ctx, caseNamespace, stream, []byte("accept"))
-			t.ok(fmt.Sprintf("a publish to %q behind a refused one", stream), err)
+			t.ok(fmt.Sprintf("a publish to %q after a refused one", stream), err)
 		}
 	}
 }
@@ -269,7 +269,7 @@ func answeredThenFIN(t *trial) {
 	good := t.begin(func(context.Context) error { return t.publish(answered) })
 	bad := t.begin(func(context.Context) error { return t.publish(lost) })
 	t.ok("the publish that was acknowledged", t.end("a publish", good))
-	t.refused("the publish behind it", t.end("a publish", bad))
+	t.refused("the publish after it", t.end("a publish", bad))
 	t.works(nil)
 }
 
@@ -286,7 +286,7 @@ func cacheRefusal(t *trial) {
 	}
 }
 
-// cacheErrorInOrder refuses the first of many requests, and gives the others the time to pile up behind it.
+// cacheErrorInOrder refuses the first of many requests, and gives the others the time to queue up after it.
 func cacheErrorInOrder(t *trial) {
 	seen := make(chan struct{}, 16)
 	t.n.Hook = func(c *Conn, ctl *Control, r *Request) (bool, error) {
@@ -316,7 +316,7 @@ func cacheErrorInOrder(t *trial) {
 	}
 	t.refused("the oldest request", t.end("a cache get", refused))
 	for i, call := range calls {
-		t.ok("a request behind the refused one", t.end("a cache get", call))
+		t.ok("a request after the refused one", t.end("a cache get", call))
 		if want := fmt.Sprintf("value %q", fmt.Sprint("of key ", i)); values[i] != want {
 			t.fail(want, values[i])
 		}

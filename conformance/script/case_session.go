@@ -130,7 +130,7 @@ func cacheValues(t *trial) {
 func silentAuth(t *trial) {
 	t.n.AuthDelay = -1
 	t.s.Go(func() { t.n.Serve(t.s) })
-	t.runsOut("connect, or a publish behind it", func(ctx context.Context) error {
+	t.runsOut("connect, or a publish after it", func(ctx context.Context) error {
 		if err := t.c.Connect(ctx, t.s.Endpoint()); err != nil {
 			return err
 		}

@@ -12,12 +12,12 @@ import (
 func subscribeCases() []Case {
 	return []Case{
 		{"IC-36", "hello and events before subscribed: nothing lost", func(t *trial) { eventsAround(t, true) }},
-		{"IC-36b", "hello and events behind subscribed: nothing lost", func(t *trial) { eventsAround(t, false) }},
+		{"IC-36b", "hello and events after subscribed: nothing lost", func(t *trial) { eventsAround(t, false) }},
 		{"IC-41", "0x0022 and then 0x0024 on one stream: both decoded", replayThenLive},
 		{"RAW-44", "wrong subscription_id in a 0x0002 frame: an error, and the end of the subscription", wrongSubscriptionID},
 		{"IC-42", "start at earliest, at an offset, and beyond the tail", startPositions},
 		{"IC-46", "one of three subscriptions is closed: the others go on", closeOne},
-		{"C7-01", "FIN behind an event frame: the end of the subscription, with nothing lost", finBehindFrame},
+		{"C7-01", "FIN after an event frame: the end of the subscription, with nothing lost", finBehindFrame},
 		{"C7-02", "FIN inside an event frame: an error", func(t *trial) {
 			loseEvents(t, func(e *Events) error {
 				frame := sharedEvents("never whole")
@@ -133,7 +133,7 @@ func wrongSubscriptionID(t *trial) {
 	t.onSubscribe(func(e *Events) error {
 		frames := codec.AppendEventBatch(nil, codec.LayoutEvent, subscribeID, 0, [][]byte{[]byte("right")})
 		frames = codec.AppendEventBatch(frames, codec.LayoutEvent, subscribeID+1, 0, [][]byte{[]byte("wrong")})
-		return e.Send(codec.AppendEventBatch(frames, codec.LayoutEvent, subscribeID, 0, [][]byte{[]byte("behind")}))
+		return e.Send(codec.AppendEventBatch(frames, codec.LayoutEvent, subscribeID, 0, [][]byte{[]byte("after")}))
 	})
 	t.connect()
 	sub := t.subscribe(victim)

@@ -53,7 +53,7 @@ type Subscription interface {
 	Close() error
 }
 
-// ErrEnded says that the broker finished a subscription: FIN behind a whole frame
+// ErrEnded says that the broker finished a subscription: FIN after a whole frame
 // (docs/protocol/session.md#the-end-of-a-subscription).
 var ErrEnded = errors.New("script: subscription ended")
 

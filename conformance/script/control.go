@@ -205,7 +205,7 @@ func (c *Control) StopReading() {
 	c.fr.Close()
 }
 
-// End ends both halves, as a broker does after a violation: FIN behind the replies, STOP_SENDING.
+// End ends both halves, as a broker does after a violation: FIN after the replies, STOP_SENDING.
 func (c *Control) End() {
 	c.StopReading()
 	c.Finish()

@@ -183,7 +183,7 @@ func (c *Conn) OpenBare() (*Events, error) {
 // ShutDown closes the connection as a broker does that goes away (docs/protocol/session.md#shutdown).
 func (c *Conn) ShutDown() { _ = c.qc.Close(0, "broker shutting down") }
 
-// Done is closed when the connection has ended, whoever ended it.
+// Done is closed when the connection has ended, whichever side ended it.
 func (c *Conn) Done() <-chan struct{} { return c.qc.Context().Done() }
 
 // Events is a stream to the client, an event stream once its hello was sent. One goroutine may send.

@@ -290,7 +290,7 @@ func (t *trial) onVictim(answer func(c *Conn, ctl *Control, r *Request) error) {
 // subscribeID is the id of subscriptions that a script answers itself.
 const subscribeID = 1 << 40
 
-// onSubscribe lets the script send the events of the victim, behind a good answer.
+// onSubscribe lets the script send the events of the victim, after a good answer.
 func (t *trial) onSubscribe(script func(*Events) error) {
 	t.onVictim(func(c *Conn, ctl *Control, _ *Request) error {
 		if err := ctl.Send(codec.AppendSubscribed(nil, subscribeID)); err != nil {
