@@ -169,11 +169,11 @@ RESULTS ?= benchmarks/results
 KEEP     = -commit "$$(git describe --always --dirty 2>/dev/null || echo unknown)" -results "$(RESULTS)"
 
 .PHONY: bench-floor
-bench-floor: bin/bench-peers ## Print Felix beside a raw pipe, a bare relay and NATS with TLS, with the budget of each figure (about 16 minutes)
+bench-floor: bin/bench-peers ## Print Felix next to a raw pipe, a bare relay and NATS with TLS, with the budget of each figure (about 16 minutes)
 	bin/bench-peers floor $(KEEP) $(FLOORFLAGS)
 
 .PHONY: bench-peers
-bench-peers: bin/bench-peers ## Print Felix beside NATS, Redis and Mosquitto, in the clear and with TLS, those of them that are installed (about 14 minutes)
+bench-peers: bin/bench-peers ## Print Felix next to NATS, Redis and Mosquitto, in the clear and with TLS, those of them that are installed (about 14 minutes)
 	bin/bench-peers peers $(KEEP) $(PEERFLAGS)
 
 # The tables above are made with the settings in this file. A sweep replaces those of the shapes and systems that it tries:

@@ -16,7 +16,7 @@ type Rule struct {
 	Name    string
 	Value   string         // type of the samples' values: "alloc_objects", "delay", "cpu"
 	Rooms   []string       // whose doing it is; see [Owner]
-	Through *regexp.Regexp // of a function that the room called; nil for any
+	Through *regexp.Regexp // of a function that the package called; nil for any
 	// Limit is how much of it one site may have for each operation. Pools that a collection has emptied, queues that grow
 	// and a lock that is met once in a while stay below it; what happens each time does not. Where it is 0 a single sample is
 	// too much.
@@ -41,7 +41,7 @@ var Rules = []Rule{
 type Violation struct {
 	Rule  string
 	Per   float64  // for each operation
-	Stack []string // from the leaf to the function of the room
+	Stack []string // from the leaf to the function of the package
 }
 
 func (v Violation) String() string {

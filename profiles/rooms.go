@@ -1,4 +1,4 @@
-// Package profiles reads pprof profiles of a broker by room, the packages of this module, and checks that hot paths do
+// Package profiles reads pprof profiles of a broker by package of this module, and checks that hot paths do
 // nothing that they must not. Capturing them is left to benchmarks/profile.
 //
 // Begin at [Owner] and [Check].
@@ -13,11 +13,11 @@ import (
 	"github.com/google/pprof/profile"
 )
 
-// Rooms that are not packages of ours.
+// Names for code that is not in packages of Felix.
 const (
 	QuicGo    = "quic-go"
 	Measuring = "(measuring)"
-	Elsewhere = "(elsewhere)" // below no package of ours nor of quic-go
+	Elsewhere = "(elsewhere)" // below no package of Felix nor of quic-go
 	Crypto    = "crypto"
 	Syscalls  = "syscalls"
 	Runtime   = "runtime"
@@ -25,7 +25,7 @@ const (
 )
 
 // Owner says whose an allocation, a wait or a moment is: that of the first function from the leaf that is in a package of
-// ours or in quic-go, whatever it calls.
+// Felix or in quic-go, whatever it calls.
 func Owner(s *profile.Sample) string {
 	room := Elsewhere
 	for f := range functions(s) {
@@ -79,7 +79,7 @@ func functions(s *profile.Sample) func(yield func(string) bool) {
 	}
 }
 
-// roomOfFunction returns the package of a function of ours, below the module; "" for those of others.
+// roomOfFunction returns the package of a function of Felix, below the module; "" for those of others.
 func roomOfFunction(name string) string {
 	if strings.HasPrefix(name, "github.com/quic-go/quic-go") {
 		return QuicGo
@@ -97,13 +97,13 @@ func roomOfFunction(name string) string {
 	return room
 }
 
-// Share is a room's part of a CPU profile.
+// Share is a package's part of a CPU profile.
 type Share struct {
 	Room      string
 	Self, All float64 // of its code, and with what that calls in the runtime and in libraries
 }
 
-// Shares returns the rooms of a CPU profile, those with the most first.
+// Shares returns the packages of a CPU profile, those with the most first.
 func Shares(p *profile.Profile) []Share {
 	self, all, total := make(map[string]float64), make(map[string]float64), 0.0
 	at := valueIndex(p, "cpu")

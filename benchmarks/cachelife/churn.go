@@ -18,16 +18,16 @@ import (
 const (
 	churners      = 16
 	largestValue  = 16 << 10
-	entryOverhead = 320     // that the broker charges, beside key and buffer
-	otherBudgets  = 8 << 20 // of what the broker holds beside the cache
+	entryOverhead = 320     // that the broker charges, in addition to key and buffer
+	otherBudgets  = 8 << 20 // of what the broker holds in addition to the cache
 	mib           = 1 << 20
 )
 
 // churn puts many times the budget of a cache into it: values of many sizes under keys that are new, some for a while, some
 // that are put again with another size, and reads of what is there.
 //
-// The budget of a broker's memory is 5/4 of all its budgets together (docs/performance.md), so those beside the cache are made
-// small: what is judged is what a cache of a gibibyte takes.
+// The budget of a broker's memory is 5/4 of the sum of all its budgets (docs/performance.md), so all but that of the
+// cache are small: what is judged is the memory of a cache of a gibibyte.
 func (b *bench) churn(ctx context.Context) (err error) {
 	duration := cmp.Or(b.duration, 10*time.Minute)
 	budget := b.budget * mib

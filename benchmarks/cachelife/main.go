@@ -58,7 +58,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// verdict prints what was wanted beside what was measured.
+// verdict prints the wanted next to the measured value.
 func (b *bench) verdict(what string, measured float64, wanted string, ok bool) {
 	b.missed = b.missed || !ok
 	fmt.Fprintf(b.out, "%-60s %10.3f   wanted %-10s %s\n", what, measured, wanted, map[bool]string{true: "met", false: "MISSED"}[ok])

@@ -14,7 +14,7 @@ import (
 	"github.com/felix-mq/felix/loadgen"
 )
 
-// What is looked at beside the load.
+// What is measured during the load.
 const (
 	probers      = 16
 	shortestTTL  = 50 * time.Millisecond
@@ -105,7 +105,7 @@ func (b *bench) ttlTable(e *expiries, probes []probe, load *loadgen.CacheResult,
 		all.gone = append(all.gone, p.gone...)
 		all.late += p.late
 	}
-	fmt.Fprintf(b.out, "\nEnds of lifetimes of %v to %v, beside %.0f operations/s with lifetimes of %v (%.0f entries expired); milliseconds\n\n",
+	fmt.Fprintf(b.out, "\nEnds of lifetimes of %v to %v, during %.0f operations/s with lifetimes of %v (%.0f entries expired); milliseconds\n\n",
 		shortestTTL, longestTTL, load.All.Rate, loadLifetime, expired)
 	fmt.Fprintf(b.out, "| %-44s | %8s | %8s | %8s | %8s | %8s |\n", "from the end of a lifetime until", "n", "min", "p50", "p99", "max")
 	fmt.Fprintln(b.out, "| :------------------------------------------- | -------: | -------: | -------: | -------: | -------: |")

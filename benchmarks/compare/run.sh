@@ -41,7 +41,7 @@ for ((round = 1; round <= rounds; round++)); do
 		run base "$commit" "$round" "$@"
 	fi
 done
-echo "$commit against $name, $rounds rounds in turn"
+echo "$commit against $name, $rounds alternating rounds"
 status=0
 "$tmp/this/loadgen" compare ${UNLIKE:+--unlike} "$tmp/base" "$tmp/this" || status=$?
 if [[ -n ${PLANT:-} ]]; then

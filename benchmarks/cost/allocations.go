@@ -55,7 +55,7 @@ func (b *bench) allocationsOf(ctx context.Context, cfg loadgen.Config) (err erro
 	a := accountOf(after).since(accountOf(before))
 	fmt.Fprintf(b.out, "\nAllocations: fanout %d, %d B × %d, %.0f events delivered, %.0f/s; 1 in 4 KiB sampled, connecting and subscribing included\n\n",
 		cfg.Fanout, cfg.Payload, cfg.Batch, events, res.DeliveredPerSecond)
-	fmt.Fprintf(b.out, "| %-16s | %14s | %14s |\n| :--------------- | -------------: | -------------: |\n", "room", "allocations", "bytes")
+	fmt.Fprintf(b.out, "| %-16s | %14s | %14s |\n| :--------------- | -------------: | -------------: |\n", "package", "allocations", "bytes")
 	const row = "| %-16s | %14.5f | %14.3f |\n"
 	for _, room := range a.rooms(func(u usage) float64 { return u.bytes }) {
 		if u := a[room]; u.objects > 0 {

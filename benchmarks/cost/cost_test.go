@@ -22,7 +22,7 @@ func sample(values []int64, stack ...[]string) *profile.Sample {
 	return s
 }
 
-// An allocation is of whoever is nearest to it, in either direction of the calls between us and quic-go.
+// An allocation is charged to the nearest of Felix and quic-go on its stack, whichever of them calls the other.
 func TestAccount(t *testing.T) {
 	const ours, theirs, std = "github.com/felix-mq/felix/quicx.F", "github.com/quic-go/quic-go.F", "crypto/aes.F"
 	p := &profile.Profile{

@@ -61,7 +61,7 @@ func (b *bench) deliveriesOf(ctx context.Context, l load) (err error) {
 			rate := l.deliveries / float64(fanout)
 			single, err := b.deliver(ctx, broker, l, 1, rate)
 			if err != nil {
-				return fmt.Errorf("fanout 1 beside fanout %d: %w", fanout, err)
+				return fmt.Errorf("fanout 1 with fanout %d: %w", fanout, err)
 			}
 			m, err := b.deliver(ctx, broker, l, fanout, rate)
 			if err != nil {

@@ -1,16 +1,16 @@
 // Command cost measures what a broker pays for each delivery, subscription and topic. It prints four tables:
 //
 //	deliveries   processor time of the broker for each additional delivered event, at fanout 10, 64, 256 and 1024
-//	allocations  what the broker allocates for each delivered event, by room
-//	memory       what the broker holds for each idle subscription, by room, and for each idle topic
+//	allocations  what the broker allocates for each delivered event, by package
+//	memory       what the broker holds for each idle subscription, by package, and for each idle topic
 //	connections  what it holds for each idle connection, by owner, and what that makes resident
 //
 // The broker lives in a process of its own, and is asked for its processor time, its memory and its profiles.
 //
-// What belongs to quic-go is told by profile: walking an allocation's stack from its leaf, the first frame that is in
-// quic-go or in a package of ours decides whose it is. Memory of quic-go that a call of ours makes it hold is thus
-// quic-go's own, as is that of the standard library below it; what lies below none of the two is charged to us. Stacks
-// have no profile, and all that they grow by is charged to us as well.
+// A profile tells what belongs to quic-go: walking an allocation's stack from its leaf, the first frame in quic-go or
+// in a package of Felix decides. Memory that quic-go holds because of a call by Felix is thus quic-go's own, as is
+// memory of the standard library that quic-go calls; what has neither on its stack is charged to Felix. Stacks have no
+// profile, and all that they grow by is charged to Felix as well.
 //
 // With the defaults it takes about eight minutes.
 package main
@@ -85,7 +85,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// verdict prints what was wanted beside what was measured.
+// verdict prints the wanted next to the measured value.
 func (b *bench) verdict(what string, measured float64, wanted string, ok bool) {
 	fmt.Fprintf(b.out, "%-60s %10.3f   wanted %-14s %s\n", what, measured, wanted, map[bool]string{true: "met", false: "MISSED"}[ok])
 }

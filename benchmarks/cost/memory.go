@@ -174,7 +174,7 @@ func (b *bench) subscriptionTable(subs int, which string, before, after holding)
 	n := float64(subs)
 	a := after.by.since(before.by)
 	fmt.Fprintf(b.out, "\nIdle subscriptions: %d %s, over %d connections; bytes for each\n\n", subs, which, eventConns)
-	fmt.Fprintf(b.out, "| %-16s | %8s |\n| :--------------- | -------: |\n", "room", "bytes")
+	fmt.Fprintf(b.out, "| %-16s | %8s |\n| :--------------- | -------: |\n", "package", "bytes")
 	const row = "| %-16s | %8.0f |\n"
 	for _, room := range a.rooms(func(u usage) float64 { return u.heldBytes }) {
 		if held := a[room].heldBytes / n; held >= 1 || held <= -1 {

@@ -11,7 +11,7 @@ import (
 	"github.com/felix-mq/felix/profiles"
 )
 
-// account is what each room has allocated, and holds of that.
+// account is what each package has allocated, and holds of that.
 type account map[string]usage
 
 type usage struct{ objects, bytes, heldBytes float64 }
@@ -20,7 +20,7 @@ func (u usage) minus(o usage) usage {
 	return usage{u.objects - o.objects, u.bytes - o.bytes, u.heldBytes - o.heldBytes}
 }
 
-// accountOf sums a profile of allocations up by room.
+// accountOf sums up a profile of allocations by package.
 func accountOf(p *profile.Profile) account {
 	index := make(map[string]int)
 	for i, t := range p.SampleType {

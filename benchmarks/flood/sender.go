@@ -20,8 +20,8 @@ import (
 // senderArg is the only argument of a process that floods.
 const senderArg = "__flood-sender"
 
-// attack is what the sender is told in its input. It floods until the time is over or its input ends, and prints how many
-// datagrams it sent.
+// attack is what the sender reads from its input. It floods until the time is over or its input ends, and prints how
+// many datagrams it sent.
 type attack struct {
 	Target   netip.AddrPort
 	Rate     int // datagrams per second

@@ -37,7 +37,7 @@ func Serve() {
 	drive.Child(relayName, serveRelay)
 }
 
-// ready is what a process of ours says when it listens.
+// ready is what our processes print when they listen.
 type ready struct {
 	Addr    string           `json:"addr"`
 	CertPEM []byte           `json:"cert_pem"`

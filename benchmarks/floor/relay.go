@@ -100,7 +100,7 @@ func publish(in *quicx.FrameReader, subs []*subscription) error {
 	}
 }
 
-// region is one or more whole frames that lie behind each other in a chunk.
+// region is one or more whole frames that follow each other in a chunk.
 type region struct {
 	bytes []byte
 	chunk *buf.Chunk
@@ -113,7 +113,7 @@ func next(in *quicx.FrameReader) (region, error) {
 	if err != nil {
 		return region{}, err
 	}
-	f.Chunk.Retain() // so that the frame stays valid behind the next call
+	f.Chunk.Retain() // so that the frame stays valid after the next call
 	n := len(f.Bytes)
 	for in.Ready() {
 		more, err := in.Next()
@@ -123,7 +123,7 @@ func next(in *quicx.FrameReader) (region, error) {
 		}
 		n += len(more.Bytes)
 	}
-	// A frame that is ready was read with the one before it and lies behind it in the same chunk. The capacity of a frame
+	// A frame that is ready was read with the one before it and follows it in the same chunk. The capacity of a frame
 	// hides that.
 	return region{bytes: unsafe.Slice(unsafe.SliceData(f.Bytes), n), chunk: f.Chunk}, nil
 }
@@ -132,7 +132,7 @@ func next(in *quicx.FrameReader) (region, error) {
 type subscription struct {
 	out  *quicx.SendStream
 	w    *quicx.FrameWriter
-	wake chan struct{} // has room for the one token that a parked writer waits for
+	wake chan struct{} // capacity 1: the token that a parked writer waits for
 
 	mu     sync.Mutex
 	queue  []region

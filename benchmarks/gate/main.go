@@ -1,5 +1,5 @@
-// Command gate compares what the micro benchmarks of the hot rooms allocate and execute with what was recorded, and exits
-// with status 1 if one of them does more. It never looks at a clock, so a busy machine changes nothing.
+// Command gate compares what the micro benchmarks of the hot packages allocate and execute with what was recorded, and
+// exits with status 1 if one of them does more. It never looks at a clock, so a busy machine changes nothing.
 //
 //	allocations   allocs/op as `go test -benchmem` prints them; each one more fails
 //	instructions  executed for each operation, as valgrind counts them; 3 % more fails, 10 % in cache
@@ -9,7 +9,7 @@
 // whose count depends on background work or random numbers are held to their allocations alone.
 //
 // Recorded values belong to a release of Go, and instructions to a kind of processor as well, because Go's library chooses
-// its code by that. On others the comparison is skipped, which is said. `gate -record` writes values anew.
+// its code by that. On others the comparison is skipped, which is said. `gate -record` records the values again.
 package main
 
 import (
@@ -40,7 +40,7 @@ type record struct {
 	Rows    []row  `json:"rows"`
 }
 
-// row is one benchmark: "room/Name/sub=1".
+// row is one benchmark: "package/Name/sub=1".
 type row struct {
 	Name         string  `json:"name"`
 	Allocations  int     `json:"allocs"`
@@ -54,7 +54,7 @@ func main() {
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags := program.Flags("gate", stderr)
-	recording := flags.Bool("record", false, "write "+recordFile+" anew")
+	recording := flags.Bool("record", false, "rewrite "+recordFile)
 	if code, ok := program.Parse(flags, args); !ok {
 		return code
 	}

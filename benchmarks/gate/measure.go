@@ -48,7 +48,7 @@ func (b binaries) path(room string) string { return filepath.Join(b.dir, room+".
 
 func (b binaries) remove() { _ = os.RemoveAll(b.dir) }
 
-// benchmark runs benchmarks of a room that match pattern, each so many times, by the command in front, if any.
+// benchmark runs benchmarks of a package that match pattern, each so many times, by the command in front, if any.
 // Benchmarks of hostile input and of scale are left out: they are no hot path, and what matters there is a bound on
 // time, which this gate does not measure.
 func (b binaries) benchmark(ctx context.Context, room, pattern string, repeats int, front ...string) (string, error) {
@@ -56,7 +56,7 @@ func (b binaries) benchmark(ctx context.Context, room, pattern string, repeats i
 		fmt.Sprintf("-test.benchtime=%dx", repeats))
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Dir = room
-	// Collections come when they like, and other variables of whoever calls must not change what is counted.
+	// Garbage collections come at any time, and the caller's environment must not change what is counted.
 	cmd.Env = append(os.Environ(), "GOMAXPROCS=1", "GOGC=off", "GOMEMLIMIT=off", "GODEBUG=")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -70,7 +70,7 @@ const allocationRepeats = 10_000
 
 var benchLine = regexp.MustCompile(`(?m)^Benchmark(\S+)\s+\d+\s.*\s(\d+) allocs/op$`)
 
-// allocations returns a row for each benchmark of each room.
+// allocations returns a row for each benchmark of each package.
 func (b binaries) allocations(ctx context.Context) (rows []row, err error) {
 	for _, room := range b.rooms {
 		out, err := b.benchmark(ctx, room, ".", allocationRepeats)

@@ -182,12 +182,12 @@ var attacks = []attack{
 	{
 		name: "publish-rate", run: publishFlood(8, 1, 16),
 		does:   "8 streams publish single events of 16 bytes as fast as they are taken",
-		breaks: "B's publishes would wait behind them",
+		breaks: "B's publishes would wait for them",
 	},
 	{
 		name: "byte-rate", run: publishFlood(4, 16, 64<<10),
 		does:   "4 streams publish batches of 1 MiB as fast as they are taken",
-		breaks: "B's publishes would wait behind them",
+		breaks: "B's publishes would wait for them",
 	},
 	{
 		name: "bursts", run: bursts,
@@ -226,7 +226,7 @@ var attacks = []attack{
 	},
 	{
 		name: "datagrams", run: datagrams,
-		does:   "5000 UDP datagrams per second that are no QUIC, or garbage behind a valid first byte",
+		does:   "5000 UDP datagrams per second that are not QUIC, or garbage after a valid first byte",
 		breaks: "the socket's reader would do nothing else",
 	},
 
@@ -253,7 +253,7 @@ var attacks = []attack{
 	},
 	{
 		name: "token-ends-while-waiting", run: tokenEndsWhileWaiting, set: []string{"FELIX_PUBLISH_QUEUE_WAIT_MS=60000"},
-		does:   "a publish waits for room when the token of its stream ends",
+		does:   "a publish waits for space when the token of its stream ends",
 		breaks: "it would wait, and hold its memory, without a right to",
 	},
 }

@@ -166,7 +166,7 @@ func tokenEndsWhileWaiting(ctx context.Context, a *attacker) error {
 	if err != nil {
 		return err
 	}
-	// Tokens are good for another minute behind their end.
+	// Tokens are accepted for another minute after their end.
 	const lives = 2 * time.Second
 	short, err := token(tenantA, a.signer, time.Now().Add(lives-time.Minute))
 	if err != nil {
@@ -199,7 +199,7 @@ func tokenEndsWhileWaiting(ctx context.Context, a *attacker) error {
 	case err := <-ended:
 		a.try(err) // which is what is wanted
 	case <-time.After(time.Until(ends) + patience):
-		a.fault(fmt.Sprintf("a publish waits %v behind the end of its token", patience))
+		a.fault(fmt.Sprintf("a publish waits %v after the end of its token", patience))
 	case <-ctx.Done():
 	}
 	return nil

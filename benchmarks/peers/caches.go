@@ -45,7 +45,7 @@ type cacheSystem struct {
 	run  func(context.Context, loadgen.CacheConfig) (*loadgen.CacheResult, error)
 }
 
-// runCaches measures all caches in turn, for each shape and size of values, and prints one table.
+// runCaches measures all caches one after the other, for each shape and size of values, and prints one table.
 func runCaches(args []string, stdout, stderr io.Writer) int {
 	cfg := loadgen.DefaultCacheConfig()
 	flags := flag.NewFlagSet("peers cache", flag.ContinueOnError)

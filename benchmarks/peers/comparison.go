@@ -11,7 +11,7 @@ import (
 // peersSuite compares Felix with other systems that users could choose: each of them has lines of its own.
 var peersSuite = suite{
 	name:  "peers",
-	about: "Felix beside NATS, Redis and Mosquitto, each in the clear and with TLS 1.3",
+	about: "Felix next to NATS, Redis and Mosquitto, each in the clear and with TLS 1.3",
 	rows:  peersRows,
 	against: strings.Join([]string{
 		natsName + plainSuffix, natsName, redisName + plainSuffix, redisName, mosquittoName + plainSuffix, mosquittoName,

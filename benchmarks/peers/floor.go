@@ -11,7 +11,7 @@ import (
 // floorSuite compares Felix with what the transport allows, and with NATS: its columns are the systems.
 var floorSuite = suite{
 	name:     "floor",
-	about:    "Felix beside a bare relay and NATS with TLS, with the budget of each figure",
+	about:    "Felix next to a bare relay and NATS with TLS, with the budget of each figure",
 	rows:     floorRows,
 	against:  relayName + "," + natsName,
 	swept:    true,

@@ -1,10 +1,10 @@
-// Command peers prints Felix beside what it is measured by. All systems get the same load from the same kind of processes on
+// Command peers compares Felix with other systems. All systems get the same load from the same kind of processes on
 // this machine, and every event is accounted for. Its first argument is the table:
 //
 //   - floor: a relay that does nothing but move bytes (package floor), and NATS with TLS 1.3
-//   - peers: NATS, Redis and Mosquitto, in the clear and with TLS 1.3; one that is not installed is told
+//   - peers: NATS, Redis and Mosquitto, in the clear and with TLS 1.3; one that is not installed is reported
 //   - matrix: Felix alone, over payloads, fanouts and batches
-//   - cache: Felix's cache beside Redis over TLS 1.3 and memcached (caches.go)
+//   - cache: Felix's cache next to Redis over TLS 1.3 and memcached (caches.go)
 //   - sweep: finds the settings with which each system is at its best, by which the tables are made (sweep.go)
 //   - docs: puts the tables of a directory of results into the documents that show them (docs.go)
 //
@@ -69,7 +69,7 @@ func command(args []string, stdout, stderr io.Writer) int {
 	for i := range suites {
 		fmt.Fprintf(stderr, "  %-8s%s\n", suites[i].name, suites[i].about)
 	}
-	fmt.Fprint(stderr, "  cache   Felix's cache beside Redis over TLS 1.3 and memcached\n"+
+	fmt.Fprint(stderr, "  cache   Felix's cache next to Redis over TLS 1.3 and memcached\n"+
 		"  sweep   find the settings with which each system is at its best\n"+
 		"  docs    put the tables of a directory of results into documents\n")
 	return 2
@@ -144,7 +144,7 @@ func parse(s *suite, args []string, stderr io.Writer) (*options, error) {
 func systemNames(flag, text string) (names []string, err error) {
 	for name := range strings.FieldsFuncSeq(text, func(c rune) bool { return c == ',' }) {
 		if p, _ := peerOf(name); p == nil && baseName(name) != relayName && baseName(name) != felixName {
-			return nil, fmt.Errorf("%s %q: want %s or a peer, as in %s, and %s behind it for settings without a sweep",
+			return nil, fmt.Errorf("%s %q: want %s or a peer, as in %s, optionally followed by %s for settings without a sweep",
 				flag, name, relayName, peersSuite.against, defaultSuffix)
 		}
 		names = append(names, name)
@@ -186,7 +186,7 @@ func run(s *suite, args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-// measure carries out all runs. One that fails is told, and the others go on. A peer that is not installed is no failure.
+// measure carries out all runs. A failed run is reported, and the others go on. A missing peer is not a failure.
 func measure(ctx context.Context, s *suite, o *options, stderr io.Writer) (all []outcome, failed bool) {
 	missing := map[string]error{}
 	for _, system := range o.against {

@@ -26,7 +26,7 @@ type peer struct {
 	knobs   []knob
 	// start returns when the server listens. ctx ends it in any case.
 	start func(ctx context.Context, secure bool, set settings) (*server, error)
-	// connect opens a connection. What goes wrong with it later is told to fail.
+	// connect opens a connection, and calls fail with an error that the connection has later.
 	connect func(ctx context.Context, s *server, set settings, fail context.CancelCauseFunc) (session, error)
 }
 

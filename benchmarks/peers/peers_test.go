@@ -119,7 +119,7 @@ func TestLossFailsTheRun(t *testing.T) {
 		"lost":    {at(func([]byte) [][]byte { return nil }), "received event 501 where 500 was next"},
 		"doubled": {at(func(event []byte) [][]byte { return [][]byte{event, event} }), "received event 500 where 501 was next"},
 		"cut":     {at(func(event []byte) [][]byte { return [][]byte{event[:10]} }), "event of 10 bytes, sent were 64"},
-		// With nothing behind it to tell, it is missed.
+		// No later event reveals the loss: the end is missing.
 		"the end lost": {func(number uint64, event []byte) [][]byte {
 			if number >= spoiled {
 				return nil
@@ -270,7 +270,7 @@ func TestArguments(t *testing.T) {
 	}
 }
 
-// A run that fails is told and kept, its cell says why, and the others go on.
+// A run that fails is reported and kept, its cell says why, and the others go on.
 func TestRunFails(t *testing.T) {
 	s := &suite{rows: func(bool) []row {
 		return []row{rowOf(drive.Shape{Fanout: 1, Conns: 1, Payload: 1, Batch: 1, Window: 1}, p50)}

@@ -121,7 +121,7 @@ func barPanel(title, unit string, bars []bar) (*plot.Plot, error) {
 		ticks := plot.DefaultTicks{}.Ticks(low, high)
 		for i := range ticks {
 			if ticks[i].Label != "" {
-				ticks[i].Label = fmt.Sprint(ticks[i].Value) // without the zeros behind the point
+				ticks[i].Label = fmt.Sprint(ticks[i].Value) // without the zeros after the point
 			}
 		}
 		return ticks
@@ -162,7 +162,7 @@ func barPanel(title, unit string, bars []bar) (*plot.Plot, error) {
 		p.Add(text)
 	}
 	p.NominalY(names...)
-	p.X.Max *= 1.18 // room for the largest figure
+	p.X.Max *= 1.18 // space for the largest figure
 	return p, nil
 }
 

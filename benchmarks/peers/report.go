@@ -133,7 +133,7 @@ func lost(runs []outcome, system string) string {
 // table is lines of cells, the head first.
 type table [][]string
 
-// write aligns the columns, so that the table can be read as it is. Those behind the first labels columns are numbers.
+// write aligns the columns, so that the table can be read as it is. Those after the first labels columns are numbers.
 func (t table) write(out io.Writer, labels int) {
 	widths := make([]int, len(t[0]))
 	for _, line := range t {

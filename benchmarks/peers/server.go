@@ -22,7 +22,7 @@ type missingError struct{ program string }
 
 func (e *missingError) Error() string { return e.program + " is not installed" }
 
-// files is the directory of a foreign server, and where it is told to listen.
+// files is the directory of a foreign server, and the port that it has to listen on.
 type files struct {
 	dir, port string
 	cert, key string // files of PEM; the certificate signs itself

@@ -10,7 +10,7 @@ import (
 	"github.com/felix-mq/felix/loadgen"
 )
 
-// Names of what is measured, beside those of the peers.
+// Names of what is measured in addition to the peers.
 const (
 	felixName = "felix"
 	relayName = "relay"
@@ -78,7 +78,7 @@ func (l limit) met(ratio float64) bool {
 	return ratio <= l.value
 }
 
-// row is one shape and what is told of it.
+// row is one shape and the metrics that are printed for it.
 type row struct {
 	name    string
 	load    drive.Shape // without times

@@ -160,7 +160,7 @@ func readKernel() kernel {
 	return kernel{udpDropped: snmp(string(b), "Udp:", "InErrors"), tcpRetransmitted: snmp(string(b), "Tcp:", "RetransSegs")}
 }
 
-// snmp finds a counter. Each protocol has a line of names and a line of numbers behind it, which both begin with prefix.
+// snmp finds a counter. Each protocol has a line of names and then a line of numbers, which both begin with prefix.
 func snmp(file, prefix, counter string) int64 {
 	var names []string
 	for line := range strings.Lines(file) {

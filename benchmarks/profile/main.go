@@ -3,8 +3,8 @@
 //	profile pubsub-small|pubsub-large|fanout|latency|cache
 //
 // It writes profiles of processor time, heap, mutexes and blocking and an execution trace to profiles/out/<scenario>/, prints
-// the processor time by room, and exits with status 1 if package profiles finds a violation, with the stack of each. The
-// broker has a process of its own, and is loaded twice: once for its processor time, and once with everything else
+// the processor time by package, and exits with status 1 if package profiles finds a violation, with the stack of each.
+// The broker has a process of its own, and is loaded twice: once for its processor time, and once with everything else
 // recorded, which slows it.
 //
 //	profile pgo      makes cmd/broker/default.pgo and cmd/loadgen/default.pgo, by which go build optimizes them
@@ -87,8 +87,8 @@ func capture(ctx context.Context, s scenario, duration time.Duration, stdout io.
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "%s: processor time of the broker, by room\n\n| %-16s | %9s | %18s |\n| :--------------- | --------: | -----------------: |\n",
-		s.name, "room", "its code", "with what it calls")
+	fmt.Fprintf(stdout, "%s: processor time of the broker, by package\n\n| %-16s | %9s | %18s |\n| :--------------- | --------: | -----------------: |\n",
+		s.name, "package", "its code", "with what it calls")
 	for _, r := range profiles.Shares(cpu) {
 		fmt.Fprintf(stdout, "| %-16s | %7.1f %% | %16.1f %% |\n", r.Room, 100*r.Self, 100*r.All)
 	}

@@ -60,7 +60,7 @@ func (s scenario) measure(ctx context.Context, duration time.Duration) (r result
 }
 
 // worth builds this program, which is broker and client, without a profile and with the broker's, and lets both measure
-// themselves in turn.
+// themselves alternately.
 func worth(ctx context.Context, rounds int, duration time.Duration, stdout, stderr io.Writer) error {
 	dir, err := os.MkdirTemp("", "felix-worth-")
 	if err != nil {
@@ -102,7 +102,7 @@ func worth(ctx context.Context, rounds int, duration time.Duration, stdout, stde
 			costs[i] = append(costs[i], on.CPU/off.CPU)
 		}
 	}
-	fmt.Fprintf(stdout, "With the profile ÷ without, %d rounds in turn, median and range\n\n| %-12s | %-22s | %-26s |\n| :----------- | :--------------------- | :------------------------- |\n",
+	fmt.Fprintf(stdout, "With the profile ÷ without, %d alternating rounds, median and range\n\n| %-12s | %-22s | %-26s |\n| :----------- | :--------------------- | :------------------------- |\n",
 		rounds, "load", "delivered per second", "broker's time per delivery")
 	for i, s := range scenarios {
 		fmt.Fprintf(stdout, "| %-12s | %-22s | %-26s |\n", s.name, spread(rates[i]), spread(costs[i]))

@@ -14,8 +14,8 @@ import (
 	"github.com/felix-mq/felix/client"
 )
 
-// load publishes batches at a fixed rate to several streams in turn, which package loadgen does for one. Each batch is
-// acknowledged, so that one that stands still shows.
+// load publishes batches at a fixed rate to several streams, round robin; package loadgen does so for one. Each batch
+// is acknowledged, so that one that stands still shows.
 type load struct {
 	namespace string
 	streams   []string
@@ -133,7 +133,7 @@ func (l *load) publish(ctx context.Context, c *client.Client, base time.Time, to
 	return f, nil
 }
 
-// last sends each stream an event behind all those that count, which tells readers that lost the end of it.
+// last sends each stream an event after all those that count, so that a reader notices if it lost the end.
 func (l *load) last(ctx context.Context, c *client.Client, totals []atomic.Uint64) error {
 	item := make([]byte, payloadSize)
 	for i, s := range l.streams {

@@ -1,11 +1,11 @@
 // Command stall measures what subscribers that do not read cost those that do. It prints three tables:
 //
 //	same topic   thousands of stalled subscriptions on the topic of ten healthy ones, over connections of their own
-//	many topics  a stalled subscription beside a healthy one on each of a thousand topics, with a budget for retained
+//	many topics  a stalled subscription next to a healthy one on each of a thousand topics, with a budget for retained
 //	             memory that is far smaller than what their queues may hold
 //	one conn     stalled subscriptions on the connection of those that are read
 //
-// Each measurement is made without and with the stalled ones, in turn, and medians are compared. Broker, stalled
+// Measurements without and with the stalled ones alternate, and medians are compared. Broker, stalled
 // subscriptions and healthy ones live in processes of their own. With the defaults it takes about six minutes.
 package main
 
@@ -96,7 +96,7 @@ type row struct {
 	resident  int64 // bytes
 }
 
-// alternate measures each case in turn, round after round, prints all rows and returns the medians.
+// alternate measures all cases in each round, prints all rows and returns the medians.
 func (b *bench) alternate(ctx context.Context, cases []string, measure func(context.Context, int) (row, error)) ([]row, error) {
 	const head, body = "| %-28s | %5s | %11s | %8s | %8s | %12s | %6s | %10s |\n", "| %-28s | %5s | %11.0f | %8.2f | %8.2f | %12.2f | %6d | %10d |\n"
 	fmt.Fprintf(b.out, head, "", "round", "published/s", "p50 ms", "p99 ms", "longest ms", "lost", "broker MiB")
@@ -138,7 +138,7 @@ func median(rows []row, of func(row) float64) float64 {
 	return values[len(values)/2]
 }
 
-// verdict prints what was wanted beside what was measured.
+// verdict prints the wanted next to the measured value.
 func (b *bench) verdict(what string, measured float64, wanted string, ok bool) {
 	fmt.Fprintf(b.out, "%-60s %10.2f   wanted %-8s %s\n", what, measured, wanted, map[bool]string{true: "met", false: "MISSED"}[ok])
 }
@@ -177,7 +177,7 @@ func (b *bench) sameTopic(ctx context.Context) (err error) {
 		return err
 	}
 	cfg.Rate = most.PublishedPerSecond / 2
-	fmt.Fprintf(b.out, "\nSame topic: %d connections × %d stalled subscriptions beside %d healthy ones; %d B × %d, open loop at half of %.0f/s\n\n",
+	fmt.Fprintf(b.out, "\nSame topic: %d connections × %d stalled subscriptions next to %d healthy ones; %d B × %d, open loop at half of %.0f/s\n\n",
 		b.conns, b.subs, fanout, payloadSize, batch, most.PublishedPerSecond)
 	streams := slices.Repeat([]string{"demo"}, b.conns*b.subs)
 	fresh, retained := broker.Resident(), 0.0

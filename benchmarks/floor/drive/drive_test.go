@@ -83,7 +83,7 @@ func TestVolume(t *testing.T) {
 	}
 }
 
-// One event that does not come keeps its batch in flight for ever; what comes behind it fails the run.
+// One event that does not come keeps its batch in flight forever; what comes after it fails the run.
 func TestReceiverRefuses(t *testing.T) {
 	for name, first := range map[string]uint64{"lost": 5, "doubled": 3} {
 		t.Run(name, func(t *testing.T) {

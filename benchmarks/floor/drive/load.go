@@ -72,7 +72,7 @@ func (l *Load) Receiver(i int) *Receiver { return l.receivers[i] }
 
 // Publish carries out the warm-up and the measurement and returns when every subscription has received everything. send
 // has to send n batches, the first event of which has the number first, stamped with the time at; n is 1, or up to join
-// if the window has room for more at once. It returns the cause when ctx ends, which who receives can do to fail the run.
+// if that many fit into the window at once. It returns the cause when ctx ends; receivers may end it to fail the run.
 func (l *Load) Publish(ctx context.Context, join int, send func(first uint64, n int, at int64) error) error {
 	s := l.shape
 	err := l.phase(ctx, join, send, func(elapsed time.Duration) bool { return elapsed >= s.Warmup })

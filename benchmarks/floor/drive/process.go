@@ -84,7 +84,8 @@ func (p *Process) end() {
 }
 
 // Start starts a child of that name with an argument and settings that are added to its environment. It returns when the
-// child is ready, with what it said in ready; if ctx ends before, the child is told to end. The caller has to stop the process.
+// child is ready, with what it said in ready; if ctx ends before, it ends the child. The caller has to stop the
+// process.
 func Start(ctx context.Context, name, arg string, env []string, ready any) (*Process, error) {
 	proc, err := selfproc.Start(env, childArg, name, arg)
 	if err != nil {
@@ -112,7 +113,7 @@ func (p *Process) Stop(account any) error {
 	var err error
 	if account != nil {
 		if err = p.out.Decode(account); errors.Is(err, io.EOF) {
-			err = nil // why it says nothing is told by its exit status
+			err = nil // the exit status says why it printed nothing
 		}
 	}
 	if err = errors.Join(err, p.proc.Wait()); err != nil {

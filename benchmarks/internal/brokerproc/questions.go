@@ -114,8 +114,8 @@ func (a *answerer) metrics() (map[string]float64, error) {
 	return all, nil
 }
 
-// collect frees what is garbage, what pools and finalizers hold included, and completes the account of allocations, which
-// is two collections behind.
+// collect frees garbage, what pools and finalizers hold included, and completes the profile of allocations, which lags
+// by two collections.
 func collect() {
 	for range 3 {
 		runtime.GC()

@@ -9,9 +9,9 @@ import (
 	"testing"
 )
 
-// Overlay returns the flag that makes go build see room, a package of the module in whose root the test runs, with
-// declarations added to it and with statements at the beginning of functions. A function is named by how its line begins,
-// such as "func ParseHeader(", and that line ends with the brace. The files themselves stay as they are.
+// Overlay returns the flag that makes go build see a package of the module in whose root the test runs with
+// declarations added to it and with statements at the beginning of functions. A function is named by how its line
+// begins, such as "func ParseHeader(", and that line ends with the brace. The files themselves stay as they are.
 func Overlay(t *testing.T, room, declarations string, statements map[string]string) (flag string) {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(room, "*.go"))
