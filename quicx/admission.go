@@ -27,7 +27,7 @@ const maxPrefixes = 4096
 //
 // Spoofed addresses are dealt with by Retry (RFC 9000, section 8.1.2): while more attempts come than retryAbove per
 // second, each has to come again with a token that was sent to its address. That costs an honest client one round trip
-// and an attacker with a false address everything. Whoever is at their address is bounded by network prefix instead.
+// and an attacker with a false address everything. Clients at their true address are bounded by network prefix instead.
 type admission struct {
 	retryAbove int // per second; < 0: never
 	perPrefix  int // per second; < 0: any number
@@ -39,7 +39,7 @@ type admission struct {
 	last      int
 
 	prefixes map[netip.Prefix]*rate.Limiter
-	spilled  *rate.Limiter // shared by networks for which there is no room
+	spilled  *rate.Limiter // shared by networks that no longer fit into prefixes
 
 	retrying atomic.Bool
 	started  atomic.Uint64

@@ -101,7 +101,7 @@ func TestHandshakesPerPrefix(t *testing.T) {
 		t.Errorf("%d admitted a second later, want 10", n)
 	}
 
-	// More networks than there is room for: those that were quiet make room, and the others share.
+	// More networks than fit: those that were quiet are forgotten, and the others share.
 	*now = now.Add(time.Hour)
 	for i := range 2 * maxPrefixes {
 		attempts(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 1}).String(), 1)
@@ -110,7 +110,7 @@ func TestHandshakesPerPrefix(t *testing.T) {
 		t.Errorf("%d networks remembered", len(a.prefixes))
 	}
 	if n := attempts("10.200.200.1", 1000); n > 20 {
-		t.Errorf("%d admitted of a network without room", n)
+		t.Errorf("%d admitted of a network that does not fit", n)
 	}
 	if err := newAdmission(Config{HandshakesPerPrefix: -1}, 1).admit(&net.UDPAddr{}); err != nil {
 		t.Error(err)

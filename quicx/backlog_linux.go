@@ -2,9 +2,9 @@ package quicx
 
 import "time"
 
-// backlog keeps a socket with one connection from receiving more than that connection has room for: quic-go queues 256
-// datagrams and drops what comes on top, which then costs a retransmission and half of the congestion window. The kernel has
-// room for megabytes.
+// backlog keeps a socket with one connection from receiving more than that connection can queue: quic-go queues 256
+// datagrams and drops what comes on top, which then costs a retransmission and half of the congestion window. The
+// kernel queues megabytes.
 //
 // Stepping back for others to run is not enough. With several processors the connection's goroutine may have been on one that
 // the system has given to another process, so that its queue fills however often the socket's own goroutine steps back.
@@ -26,9 +26,9 @@ const (
 	// its turn, which is several slices of 3 ms.
 	backlogPatience = 20 * time.Millisecond
 
-	// Datagrams that the connection had no use for are not counted as received: whoever sends such to its port would stop it if
-	// the wait had no end, and slow it down to a crawl if each wait were that long. So for some time after one that was in vain
-	// they are short, and the account begins anew after each.
+	// Datagrams that the connection had no use for are not counted as received: a sender of such datagrams would stop
+	// it if the wait had no end, and slow it down to a crawl if each wait were that long. So waits are short for
+	// some time after one in vain, and the count starts at zero after each.
 	backlogHaste    = time.Millisecond
 	backlogDistrust = time.Second
 )
@@ -55,7 +55,7 @@ func (b *backlog) wait() {
 	b.given = 0
 }
 
-// caughtUp brings the account up to date if it has to, and says whether the connection has room for what one call brings.
+// caughtUp brings the account up to date if it has to, and says whether the connection can queue what one call brings.
 func (b *backlog) caughtUp() bool {
 	if b.given < maxBacklog {
 		return true

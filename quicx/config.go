@@ -51,8 +51,8 @@ type Config struct {
 	// timeout. Zero means 10 s, negative means never.
 	KeepAlive time.Duration
 
-	// HandshakeTimeout bounds a handshake, whoever began it. It is ended earlier if the peer is silent for half of it.
-	// Zero means 10 s.
+	// HandshakeTimeout bounds a handshake, whichever side began it. It ends earlier if the peer is silent for half of
+	// it. Zero means 10 s.
 	HandshakeTimeout time.Duration
 
 	// SendBuffer and RecvBuffer are the bytes of kernel memory to ask for on the UDP socket. Zero means 8 MiB. What was
@@ -148,7 +148,7 @@ func setDefault[T comparable](field *T, value T) {
 	}
 }
 
-// minWindow leaves room for a frame's header, which a reader waits for as a whole.
+// minWindow fits a frame's header, which a reader waits for as a whole.
 const minWindow = 16
 
 // maxWindow keeps the product in withDefaults far from overflow; it is more than any machine can buffer.

@@ -117,7 +117,7 @@ func (c *Conn) AwaitDelivery(ctx context.Context) {
 	}
 }
 
-// Close ends the connection and its streams with a code and a reason that the peer is told; use 0
+// Close ends the connection and its streams with a code and a reason that the peer gets; use 0
 // (docs/protocol/session.md#codes). What was written and not sent is lost. It returns when the connection is gone, the
 // socket of a dialed one included. Closing again, or after the peer, does nothing.
 func (c *Conn) Close(code uint64, reason string) error {
@@ -126,8 +126,8 @@ func (c *Conn) Close(code uint64, reason string) error {
 	return mapError(err)
 }
 
-// Context is canceled when the connection ends, whoever ended it. [context.Cause] gives the reason as an error of this
-// package.
+// Context is canceled when the connection ends, whichever side ended it. [context.Cause] gives the reason as an error
+// of this package.
 func (c *Conn) Context() context.Context { return c.ctx }
 
 // RemoteAddr returns the address of the peer.

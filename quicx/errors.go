@@ -23,7 +23,7 @@ var (
 	ErrIdleTimeout error = &timeoutError{"quicx: connection timed out: nothing heard from the peer"}
 
 	// ErrHandshake is matched by each error of [Dial] that comes from the attempt to connect, timeouts of the handshake
-	// (a [net.Error] with Timeout true) and ended contexts included. The cause is wrapped beside it.
+	// (a [net.Error] with Timeout true) and ended contexts included. The cause is wrapped together with it.
 	ErrHandshake = errors.New("quicx: handshake failed")
 
 	// ErrStreamLimit reports that the peer did not allow another stream before the context ended. It comes together with
@@ -33,7 +33,7 @@ var (
 	// ErrWouldBlock reports that TryWrite wrote nothing because not all of it could be queued at once.
 	ErrWouldBlock = errors.New("quicx: write would block")
 
-	// ErrMemory reports that a frame needs more memory than the reader's account has room for.
+	// ErrMemory reports that a frame needs more memory than is left in the reader's account.
 	ErrMemory = errors.New("quicx: no memory for a frame")
 
 	// ErrTruncated reports that a stream ended inside a frame, its header included. It matches [io.ErrUnexpectedEOF].

@@ -40,9 +40,10 @@ func (f Frame) Payload() []byte { return f.Bytes[codec.HeaderLen:] }
 //	├─────────────────────────┼──────────────┼────────────────┼ ─ ─ ─ ─ ─ ┤
 //	0                       start                            end         cap
 //
-// Only an unfinished frame is ever moved, when there is no room for the rest of it. A large frame, of more than half the
-// usual chunk, is read up to its end and no further, so that a flow of them is not moved at all. Bytes before start are not touched again
-// unless the reader holds the only reference: they may belong to whoever retained the chunk, who may even write to them.
+// Only an unfinished frame is ever moved, when the rest of it does not fit. A large frame, of more than half the usual
+// chunk, is read up to its end and no further, so that a flow of them is not moved at all. Bytes before start are not
+// touched again unless the reader holds the only reference: they may belong to a caller that retained the chunk, which
+// may even write to them.
 //
 // While the reader waits for the first byte of a frame it holds no chunk, so idle streams cost no buffer. Nothing is
 // allocated because of a length that a header declares: a frame that outgrows its chunk gets one of twice the size each
@@ -83,7 +84,7 @@ func NewFrameReader(r *RecvStream, maxFrame int) *FrameReader { return newFrameR
 // SetMaxFrame changes the limit of payloads for frames whose header has not been looked at.
 func (r *FrameReader) SetMaxFrame(n int) { r.max = min(n, math.MaxInt-codec.HeaderLen) }
 
-// SetAccount makes the reader charge the memory it holds to an account; without room for a frame Next fails with
+// SetAccount makes the reader charge the memory it holds to an account; if a frame does not fit, Next fails with
 // [ErrMemory] and the account's own error. Chunks that others have retained are not charged any longer than the reader
 // holds them. It is called before the first Next.
 func (r *FrameReader) SetAccount(a *ledger.Account) { r.account = a }
@@ -105,7 +106,7 @@ func newFrameReader(src frameSource, maxFrame int) *FrameReader {
 // Next returns the next frame. It is valid until the next call of Next or Close, or, if the caller has retained its chunk,
 // until that is released. The caller may overwrite its bytes in place.
 //
-// Next blocks until a whole frame is there. It returns [io.EOF] if the stream ended behind a frame, [ErrTruncated] if it
+// Next blocks until a whole frame is there. It returns [io.EOF] if the stream ended after a frame, [ErrTruncated] if it
 // ended inside one, an error of package codec for a header with the wrong magic or version or with a length above the
 // limit, in that order (docs/protocol/wire.md#reading-a-frame), and otherwise what [RecvStream.Read] returns. Errors
 // stay, except [os.ErrDeadlineExceeded], after which Next may be called again. Flags are not looked at.
@@ -208,7 +209,7 @@ func (r *FrameReader) fill() error {
 	switch {
 	case err == nil:
 	case !errors.Is(err, os.ErrDeadlineExceeded):
-		r.err = err // behind the bytes that are there
+		r.err = err // after the bytes that are there
 	case n == 0:
 		return err
 	}
@@ -281,7 +282,7 @@ func (r *FrameReader) makeRoom() error {
 	return nil
 }
 
-// hold makes a chunk of size bytes the reader's, if there is room for it in the account.
+// hold makes a chunk of size bytes the reader's, if it fits into the account.
 func (r *FrameReader) hold(size int) error {
 	if r.account != nil {
 		if err := r.account.Charge(int64(buf.CapOf(size))); err != nil {

@@ -22,7 +22,7 @@ import (
 type fakeStream struct {
 	tb    testing.TB
 	data  []byte
-	end   error              // behind data
+	end   error              // after data
 	split func(have int) int // bytes that have arrived when a read waits for some; nil: all
 	check func(peeking bool) // called when the reader may wait
 	ended bool               // a Read has returned end
@@ -207,7 +207,7 @@ func TestFrameReaderBadHeaders(t *testing.T) {
 					t.Errorf("%d frames, then %v; want %d, then %v", len(frames), err, before, tc.want)
 				}
 				if before == 0 && !errors.Is(tc.want, ErrTruncated) && src.reads != 0 {
-					t.Error("something was read behind a bad header")
+					t.Error("something was read after a bad header")
 				}
 				if _, again := r.Next(); !errors.Is(again, tc.want) {
 					t.Errorf("then %v", again)

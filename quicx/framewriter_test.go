@@ -129,7 +129,7 @@ func TestFrameWriterBatch(t *testing.T) {
 	w := newFrameWriter(dst, 100)
 	w.SetBuffer(append(w.Buffer(), "first"...))
 	if err := w.WriteBatch([][]byte{[]byte("second")}); err != nil || string(dst.data) != "firstsecond" {
-		t.Errorf("batch behind a reply: %q, %v", dst.data, err)
+		t.Errorf("batch after a reply: %q, %v", dst.data, err)
 	}
 	if err := w.TryWrite([]byte("third")); err != nil || dst.tries != 1 || string(dst.data) != "firstsecondthird" {
 		t.Errorf("TryWrite: %q, %v", dst.data, err)

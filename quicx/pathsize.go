@@ -344,8 +344,8 @@ func (t *sizeTester) watchOne(c *Conn) {
 	}
 }
 
-// addresses are those of peers to which the path drops large packets, each for a time. It is bounded: the one that
-// would be forgotten next makes room.
+// addresses are those of peers to which the path drops large packets, each for a time. It is bounded: when it is
+// full, the one that would expire next is forgotten.
 type addresses struct {
 	mu    sync.Mutex
 	until map[netip.Addr]time.Time

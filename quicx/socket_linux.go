@@ -131,7 +131,7 @@ func (s *socket) serves(received func() uint64) {
 	s.only.Store(&backlog{received: received, last: received()})
 }
 
-// drops asks how many datagrams the kernel has dropped for lack of room. A socket that is closed answers as it last did.
+// drops returns how many datagrams the kernel has dropped for lack of space. A closed socket returns the last value.
 func (s *socket) drops() uint64 {
 	_ = s.raw.Control(func(fd uintptr) {
 		var info [unix.SK_MEMINFO_VARS]uint32
@@ -338,7 +338,7 @@ func (s *socket) cut(ms []ipv4.Message) (n int) {
 	return n
 }
 
-// advance moves behind a datagram of message next.
+// advance moves past a datagram of message next.
 func (r *receiver) advance(n int) {
 	r.off += n
 	if r.off >= r.size {

@@ -331,7 +331,7 @@ func TestSocketInfo(t *testing.T) {
 	}
 }
 
-// What the kernel has no room for is counted, and stays so when the socket is closed.
+// Datagrams that the kernel cannot queue are counted, and the count stays when the socket is closed.
 func TestKernelDrops(t *testing.T) {
 	recv := openSocket(t, "udp4", "127.0.0.1:0", Config{RecvBuffer: 4 << 10})
 	send := openSocket(t, "udp4", "127.0.0.1:0", Config{})

@@ -14,8 +14,8 @@ import (
 	"github.com/felix-mq/felix/internal/vfs"
 )
 
-// TestDamage flips one bit of each byte of each file in turn. Each flip is found, or it hurts nothing: no wrong payload
-// is ever returned, and what was acknowledged is there or the store says that it is damaged.
+// TestDamage flips one bit of each byte of each file, one at a time. Each flip is found, or it hurts nothing: no wrong
+// payload is ever returned, and what was acknowledged is there or the store says that it is damaged.
 func TestDamage(t *testing.T) {
 	fs := &vfs.Mem{}
 	promises := make([]promise, 2)
@@ -200,8 +200,8 @@ func TestFaults(t *testing.T) {
 	t.Logf("%d faults", cases)
 }
 
-// TestLostWriteBack lets each sync of a file fail in turn, as a device does that has lost what was to be written, while
-// the kernel still shows it. The process is started again, and later the machine loses power.
+// TestLostWriteBack lets each sync of a file fail, one per run, as a device does that has lost what was to be written,
+// while the kernel still shows it. The process is started again, and later the machine loses power.
 func TestLostWriteBack(t *testing.T) {
 	for n := 1; ; n++ {
 		fs := &vfs.Mem{}

@@ -11,7 +11,7 @@ var (
 	ErrClosed = errors.New("storage: closed")
 	// ErrFailed means that a write or a sync has failed before. Nothing is accepted until the store is opened again.
 	ErrFailed = errors.New("storage: a write has failed; the store accepts nothing until it is opened again")
-	// ErrFull means that less than the configured head-room is left on the device. Retention or an operator may change
+	// ErrFull means that less than the configured headroom is left on the device. Retention or an operator may change
 	// that.
 	ErrFull = errors.New("storage: the device is nearly full")
 	// ErrTooLarge means that a payload is above [MaxPayload]. Nothing of its batch was appended.

@@ -116,7 +116,7 @@ type Store struct {
 
 	failure chan error    // capacity 1: why the store has failed, to be reported
 	wake    chan struct{} // of the committer
-	full    atomic.Bool   // the head-room is used up
+	full    atomic.Bool   // the headroom is used up
 	waits   atomic.Int64  // appends that had to wait for the committer
 	commits atomic.Int64
 	appends atomic.Int64
@@ -260,7 +260,7 @@ type Stats struct {
 	Commits int64 // writes to the journal; Appends/Commits is how many batches one serves
 	Waits   int64 // appends that waited because QueueBytes was reached
 	Queued  int64 // bytes that wait for the committer now
-	Full    bool  // the head-room is used up
+	Full    bool  // the headroom is used up
 
 	RetainFailures int64 // times that retention could not remove a file; it tries again
 }

@@ -103,7 +103,7 @@ func TestManyPublishers(t *testing.T) {
 	}
 }
 
-// TestRetention removes whole segments, and a reader that is behind gets an error instead of a short history.
+// TestRetention removes whole segments, and a reader that needs them gets an error instead of a short history.
 func TestRetention(t *testing.T) {
 	now := time.Unix(1000, 0)
 	var clock atomic.Int64
@@ -159,7 +159,7 @@ func TestRetention(t *testing.T) {
 	}
 	var outside *RangeError
 	if _, err := behind.Next(100); !errors.As(err, &outside) || !outside.TooOld() || outside.Base != 36 {
-		t.Errorf("a reader that is behind: %v", err)
+		t.Errorf("a reader of removed segments: %v", err)
 	}
 	if _, err := l.Read(35); !errors.As(err, &outside) || !outside.TooOld() {
 		t.Errorf("read from 35: %v", err)

@@ -66,7 +66,7 @@ var (
 	nextShard atomic.Uint32
 
 	// shardPool remembers a shard per core, because that is how sync.Pool caches. What a garbage collection drops
-	// is only an index; the next core without one takes the next shard in turn.
+	// is only an index; the next core without one takes the next shard, round robin.
 	shardPool = sync.Pool{New: func() any {
 		n := new(uint32)
 		*n = nextShard.Add(1) % uint32(len(shards))

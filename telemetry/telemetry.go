@@ -23,8 +23,8 @@ package telemetry
 // Stage names a part of an event's way whose duration is observed.
 type Stage uint8
 
-// The stages, with what their duration spans. Those of one publish or delivery are sampled room by room: their percentiles can
-// be compared, not added.
+// The stages, with what their duration spans. Those of one publish or delivery are sampled package by package: their
+// percentiles can be compared, not added.
 const (
 	// StageRequestRead: from asking for the next request frame to having it, the peer's silence included.
 	StageRequestRead Stage = iota
@@ -34,13 +34,13 @@ const (
 	StagePublishLookup
 	// StagePublishFanout: all that package fanout does with a publish: the four stages below.
 	StagePublishFanout
-	// StagePublishTurn: from its admission to the topic's turn, waiting for memory and for room in rings included.
+	// StagePublishTurn: from its admission to the topic's turn, waiting for memory and for space in rings included.
 	StagePublishTurn
 	// StagePublishAppend: numbering, and the replay memory.
 	StagePublishAppend
 	// StagePublishOffer: the offers to all rings.
 	StagePublishOffer
-	// StagePublishWake: behind the turn: starting the writers of idle subscriptions, or writing in their place.
+	// StagePublishWake: after the turn: starting the writers of idle subscriptions, or writing in their place.
 	StagePublishWake
 	// StageReplyWrite: one write of replies, flow control included.
 	StageReplyWrite

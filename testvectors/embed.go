@@ -176,7 +176,7 @@ type Rewrite struct {
 	// Received is the publish frame with its header, acked or not.
 	Received Bytes `json:"received"`
 	// CountAt and End are the positions in Received, counted from the first byte of the header, of the count field and
-	// behind the last item.
+	// after the last item.
 	CountAt int `json:"count_at"`
 	End     int `json:"end"`
 	// BaseOffset is the offset of the first item.

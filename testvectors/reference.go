@@ -40,8 +40,8 @@ type ReferenceVector struct {
 }
 
 // ReadReference reads the folder of the reference implementation's vectors, in the order of their names. It fails if
-// the folder has none, if a file cannot be read or parsed, and if a JSON file has no hex file beside it or the other way
-// round. Members it does not know are ignored.
+// the folder has none, if a file cannot be read or parsed, and if a JSON file has no hex file next to it or the other
+// way round. Members it does not know are ignored.
 func ReadReference(dir string) ([]ReferenceVector, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {

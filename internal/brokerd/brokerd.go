@@ -5,7 +5,7 @@ package brokerd
 // FileVariable names the YAML file of settings.
 const FileVariable = "FELIX_BROKER_CONFIG"
 
-// Process is what concerns this program beside the broker in it.
+// Process has the settings of this program, in addition to those of the broker in it.
 type Process struct {
 	Profile    string `env:"FELIX_PROFILE" words:"latency,balanced,throughput" doc:"set of values for everything that nothing else says; see Profiles"`
 	Catalog    string `env:"FELIX_CATALOG" reload:"content" doc:"YAML file of the tenants, streams, caches and keys that the broker serves; see [catalog.md](catalog.md)"`

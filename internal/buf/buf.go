@@ -33,8 +33,8 @@ var pools [maxClassBits - minClassBits + 1]sync.Pool
 // live counts the chunks that are handed out, so that tests can see a leak.
 var live atomic.Int64
 
-// Chunk is a counted byte buffer. Its methods may be called from any goroutine; its bytes belong to whoever wrote
-// them first, and are read-only from the first [Chunk.Retain].
+// Chunk is a counted byte buffer. Its methods may be called from any goroutine; its bytes belong to the
+// goroutine that wrote them first, and are read-only from the first [Chunk.Retain].
 type Chunk struct {
 	refs  atomic.Int32
 	class int8 // index into pools, or -1

@@ -1,9 +1,9 @@
-// Package certfile keeps a server's certificate in step with its files: whoever renews them replaces them, and handshakes
+// Package certfile keeps a server's certificate in step with its files: when a renewal replaces the files, handshakes
 // from then on show the new certificate. Connections that exist notice nothing.
 //
 // The files are read every second and compared with what was read before, content by content. That finds a rename over
-// a file, the exchange of a directory behind a symbolic link (as Kubernetes updates a mounted Secret) and a write in
-// place alike, on every file system; notifications would miss some of these, and need the same poll behind them.
+// a file, a symbolic link that points to another directory (as Kubernetes updates a mounted Secret) and a write in
+// place alike, on every file system; notifications would miss some of these, and need the same poll in addition.
 //
 // A pair that does not load, as between the renames of its two files, changes nothing: the last good one stays, and the
 // gauge felix_tls_reload_failing and one line of log say so. All certificates of the file count: one that has expired,
@@ -166,12 +166,12 @@ func (s *Source) look(ctx context.Context, asked bool) error {
 	if err != nil {
 		_ = errors.As(err, &s.refused)
 		s.log.Error("certificate not reloaded", "error", err, "kept_until", s.current.Load().notAfter)
-		s.failing.Store(true) // after the line: whoever has seen the gauge looks for it
+		s.failing.Store(true) // after the line: a reader of the gauge looks for it
 		return err
 	}
 	s.reloads.Add(1)
 	s.failing.Store(false)
-	s.current.Store(p) // last: whoever is shown the new certificate finds the rest
+	s.current.Store(p) // last: a client that gets the new certificate finds the rest
 	s.log.Info("certificate reloaded", "file", s.files.Cert, "serial", p.cert.Leaf.SerialNumber.Text(16), "not_after", p.notAfter)
 	return nil
 }

@@ -51,7 +51,7 @@ func (m *Manual) Advance(d time.Duration) {
 		for ; !t.due.After(m.now); t.due = t.due.Add(t.period) {
 			select {
 			case t.c <- t.due:
-			default: // the consumer is behind
+			default: // the consumer is late
 			}
 		}
 	}

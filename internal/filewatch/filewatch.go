@@ -2,7 +2,7 @@
 // reader finds out by reading: a wake-up says nothing but "look again".
 //
 // It watches directories rather than files, so that a file that is replaced by a rename is seen, and Kubernetes' swap of
-// the symbolic link ..data too. A poll beside that finds what a file system does not tell, and files outside of these
+// the symbolic link ..data too. An additional poll finds what a file system does not report, and files outside of these
 // directories. Begin at [New].
 package filewatch
 

@@ -55,7 +55,7 @@ func TestWaitPolls(t *testing.T) {
 	}
 }
 
-// Whoever stops at the context's end must not look once more.
+// A caller that stops at the context's end must not look once more.
 func TestWaitAtTheContextsEnd(t *testing.T) {
 	w := New(time.Microsecond, filepath.Join(t.TempDir(), "none", "file"))
 	defer w.Close()

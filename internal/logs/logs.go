@@ -109,7 +109,7 @@ func (l *Limiter) event(message string) *event {
 	}
 	name := strings.ReplaceAll(message, " ", "_")
 	if len(l.events) >= maxEvents {
-		message = "" // none of ours
+		message = "" // the key of the shared limit: no message is empty
 		if e := l.events[message]; e != nil {
 			return &event{name: name, limit: e.limit}
 		}

@@ -84,7 +84,7 @@ func TestManyEvents(t *testing.T) {
 	})
 }
 
-// Every record is written or counted, whoever logs at the same time.
+// Every record is written or counted, however many goroutines log at the same time.
 func TestConcurrent(t *testing.T) {
 	var b bytes.Buffer
 	log, limiter := New(&b, Settings{Format: JSON})

@@ -9,9 +9,9 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 )
 
-// Lifecycle is where a process is between its start and its end: a [Check], and what systemd is told (sd_notify(3)), which
-// happens only for units with Type=notify. The zero value is a process that starts. Its methods may be called from any
-// goroutine.
+// Lifecycle is where a process is between its start and its end: a [Check], and notifications to systemd
+// (sd_notify(3)), which are sent only for units with Type=notify. The zero value is a process that starts. Its methods
+// may be called from any goroutine.
 type Lifecycle struct{ phase atomic.Int32 }
 
 const (
@@ -28,7 +28,7 @@ var (
 // Serving says that the process can be used.
 func (l *Lifecycle) Serving() {
 	l.phase.Store(serving)
-	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // whoever does not listen need not know
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady) // an error is harmless: nobody listens
 }
 
 // Draining says that the process is about to end. It is what has to happen before anything is refused.

@@ -3,7 +3,7 @@
 //
 //	/livez /live            200 as long as the process answers
 //	/readyz /ready          200 when it can serve, otherwise 503; /readyz says why
-//	/healthz                200 like /livez; with ?verbose the state of each check behind /readyz
+//	/healthz                200 like /livez; with ?verbose the state of each check of /readyz
 //	/metrics                Prometheus
 //	/streams                what each stream is doing, if the program says
 //	/debug/felix            what the program has to show, if anything

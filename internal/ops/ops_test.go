@@ -237,7 +237,7 @@ func TestStartErrors(t *testing.T) {
 	}
 }
 
-// systemd is told of readiness, of life as long as there is any, and of the end.
+// systemd is notified of readiness, of life as long as there is any, and of the end.
 func TestSystemd(t *testing.T) {
 	address := filepath.Join(t.TempDir(), "notify")
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: address, Net: "unixgram"})
@@ -247,7 +247,7 @@ func TestSystemd(t *testing.T) {
 	defer conn.Close()
 	t.Setenv("NOTIFY_SOCKET", address)
 	t.Setenv("WATCHDOG_USEC", "2000")
-	// want waits for a state, behind any number of others.
+	// want waits for a state, after any number of others.
 	want := func(state, others string) {
 		t.Helper()
 		b := make([]byte, 100)

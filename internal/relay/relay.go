@@ -1,4 +1,4 @@
-// Package relay passes datagrams between clients and a server, and loses as many of them as it is told to. That is how a
+// Package relay passes datagrams between clients and a server, and loses as many of them as configured. That is how a
 // server falls silent without a close frame (power cut, network gone), and how a path becomes lossy.
 //
 // Begin at [New].

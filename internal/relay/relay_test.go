@@ -12,7 +12,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// TestRelay passes datagrams both ways, none while it is silent or loses all, and no large ones while it is told so.
+// TestRelay passes datagrams both ways, none while it is silent or loses all, and no large ones while it is shrunk.
 func TestRelay(t *testing.T) {
 	server, r, client := between(t, relay.New)
 	b := make([]byte, 100)

@@ -40,7 +40,7 @@ func Start(env []string, args ...string) (*Process, error) {
 	return &Process{cmd, in, out}, nil
 }
 
-// Input is the standard input of a process that [Start] has started. Whoever reads it waits as for a connection. A read of
+// Input is the standard input of a process that [Start] has started. A reader waits as for a connection. A read of
 // [os.Stdin] blocks its thread instead, and with it the process's only processor, if it has but one, until the runtime looks
 // after it: nothing else runs for up to 10 ms.
 func Input() *os.File {

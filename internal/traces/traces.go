@@ -1,8 +1,7 @@
 // Package traces sends spans of control operations to an OpenTelemetry collector. It is off unless the environment names
 // one, by the variables that OpenTelemetry has for it. Begin at [Start].
 //
-// It stays out of what users embed: package broker knows a function that is told of its operations, and this package makes
-// one.
+// It stays out of what users embed: package broker calls a function with its operations, and this package provides it.
 package traces
 
 import (

@@ -96,7 +96,7 @@ func eventBatch(name, note string, flags uint16, subscription, base uint64, item
 	return v
 }
 
-// trailing returns v with bytes behind its last item or text: accepted, ignored and never sent.
+// trailing returns v with bytes after its last item or text: accepted, ignored and never sent.
 func trailing(v vector, extra blob) vector {
 	v.Name = strings.Replace(v.Name, "/", "/trailing/", 1)
 	v.Canonical, v.CanonicalFrame = false, v.Frame

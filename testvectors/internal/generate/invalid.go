@@ -163,7 +163,7 @@ func invalidBinary() []invalidVector {
 		}
 	}
 
-	// Bad item lists, behind each layout's beginning.
+	// Bad item lists, after each layout's beginning.
 	lists := []struct {
 		name, note string
 		list       blob
