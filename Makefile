@@ -24,7 +24,7 @@ FUZZTIME  ?= 20s
 BENCHTIME  ?= 100ms
 BENCHCOUNT ?= 1
 BENCHPKGS  ?= ./codec ./ring ./fanout ./cache ./auth ./quicx
-# The packages that have checks behind the build tag invariants, and their direct users.
+# The packages that have checks under the build tag invariants, and their direct users.
 INVARIANT_PKGS ?= ./internal/... ./ring ./fanout ./quicx ./broker
 
 # With a profile (default.pgo) Go compiles a command and all that it imports once more. That is for the commands that are
@@ -102,7 +102,7 @@ mutants: ## Take behaviors out of the broker, one at a time, and check that the 
 	FELIX_MUTANTS=1 $(GO) test ./conformance -v -count=1 -timeout=20m -run TestMutants
 
 .PHONY: hostile
-hostile: ## A million damaged frames and 60 hostile scripts against a broker, with a healthy pair beside them (about two minutes)
+hostile: ## A million damaged frames and 60 hostile scripts against a broker, with a healthy pair next to them (about two minutes)
 	$(GO) test ./conformance/hostile -v -count=1 -timeout=10m -run 'TestMutatedFrames|TestBehaviors' \
 		-hostile.seed=0 -hostile.frames=1000000 -hostile.rounds=5
 
@@ -124,13 +124,13 @@ isolation: ## Attack a broker as one tenant in all the ways that are known, and 
 cost: ## What a delivery, an idle subscription and an idle topic cost the broker (about eight minutes)
 	$(GO) run ./benchmarks/cost
 
-# The two files are committed: go build finds them by their name. Make them anew when the hot path has changed.
+# The two files are committed: go build finds them by their name. Make them again when the hot path has changed.
 .PHONY: pgo
 pgo: ## Make the profiles by which the broker and loadgen are optimized (about 90 seconds)
 	$(GO) run ./benchmarks/profile pgo
 
 .PHONY: pgo-worth
-pgo-worth: ## What these profiles are worth: five rounds with and without, in turn (about six minutes)
+pgo-worth: ## What these profiles are worth: five alternating rounds with and without (about six minutes)
 	$(GO) run ./benchmarks/profile worth
 
 SCENARIO ?= fanout
@@ -155,7 +155,7 @@ swaps: ## Replace a broker's certificate 200 times under load, and check that no
 	$(GO) test ./cmd/broker -v -count=1 -timeout=20m -run TestCertificateSwaps -swaps=200
 
 .PHONY: bench
-bench: ## Run the micro benchmarks of each room, then the end-to-end table (about three minutes)
+bench: ## Run the micro benchmarks of each package, then the end-to-end table (about three minutes)
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) -count $(BENCHCOUNT) $(BENCHPKGS)
 	$(GO) run ./benchmarks/endtoend
 
@@ -189,7 +189,7 @@ bench-matrix: bin/bench-peers ## Print Felix over payloads, fanouts and batches 
 	bin/bench-peers matrix $(KEEP) $(if $(FULL),-full) $(MATRIXFLAGS)
 
 .PHONY: bench-cache
-bench-cache: bin/bench-peers ## Print the cache beside Redis over TLS 1.3 and memcached, those of them that are installed (about six minutes)
+bench-cache: bin/bench-peers ## Print the cache next to Redis over TLS 1.3 and memcached, those of them that are installed (about six minutes)
 	bin/bench-peers cache $(CACHEFLAGS)
 
 .PHONY: bench-docs
@@ -209,7 +209,7 @@ cache-churn: ## What a broker holds resident while ten times its cache's budget 
 # The load of the comparison below, and what it compares with: make bench-compare BASE=main ROUNDS=20
 COMPAREFLAGS ?= --fanout 2 --payload 4096 --duration 2s --warmup 300ms
 .PHONY: bench-compare
-bench-compare: ## Is this tree slower than BASE (HEAD)? Runs both in turn and compares; PLANT=1 proves that it would notice (two minutes)
+bench-compare: ## Is this tree slower than BASE (HEAD)? Runs both alternately and compares; PLANT=1 proves that it would notice (two minutes)
 	BASE=$(BASE) PLANT=$(PLANT) UNLIKE=$(UNLIKE) ROUNDS=$(ROUNDS) benchmarks/compare/run.sh $(COMPAREFLAGS)
 .PHONY: gate
 gate: ## Fail if a micro benchmark allocates or executes more than is recorded (no clocks; about 30 seconds)
