@@ -15,7 +15,7 @@ import (
 	"github.com/felix-mq/felix/ring"
 )
 
-// Config is everything a broker can be told. [DefaultConfig] fills in the defaults; zero values of the fields that
+// Config holds all settings of a broker. [DefaultConfig] fills in the defaults; zero values of the fields that
 // have one mean the default too, except for IngressWait. The tags describe the setting of cmd/broker that is read into the
 // field, its unit and its bounds (internal/settings), so that there is one list of settings.
 type Config struct {
@@ -34,8 +34,8 @@ type Config struct {
 	ReplayBytes   int           `env:"FELIX_REPLAY_BYTES" unit:"bytes" min:"-1" max:"2147483647" doc:"bytes of past events kept for each stream; 0 is the default, -1 none"`
 	RetainedBytes int64         `env:"FELIX_RETAINED_BYTES" unit:"bytes" min:"1048576" max:"1125899906842624" doc:"bytes that all queues and all replay together may hold"`
 
-	IngressWait  bool          `env:"FELIX_PUB_INGRESS_WAIT" doc:"an unacknowledged publish waits when there is no room (back-pressure); otherwise it is dropped"`
-	PublishWait  time.Duration `yaml:"publish_queue_wait_timeout_ms" env:"FELIX_PUBLISH_QUEUE_WAIT_MS" unit:"ms" min:"1ms" max:"10m" doc:"time that an acknowledged publish waits for room before it is refused"`
+	IngressWait  bool          `env:"FELIX_PUB_INGRESS_WAIT" doc:"an unacknowledged publish waits for a queue that is full (back-pressure); otherwise it is dropped"`
+	PublishWait  time.Duration `yaml:"publish_queue_wait_timeout_ms" env:"FELIX_PUBLISH_QUEUE_WAIT_MS" unit:"ms" min:"1ms" max:"10m" doc:"time that an acknowledged publish waits for a queue that is full before it is refused"`
 	StallTimeout time.Duration `env:"FELIX_SUB_STALL_TIMEOUT_MS" unit:"ms" min:"100ms" max:"1h" doc:"time after which a subscription that takes nothing while a publisher waits for it is ended"`
 
 	EventMaxItems int `env:"FELIX_EVENT_BATCH_MAX_EVENTS" unit:"events" min:"0" max:"1048576" doc:"events in one delivered frame; larger batches are split. 0 forwards batches as they came, but to peers without extensions in frames of 256"`
@@ -108,7 +108,7 @@ type Config struct {
 	Now func() time.Time
 }
 
-// DefaultConfig returns the settings of a broker that nobody has told anything.
+// DefaultConfig returns the default settings.
 func DefaultConfig() Config {
 	return Config{
 		Bind:                    "0.0.0.0:5000",

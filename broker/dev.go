@@ -21,7 +21,7 @@ type DevOptions struct {
 	Streams   []string      `env:"FELIX_DEV_STREAMS" doc:"streams of development mode"`
 	Cache     string        `env:"FELIX_DEV_CACHE" doc:"cache of development mode"`
 	TokenLife time.Duration `env:"FELIX_DEV_TOKEN_LIFETIME" min:"1s" max:"87600h" doc:"lifetime of the development token"`
-	Hosts     []string      `env:"FELIX_DEV_HOSTS" doc:"names and addresses in the certificate of development mode, beside localhost"`
+	Hosts     []string      `env:"FELIX_DEV_HOSTS" doc:"names and addresses in the certificate of development mode, in addition to localhost"`
 
 	// Key signs the tokens; nil makes one afresh. Its kid is [DevKeyID].
 	Key ed25519.PrivateKey

@@ -122,7 +122,7 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 	counter("felix_published_bytes_total", "Bytes of published event frames.", m.publishedBytes.Load)
 	counter("felix_decompressed_batches_total", "Compressed batches decompressed for subscriptions that do not take them.", m.decompressed.Load)
 	counter("felix_corrupt_batches_total", "Compressed batches that could not be decompressed.", m.corruptBatches.Load)
-	counter("felix_publish_waits_total", "Publishes that waited for room.", m.publishWaits.Load)
+	counter("felix_publish_waits_total", "Publishes that waited for a queue or for memory.", m.publishWaits.Load)
 	labeled("felix_publish_refused_total", "Publishes that were not carried out, by reason.", "reason", []string{"no_room", "draining", "unknown_stream", "forbidden", "rate"},
 		func(i int) uint64 { return m.publishRefused[i].Load() })
 
@@ -148,7 +148,7 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 	counter("felix_subscriptions_stalled_total", "Blocking subscriptions ended because they took nothing while a publisher waited.", m.stalledEnded.Load)
 	counter("felix_delivered_events_total", "Events written to subscriptions.", m.deliveredEvents.Load)
 	counter("felix_delivered_bytes_total", "Bytes of event frames written to subscriptions.", m.deliveredBytes.Load)
-	labeled("felix_dropped_events_total", "Events that subscriptions lost: their queue was full, or emptied to make room.", "reason", []string{"queue_full", "reclaimed"},
+	labeled("felix_dropped_events_total", "Events that subscriptions lost: their queue was full, or emptied to free memory.", "reason", []string{"queue_full", "reclaimed"},
 		func(i int) uint64 {
 			if st := b.hub.Stats(); i == 0 {
 				return st.Dropped
@@ -163,7 +163,7 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 	counter("felix_cache_watches_total", "Watches of caches made.", m.watches.Load)
 	gauge("felix_cache_watches", "Watches of caches active.", open(&m.watches, &m.watchesEnded))
 	counter("felix_cache_watch_events_total", "Changes of caches written to watchers.", m.watchEvents.Load)
-	counter("felix_cache_watch_lost_events_total", "Changes of caches that watchers did not read in time, and were told that they missed.", m.watchLost.Load)
+	counter("felix_cache_watch_lost_events_total", "Changes of caches that watchers did not read in time; they got an event that says so.", m.watchLost.Load)
 	gauge("felix_cache_watch_bytes", "Memory held by changes of caches that watchers have not read yet.", func() float64 { return float64(m.watchLogBytes.Load()) })
 	r.MustRegister(cacheCollector{b.caches}, tenantCollector{b.tenants})
 
@@ -201,7 +201,7 @@ var cacheLabels = []string{"tenant", "namespace", "cache"}
 var (
 	cacheHits    = prometheus.NewDesc("felix_cache_hits_total", "Cache reads that found a value.", cacheLabels, nil)
 	cacheMisses  = prometheus.NewDesc("felix_cache_misses_total", "Cache reads that found none.", cacheLabels, nil)
-	cacheEvicted = prometheus.NewDesc("felix_cache_evictions_total", "Cache entries evicted for lack of room, or refused by the admission policy.", cacheLabels, nil)
+	cacheEvicted = prometheus.NewDesc("felix_cache_evictions_total", "Cache entries evicted for lack of space, or refused by the admission policy.", cacheLabels, nil)
 	cacheExpired = prometheus.NewDesc("felix_cache_expired_total", "Cache entries whose lifetime has ended.", cacheLabels, nil)
 	cacheRefused = prometheus.NewDesc("felix_cache_refused_total", "Puts refused because the entry did not fit into what its cache or tenant may hold.", cacheLabels, nil)
 	cacheEntries = prometheus.NewDesc("felix_cache_entries", "Cache entries.", cacheLabels, nil)

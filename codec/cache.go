@@ -81,7 +81,7 @@ func ParseCacheRequest(b []byte) (r CacheRequest, hasID bool, err error) {
 			head = 16
 		}
 		if len(b) < head {
-			return r, true, ErrIncomplete.with("put with %d bytes behind the cache", len(b))
+			return r, true, ErrIncomplete.with("put with %d bytes after the cache", len(b))
 		}
 		r.TTL = binary.BigEndian.Uint64(b)
 		if r.Op == CachePutIf {

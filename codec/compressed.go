@@ -43,7 +43,7 @@ func (c Compressed) Items(prefixed []byte) (Items, error) {
 	binary.BigEndian.PutUint32(prefixed, uint32(c.Count))
 	items, end, err := ParseItems(prefixed)
 	if err == nil && end != len(prefixed) {
-		err = ErrIncomplete.with("%d bytes behind the last of %d items", len(prefixed)-end, c.Count)
+		err = ErrIncomplete.with("%d bytes after the last of %d items", len(prefixed)-end, c.Count)
 	}
 	return items, err
 }

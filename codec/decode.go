@@ -90,7 +90,7 @@ func (p *parser) notAnObject() error {
 	}
 	p.space()
 	if p.i < len(p.b) {
-		return p.syntax("something behind the value")
+		return p.syntax("something after the value")
 	}
 	return ErrType.with("message is not a JSON object")
 }
@@ -202,7 +202,7 @@ func (p *parser) message() error {
 	}
 	p.space()
 	if p.i < len(p.b) {
-		return p.syntax("something behind the message")
+		return p.syntax("something after the message")
 	}
 	if spec.required&^present != 0 {
 		return ErrMissingField.with("%s lacks a required member", spec.name)

@@ -63,7 +63,7 @@ func (c *ItemCursor) Next() ([]byte, bool) {
 // no concern of the list (docs/protocol/wire.md#item-list). It fails with [ErrIncomplete].
 func ParseItems(b []byte) (Items, int, error) {
 	if len(b) < 4 {
-		return Items{}, 0, ErrIncomplete.with("no room for the count of items in %d bytes", len(b))
+		return Items{}, 0, ErrIncomplete.with("%d bytes are too few for the count of items", len(b))
 	}
 	count, rest := binary.BigEndian.Uint32(b), b[4:]
 	// Each item takes at least the 4 bytes of its length, so this bounds what count can make anybody do.

@@ -73,7 +73,7 @@ var (
 	StreamNotFoundAck       = Refusal{CodeNotFound, "stream not found: tenant=T namespace=N stream=S", FormPublishAck, "acknowledged binary publish", StreamKept}
 	StreamNotFoundSubscribe = Refusal{CodeNotFound, "stream not found: tenant=T namespace=N stream=S", FormError, "subscribe", StreamCleanEnd}
 
-	AdmissionTimedOut    = Refusal{CodeOverloaded, "publish admission timed out", FormPublishError, "no room in queues that block, or in memory, within FELIX_PUBLISH_QUEUE_WAIT_MS; JSON publish", StreamKept}
+	AdmissionTimedOut    = Refusal{CodeOverloaded, "publish admission timed out", FormPublishError, "no space in queues that block, or in memory, within FELIX_PUBLISH_QUEUE_WAIT_MS; JSON publish", StreamKept}
 	AdmissionTimedOutAck = Refusal{CodeOverloaded, "publish admission timed out", FormPublishAck, "the same for a binary publish", StreamKept}
 	AdmissionClosed      = Refusal{CodeClosing, "publish admission closed", FormPublishError, "the broker is going down; JSON publish", StreamKept}
 	AdmissionClosedAck   = Refusal{CodeClosing, "publish admission closed", FormPublishAck, "the same for a binary publish", StreamKept}

@@ -236,8 +236,8 @@ var plainPaths = []string{
 	".ci", ".github", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "README.md", "SECURITY.md", "docs", "testvectors/README.md",
 }
 
-// anyWords are pages that are not checked: the glossary lists the idioms, and the other one still has some.
-var anyWords = []string{"docs/glossary.md", "docs/conformance.md"}
+// anyWords are pages that are not checked: the glossary lists the idioms.
+var anyWords = []string{"docs/glossary.md"}
 
 // TestPlainWords finds idioms that the glossary replaces, and comments in Go files that are too wide.
 func TestPlainWords(t *testing.T) {

@@ -54,7 +54,7 @@ var (
 	// ErrDraining means that the hub admits no more publishes, because the process is about to end.
 	ErrDraining = errors.New("fanout: draining")
 	// ErrTimeout means that the publish waited for space as long as it was allowed to. Nothing was published.
-	ErrTimeout = errors.New("fanout: no room in time")
+	ErrTimeout = errors.New("fanout: no space in time")
 	// ErrMemory means that there is no memory for a subscription, or that its tenant has all that it may have.
 	ErrMemory = errors.New("fanout: no memory")
 )

@@ -129,7 +129,7 @@ func (t *Topic) Publish(ctx context.Context, f *Frame, wait time.Duration) (firs
 var wokenPool = sync.Pool{New: func() any { return new([]*Subscription) }}
 
 // errNoRoom means that a publish has to wait for its turn or for space in a queue.
-var errNoRoom = errors.New("fanout: no room")
+var errNoRoom = errors.New("fanout: no space")
 
 // admitLocked sees to it that f can be offered: that all blocking subscriptions have space, and that there is memory.
 // It returns the frame to offer, which is f or a copy, with a reference.
@@ -631,7 +631,7 @@ func (t *Topic) subscribe(from From, o SubscriptionOptions) (*Subscription, erro
 		start, expected = oldest, oldest
 	}
 	s.start, s.next, s.cursor = start, expected, start
-	s.lossy.Store(s.reason != GapNone) // to be told even if no event comes
+	s.lossy.Store(s.reason != GapNone) // to be reported even if no event comes
 	s.index, s.behindIndex = -1, -1
 	if start < t.next || s.reason != GapNone {
 		s.startsBusy = true

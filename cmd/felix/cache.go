@@ -206,7 +206,7 @@ func (a *app) newCacheWatch(cache *string) *cobra.Command {
 		Use:   "watch",
 		Short: "Print the changes of a cache",
 		Long: `Print the changes of a cache, each with its key and version, until an interrupt or --count: set, deleted, expired and
-evicted. Values are not told. A "reset" says that anything may have changed: it comes first, and whenever changes were
+evicted. Values are not printed. A "reset" says that anything may have changed: it comes first, and whenever changes were
 missed.
 
 --output json is one array, whose end comes with that of the command; ndjson is an object per line. Versions are

@@ -22,7 +22,7 @@ sleep 3
 state | grep -x ActiveState=active
 state | grep -x NRestarts=0
 
-# A broker that hangs is started anew.
+# A broker that hangs is started again.
 kill -STOP "$(systemctl show --property=MainPID --value felix-broker.service)"
 for _ in $(seq 100); do
 	if state | grep -x NRestarts=1 && state | grep -x ActiveState=active; then break; fi

@@ -93,8 +93,8 @@ written before the end that it causes. Capital words stand for values: such text
 		fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | "))
 	}
 	b.WriteString(`
-*Ends* and *clean end*: the broker finishes its half of the stream behind everything that was queued, and asks the peer to stop
-sending (STOP_SENDING, code 0) if it has not finished. After *ends* nothing that came behind the frame is looked at. See
+*Ends* and *clean end*: the broker finishes its half of the stream after everything that was queued, and asks the peer to stop
+sending (STOP_SENDING, code 0) if it has not finished. After *ends* nothing that came after the frame is looked at. See
 [the end of a stream](session.md#the-end-of-a-stream).
 
 Refused requests of the extension [cache](extensions.md#replies) have the same texts and leave their stream open. Texts that are not in the table have no code.
