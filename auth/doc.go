@@ -19,7 +19,7 @@
 //   - a "crit" header member, whatever it holds;
 //   - a member that stands twice in the header or in the payload, known or not;
 //   - "iat" later than now + [Leeway] (the reference ignores its value; zero and negative values pass here too);
-//   - "nbf" later than now + [Leeway], if it is a JSON number (the reference ignores it; so do we if it has another type).
+//   - "nbf" later than now + [Leeway], if it is a JSON number (the reference ignores it; we do for another type).
 //
 // Tokens are read strictly: base64url is canonical and unpadded, the algorithm is the word "EdDSA", member names are
 // case-sensitive, "aud" is a string and times are integers that never pass through a float.

@@ -315,8 +315,8 @@ func (b *Broker) Shutdown(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// CloseConnections closes every connection with code 0, as a shutdown does, and goes on: clients come back, on this broker
-// or on another that a balancer sends them to.
+// CloseConnections closes every connection with code 0, as a shutdown does, and goes on: clients come back, on this
+// broker or on another that a balancer sends them to.
 func (b *Broker) CloseConnections() {
 	conns := b.open()
 	var wg sync.WaitGroup

@@ -116,8 +116,8 @@ func (ctl *control) findCache(namespace, name []byte) *cacheScope {
 	return s
 }
 
-// cacheGetKeys answers with the values of all keys. Those that would make the frame too large are left out, but never the
-// only one: a put frame is never shorter than the reply with its value.
+// cacheGetKeys answers with the values of all keys. Those that would make the frame too large are left out, but never
+// the only one: a put frame is never shorter than the reply with its value.
 func (ctl *control) cacheGetKeys(c *cache.Cache, r *codec.CacheRequest) outcome {
 	limit := ctl.c.b.cfg.MaxFrameBytes - codec.CacheValuesHead - r.Keys.Len()*codec.CacheValueHead
 	ctl.found = ctl.found[:0]

@@ -11,8 +11,8 @@ import (
 	"github.com/felix-mq/felix/telemetry"
 )
 
-// cacheValueExtra is how much longer a cache_value can be than the cache_put it returns the value of: by its name, and by
-// an id of 20 digits (docs/protocol/wire.md#maximum-frame-size).
+// cacheValueExtra is how much longer a cache_value can be than the cache_put it returns the value of: by its name, and
+// by an id of 20 digits (docs/protocol/wire.md#maximum-frame-size).
 const cacheValueExtra = 36
 
 // cachePut carries a cache_put out; the caller has checked authentication and tenant (docs/protocol/session.md#cache).

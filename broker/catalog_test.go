@@ -206,8 +206,8 @@ func (s *served) first() *catalog.Catalog {
 	}}
 }
 
-// TestCatalogReload changes the catalog under traffic: what is in both is not touched, what is removed goes in order, what
-// is new can be used at once.
+// TestCatalogReload changes the catalog under traffic: what is in both is not touched, what is removed goes in order,
+// what is new can be used at once.
 func TestCatalogReload(t *testing.T) {
 	tr := new(traces)
 	s := startServed(t, func(cfg *broker.Config) { cfg.Trace = tr.start })

@@ -15,8 +15,8 @@ import (
 	"github.com/felix-mq/felix/ring"
 )
 
-// Config holds all settings of a broker. [DefaultConfig] fills in the defaults; zero values of the fields that
-// have one mean the default too, except for IngressWait. The tags describe the setting of cmd/broker that is read into the
+// Config holds all settings of a broker. [DefaultConfig] fills in the defaults; zero values of the fields that have one
+// mean the default too, except for IngressWait. The tags describe the setting of cmd/broker that is read into the
 // field, its unit and its bounds (internal/settings), so that there is one list of settings.
 type Config struct {
 	Bind string `env:"FELIX_QUIC_BIND" is:"address" doc:"UDP address that the broker listens on"`
@@ -87,15 +87,15 @@ type Config struct {
 	// TLS 1.3 and offers no protocol (docs/protocol/session.md#tls). It must be set; see [NewDev] for a self-signed
 	// one.
 	TLS *tls.Config
-	// Catalog is where the broker has its tenants, with the keys that sign their tokens, its streams and its caches from. New
-	// takes a snapshot of it, and Serve follows its changes. Without it they come from Keys, [Broker.AddStream] and
-	// [Broker.AddCache].
+	// Catalog is where the broker has its tenants, with the keys that sign their tokens, its streams and its caches
+	// from. New takes a snapshot of it, and Serve follows its changes. Without it they come from Keys,
+	// [Broker.AddStream] and [Broker.AddCache].
 	Catalog catalog.Source
 	// Keys says which keys sign each tenant's tokens. It must be set if Catalog is not.
 	Keys auth.KeySource
-	// StatelessResetKey is a secret that a broker has in common with those that it replaces at the same address: peers of
-	// its predecessor hear at their next packet that their connections are gone (RFC 9000, section 10.3). Nil means that
-	// they find out by their idle timeout. Brokers that run side by side must not share one.
+	// StatelessResetKey is a secret that a broker has in common with those that it replaces at the same address: peers
+	// of its predecessor hear at their next packet that their connections are gone (RFC 9000, section 10.3). Nil means
+	// that they find out by their idle timeout. Brokers that run side by side must not share one.
 	StatelessResetKey *[32]byte
 	// Logger receives what the broker has to say; nil discards it.
 	Logger *slog.Logger
@@ -221,7 +221,8 @@ func (c *Config) validate() error {
 	return errors.Join(append(errs, c.Validate())...)
 }
 
-// Validate reports every problem of the settings at once. [New] calls it too; beyond it New needs TLS and Keys or Catalog.
+// Validate reports every problem of the settings at once. [New] calls it too; beyond it New needs TLS and Keys or
+// Catalog.
 func (c *Config) Validate() error {
 	var errs []error
 	if c.KeepAlive > c.IdleTimeout/2 {

@@ -240,8 +240,8 @@ func (c *conn) trace(operation string, attrs ...slog.Attr) (end func(error)) {
 // drainPoll is how often a drain looks whether the subscriptions' queues are written.
 const drainPoll = 5 * time.Millisecond
 
-// finishRequests ends the connection's control and publish streams, with what was read carried out and the replies written.
-// It waits for that, as long as something moves, or until the context ends.
+// finishRequests ends the connection's control and publish streams, with what was read carried out and the replies
+// written. It waits for that, as long as something moves, or until the context ends.
 func (c *conn) finishRequests(ctx context.Context) {
 	c.mu.Lock()
 	c.draining = true
@@ -258,8 +258,8 @@ func (c *conn) finishRequests(ctx context.Context) {
 	c.endWatches(shutdownReason)
 }
 
-// drain waits until the queues of the connection's subscriptions are written and the peer has it all, or the context ends.
-// It is called when nobody publishes any more.
+// drain waits until the queues of the connection's subscriptions are written and the peer has it all, or the context
+// ends. It is called when nobody publishes any more.
 func (c *conn) drain(ctx context.Context) {
 	if !awaitQuiet(ctx, c.ctx, c.b.cfg.ShutdownDrain/drainStallPart, c.written, c.moved.Load) {
 		return
@@ -283,7 +283,8 @@ func (c *conn) drain(ctx context.Context) {
 const deliveryTimeout = time.Second
 
 // readTime is how long a peer with subscriptions is left to read what it has received, and readTimePart the part of a
-// shutdown's time that this may take: transports, quic-go's among them, drop what nobody has read when a connection ends.
+// shutdown's time that this may take: transports, quic-go's among them, drop what nobody has read when a connection
+// ends.
 const (
 	readTime     = time.Second
 	readTimePart = 10

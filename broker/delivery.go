@@ -28,8 +28,8 @@ const (
 // (docs/protocol/wire.md#delivery-without-encoding).
 const legacyMaxItems = 256
 
-// burst is what one goroutine takes from a subscription and writes together, and the lists that it needs for that. It is
-// borrowed for as long as there is something to write: with small events such lists are longer than all else of a
+// burst is what one goroutine takes from a subscription and writes together, and the lists that it needs for that. It
+// is borrowed for as long as there is something to write: with small events such lists are longer than all else of a
 // subscription.
 type burst struct {
 	batch  []fanout.Delivery

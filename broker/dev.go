@@ -25,7 +25,8 @@ type DevOptions struct {
 
 	// Key signs the tokens; nil makes one afresh. Its kid is [DevKeyID].
 	Key ed25519.PrivateKey
-	// Certificate is what the broker shows its clients; nil makes one afresh, for localhost and Hosts. It must be self-signed.
+	// Certificate is what the broker shows its clients; nil makes one afresh, for localhost and Hosts. It must be
+	// self-signed.
 	Certificate *tls.Certificate
 }
 
@@ -74,8 +75,8 @@ type Dev struct {
 
 	// Token lets its bearer do everything in the tenant.
 	Token string
-	// Roots trusts the broker's certificate; CertPEM is that certificate, for clients in other processes. Both are nil if
-	// the configuration came with one.
+	// Roots trusts the broker's certificate; CertPEM is that certificate, for clients in other processes. Both are nil
+	// if the configuration came with one.
 	Roots   *x509.CertPool
 	CertPEM []byte
 

@@ -61,8 +61,9 @@ var closeReasons = [limits]string{
 	limitStreamChurn:     "too many failed streams",
 }
 
-// admitLocked decides about a new connection with b.mu held. It returns a connection to close, which may be the new one,
-// and why. Nobody knows yet whose the new one is, so the oldest of those about which nobody knows has to go for it.
+// admitLocked decides about a new connection with b.mu held. It returns a connection to close, which may be the new
+// one, and why. Nobody knows yet whose the new one is, so the oldest of those about which nobody knows has to go for
+// it.
 func (b *Broker) admitLocked(c *conn) (victim *conn, why limit) {
 	unknown, known := b.unauthenticated.Len(), int(b.tenants.budgets[kindConns].Used())
 	full := unknown+known >= b.cfg.MaxConns

@@ -193,8 +193,8 @@ func TestTrace(t *testing.T) {
 	await("drain felix.connections failed=false")
 }
 
-// What was acknowledged before a shutdown has reached every subscription, on whatever connection, and on paths that lose
-// packets.
+// What was acknowledged before a shutdown has reached every subscription, on whatever connection, and on paths that
+// lose packets.
 func TestShutdownDeliversWhatWasAcknowledged(t *testing.T) {
 	for range 2 {
 		d := start(t, nil)

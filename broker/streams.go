@@ -19,8 +19,8 @@ type StreamStats struct {
 	DroppedEvents uint64 `json:"dropped_events"` // by the present subscriptions
 }
 
-// StreamStats returns what each stream is doing, in the order of their names. Its time is linear in streams and subscriptions:
-// it is for people who look at a broker, and unlike a metric may tell of any number of streams.
+// StreamStats returns what each stream is doing, in the order of their names. Its time is linear in streams and
+// subscriptions: it is for people who look at a broker, and unlike a metric may tell of any number of streams.
 func (b *Broker) StreamStats() []StreamStats {
 	topics := b.hub.Topics()
 	all := make([]StreamStats, len(topics))

@@ -213,8 +213,8 @@ func (s *subscription) open(epoch uint64) (err error) {
 	return nil
 }
 
-// openEvents opens an event stream and writes the hello, which is always its first frame. The stream limit is the peer's
-// to grant, so it is waited for only so long (docs/from-the-reference.md#defects, D12).
+// openEvents opens an event stream and writes the hello, which is always its first frame. The stream limit is the
+// peer's to grant, so it is waited for only so long (docs/from-the-reference.md#defects, D12).
 func (c *conn) openEvents(hello []byte) (*quicx.SendStream, error) {
 	ctx, cancel := context.WithTimeout(c.ctx, c.b.cfg.ReplyTimeout)
 	defer cancel()

@@ -118,7 +118,7 @@ func (l *watchLog) appendLocked(e cache.Event) {
 		return
 	}
 	n := codec.CacheEventLen + len(e.Key)
-	if !l.roomLocked(n) {
+	if !l.spaceLocked(n) {
 		for l.dropLocked() {
 		}
 		l.next++
@@ -134,8 +134,8 @@ func (l *watchLog) appendLocked(e cache.Event) {
 	l.next++
 }
 
-// roomLocked makes space for n bytes in the last page. It drops old pages for that if need be.
-func (l *watchLog) roomLocked(n int) bool {
+// spaceLocked makes space for n bytes in the last page. It drops old pages for that if need be.
+func (l *watchLog) spaceLocked(n int) bool {
 	if p := l.head; p.chunk != nil && p.end+n <= p.chunk.Cap() {
 		return true
 	}

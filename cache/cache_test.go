@@ -358,8 +358,8 @@ func TestHashCollisions(t *testing.T) {
 	}
 }
 
-// More writes of new keys than ristretto's buffer holds, from more goroutines than there are processors: none is dropped
-// silently. checkIndex at the end compares the accounts.
+// More writes of new keys than ristretto's buffer holds, from more goroutines than there are processors: none is
+// dropped silently. checkIndex at the end compares the accounts.
 func TestNoWriteIsDropped(t *testing.T) {
 	s, c, _ := newTest(t, Options{MaxBytes: 256 << 20})
 	var wg sync.WaitGroup

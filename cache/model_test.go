@@ -15,8 +15,8 @@ import (
 	"github.com/felix-mq/felix/internal/clock"
 )
 
-// The histories of TestLinearizable consist of these. Expiries and evictions are operations too, of nobody: they come from
-// the watch, at the moment they happen.
+// The histories of TestLinearizable consist of these. Expiries and evictions are operations too, of nobody: they come
+// from the watch, at the moment they happen.
 type request struct {
 	op       string // put, get, delete, cas, expired, evicted
 	key      string
@@ -68,8 +68,8 @@ func (r request) stored(version uint64) state {
 	return state{r.value, version, r.from + r.ttl, r.to + r.ttl}
 }
 
-// step says whether a state allows an operation with its result. An entry may be over from s.from on, and must be from s.to
-// on, as far as the operation could see the clock.
+// step says whether a state allows an operation with its result. An entry may be over from s.from on, and must be from
+// s.to on, as far as the operation could see the clock.
 func step(s state, r request, out response) (bool, any) {
 	present := s.version != 0
 	mayBeOver, mayBeHere := !present || r.to >= s.from, present && r.from < s.to
@@ -101,8 +101,8 @@ func step(s state, r request, out response) (bool, any) {
 	panic(r.op)
 }
 
-// record runs four clients on few keys of a small store, with more values than fit, and returns what they saw. cas is how
-// they compare and set.
+// record runs four clients on few keys of a small store, with more values than fit, and returns what they saw. cas is
+// how they compare and set.
 func record(t *testing.T, seed uint64, cas func(c *Cache, key, value []byte, ttl time.Duration, expected uint64) (uint64, bool)) []porcupine.Operation {
 	manual := clock.NewManual(time.Unix(1, 0))
 	s := New(Options{MaxBytes: 8 << 10, MaxScopeBytes: 6 << 10, Clock: manual})
@@ -225,7 +225,8 @@ func TestLinearizable(t *testing.T) {
 	}
 }
 
-// TestLinearizableFindsLostUpdates plants a compare-and-set in two steps, between which another client's update is lost.
+// TestLinearizableFindsLostUpdates plants a compare-and-set in two steps, between which another client's update is
+// lost.
 func TestLinearizableFindsLostUpdates(t *testing.T) {
 	broken := func(c *Cache, key, value []byte, ttl time.Duration, expected uint64) (uint64, bool) {
 		present := uint64(0)

@@ -10,12 +10,12 @@ import (
 // besides would break promises of this package, so it is used in a narrow way:
 //
 //   - Its writes go through a buffer that drops what does not fit, costs of updates included, silently. Here writers
-//     count what they push, and wait for the buffer to be worked off before it can be full ([tenant.begin], [tenant.settle]).
-//   - A second write of a new key, before the first was admitted, comes out of ristretto as refused, and an update that costs
-//     more frees no space. Here every entry is set once and deleted once, in this order, under the lock of its shard;
+//     count what they push, and wait before it can be full ([tenant.begin], [tenant.settle]).
+//   - A second write of a new key, before the first was admitted, comes out of ristretto as refused, and an update that
+//     costs more frees no space. Here every entry is set once and deleted once, in this order, under its shard's lock;
 //     an overwrite of the same cost stays within the entry, and one of another cost is a new entry.
-//   - A key that is set, deleted and set again becomes an update, if the first is admitted just before the second, and then the
-//     deletion takes the update with it. Here no set is ever an update.
+//   - A key that is set, deleted and set again becomes an update, if the first is admitted just before the second, and
+//     then the deletion takes the update with it. Here no set is ever an update.
 //   - Whether a write is admitted shows later, on a goroutine of ristretto's. Until then the entry is readable; then
 //     refused is called, as for an eviction, and removes it.
 //   - It counts neither keys nor overhead: costs are those of this package.

@@ -215,7 +215,8 @@ func TestSharesUnderFlood(t *testing.T) {
 	}
 }
 
-// When the store is full, the tenant furthest above its guarantee gives, no matter who puts and which policies there are.
+// When the store is full, the tenant furthest above its guarantee gives, no matter who puts and which policies there
+// are.
 func TestFurthestGives(t *testing.T) {
 	for _, from := range []int64{1, policyFrom} {
 		t.Run(fmt.Sprint("policy from ", from), func(t *testing.T) {

@@ -24,9 +24,9 @@ type Event struct {
 
 type watcher struct{ f func(Event) }
 
-// Watch calls f with each change of the scope's entries, on the goroutine that makes it and before its caller hears of it.
-// f must not block and not call the store. It may be called a last time while stop returns. A scope that has been removed
-// is not watched: ok is false.
+// Watch calls f with each change of the scope's entries, on the goroutine that makes it and before its caller hears of
+// it. f must not block and not call the store. It may be called a last time while stop returns. A scope that has been
+// removed is not watched: ok is false.
 func (c *Cache) Watch(f func(Event)) (stop func(), ok bool) {
 	w := &watcher{f}
 	c.mu.Lock()
@@ -53,8 +53,8 @@ func (c *Cache) setWatchersLocked(change func([]*watcher) []*watcher) {
 	c.watchers.Store(&list)
 }
 
-// notify is called under the lock of the entry's shard, which keeps the events of a key in order, unless it is about the
-// scope.
+// notify is called under the lock of the entry's shard, which keeps the events of a key in order, unless it is about
+// the scope.
 func (c *Cache) notify(e Event) {
 	p := c.watchers.Load()
 	if p == nil {

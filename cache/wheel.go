@@ -8,8 +8,8 @@ import (
 )
 
 const (
-	// tick is how long after the end of its lifetime an entry is removed at most, on an idle machine. Readers see the end
-	// at once; it is those who watch that wait for the tick.
+	// tick is how long after the end of its lifetime an entry is removed at most, on an idle machine. Readers see the
+	// end at once; it is those who watch that wait for the tick.
 	tick = 10 * time.Millisecond
 
 	wheelBits  = 6
@@ -20,8 +20,8 @@ const (
 // slot is a list of entries, linked through sooner and later.
 type slot struct{ first *entry }
 
-// wheel is a hierarchical timing wheel: a slot of level n covers 64ⁿ ticks, and when its time begins its entries are spread over
-// the levels below. One goroutine turns it, and sleeps while it is empty.
+// wheel is a hierarchical timing wheel: a slot of level n covers 64ⁿ ticks, and when its time begins its entries are
+// spread over the levels below. One goroutine turns it, and sleeps while it is empty.
 type wheel struct {
 	clock  clock.Clock
 	time   func() int64
@@ -152,8 +152,8 @@ func (w *wheel) run() {
 	}
 }
 
-// runTicks turns the wheel until it is empty, first at once: time may have passed since it was woken. It reports false when
-// it is to stop.
+// runTicks turns the wheel until it is empty, first at once: time may have passed since it was woken. It reports false
+// when it is to stop.
 func (w *wheel) runTicks(ticks <-chan time.Time) bool {
 	var due []*entry
 	for {

@@ -1,9 +1,9 @@
 // Package catalog is the list of what a broker serves: tenants with the keys that verify their tokens, and in their
 // namespaces streams and caches.
 //
-// A broker takes it from a [Source]: a snapshot first, then changes. [File] is a source that reads a YAML file and follows
-// it while it changes; a control plane will be another. [Load] reads such a file, [Write] writes one. The layout of the
-// file is in docs/catalog.md.
+// A broker takes it from a [Source]: a snapshot first, then changes. [File] is a source that reads a YAML file and
+// follows it while it changes; a control plane will be another. [Load] reads such a file, [Write] writes one. The
+// layout of the file is in docs/catalog.md.
 //
 // The broker decides what to do when something is added, changed or removed.
 package catalog
@@ -150,9 +150,9 @@ type Change struct {
 	Stream Stream // of a stream
 }
 
-// Diff returns the changes that make one catalog of another, either of which may be nil for an empty one: first what is removed,
-// the tenants after what was in them, then what is new or different, the tenants before what is in them. What is equal in
-// both is in no change.
+// Diff returns the changes that make one catalog of another, either of which may be nil for an empty one: first what is
+// removed, the tenants after what was in them, then what is new or different, the tenants before what is in them. What
+// is equal in both is in no change.
 func Diff(from, to *Catalog) []Change {
 	var removed, put []Change
 	for _, name := range names(tenants(from), tenants(to)) {

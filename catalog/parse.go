@@ -67,7 +67,8 @@ func (p *parser) parse(name string, text []byte) (*Catalog, error) {
 	return c, p.Err()
 }
 
-// named returns the members of a mapping from names, of which those that are none are problems. What key names is inside of m.
+// named returns the members of a mapping from names, of which those that are none are problems. What key names is
+// inside of m.
 func (p *parser) named(m settings.Member, in string, valid func(string) error) []settings.Member {
 	key := settings.Join(in, m.Key)
 	members := p.Members(m.Value, key)
@@ -126,8 +127,8 @@ func (p *parser) namespace(m settings.Member, key string) (n Namespace) {
 	return n
 }
 
-// objects reads the streams or caches of a namespace. Behind the name of each are its settings, or nothing. in names what
-// m stands in.
+// objects reads the streams or caches of a namespace. After the name of each come its settings, or nothing. in names
+// what m stands in.
 func objects[T any](p *parser, m settings.Member, in string) map[string]T {
 	key := settings.Join(in, m.Key)
 	all := make(map[string]T)

@@ -218,8 +218,8 @@ func repeat(payload []byte, n int) [][]byte {
 	return b
 }
 
-// TestAllocPublishAsync compares what a batch costs, from its first event to its outcome, with what QUIC needs for the same
-// bytes.
+// TestAllocPublishAsync compares what a batch costs, from its first event to its outcome, with what QUIC needs for the
+// same bytes.
 func TestAllocPublishAsync(t *testing.T) {
 	skipAllocations(t)
 	const runs, events = 200, 64

@@ -125,8 +125,8 @@ func (c *Client) take(ctx context.Context, deadline int64, window *semaphore.Wei
 	return nil
 }
 
-// send sends the batch, and leaves the rest to the acknowledgement. When it fails the broker cannot have read the batch,
-// and q is the caller's again. A deadline of 0 is none.
+// send sends the batch, and leaves the rest to the acknowledgement. When it fails the broker cannot have read the
+// batch, and q is the caller's again. A deadline of 0 is none.
 func (q *pending) send(ctx context.Context, r *requests, mode codec.AckMode, payloads [][]byte, frameLen int, deadline int64) error {
 	c := q.p.c
 	q.call.deadline = c.now() + int64(c.o.requestTimeout)

@@ -334,9 +334,9 @@ func TestBatchingIsChecked(t *testing.T) {
 	}
 }
 
-// TestManyGather lets many goroutines publish, without lingering, while the broker ends streams at random, and again when
-// it has stopped doing so: what they publish then has to be acknowledged. Each event has one outcome; those that were
-// acknowledged are delivered, in the order of their goroutine.
+// TestManyGather lets many goroutines publish, without lingering, while the broker ends streams at random, and again
+// when it has stopped doing so: what they publish then has to be acknowledged. Each event has one outcome; those that
+// were acknowledged are delivered, in the order of their goroutine.
 func TestManyGather(t *testing.T) {
 	const adders, rounds, events = 8, 5, 12 // twice that in each round; a scripted broker keeps 1024
 	p := newPeer(t)

@@ -13,9 +13,9 @@ type Batching struct {
 	MaxEvents int // in one batch [512]; at most 65536
 	MaxBytes  int // in one batch, with 4 for each event [64 KiB]; at most half of a frame. A larger event goes alone
 
-	// Linger is how long the first event of a batch waits for others. With 0, the default, nothing waits: a batch is what
-	// has gathered while the one before it was being written, so that batches are large under load and single events leave
-	// at once.
+	// Linger is how long the first event of a batch waits for others. With 0, the default, nothing waits: a batch is
+	// what has gathered while the one before it was being written, so that batches are large under load and single
+	// events leave at once.
 	Linger time.Duration
 }
 
@@ -79,15 +79,15 @@ type eventBatch struct {
 // other, in the order of the calls; [WithBatching] says when they leave. Publish and Send wait until what was gathered
 // before them has left.
 //
-// done is called once with the outcome, as [Publisher.Publish] would return it: one event after the other, on a goroutine
-// that the next outcomes wait for. So it must not block, as the methods of the client may. The outcome of an event that
-// cannot be gathered is reported before PublishAsync returns. done may be nil: then [Publisher.Flush] and
+// done is called once with the outcome, as [Publisher.Publish] would return it: one event after the other, on a
+// goroutine that the next outcomes wait for. So it must not block, as the methods of the client may. The outcome of an
+// event that cannot be gathered is reported before PublishAsync returns. done may be nil: then [Publisher.Flush] and
 // [Client.Flush] fail with the first failure of such an event.
 //
 // PublishAsync waits while the batch is full and the one before it cannot leave: because as much is in flight as
-// [WithInFlight] allows, because the broker pushes back, or, with [WhileDownBlock], because there is no connection. If ctx
-// ends before the event is in a batch, it is not published. Afterwards ctx does nothing: the event leaves with its batch,
-// within the request timeout.
+// [WithInFlight] allows, because the broker pushes back, or, with [WhileDownBlock], because there is no connection. If
+// ctx ends before the event is in a batch, it is not published. Afterwards ctx does nothing: the event leaves with its
+// batch, within the request timeout.
 func (p *Publisher) PublishAsync(ctx context.Context, payload []byte, done func(error)) {
 	if err := p.gather(ctx, payload, done); err != nil {
 		p.tell(done, err)
@@ -144,7 +144,8 @@ func (p *Publisher) gather(ctx context.Context, payload []byte, done func(error)
 	return nil
 }
 
-// awaitGathered waits until what was gathered before has been written, so that the calls of one goroutine stay in order.
+// awaitGathered waits until what was gathered before has been written, so that the calls of one goroutine stay in
+// order.
 func (p *Publisher) awaitGathered(ctx context.Context, deadline int64) error {
 	b := &p.batch
 	if !b.busy.Load() {
@@ -162,7 +163,8 @@ func (p *Publisher) awaitGathered(ctx context.Context, deadline int64) error {
 	return nil
 }
 
-// awaitMove waits until a batch has been taken or written. The caller holds the batcher's lock, which is free meanwhile.
+// awaitMove waits until a batch has been taken or written. The caller holds the batcher's lock, which is free
+// meanwhile.
 func (p *Publisher) awaitMove(ctx context.Context) error {
 	b := &p.batch
 	moved := b.moved

@@ -88,9 +88,9 @@ type CacheResult struct {
 // maxKeys is how many keys fit into one request.
 const maxKeys = 1<<16 - 1
 
-// GetMany returns what is stored under each key, in the order of the keys. A broker with the extension cache is asked in
-// one request, and the values share memory: to keep one of many, copy it. To others the requests are sent without waiting for
-// one another's replies. In both cases it takes about the time of one.
+// GetMany returns what is stored under each key, in the order of the keys. A broker with the extension cache is asked
+// in one request, and the values share memory: to keep one of many, copy it. To others the requests are sent without
+// waiting for one another's replies. In both cases it takes about the time of one.
 func (h *Cache) GetMany(ctx context.Context, keys ...string) []CacheResult {
 	if len(keys) == 0 {
 		return nil
@@ -174,8 +174,8 @@ func (h *Cache) PutIf(ctx context.Context, key string, value []byte, ttl time.Du
 	return a.version, err
 }
 
-// Delete removes the entry and reports whether there was one. It fails with [ErrUnsupported] with a broker that has not the
-// extension cache.
+// Delete removes the entry and reports whether there was one. It fails with [ErrUnsupported] with a broker that has not
+// the extension cache.
 func (h *Cache) Delete(ctx context.Context, key string) (found bool, err error) {
 	at, err := h.extended(ctx, "delete", key)
 	if err != nil {
@@ -252,8 +252,8 @@ func (h *Cache) do(ctx context.Context, at place, want codec.MessageType, reques
 	return c.wait(ctx)
 }
 
-// begin sends one request. Registering and writing are one step under the stream's turn, because replies without an id are
-// matched by order.
+// begin sends one request. Registering and writing are one step under the stream's turn, because replies without an id
+// are matched by order.
 func (h *Cache) begin(ctx context.Context, at place, want codec.MessageType, request func(b []byte, id uint64) []byte) (*call, error) {
 	deadline := h.c.deadline(ctx)
 	for r := at.r; ; {

@@ -69,8 +69,8 @@ func TestCache(t *testing.T) {
 	}
 }
 
-// TestCachePipelined sends several requests on each stream before the first is answered. Errors carry no id: they belong
-// to the oldest request of their stream, and cost that one alone.
+// TestCachePipelined sends several requests on each stream before the first is answered. Errors carry no id: they
+// belong to the oldest request of their stream, and cost that one alone.
 func TestCachePipelined(t *testing.T) {
 	const perStream, streams = 5, 4
 	p := newPeer(t)

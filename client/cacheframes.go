@@ -30,12 +30,12 @@ type gather struct {
 	writing bool // somebody writes, and looks here again before it stops
 }
 
-// gatherMax is the size in bytes of a request that is still gathered, and of all that may wait. What is larger takes its
-// turn alone, and waits for space.
+// gatherMax is the size in bytes of a request that is still gathered, and of all that may wait. What is larger takes
+// its turn alone, and waits for space.
 const gatherMax = 64 << 10
 
-// post sends a binary cache request without blocking, unless it is large or much waits already. One that asks for a packet or
-// more does not wait for others to join it.
+// post sends a binary cache request without blocking, unless it is large or much waits already. One that asks for a
+// packet or more does not wait for others to join it.
 func (r *requests) post(ctx context.Context, size int, deadline int64, bulk bool, appendTo func([]byte) []byte) error {
 	g := &r.gather
 	g.mu.Lock()

@@ -46,8 +46,8 @@ type CacheEvent struct {
 	Version uint64 // of the value that was set, or of the removal, which is greater; 0 for CacheReset
 }
 
-// Watch yields the changes of the cache, those of a key in order, until the loop is left or the context ends. Values are
-// not told: get those that you want.
+// Watch yields the changes of the cache, those of a key in order, until the loop is left or the context ends. Values
+// are not told: get those that you want.
 //
 // The first event is a [CacheReset] as soon as the broker watches: Watch yields every change from then on. Another
 // reset follows whenever changes were missed. That is so when the connection was lost and is back, as Watch sees to
@@ -139,7 +139,8 @@ func (ctl *control) watch(request []byte) (id uint64, err error) {
 	return 0, fmt.Errorf("%w: status %d in answer to a watch", ErrProtocol, r.Status)
 }
 
-// watch yields what comes on the feed of a watch until the loop is left, or fails with the reason why nothing more comes.
+// watch yields what comes on the feed of a watch until the loop is left, or fails with the reason why nothing more
+// comes.
 func (f *feed) watch(ctx context.Context, yield func(CacheEvent, error) bool) (left bool, err error) {
 	defer f.close()
 	stop := context.AfterFunc(ctx, func() { _ = f.e.r.SetReadDeadline(past) })

@@ -9,9 +9,9 @@
 // views. A [Batch] is always a view.
 //
 // Lost connections are made again. A subscription goes on after the last event it has handed out, and reports with a
-// [Gap] what it could not get. What a publish that failed may have done is said by its error: [ErrInDoubt] marks those that
-// the broker may have carried out all the same, and the client does not send those again. [Retryable] tells whether
-// another attempt is of use.
+// [Gap] what it could not get. What a publish that failed may have done is said by its error: [ErrInDoubt] marks those
+// that the broker may have carried out all the same, and the client does not send those again. [Retryable] tells
+// whether another attempt is of use.
 //
 // Three verbs end things, with three guarantees:
 //
@@ -170,12 +170,12 @@ func (c *Client) Close() error {
 	return nil
 }
 
-// dialTimeout bounds one attempt to connect. A broker that comes up meanwhile hears of the attempt when QUIC repeats its
-// first packet, which it does ever more rarely.
+// dialTimeout bounds one attempt to connect. A broker that comes up meanwhile hears of the attempt when QUIC repeats
+// its first packet, which it does ever more rarely.
 const dialTimeout = 5 * time.Second
 
-// dial makes one attempt to open a connection, for a number of streams that carry bulk to us and with windows of its own
-// where they are not zero, after the pause that earlier ones call for.
+// dial makes one attempt to open a connection, for a number of streams that carry bulk to us and with windows of its
+// own where they are not zero, after the pause that earlier ones call for.
 func (c *Client) dial(ctx context.Context, streams int, w windows) (*conn, error) {
 	if err := c.pace.wait(ctx); err != nil {
 		return nil, err
@@ -254,8 +254,8 @@ func (c *Client) attend(k *conn) {
 		return
 	}
 	// A broker that does not know one of its connections any more has been restarted after the last reply on it, and
-	// knows none of those that were made before that reply either, nor any that was made before a reply on one of those.
-	// A connection that has nothing to send would find out by its idle timeout alone.
+	// knows none of those that were made before that reply either, nor any that was made before a reply on one of
+	// those. A connection that has nothing to send would find out by its idle timeout alone.
 	restarted := k.heard.Load() // or later
 	for found := true; found; {
 		found = false

@@ -74,12 +74,12 @@ var sentinels = map[codec.Code]error{
 	codec.CodeClosing:         ErrClosing,
 }
 
-// Retryable reports whether the call that failed with err may succeed if it is made again, after a pause. The broker was
-// not reachable, did not answer in time, or said that it has no space. It is false for errors of the caller's own, an
-// ended context among them, and for nil.
+// Retryable reports whether the call that failed with err may succeed if it is made again, after a pause. The broker
+// was not reachable, did not answer in time, or said that it has no space. It is false for errors of the caller's own,
+// an ended context among them, and for nil.
 //
-// A publish that is in doubt may have been carried out: see whether err matches [ErrInDoubt] first, and make it again only
-// if its subscribers can do with a duplicate.
+// A publish that is in doubt may have been carried out: see whether err matches [ErrInDoubt] first, and make it again
+// only if its subscribers can do with a duplicate.
 func Retryable(err error) bool {
 	if e, ok := errors.AsType[*BrokerError](err); ok {
 		return e.Retryable()

@@ -9,8 +9,8 @@ import (
 	"github.com/felix-mq/felix/codec"
 )
 
-// feed is one event stream of a subscription or of a watch: what an exchange on one connection yields. It is read by its
-// owner alone, and replaced by another when it is lost.
+// feed is one event stream of a subscription or of a watch: what an exchange on one connection yields. It is read by
+// its owner alone, and replaced by another when it is lost.
 type feed struct {
 	k     *conn
 	id    uint64
@@ -72,8 +72,8 @@ func (c *Client) openFeed(ctx context.Context, namespace, stream string, start o
 // An exchange asks for an event stream on a control stream that was opened for it, and returns the id of the former.
 type exchange func(*control) (id uint64, err error)
 
-// obtainFeed has ask carry out its exchange on a connection that has a place for one more event stream, and sends pipelined,
-// unless it is nil, together with auth. A context without a deadline is bounded by the request timeout.
+// obtainFeed has ask carry out its exchange on a connection that has a place for one more event stream, and sends
+// pipelined, unless it is nil, together with auth. A context without a deadline is bounded by the request timeout.
 func (c *Client) obtainFeed(ctx context.Context, pipelined func([]byte) []byte, ask exchange) (*feed, error) {
 	bounded, cancel := c.bound(ctx)
 	defer cancel()

@@ -17,9 +17,9 @@ import (
 // without an acknowledgement has reached the broker.
 //
 // Flush fails with what nobody else hears of, since the last Flush of the client: with [ErrInDoubt] if some of what was
-// sent without an acknowledgement was on a stream that was lost, or with the first failure of an event that was published
-// without a callback. See [Publisher.Flush] for what one publisher lost. Other publishes may go on meanwhile and are not
-// waited for. A context without a deadline waits as long as it takes.
+// sent without an acknowledgement was on a stream that was lost, or with the first failure of an event that was
+// published without a callback. See [Publisher.Flush] for what one publisher lost. Other publishes may go on meanwhile
+// and are not waited for. A context without a deadline waits as long as it takes.
 func (c *Client) Flush(ctx context.Context) error {
 	c.hurry()
 	if err := c.publishes.wait(ctx); err != nil {
@@ -147,8 +147,8 @@ func (s *slot) cover(ctx context.Context) error {
 	}
 }
 
-// barrier waits until the broker has read what was sent on a stream before. It fails if the stream is lost meanwhile: on
-// another one it would prove nothing.
+// barrier waits until the broker has read what was sent on a stream before. It fails if the stream is lost meanwhile:
+// on another one it would prove nothing.
 func (p *Publisher) barrier(ctx context.Context, r *requests) error {
 	c := p.c.startCall(ctx)
 	defer c.release()
@@ -160,8 +160,9 @@ func (p *Publisher) barrier(ctx context.Context, r *requests) error {
 	return err
 }
 
-// Drain ends the client in order: publishes that begin from now on fail with [ErrClosed], those before get their outcome,
-// as with [Client.Flush], and everything is closed. If ctx ends first, the rest is closed at once, as with [Client.Close].
+// Drain ends the client in order: publishes that begin from now on fail with [ErrClosed], those before get their
+// outcome, as with [Client.Flush], and everything is closed. If ctx ends first, the rest is closed at once, as with
+// [Client.Close].
 func (c *Client) Drain(ctx context.Context) error {
 	c.publishes.refuse()
 	err := c.Flush(ctx)
@@ -169,8 +170,8 @@ func (c *Client) Drain(ctx context.Context) error {
 	return err
 }
 
-// ledger knows which publishes have no outcome yet, in spans of those that began between two calls of wait. It may be used
-// from many goroutines.
+// ledger knows which publishes have no outcome yet, in spans of those that began between two calls of wait. It may be
+// used from many goroutines.
 type ledger struct {
 	mu      sync.Mutex // guards all below, and the fields of spans
 	current *span

@@ -65,8 +65,8 @@ func newHome(c *Client, policy WhileDown, w windows) *home {
 // requestStreams is how many streams the receive window of a connection for requests is dialed for.
 const requestStreams = 8
 
-// get returns the connection. Where there is none it makes one attempt, or, if it is patient, as many as it takes. One that
-// is not patient fails at once when the connection has been lost, while it is tried again in the background.
+// get returns the connection. Where there is none it makes one attempt, or, if it is patient, as many as it takes. One
+// that is not patient fails at once when the connection has been lost, while it is tried again in the background.
 func (h *home) get(ctx context.Context, patient bool) (*conn, error) {
 	for {
 		h.mu.Lock()

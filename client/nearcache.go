@@ -20,18 +20,19 @@ type NearOptions struct {
 	MaxAge time.Duration
 }
 
-// NearCache keeps values of a cache in this process, so that a get of one of them costs no round trip. The broker tells it
-// what changes ([Cache.Watch]), and what has changed is asked for again.
+// NearCache keeps values of a cache in this process, so that a get of one of them costs no round trip. The broker tells
+// it what changes ([Cache.Watch]), and what has changed is asked for again.
 //
-// A get returns the present value, or one that was replaced or removed so shortly ago that the broker's word of it is still
-// on its way. That takes about as long as a round trip. It can take longer only if the connection is lost silently, which shows after
-// [WithIdleTimeout], or if this process is too busy to hear; NearOptions.MaxAge bounds it in any case. From the moment at which the watch
-// is known to be lost until it is made again nothing is kept and every get goes to the broker: there is nobody who would say
-// what has changed, and a get that fails says more than an old value.
+// A get returns the present value, or one that was replaced or removed so shortly ago that the broker's word of it is
+// still on its way. That takes about as long as a round trip. It can take longer only if the connection is lost
+// silently, which shows after [WithIdleTimeout], or if this process is too busy to hear; NearOptions.MaxAge bounds it
+// in any case. From the moment at which the watch is known to be lost until it is made again nothing is kept and every
+// get goes to the broker: there is nobody who would say what has changed, and a get that fails says more than an old
+// value.
 //
 // Once the NearCache has heard of a change, no get that begins afterwards returns what was before it. Writes of the
-// NearCache's own are seen by its gets as soon as they return, and those of other handles when the broker tells of them. The
-// values that gets of one key return one after the other are never older than those before.
+// NearCache's own are seen by its gets as soon as they return, and those of other handles when the broker tells of
+// them. The values that gets of one key return one after the other are never older than those before.
 //
 // Its methods may be called from many goroutines.
 type NearCache struct {
@@ -46,8 +47,9 @@ type NearCache struct {
 	entries map[string]*list.Element
 	order   list.List // of *nearEntry, the one that was used last in front
 	stats   NearStats
-	// A value may be kept if nothing was heard of its key since it was asked for: while an answer is on its way, the change
-	// that makes it old may pass it on another connection. Keys share the numbers by hash, all of them the last one.
+	// A value may be kept if nothing was heard of its key since it was asked for: while an answer is on its way, the
+	// change that makes it old may pass it on another connection. Keys share the numbers by hash, all of them the last
+	// one.
 	heard    [256]uint64
 	heardAll uint64
 }
@@ -73,8 +75,9 @@ type NearStats struct {
 	Resets        uint64 // times that everything was forgotten
 }
 
-// Near makes a NearCache. It begins to watch in the background, and keeps values once it does. It ends with [NearCache.Close]
-// or with the client. With a broker that has not the extension cache, or without the permission to read, every get goes to the broker.
+// Near makes a NearCache. It begins to watch in the background, and keeps values once it does. It ends with
+// [NearCache.Close] or with the client. With a broker that has not the extension cache, or without the permission to
+// read, every get goes to the broker.
 func (h *Cache) Near(o NearOptions) (*NearCache, error) {
 	if o.MaxEntries < 0 || o.MaxBytes < 0 || o.MaxAge < 0 {
 		return nil, fmt.Errorf("client: near-cache of %d entries, %d bytes, %v: negative", o.MaxEntries, o.MaxBytes, o.MaxAge)
@@ -103,7 +106,8 @@ func newNearCache(o NearOptions, fetch func(context.Context, string) CacheResult
 	return &NearCache{o: o, fetch: fetch, now: now, entries: make(map[string]*list.Element), done: make(chan struct{})}
 }
 
-// Close ends the watch and forgets all values. Gets go on, and go to the broker. It may be called twice, and returns nil.
+// Close ends the watch and forgets all values. Gets go on, and go to the broker. It may be called twice, and returns
+// nil.
 func (n *NearCache) Close() error {
 	n.stop()
 	<-n.done
@@ -133,8 +137,8 @@ func (n *NearCache) Get(ctx context.Context, key string) ([]byte, error) {
 	return value, nil
 }
 
-// AppendGet appends the value stored under key to dst. It fails like [Cache.Get], and returns dst as it was then. A value
-// that is kept is not asked for, and costs no allocation if dst has space for it.
+// AppendGet appends the value stored under key to dst. It fails like [Cache.Get], and returns dst as it was then. A
+// value that is kept is not asked for, and costs no allocation if dst has space for it.
 func (n *NearCache) AppendGet(ctx context.Context, dst []byte, key string) ([]byte, error) {
 	dst, hit, t := n.lookup(dst, key)
 	if hit {

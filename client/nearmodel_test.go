@@ -43,9 +43,10 @@ func (m *nearModel) get(k int) CacheResult {
 	return CacheResult{Value: binary.BigEndian.AppendUint64(nil, m.keys[k]), Version: m.keys[k]}
 }
 
-// nearRun has readers and writers work on a NearCache, and returns what they saw that they must not have seen: a version older than one
-// whose change the NearCache had been told of, than one that the same reader had seen, or than one of its own writes. get is
-// how readers get; a miss is as new as the deletion that it is due to, which the reader cannot know, so it counts as nothing.
+// nearRun has readers and writers work on a NearCache, and returns what they saw that they must not have seen: a
+// version older than one whose change the NearCache had been told of, than one that the same reader had seen, or than
+// one of its own writes. get is how readers get; a miss is as new as the deletion that it is due to, which the reader
+// cannot know, so it counts as nothing.
 func nearRun(seed uint64, get func(n *NearCache, key string) CacheResult) error {
 	m := &nearModel{changes: make(chan CacheEvent, 64)}
 	var delays atomic.Uint64

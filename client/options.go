@@ -151,8 +151,8 @@ func WithTokenSource(tenant string, token func(ctx context.Context) (string, err
 }
 
 // WithInFlight bounds what [Publisher.PublishAsync] has sent and not seen acknowledged: batches per stream, 1024 by
-// default, and payload bytes of the whole client, 4 MiB by default. A batch above a bound waits; one that is larger than
-// all of it goes alone.
+// default, and payload bytes of the whole client, 4 MiB by default. A batch above a bound waits; one that is larger
+// than all of it goes alone.
 func WithInFlight(publishes, bytes int) Option {
 	return func(o *options) { o.inFlight, o.inFlightBytes = publishes, bytes }
 }
@@ -166,8 +166,8 @@ const (
 	WhileDownBlock WhileDown = iota
 	// WhileDownFail fails at once with [ErrDisconnected], and the connection is tried again meanwhile.
 	WhileDownFail
-	// WhileDownBuffer takes a copy of the publish into memory, up to the bytes of [WithWhileDownBytes], and sends what it
-	// has, in order, when the connection is back. Calls that wait for an acknowledgement wait for it all the same.
+	// WhileDownBuffer takes a copy of the publish into memory, up to the bytes of [WithWhileDownBytes], and sends what
+	// it has, in order, when the connection is back. Calls that wait for an acknowledgement wait for it all the same.
 	WhileDownBuffer
 )
 

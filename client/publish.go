@@ -22,8 +22,8 @@ import (
 //	PublishAsync   a place in a batch     told to a callback, or by Flush
 //	Send           QUIC                   not known; Flush says if some may be lost
 //
-// A publish that was sent when its stream or connection was lost is in doubt, and is not sent again. One that was not sent
-// does what [WithWhileDown] says.
+// A publish that was sent when its stream or connection was lost is in doubt, and is not sent again. One that was not
+// sent does what [WithWhileDown] says.
 type Publisher struct {
 	c                 *Client
 	namespace, stream string
@@ -52,13 +52,13 @@ func (p *Publisher) slot() *slot {
 	return p.home
 }
 
-// Publish sends the events as one batch, which is published as a unit, and waits until the broker has offered it to every
-// subscription. The payloads are the caller's again when it returns.
+// Publish sends the events as one batch, which is published as a unit, and waits until the broker has offered it to
+// every subscription. The payloads are the caller's again when it returns.
 //
 // An error that matches [ErrInDoubt] means that the reply did not come, because the context ended or the stream or its
 // connection was lost: the batch may have been published. A [BrokerError] without that is a refusal. Any other error
-// means that the batch was not sent, or not in full, so that the broker could not carry it out. [Retryable] tells whether
-// another attempt is of use.
+// means that the batch was not sent, or not in full, so that the broker could not carry it out. [Retryable] tells
+// whether another attempt is of use.
 func (p *Publisher) Publish(ctx context.Context, payloads ...[]byte) error {
 	mode := codec.AckPerBatch
 	if len(payloads) == 1 {
@@ -164,8 +164,8 @@ func (p *Publisher) exchange(ctx context.Context, s *slot, payloads [][]byte, mo
 	}
 }
 
-// exchangeOn publishes on one stream and waits for the acknowledgement. If the batch was not sent, the broker cannot have
-// read it.
+// exchangeOn publishes on one stream and waits for the acknowledgement. If the batch was not sent, the broker cannot
+// have read it.
 func (p *Publisher) exchangeOn(ctx context.Context, r *requests, c *call, payloads [][]byte, mode codec.AckMode, frameLen int) (sent bool, err error) {
 	if err := r.expectAck(c); err != nil {
 		return false, err
@@ -198,8 +198,8 @@ func (p *Publisher) await(ctx context.Context, r *requests, c *call) error {
 	return c.outcome()
 }
 
-// again returns nil if a publish that failed on a stream before it was sent is to be tried on another one, and otherwise
-// what it fails with.
+// again returns nil if a publish that failed on a stream before it was sent is to be tried on another one, and
+// otherwise what it fails with.
 func (s *slot) again(ctx context.Context, r *requests, err error) error {
 	switch {
 	case !r.broken():

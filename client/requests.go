@@ -258,8 +258,8 @@ func (r *requests) fail(err error) {
 	r.ctl.s.Recv().Cancel(0)
 }
 
-// loseSendsLocked notes for Flush that publishes without an acknowledgement may not have arrived. It is called before the
-// stream looks broken: a caller that finds it broken finds the note too.
+// loseSendsLocked notes for Flush that publishes without an acknowledgement may not have arrived. It is called before
+// the stream looks broken: a caller that finds it broken finds the note too.
 func (r *requests) loseSendsLocked() {
 	if r.sends > r.covered {
 		if !r.lost {
@@ -292,8 +292,8 @@ func (r *requests) noteSend(p *Publisher) {
 	p.sent.note(r, n)
 }
 
-// uncovered returns how many publishes without an acknowledgement there were, and who made the last of them; nil if they
-// are covered.
+// uncovered returns how many publishes without an acknowledgement there were, and who made the last of them; nil if
+// they are covered.
 func (r *requests) uncovered() (sends uint64, sender *Publisher) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

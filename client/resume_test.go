@@ -216,8 +216,8 @@ func matchesRefusal(err error) bool {
 	return ok
 }
 
-// TestResumeEnds ends a subscription that subscribes again and gets no answer, in every way. The contexts of reads that are
-// shorter than the exchange do not hold it up.
+// TestResumeEnds ends a subscription that subscribes again and gets no answer, in every way. The contexts of reads that
+// are shorter than the exchange do not hold it up.
 func TestResumeEnds(t *testing.T) {
 	for _, tc := range []struct {
 		name string

@@ -17,8 +17,8 @@ import (
 )
 
 // TestStress lets many goroutines use one client while its broker ends streams and connections at random. Each call
-// ends, with an error that is documented or without one; a subscription has no holes until it ends; the cache gives back
-// what was put; work of every kind goes on after whatever was ended; and nothing is left over.
+// ends, with an error that is documented or without one; a subscription has no holes until it ends; the cache gives
+// back what was put; work of every kind goes on after whatever was ended; and nothing is left over.
 func TestStress(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)

@@ -160,8 +160,8 @@ func (s *Subscription) Position() (Position, bool) {
 //
 // It ends with the context, and can be called again afterwards: nothing is lost. It fails with [ErrClosed] after Close,
 // and with the broker's refusal or [ErrProtocol] where subscribing again is of no use. A subscription made with
-// [WithoutResume] also ends with its event stream: with [ErrEnded] when the broker finished that, and with an error that
-// matches [ErrDisconnected] when it was lost. The error of a subscription that is over stays the same.
+// [WithoutResume] also ends with its event stream: with [ErrEnded] when the broker finished that, and with an error
+// that matches [ErrDisconnected] when it was lost. The error of a subscription that is over stays the same.
 func (s *Subscription) NextBatch(ctx context.Context) (Batch, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -61,8 +61,8 @@ func cutName(b []byte, what string, follow int) (name, rest []byte, err error) {
 const publishAckedPrefixLen = 9
 
 // ParsePublishAckedPrefix reads what precedes the publish batch in the payload of [LayoutPublishAcked], and returns the
-// rest for [ParsePublishBatch]. It fails with [ErrIncomplete] or [ErrAckMode]; then there is no id to answer to, whereas
-// a bad body is answered (docs/protocol/wire.md#acknowledged-publish-batch).
+// rest for [ParsePublishBatch]. It fails with [ErrIncomplete] or [ErrAckMode]; then there is no id to answer to,
+// whereas a bad body is answered (docs/protocol/wire.md#acknowledged-publish-batch).
 func ParsePublishAckedPrefix(b []byte) (requestID uint64, mode AckMode, body []byte, err error) {
 	if len(b) < publishAckedPrefixLen {
 		return 0, AckUnset, nil, ErrIncomplete.with("prefix of an acknowledged batch has %d bytes, want %d", len(b), publishAckedPrefixLen)

@@ -76,8 +76,8 @@ func ParseCompressedPublish(b []byte) (CompressedPublish, error) {
 }
 
 // AppendCompressedPublish appends the frame of a compressed batch up to its block, which has blockLen bytes and is for
-// the caller to append. With an ack mode other than [AckNone] and [AckUnset] the broker acknowledges it under requestID.
-// Names have at most 65 535 bytes.
+// the caller to append. With an ack mode other than [AckNone] and [AckUnset] the broker acknowledges it under
+// requestID. Names have at most 65 535 bytes.
 func AppendCompressedPublish(dst []byte, requestID uint64, mode AckMode, tenant, namespace, stream string, count, rawLen, blockLen int) []byte {
 	if max(len(tenant), len(namespace), len(stream)) > math.MaxUint16 {
 		panic(ErrNameTooLong.Error())

@@ -227,7 +227,8 @@ func AppendCacheScopeNotFound(dst, tenant, namespace, cache []byte) []byte {
 	return append(append(dst, '/'), cache...)
 }
 
-// CutText returns text cut to at most limit bytes, which is not negative, before the character that would be split there.
+// CutText returns text cut to at most limit bytes, which is not negative, before the character that would be split
+// there.
 func CutText(text string, limit int) string {
 	if len(text) <= limit {
 		return text

@@ -121,8 +121,9 @@ func ttlExpires(p *probe) {
 	}
 }
 
-// replyAtLimit puts the largest entry that fits into a frame, in the shortest form, and gets it in the longest: 36 bytes
-// more (docs/protocol/wire.md#maximum-frame-size). The broker may refuse the put or the get, in whatever way it likes.
+// replyAtLimit puts the largest entry that fits into a frame, in the shortest form, and gets it in the longest: 36
+// bytes more (docs/protocol/wire.md#maximum-frame-size). The broker may refuse the put or the get, in whatever way it
+// likes.
 func replyAtLimit(p *probe) {
 	f := p.fx
 	form := fmt.Sprintf(`{"type":"cache_put","tenant_id":%q,"namespace":%q,"cache":%q,"key":%%q,"value":%%q}`, f.Tenant, f.Namespace, f.Cache)

@@ -200,8 +200,8 @@ func startTooOld(p *probe) {
 	}
 }
 
-// replayable are payloads that a new subscription replays from the first of them on: a quarter of what the broker keeps,
-// since it may charge more than the bytes of events.
+// replayable are payloads that a new subscription replays from the first of them on: a quarter of what the broker
+// keeps, since it may charge more than the bytes of events.
 func (p *probe) replayable() []string {
 	const size = 8 << 10
 	return p.payloads(min(p.fx.ReplayBytes/4/size, p.fx.ReplayEvents/2), size)

@@ -65,8 +65,8 @@ type Case struct {
 // Title returns what identifies the case to people and to [Options.Match].
 func (c Case) Title() string { return c.ID + " " + c.Name }
 
-// Defaults of the time that a case may take as a whole, and that each wait for something that has to come may take. They
-// only cost time where a broker is silent.
+// Defaults of the time that a case may take as a whole, and that each wait for something that has to come may take.
+// They only cost time where a broker is silent.
 const (
 	caseTimeout  = 30 * time.Second
 	replyTimeout = 10 * time.Second

@@ -76,7 +76,8 @@ func TestEmbedded(t *testing.T) {
 	}
 }
 
-// TestAsReference runs the quick cases with the laxer expectations towards the reference, which a better broker meets too.
+// TestAsReference runs the quick cases with the laxer expectations towards the reference, which a better broker meets
+// too.
 func TestAsReference(t *testing.T) {
 	target, o := embedded(t)
 	target.Fixture.Reference = true

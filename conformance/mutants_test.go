@@ -12,7 +12,8 @@ import (
 )
 
 // mutant is a behavior taken out of the broker, and cases that must notice. Snippets are replaced in copies of the
-// sources, which `go build -overlay` uses in place of the files. They must not be in code that the cases themselves run.
+// sources, which `go build -overlay` uses in place of the files. They must not be in code that the cases themselves
+// run.
 type mutant struct {
 	name  string
 	edits []edit

@@ -17,8 +17,8 @@ import (
 
 // probe is one case under way. It belongs to one goroutine, as does everything it hands out.
 //
-// A case reads as a conversation: each step either happens as expected or ends the case, by a panic with a *failure that
-// attempt turns into a value. Whatever was opened is closed at the end of the case.
+// A case reads as a conversation: each step either happens as expected or ends the case, by a panic with a *failure
+// that attempt turns into a value. Whatever was opened is closed at the end of the case.
 type probe struct {
 	ctx    context.Context
 	target *Target

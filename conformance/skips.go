@@ -37,10 +37,10 @@ func skipsFor(cases []Case, f *Fixture, o Options) (map[string]string, error) {
 	return reasons, nil
 }
 
-// ReadSkips reads a list of cases that do not run and returns the reasons by id. Each line has a condition, an id and the
-// reason; it counts if the condition holds, and the first that does is the reason. Empty lines and those that begin with
-// # mean nothing. Nothing else may skip a case, so the list is complete by itself: an unknown condition, and a line
-// without its case, are errors.
+// ReadSkips reads a list of cases that do not run and returns the reasons by id. Each line has a condition, an id and
+// the reason; it counts if the condition holds, and the first that does is the reason. Empty lines and those that begin
+// with # mean nothing. Nothing else may skip a case, so the list is complete by itself: an unknown condition, and a
+// line without its case, are errors.
 func ReadSkips(text string, ids []string, conditions map[string]bool) (map[string]string, error) {
 	reasons := make(map[string]string)
 	for _, s := range parseSkips(text) {

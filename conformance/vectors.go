@@ -48,9 +48,9 @@ type vector interface {
 	predict(*Fixture) prediction
 }
 
-// prediction is the model's word on a frame that an authenticated client sends on a control stream. The model is written
-// from docs/protocol/session.md and shares no decision with a broker: it looks at the fields that the vector states,
-// not at the frame.
+// prediction is the model's word on a frame that an authenticated client sends on a control stream. The model is
+// written from docs/protocol/session.md and shares no decision with a broker: it looks at the fields that the vector
+// states, not at the frame.
 type prediction struct {
 	replies []string
 	then    consequence
@@ -58,7 +58,8 @@ type prediction struct {
 	events []string
 	// fin says that the frame is the beginning of one, and ends with the stream.
 	fin bool
-	// start is set for a subscribe that is carried out or refused by where it starts, which is known at that time alone.
+	// start is set for a subscribe that is carried out or refused by where it starts, which is known at that time
+	// alone.
 	start *codec.Start
 }
 

@@ -281,8 +281,8 @@ func TestChartLint(t *testing.T) {
 	}
 }
 
-// Every value has a place in the schema, and every place in the schema a value: helm would accept what the schema lacks,
-// were it not closed, and what has no default is not in values.yaml to be read about.
+// Every value has a place in the schema, and every place in the schema a value: helm would accept what the schema
+// lacks, were it not closed, and what has no default is not in values.yaml to be read about.
 func TestSchemaCoversValues(t *testing.T) {
 	chart, err := loader.Load(chartDir)
 	if err != nil {

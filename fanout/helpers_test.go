@@ -35,8 +35,8 @@ func checkedHub(t *testing.T, o Options) *Hub {
 			t.Errorf("%d bytes retained after the end", st.RetainedBytes)
 		}
 		for _, topic := range topics {
-			if n := topic.tenant.replaying; len(n) != 0 || topic.readers != 0 || topic.paused != 0 || len(topic.behind) != 0 {
-				t.Errorf("%v: after the end %d topics with replay, %d readers, %d paused, %d on replay", topic.key, len(n), topic.readers, topic.paused, len(topic.behind))
+			if n := topic.tenant.replaying; len(n) != 0 || topic.readers != 0 || topic.paused != 0 || len(topic.lagging) != 0 {
+				t.Errorf("%v: after the end %d topics with replay, %d readers, %d paused, %d on replay", topic.key, len(n), topic.readers, topic.paused, len(topic.lagging))
 			}
 		}
 		if n := buf.Live() - live; n != 0 {

@@ -58,9 +58,9 @@ const (
 // SubscriptionOptions configure one subscription. They are copied by [Topic.Subscribe].
 type SubscriptionOptions struct {
 	// Wake is called when there is something to take, or the end to see, and the consumer had found nothing the last
-	// time; the Take that found nothing may not have returned yet. It runs on the goroutine that published, or that ended
-	// the subscription, with none of this package's locks held. It may take and write what is there, but must not block:
-	// the publisher's other subscriptions come after it.
+	// time; the Take that found nothing may not have returned yet. It runs on the goroutine that published, or that
+	// ended the subscription, with none of this package's locks held. It may take and write what is there, but must not
+	// block: the publisher's other subscriptions come after it.
 	Wake func()
 	// OnEnd, if set, is called once when the subscription ends other than by its own Close, from the goroutine that
 	// ended it, so that a consumer that is stuck in a write can be freed. It must not block.
@@ -85,15 +85,15 @@ type Subscription struct {
 	startsBusy bool  // it was made with replay or a gap to take
 
 	// Guarded by the topic's turn.
-	subIndex    int    // in Topic.subs, until it ends
-	index       int    // in Topic.active, or -1
-	behindIndex int    // in Topic.behind, or -1
-	busy        bool   // in Topic.busy, or in the hands of the sweep
-	paused      bool   // out of the active set because its queue was full
-	missedFrom  uint64 // while paused: the first sequence number it was not offered
-	missed      uint64 // events that it was not offered, but for those of the present pause
-	endedAt     uint64 // the topic's next sequence number when it ended
-	cursor      uint64 // while it reads replay: the next event to read
+	subIndex     int    // in Topic.subs, until it ends
+	index        int    // in Topic.active, or -1
+	laggingIndex int    // in Topic.lagging, or -1
+	busy         bool   // in Topic.busy, or in the hands of the sweep
+	paused       bool   // out of the active set because its queue was full
+	missedFrom   uint64 // while paused: the first sequence number it was not offered
+	missed       uint64 // events that it was not offered, but for those of the present pause
+	endedAt      uint64 // the topic's next sequence number when it ended
+	cursor       uint64 // while it reads replay: the next event to read
 
 	ended     atomic.Bool // written under the turn
 	replaying atomic.Bool // it reads replay; written under the turn
@@ -126,7 +126,7 @@ func newSubscription(t *Topic, o SubscriptionOptions) *Subscription {
 		MaxItems: t.pol.QueueItems,
 		Overflow: t.pol.Overflow,
 		Discard:  (*Frame).Release,
-		OnRoom:   func() { t.room(s) },
+		OnSpace:  func() { t.spaceFreed(s) },
 		Charge:   t.tenant.chargeSlots,
 	})
 	return s
@@ -143,8 +143,8 @@ type Delivery struct {
 	Next   uint64 // sequence number of the first event of the delivery, or of the next one to come
 }
 
-// Backlog reports whether the subscription was made with replay or a gap to take. If so its consumer starts by itself: no
-// Wake announces them, nor anything else before the consumer has found nothing to take.
+// Backlog reports whether the subscription was made with replay or a gap to take. If so its consumer starts by itself:
+// no Wake announces them, nor anything else before the consumer has found nothing to take.
 func (s *Subscription) Backlog() bool { return s.startsBusy }
 
 // Take appends what there is to out, as much as fits in maxBytes but at least one frame if there is one, replay
@@ -379,9 +379,9 @@ func (s *Subscription) canGive(list *[]seen, moves uint64) {
 	*list = append(*list, seen{s, moves})
 }
 
-// age returns for how long the oldest frame in the ring has waited. Nobody writes down when a frame comes; instead, a sweep
-// marks the end of the queue, and the next one that finds the mark gone sets another. The oldest frame is at least as old as
-// the mark that is still there, and about as old as the one before was when it went.
+// age returns for how long the oldest frame in the ring has waited. Nobody writes down when a frame comes; instead, a
+// sweep marks the end of the queue, and the next one that finds the mark gone sets another. The oldest frame is at
+// least as old as the mark that is still there, and about as old as the one before was when it went.
 func (s *Subscription) age(st ring.Stats, now time.Duration) time.Duration {
 	switch {
 	case st.Items == 0:

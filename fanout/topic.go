@@ -34,7 +34,7 @@ type Topic struct {
 	blocking int    // subscriptions whose ring blocks
 	paused   int    // subscriptions that a publish passes by, because their queue was full
 	active   []*Subscription
-	behind   []*Subscription // blocking ones that still read replay, ended or not
+	lagging  []*Subscription // blocking ones that still read replay, ended or not
 	waiters  line            // publishers that wait for their turn or for space
 	replay   replay
 	packer   packer
@@ -97,7 +97,7 @@ func (t *Topic) Publish(ctx context.Context, f *Frame, wait time.Duration) (firs
 	if t.closed {
 		err = ErrClosed
 	} else if len(t.waiters) > 0 || t.tenant.share.Waiting() > 0 {
-		err = errNoRoom
+		err = errNoSpace
 	} else {
 		k, err = t.admitLocked(f)
 	}
@@ -128,13 +128,13 @@ func (t *Topic) Publish(ctx context.Context, f *Frame, wait time.Duration) (firs
 // wokenPool holds lists of subscriptions to be woken by a publish when it has given the turn back.
 var wokenPool = sync.Pool{New: func() any { return new([]*Subscription) }}
 
-// errNoRoom means that a publish has to wait for its turn or for space in a queue.
-var errNoRoom = errors.New("fanout: no space")
+// errNoSpace means that a publish has to wait for its turn or for space in a queue.
+var errNoSpace = errors.New("fanout: no space")
 
 // admitLocked sees to it that f can be offered: that all blocking subscriptions have space, and that there is memory.
 // It returns the frame to offer, which is f or a copy, with a reference.
 func (t *Topic) admitLocked(f *Frame) (*Frame, error) {
-	if err := t.roomLocked(f); err != nil {
+	if err := t.spaceLocked(f); err != nil {
 		return nil, err
 	}
 	if len(t.active) == 0 && !t.replay.wants(f.cost()) {
@@ -217,16 +217,16 @@ func (t *Topic) reclaimLocked(f *Frame, why error) bool {
 	return t.hub.reclaim(t.tenant, int64(t.packer.size(f)), why)
 }
 
-// roomLocked returns nil if every blocking subscription would accept f. If not, the first that would not will say when
+// spaceLocked returns nil if every blocking subscription would accept f. If not, the first that would not will say when
 // that changes. An error of package ledger means that there is no memory for its queue to grow.
-func (t *Topic) roomLocked(f *Frame) error {
-	if len(t.behind) > 0 {
+func (t *Topic) spaceLocked(f *Frame) error {
+	if len(t.lagging) > 0 {
 		// What they have not read must not be pushed out of replay.
 		oldest := t.replay.oldestAfter(t.packer.size(f), t.next)
-		for _, s := range t.behind {
+		for _, s := range t.lagging {
 			if s.cursor < oldest {
 				t.wanted = f.cost()
-				return errNoRoom
+				return errNoSpace
 			}
 		}
 	}
@@ -237,12 +237,12 @@ func (t *Topic) roomLocked(f *Frame) error {
 		if !s.blocks {
 			continue
 		}
-		if ok, memory := s.ring.Room(f.cost()); !ok {
+		if ok, memory := s.ring.HasSpace(f.cost()); !ok {
 			t.wanted = f.cost()
 			if memory {
 				return t.tenant.share.Refusal(1)
 			}
-			return errNoRoom
+			return errNoSpace
 		}
 	}
 	return nil
@@ -298,7 +298,7 @@ func (t *Topic) offerLocked(f *Frame) (first uint64, woken *[]*Subscription) {
 		case ring.Full:
 			refused++
 			if s.blocks {
-				// Only memory for slots can be missing: roomLocked has seen space. It is lost like anything else that
+				// Only memory for slots can be missing: spaceLocked has seen space. It is lost like anything else that
 				// there is no memory for.
 				t.hub.reclaimed.Add(uint64(f.count))
 				s.missed += uint64(f.count)
@@ -337,7 +337,7 @@ func (t *Topic) trimLocked(limit int) {
 // listReplayLocked keeps the tenant's list of topics that can give replay right: it holds something, and no blocking
 // subscription has still to read it.
 func (t *Topic) listReplayLocked() {
-	switch can := t.replay.bytes > 0 && len(t.behind) == 0; {
+	switch can := t.replay.bytes > 0 && len(t.lagging) == 0; {
 	case can == t.listed:
 	case can:
 		t.listed = true
@@ -394,9 +394,9 @@ func (t *Topic) attachLocked(s *Subscription) {
 	t.active = append(t.active, s)
 }
 
-// room is called by a ring, on its consumer's goroutine, when the space that was asked for is there: a paused
+// spaceFreed is called by a ring, on its consumer's goroutine, when the space that was asked for is there: a paused
 // subscription returns, and the first waiting publisher looks again.
-func (t *Topic) room(s *Subscription) {
+func (t *Topic) spaceFreed(s *Subscription) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.resumeLocked(s)
@@ -500,11 +500,11 @@ func (t *Topic) pageLocked(s *Subscription, out []Delivery, maxBytes int) []Deli
 
 // caughtUpLocked takes a blocking subscription off the list of those that publishers must not overtake in replay.
 func (t *Topic) caughtUpLocked(s *Subscription) {
-	if s.behindIndex < 0 {
+	if s.laggingIndex < 0 {
 		return
 	}
-	t.behind = swapRemove(t.behind, s.behindIndex, func(o *Subscription) { o.behindIndex = s.behindIndex })
-	s.behindIndex = -1
+	t.lagging = swapRemove(t.lagging, s.laggingIndex, func(o *Subscription) { o.laggingIndex = s.laggingIndex })
+	s.laggingIndex = -1
 	t.listReplayLocked()
 }
 
@@ -632,7 +632,7 @@ func (t *Topic) subscribe(from From, o SubscriptionOptions) (*Subscription, erro
 	}
 	s.start, s.next, s.cursor = start, expected, start
 	s.lossy.Store(s.reason != GapNone) // to be reported even if no event comes
-	s.index, s.behindIndex = -1, -1
+	s.index, s.laggingIndex = -1, -1
 	if start < t.next || s.reason != GapNone {
 		s.startsBusy = true
 		s.ring.Unpark() // or a second consumer would be woken while the first one is busy
@@ -642,8 +642,8 @@ func (t *Topic) subscribe(from From, o SubscriptionOptions) (*Subscription, erro
 		s.replaying.Store(true)
 		t.readers++
 		if s.blocks {
-			s.behindIndex = len(t.behind)
-			t.behind = append(t.behind, s)
+			s.laggingIndex = len(t.lagging)
+			t.lagging = append(t.lagging, s)
 			t.listReplayLocked()
 		}
 	} else {

@@ -406,8 +406,8 @@ func (w *cacheWorker) call(ctx context.Context, kind int) (c called, err error) 
 	return c, nil
 }
 
-// CacheTable measures the cells of the table that is published for the reference's cache (operations of 0, 256 and 4096 bytes) and
-// writes them in its shape.
+// CacheTable measures the cells of the table that is published for the reference's cache (operations of 0, 256 and 4096
+// bytes) and writes them in its shape.
 func CacheTable(ctx context.Context, cfg CacheConfig, w io.Writer) error {
 	if _, err := fmt.Fprintln(w, "| Op | Payload | p50 | p99 | ops/s |\n|---|--:|--:|--:|--:|"); err != nil {
 		return err

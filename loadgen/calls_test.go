@@ -14,8 +14,8 @@ import (
 	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
-// A call that nobody is free for waits, and the time counts: two callers that take 10 ms each keep up with 200 calls per
-// second. While one of them stands still for 95 ms, the other can make half of what is due.
+// A call that nobody is free for waits, and the time counts: two callers that take 10 ms each keep up with 200 calls
+// per second. While one of them stands still for 95 ms, the other can make half of what is due.
 func TestOpenLoopOfCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		calls := 0

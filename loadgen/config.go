@@ -76,7 +76,8 @@ type Config struct {
 	// window. Zero means none.
 	Rate float64
 
-	// Total is the number of measured events to publish, which publishers and topics share. Zero means that Duration decides.
+	// Total is the number of measured events to publish, which publishers and topics share. Zero means that Duration
+	// decides.
 	Total int64
 	// Duration is how long measured events are published. Zero means 5 s, and sets MaxDuration to a minute if that is
 	// zero as well.
@@ -263,8 +264,9 @@ func (c *Config) held() int64 {
 	return int64(c.Window) * int64(c.Batch) * int64(c.Payload)
 }
 
-// checkVolume refuses a run of so many events from each publisher to each subscription if it is too small for a rate to mean anything. An
-// open loop is never too small: its rate is given, and that the broker cannot follow shows in the latencies.
+// checkVolume refuses a run of so many events from each publisher to each subscription if it is too small for a rate to
+// mean anything. An open loop is never too small: its rate is given, and that the broker cannot follow shows in the
+// latencies.
 func (c *Config) checkVolume(events int64) error {
 	if c.Rate > 0 {
 		return nil

@@ -11,8 +11,8 @@ import (
 	"github.com/felix-mq/felix/client"
 )
 
-// ConnectConfig describes a run of connection attempts: each is a handshake, with TLS 1.3, and the authentication over it.
-// Its numbers mean what they say; see [DefaultConnectConfig].
+// ConnectConfig describes a run of connection attempts: each is a handshake, with TLS 1.3, and the authentication over
+// it. Its numbers mean what they say; see [DefaultConnectConfig].
 type ConnectConfig struct {
 	Concurrency int     // callers, each with one attempt in flight
 	Rate        float64 // attempts per second of an open loop, which start late if no caller is free; 0 is a closed loop

@@ -79,8 +79,8 @@ func TestSlowSubscriptions(t *testing.T) {
 		mode      SlowMode
 	}{"embedded": {1, Trickle}, "two processes": {2, Stop}} {
 		t.Run(name, func(t *testing.T) {
-			// 32 MiB for each: the queue of a slow subscription and the windows on its way hold less than 6. What trickles is
-			// 5 events a second, which is little however long a slow machine takes.
+			// 32 MiB for each: the queue of a slow subscription and the windows on its way hold less than 6. What
+			// trickles is 5 events a second, which is little however long a slow machine takes.
 			res := mustRun(t, Config{
 				Fanout: 2, SlowSubs: 2, Conns: 2, Payload: 16 << 10, Batch: 1, Window: 64, Total: 2048, Processes: tc.processes,
 				SlowMode: tc.mode,

@@ -133,8 +133,8 @@ func TestLossInWarmUp(t *testing.T) {
 	}
 }
 
-// Drops are counted, and marks make up for batches of which nothing arrives: in the warm-up, within the window and at the
-// end.
+// Drops are counted, and marks make up for batches of which nothing arrives: in the warm-up, within the window and at
+// the end.
 func TestAllowedDrops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, p, out := newEngine(Config{Fanout: 2, Batch: 4, Payload: 16, Window: 1, Total: 400, Warmup: 1, AllowDrops: true})

@@ -12,9 +12,9 @@ const maxLatency = time.Minute
 
 // latencies is the histogram of one worker, in nanoseconds with three significant digits. It has one owner at a time.
 //
-// Its counts are laid out as those of an HDR histogram, which it becomes at the end. Until then it knows which of them it
-// has used: to merge and empty a histogram of the library costs a third of a millisecond however little is in it, and that
-// of each worker is merged once a second while latencies are measured.
+// Its counts are laid out as those of an HDR histogram, which it becomes at the end. Until then it knows which of them
+// it has used: to merge and empty a histogram of the library costs a third of a millisecond however little is in it,
+// and that of each worker is merged once a second while latencies are measured.
 type latencies struct {
 	counts  []int64
 	used    [2]int // the first count that was used, and the one after the last
@@ -27,7 +27,8 @@ const (
 	half     = 1 << halfBits
 )
 
-// countOf is the index of the count of a value: of 11 leading bits, the first of which is always set but in small values.
+// countOf is the index of the count of a value: of 11 leading bits, the first of which is always set but in small
+// values.
 func countOf(ns int64) int {
 	shift := bits.Len64(uint64(ns)|(2*half-1)) - (halfBits + 1)
 	return shift<<halfBits + int(ns>>shift)

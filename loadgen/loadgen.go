@@ -4,9 +4,9 @@
 // There are four scenarios: [Run] publishes and subscribes, [RunSoak] does so for long and judges what has grown,
 // [RunCache] makes cache calls and [RunConnect] connections.
 //
-// Publishers send batches of stamped items, each to one topic; each subscription has a goroutine, an HDR histogram, and a
-// ledger for each publisher. The histograms are taken at the end of each interval, which makes the timeline. There are
-// three ways to load:
+// Publishers send batches of stamped items, each to one topic; each subscription has a goroutine, an HDR histogram, and
+// a ledger for each publisher. The histograms are taken at the end of each interval, which makes the timeline. There
+// are three ways to load:
 //
 //	closed    Window batches of a publisher are in flight until every subscription has them; 1 is one batch at a time
 //	unbounded the publisher sends as fast as the transport takes it

@@ -64,8 +64,8 @@ func stamp(item []byte) (number uint64, at int64) {
 	return binary.BigEndian.Uint64(item), int64(binary.BigEndian.Uint64(item[8:]))
 }
 
-// NewItems makes the items of one batch of a run, each of payload bytes, all different; equal arguments make equal items. Every
-// batch of the run sends them under new stamps. The caller owns them.
+// NewItems makes the items of one batch of a run, each of payload bytes, all different; equal arguments make equal
+// items. Every batch of the run sends them under new stamps. The caller owns them.
 func NewItems(kind PayloadKind, batch, payload int, seed uint64) [][]byte {
 	rng := rand.New(rand.NewPCG(seed, 0x5EED))
 	all := make([]byte, batch*payload)

@@ -52,7 +52,7 @@ func (r *run) now() int64 { return int64(time.Since(r.base)) }
 // Run carries out the run that cfg describes. It returns when the run has ended or failed, or ctx has ended, and
 // everything it started, a broker included, has gone.
 //
-// Beside a result there can be an error: an [UnaccountedError] when events were lost, and an [IdleError] when they did
+// There can be a result and an error: an [UnaccountedError] when events were lost, and an [IdleError] when they did
 // not come. The result then says how far the run got; its figures are not those of a valid run. With all other errors,
 // of which [TooSmallError], [OrderError] and [PayloadError] are types of their own, there is no result.
 func Run(ctx context.Context, cfg Config) (*Result, error) {

@@ -16,8 +16,8 @@ const (
 )
 
 // A soak fails if what it holds at its peak in the last part of the run is this much above the peak in the first. Its
-// beginning, where pools and windows fill, is left out; the bound on memory is above what the collector's rhythm does to
-// peaks, which is why peaks are compared and not ends.
+// beginning, where pools and windows fill, is left out; the bound on memory is above what the collector's rhythm does
+// to peaks, which is why peaks are compared and not ends.
 const (
 	soakParts           = 4
 	soakSettle          = 0.1 // of the run

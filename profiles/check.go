@@ -17,16 +17,16 @@ type Rule struct {
 	Value   string         // type of the samples' values: "alloc_objects", "delay", "cpu"
 	Rooms   []string       // whose doing it is; see [Owner]
 	Through *regexp.Regexp // of a function that the package called; nil for any
-	// Limit is how much of it one site may have for each operation. Pools that a collection has emptied, queues that grow
-	// and a lock that is met once in a while stay below it; what happens each time does not. Where it is 0 a single sample is
-	// too much.
+	// Limit is how much of it one site may have for each operation. Pools that a collection has emptied, queues that
+	// grow and a lock that is met once in a while stay below it; what happens each time does not. Where it is 0 a
+	// single sample is too much.
 	Limit float64
 }
 
 var innermost = []string{"codec", "ring", "fanout"}
 
-// Rules are those for a broker's profiles, by operations: deliveries of published batches, or requests of the cache. Limits are in
-// allocations, nanoseconds of waiting, and nanoseconds of processor time.
+// Rules are those for a broker's profiles, by operations: deliveries of published batches, or requests of the cache.
+// Limits are in allocations, nanoseconds of waiting, and nanoseconds of processor time.
 var Rules = []Rule{
 	{Name: "allocation", Value: "alloc_objects", Rooms: innermost, Limit: 0.2},
 	{ // in processor time, because profiles of allocations leave the runtime's functions out
@@ -48,8 +48,8 @@ func (v Violation) String() string {
 	return fmt.Sprintf("%s: %.4g for each operation\n\t%s", v.Rule, v.Per, strings.Join(v.Stack, "\n\t"))
 }
 
-// Check applies those rules to a profile that are about its values, and returns the sites that break them, the worst of each
-// rule first. operations is how many there were while the profile was taken.
+// Check applies those rules to a profile that are about its values, and returns the sites that break them, the worst of
+// each rule first. operations is how many there were while the profile was taken.
 func Check(p *profile.Profile, rules []Rule, operations float64) (violations []Violation) {
 	for _, r := range rules {
 		at := valueIndex(p, r.Value)

@@ -24,8 +24,8 @@ const (
 	Library   = "(libraries)"
 )
 
-// Owner says whose an allocation, a wait or a moment is: that of the first function from the leaf that is in a package of
-// Felix or in quic-go, whatever it calls.
+// Owner says whose an allocation, a wait or a moment is: that of the first function from the leaf that is in a package
+// of Felix or in quic-go, whatever it calls.
 func Owner(s *profile.Sample) string {
 	room := Elsewhere
 	for f := range functions(s) {
@@ -66,7 +66,8 @@ var kinds = []struct{ prefix, room string }{
 	{"sync/", Runtime},
 }
 
-// functions yields the names of a stack's functions, the leaf first; what was inlined comes before what it was inlined into.
+// functions yields the names of a stack's functions, the leaf first; what was inlined comes before what it was inlined
+// into.
 func functions(s *profile.Sample) func(yield func(string) bool) {
 	return func(yield func(string) bool) {
 		for _, l := range s.Location {

@@ -6,8 +6,9 @@ import "time"
 // datagrams and drops what comes on top, which then costs a retransmission and half of the congestion window. The
 // kernel queues megabytes.
 //
-// Stepping back for others to run is not enough. With several processors the connection's goroutine may have been on one that
-// the system has given to another process, so that its queue fills however often the socket's own goroutine steps back.
+// Stepping back for others to run is not enough. With several processors the connection's goroutine may have been on
+// one that the system has given to another process, so that its queue fills however often the socket's own goroutine
+// steps back.
 type backlog struct {
 	received func() uint64 // datagrams that the connection has taken from its queue
 	last     uint64        // what that was when given was last brought up to date
@@ -22,8 +23,8 @@ const (
 	// backlogWait is the time from one look at what the connection has taken to the next.
 	backlogWait = 50 * time.Microsecond
 
-	// backlogPatience is how long a connection has to catch up: longer than a busy system lets a thread that could run wait for
-	// its turn, which is several slices of 3 ms.
+	// backlogPatience is how long a connection has to catch up: longer than a busy system lets a thread that could run
+	// wait for its turn, which is several slices of 3 ms.
 	backlogPatience = 20 * time.Millisecond
 
 	// Datagrams that the connection had no use for are not counted as received: a sender of such datagrams would stop

@@ -29,14 +29,14 @@ type Config struct {
 	// StreamWindow is how many bytes a peer may send on one stream ahead of its reader. Zero means 256 KiB.
 	StreamWindow uint64
 
-	// ConnWindow is how many bytes a peer may send on one connection ahead of all its readers. It is raised to
-	// 4/3 × (StreamsHint + 2) × StreamWindow if it is less, zero included: the receiver renews a connection's credit only
+	// ConnWindow is how many bytes a peer may send on one connection ahead of all its readers. It is raised to 4/3 ×
+	// (StreamsHint + 2) × StreamWindow if it is less, zero included: the receiver renews a connection's credit only
 	// after a quarter of the window was read, so with less than that the streams nobody reads would stop those that
 	// somebody does.
 	ConnWindow uint64
 
-	// StreamsHint is how many incoming streams of a connection are expected to carry bulk data at the same time; it only
-	// enters the bound of ConnWindow. Zero means 8.
+	// StreamsHint is how many incoming streams of a connection are expected to carry bulk data at the same time; it
+	// only enters the bound of ConnWindow. Zero means 8.
 	StreamsHint int
 
 	// MaxStreams is how many streams of each kind a peer may have open on one connection at a time. Zero means 1024,
@@ -78,9 +78,9 @@ type Config struct {
 	// five processors, and more by one for each two beyond that; more than one needs Linux.
 	Sockets int
 
-	// Spin is how long the reader of the socket polls for more before it parks, as long as traffic keeps coming. It saves
-	// the wake-up of a thread for each datagram, at the cost of processor time; one socket of the process polls at a time.
-	// Zero means not at all. It has an effect on Linux alone.
+	// Spin is how long the reader of the socket polls for more before it parks, as long as traffic keeps coming. It
+	// saves the wake-up of a thread for each datagram, at the cost of processor time; one socket of the process polls
+	// at a time. Zero means not at all. It has an effect on Linux alone.
 	Spin time.Duration
 
 	// StatelessResetKey lets a restarted listener tell the peers of its former life that their connections are gone, if
@@ -186,8 +186,8 @@ func (c Config) quic() *quic.Config {
 		HandshakeIdleTimeout: c.HandshakeTimeout / 2,
 		MaxIdleTimeout:       c.IdleTimeout,
 		KeepAlivePeriod:      c.KeepAlive,
-		// Initial and maximum are the same: quic-go raises a connection's window by what it sees of the round trip time,
-		// which flow control itself inflates, and it never raises one when it is needed.
+		// Initial and maximum are the same: quic-go raises a connection's window by what it sees of the round trip
+		// time, which flow control itself inflates, and it never raises one when it is needed.
 		InitialStreamReceiveWindow:     c.StreamWindow,
 		MaxStreamReceiveWindow:         c.StreamWindow,
 		InitialConnectionReceiveWindow: c.ConnWindow,

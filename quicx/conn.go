@@ -33,8 +33,8 @@ func newConn(qc *quic.Conn, sock *socket, tr *quic.Transport, sizes *sizeTester,
 	return c
 }
 
-// OpenStream opens a bidirectional stream. The peer does not know of it before the first write. It blocks while the peer
-// allows no more streams; if ctx ends first, the error matches [ErrStreamLimit] and that of ctx.
+// OpenStream opens a bidirectional stream. The peer does not know of it before the first write. It blocks while the
+// peer allows no more streams; if ctx ends first, the error matches [ErrStreamLimit] and that of ctx.
 func (c *Conn) OpenStream(ctx context.Context) (*Stream, error) {
 	s, err := open(ctx, c.qc.OpenStream, c.qc.OpenStreamSync)
 	if err != nil {
@@ -67,8 +67,8 @@ func open[S any](ctx context.Context, try func() (S, error), wait func(context.C
 	return s, mapError(err)
 }
 
-// AcceptStream returns the next bidirectional stream that the peer opened. It blocks until there is one, ctx ends or the
-// connection does.
+// AcceptStream returns the next bidirectional stream that the peer opened. It blocks until there is one, ctx ends or
+// the connection does.
 func (c *Conn) AcceptStream(ctx context.Context) (*Stream, error) {
 	s, err := c.qc.AcceptStream(ctx)
 	if err != nil {
@@ -89,10 +89,10 @@ func (c *Conn) AcceptUniStream(ctx context.Context) (*RecvStream, error) {
 // maxAckDelay is how long a peer may hold an acknowledgement back unless it says otherwise (RFC 9000, section 18.2).
 const maxAckDelay = 25 * time.Millisecond
 
-// AwaitDelivery waits until the peer has most likely received all that was written: until nothing was sent for longer than
-// QUIC waits before it sends what is not acknowledged again, and once more when that is lost as well (RFC 9002, section
-// 6.2.1): about a tenth of a second on a short path. What the peer's flow control holds back cannot be waited for. It returns early when the connection or the
-// context ends.
+// AwaitDelivery waits until the peer has most likely received all that was written: until nothing was sent for longer
+// than QUIC waits before it sends what is not acknowledged again, and once more when that is lost as well (RFC 9002,
+// section 6.2.1): about a tenth of a second on a short path. What the peer's flow control holds back cannot be waited
+// for. It returns early when the connection or the context ends.
 func (c *Conn) AwaitDelivery(ctx context.Context) {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -136,7 +136,8 @@ func (c *Conn) RemoteAddr() net.Addr { return c.qc.RemoteAddr() }
 // LocalAddr returns the local address.
 func (c *Conn) LocalAddr() net.Addr { return c.qc.LocalAddr() }
 
-// ConnStats are the counters of a connection since its start. Bytes are those of UDP payloads, retransmissions included.
+// ConnStats are the counters of a connection since its start. Bytes are those of UDP payloads, retransmissions
+// included.
 type ConnStats struct {
 	BytesSent, PacketsSent         uint64
 	BytesReceived, PacketsReceived uint64

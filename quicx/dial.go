@@ -13,16 +13,16 @@ import (
 	"time"
 )
 
-// Dial connects to addr, a host and a port. The connection has a UDP socket of its own, which is closed with it: packets
-// of several connections on one socket would share its buffers and its reader.
+// Dial connects to addr, a host and a port. The connection has a UDP socket of its own, which is closed with it:
+// packets of several connections on one socket would share its buffers and its reader.
 //
 // All addresses of a name are tried, as RFC 8305 has it: IPv6 and IPv4 by turns, beginning with the family that the
 // system puts first, each 250 ms after the one before or as soon as that has failed. The first whose handshake is
 // complete is taken, and the other attempts have ended when Dial returns. The error names each address that was tried.
 // Of a name for loopback IPv4 comes first, which is what brokers listen on unless they are told otherwise.
 //
-// The configuration of TLS is copied, nil stands for an empty one; application protocols in it are ignored. If it names no
-// server, the host of addr is what the certificate has to be valid for, without the zone of an IPv6 address.
+// The configuration of TLS is copied, nil stands for an empty one; application protocols in it are ignored. If it names
+// no server, the host of addr is what the certificate has to be valid for, without the zone of an IPv6 address.
 //
 // Dial blocks until a handshake is complete, all have failed or ctx ends. Errors after the name was resolved match
 // [ErrHandshake].

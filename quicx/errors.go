@@ -26,8 +26,8 @@ var (
 	// (a [net.Error] with Timeout true) and ended contexts included. The cause is wrapped together with it.
 	ErrHandshake = errors.New("quicx: handshake failed")
 
-	// ErrStreamLimit reports that the peer did not allow another stream before the context ended. It comes together with
-	// the context's error. The connection is fine.
+	// ErrStreamLimit reports that the peer did not allow another stream before the context ended. It comes together
+	// with the context's error. The connection is fine.
 	ErrStreamLimit = errors.New("quicx: peer allows no more streams")
 
 	// ErrWouldBlock reports that TryWrite wrote nothing because not all of it could be queued at once.

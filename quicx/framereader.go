@@ -89,8 +89,8 @@ func (r *FrameReader) SetMaxFrame(n int) { r.max = min(n, math.MaxInt-codec.Head
 // holds them. It is called before the first Next.
 func (r *FrameReader) SetAccount(a *ledger.Account) { r.account = a }
 
-// Progress tells an observer on another goroutine whether the reader waits inside a frame: for the rest of its header, or
-// of a payload of the given length. Two calls that return the same count saw the same wait, or none in between.
+// Progress tells an observer on another goroutine whether the reader waits inside a frame: for the rest of its header,
+// or of a payload of the given length. Two calls that return the same count saw the same wait, or none in between.
 func (r *FrameReader) Progress() (count uint64, inside bool, payload int) {
 	p := r.progress.Load()
 	return p >> 1, p&1 != 0, int(r.awaited.Load())
@@ -103,8 +103,8 @@ func newFrameReader(src frameSource, maxFrame int) *FrameReader {
 	return &FrameReader{src: src, max: min(maxFrame, math.MaxInt-codec.HeaderLen), size: minChunk}
 }
 
-// Next returns the next frame. It is valid until the next call of Next or Close, or, if the caller has retained its chunk,
-// until that is released. The caller may overwrite its bytes in place.
+// Next returns the next frame. It is valid until the next call of Next or Close, or, if the caller has retained its
+// chunk, until that is released. The caller may overwrite its bytes in place.
 //
 // Next blocks until a whole frame is there. It returns [io.EOF] if the stream ended after a frame, [ErrTruncated] if it
 // ended inside one, an error of package codec for a header with the wrong magic or version or with a length above the

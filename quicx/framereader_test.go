@@ -151,7 +151,8 @@ func TestFrameReaderReady(t *testing.T) {
 	r.Close()
 }
 
-// While the reader waits for a frame to begin it holds no chunk; while whole frames are buffered it does not touch the stream.
+// While the reader waits for a frame to begin it holds no chunk; while whole frames are buffered it does not touch the
+// stream.
 func TestFrameReaderIdle(t *testing.T) {
 	checkLeaks(t)
 	rng := rand.New(rand.NewPCG(1, 2))

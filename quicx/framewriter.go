@@ -48,15 +48,15 @@ func (w *FrameWriter) Buffer() []byte {
 	return w.buf
 }
 
-// SetBuffer replaces the bytes that wait for Flush. The writer owns b until then. Nothing bounds how many there are but the
-// caller, who flushes when [FrameWriter.Pending] is large enough or when there is nothing more to answer.
+// SetBuffer replaces the bytes that wait for Flush. The writer owns b until then. Nothing bounds how many there are but
+// the caller, who flushes when [FrameWriter.Pending] is large enough or when there is nothing more to answer.
 func (w *FrameWriter) SetBuffer(b []byte) { w.buf = b }
 
 // Pending returns the number of bytes that wait for Flush.
 func (w *FrameWriter) Pending() int { return len(w.buf) }
 
-// Flush writes what was appended, in one write. It blocks and fails as [SendStream.Write] does; after an error the bytes
-// are gone and so is the stream.
+// Flush writes what was appended, in one write. It blocks and fails as [SendStream.Write] does; after an error the
+// bytes are gone and so is the stream.
 func (w *FrameWriter) Flush() error {
 	if len(w.buf) == 0 {
 		w.Close()
@@ -68,9 +68,9 @@ func (w *FrameWriter) Flush() error {
 	return err
 }
 
-// WriteBatch writes frames in order, after what waits for Flush. Small ones are joined, up to the writer's bound for each
-// write, and one that stays alone is written from where it is. The frames are read only until WriteBatch returns. It blocks
-// and fails as [SendStream.Write] does.
+// WriteBatch writes frames in order, after what waits for Flush. Small ones are joined, up to the writer's bound for
+// each write, and one that stays alone is written from where it is. The frames are read only until WriteBatch returns.
+// It blocks and fails as [SendStream.Write] does.
 func (w *FrameWriter) WriteBatch(frames [][]byte) error {
 	if len(w.buf) > 0 {
 		if err := w.Flush(); err != nil {
@@ -117,8 +117,8 @@ func (w *FrameWriter) TryWrite(frame []byte) error {
 	return w.dst.TryWrite(frame)
 }
 
-// Close drops what waits for Flush and gives the writer's memory back. The stream is left as it is, and the writer stays
-// usable.
+// Close drops what waits for Flush and gives the writer's memory back. The stream is left as it is, and the writer
+// stays usable.
 func (w *FrameWriter) Close() {
 	if w.chunk != nil {
 		w.chunk.Release()

@@ -314,8 +314,8 @@ func (l *Listener) Stats() ListenerStats {
 }
 
 // Refuse turns away connections that are attempted from now on. Those that exist are unaffected, and those whose
-// handshake is complete or under way can still be accepted. It is the first step of a graceful end, [Listener.Close] the
-// last.
+// handshake is complete or under way can still be accepted. It is the first step of a graceful end, [Listener.Close]
+// the last.
 func (l *Listener) Refuse() { l.refusing.Store(true) }
 
 // Close ends the listener, its socket and all connections that came from it. Those that are still open are closed with

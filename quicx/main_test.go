@@ -81,8 +81,8 @@ func connect(tb testing.TB, serverCfg, clientCfg Config) (server, client *Conn) 
 	return accept(tb, l), client
 }
 
-// uniStream returns both ends of a new stream from one connection to the other. The peer learns of it with the first write,
-// which is left to the caller: accept blocks until then.
+// uniStream returns both ends of a new stream from one connection to the other. The peer learns of it with the first
+// write, which is left to the caller: accept blocks until then.
 func uniStream(tb testing.TB, from, to *Conn) (send *SendStream, accept func() *RecvStream) {
 	tb.Helper()
 	send, err := from.OpenUniStream(tb.Context())

@@ -8,7 +8,8 @@ import (
 // SocketInfo says what a UDP socket was given by the operating system.
 type SocketInfo struct {
 	// Bytes of kernel memory asked for and granted for datagrams in each direction. Granted is 0 where the system does
-	// not tell. Less than asked usually means that a system-wide limit is lower: net.core.rmem_max and wmem_max on Linux.
+	// not tell. Less than asked usually means that a system-wide limit is lower: net.core.rmem_max and wmem_max on
+	// Linux.
 	SendBufferAsked, SendBufferGranted int
 	RecvBufferAsked, RecvBufferGranted int
 
@@ -22,9 +23,9 @@ type SocketInfo struct {
 	Shared error
 }
 
-// quietBuffers keeps quic-go from printing its own warning about socket buffers to the standard logger: what was granted
-// is in [SocketInfo], and whether and where to say it is up to the program. An environment variable is the only switch
-// that quic-go has for it.
+// quietBuffers keeps quic-go from printing its own warning about socket buffers to the standard logger: what was
+// granted is in [SocketInfo], and whether and where to say it is up to the program. An environment variable is the only
+// switch that quic-go has for it.
 var quietBuffers = sync.OnceFunc(func() {
 	const name = "QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING"
 	if _, set := os.LookupEnv(name); !set {

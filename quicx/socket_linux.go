@@ -26,8 +26,8 @@ const (
 	plainMessages = 8
 	plainSize     = 2 << 10
 
-	// Room for every control message that may come with a datagram: segment size, TOS or traffic class, packet info of
-	// either address family (both, on a dual-stack socket).
+	// Enough for every control message that may come with a datagram: segment size, TOS or traffic class, and packet
+	// info of either address family (both, on a dual-stack socket).
 	controlSize = 256
 
 	// maxPeers bounds the cache of peer addresses of a socket. An entry is about 150 bytes.
@@ -36,11 +36,11 @@ const (
 
 // socket is the UDP socket below a quic-go transport, which finds ReadBatch and WriteMsgUDP by their names.
 //
-// It differs from a plain [net.UDPConn] in two ways. With UDP_GRO the kernel hands over up to 64 KiB of joined datagrams
-// per message, which are cut up again here: ×1.4 to ×1.9 in throughput. And system calls are made raw and non-blocking:
-// an ordinary one from a process that was idle wakes the runtime's monitor thread, which costs more than the call. Raw
-// calls never block (MSG_DONTWAIT); on EAGAIN the goroutine parks in the runtime's poller. They run inside
-// [syscall.RawConn], which keeps the descriptor open for their duration, so that Close may come at any time.
+// It differs from a plain [net.UDPConn] in two ways. With UDP_GRO the kernel hands over up to 64 KiB of joined
+// datagrams per message, which are cut up again here: ×1.4 to ×1.9 in throughput. And system calls are made raw and
+// non-blocking: an ordinary one from a process that was idle wakes the runtime's monitor thread, which costs more than
+// the call. Raw calls never block (MSG_DONTWAIT); on EAGAIN the goroutine parks in the runtime's poller. They run
+// inside [syscall.RawConn], which keeps the descriptor open for their duration, so that Close may come at any time.
 //
 //	kernel ──recvmmsg──▶ rx: ≤ 4 messages of joined datagrams ──cut, copied──▶ quic-go's packet buffers
 //
@@ -231,8 +231,8 @@ const (
 	idlePollEvery = 16
 )
 
-// poll tries again for a while. A socket on which nothing comes stops polling after a few attempts, and tries again with
-// every sixteenth park, or when something came soon.
+// poll tries again for a while. A socket on which nothing comes stops polling after a few attempts, and tries again
+// with every sixteenth park, or when something came soon.
 func (r *receiver) poll(fd uintptr) bool {
 	if r.idle >= maxIdlePolls {
 		if r.idle++; (r.idle-maxIdlePolls)%idlePollEvery != 0 {
@@ -249,7 +249,8 @@ func (r *receiver) poll(fd uintptr) bool {
 			r.idle = 0
 			return true
 		}
-		// And what else could run on this processor, such as the peer that is waited for: polling must not keep it from that.
+		// And what else could run on this processor, such as the peer that is waited for: polling must not keep it from
+		// that.
 		_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0)
 	}
 	r.idle++
@@ -534,8 +535,8 @@ func (s *socket) opError(op, call string, addr *net.UDPAddr, errno syscall.Errno
 	return e
 }
 
-// cutSegmentSize takes the control message of UDP with the given type out of oob, in place, and returns the rest and the
-// size that it carries, or 0.
+// cutSegmentSize takes the control message of UDP with the given type out of oob, in place, and returns the rest and
+// the size that it carries, or 0.
 func cutSegmentSize(oob []byte, kind int32) (rest []byte, size int) {
 	for at := oob; len(at) > 0; {
 		hdr, body, remainder, err := unix.ParseOneSocketControlMessage(at)

@@ -39,9 +39,9 @@ type SendStream struct {
 	}
 }
 
-// Write writes all of p. It blocks until the last of it is put into packets, which flow control and the congestion of the
-// path may delay, and reads p only until it returns. It ends early, with the number of bytes that were sent, when the
-// write deadline passes, the peer stops reading or Cancel is called ([*StreamResetError]), or the connection ends.
+// Write writes all of p. It blocks until the last of it is put into packets, which flow control and the congestion of
+// the path may delay, and reads p only until it returns. It ends early, with the number of bytes that were sent, when
+// the write deadline passes, the peer stops reading or Cancel is called ([*StreamResetError]), or the connection ends.
 func (s *SendStream) Write(p []byte) (int, error) {
 	n, err := s.s.Write(p)
 	return n, mapError(err)
@@ -84,8 +84,8 @@ func (s *SendStream) Cancel(code uint64) { s.s.CancelWrite(quic.StreamErrorCode(
 // reading is noticed here without writing.
 func (s *SendStream) Context() context.Context { return s.s.Context() }
 
-// SetWriteDeadline sets the time after which Write fails with [os.ErrDeadlineExceeded], the blocked one included. The zero
-// time means never.
+// SetWriteDeadline sets the time after which Write fails with [os.ErrDeadlineExceeded], the blocked one included. The
+// zero time means never.
 func (s *SendStream) SetWriteDeadline(t time.Time) error { return mapError(s.s.SetWriteDeadline(t)) }
 
 // RecvStream is a direction of a stream from the peer. One goroutine may read; Cancel and SetReadDeadline may be called
@@ -102,26 +102,26 @@ type RecvStream struct {
 	}
 }
 
-// Read reads up to len(p) bytes. It blocks until there is at least one, and takes what is there. At the end of the stream
-// it returns [io.EOF], perhaps with the last bytes. Other errors: [*StreamResetError], [os.ErrDeadlineExceeded] (the stream
-// is usable after it), or the end of the connection.
+// Read reads up to len(p) bytes. It blocks until there is at least one, and takes what is there. At the end of the
+// stream it returns [io.EOF], perhaps with the last bytes. Other errors: [*StreamResetError], [os.ErrDeadlineExceeded]
+// (the stream is usable after it), or the end of the connection.
 func (s *RecvStream) Read(p []byte) (int, error) {
 	n, err := s.s.Read(p)
 	return n, mapError(err)
 }
 
-// Peek fills p with the next bytes and leaves them in the stream. It blocks until all of them are there. At the end of the
-// stream it returns the bytes that are left, with [io.EOF].
+// Peek fills p with the next bytes and leaves them in the stream. It blocks until all of them are there. At the end of
+// the stream it returns the bytes that are left, with [io.EOF].
 func (s *RecvStream) Peek(p []byte) (int, error) {
 	n, err := s.s.Peek(p)
 	return n, mapError(err)
 }
 
-// Cancel stops reading and asks the peer to stop writing. A blocked Read or Peek returns. After the end of the stream was
-// read it does nothing. Use code 0.
+// Cancel stops reading and asks the peer to stop writing. A blocked Read or Peek returns. After the end of the stream
+// was read it does nothing. Use code 0.
 func (s *RecvStream) Cancel(code uint64) { s.s.CancelRead(quic.StreamErrorCode(code)) }
 
-// SetReadDeadline sets the time after which Read and Peek fail with [os.ErrDeadlineExceeded], the blocked ones included.
-// The zero time means never. A deadline in the future costs an allocation each time a read blocks; a program with many
-// streams does better to set past deadlines from one place.
+// SetReadDeadline sets the time after which Read and Peek fail with [os.ErrDeadlineExceeded], the blocked ones
+// included. The zero time means never. A deadline in the future costs an allocation each time a read blocks; a program
+// with many streams does better to set past deadlines from one place.
 func (s *RecvStream) SetReadDeadline(t time.Time) error { return mapError(s.s.SetReadDeadline(t)) }

@@ -22,7 +22,7 @@ const (
 	DropNew Overflow = iota
 	// DropOld discards the oldest items until the newcomer fits, and counts them as dropped.
 	DropOld
-	// Block refuses the newcomer without counting it: the producer keeps it and waits for space ([Ring.Room]).
+	// Block refuses the newcomer without counting it: the producer keeps it and waits for space ([Ring.HasSpace]).
 	Block
 )
 
@@ -69,9 +69,9 @@ type Options[T any] struct {
 	// Discard is called for each item that leaves the ring without being taken. It runs with the ring's lock held
 	// and must not call back into the ring. Nil means that there is nothing to release.
 	Discard func(T)
-	// OnRoom is called, without the lock, when space returns after [Ring.Room] or [Ring.Watch] asked for it. It is
+	// OnSpace is called, without the lock, when space returns after [Ring.HasSpace] or [Ring.Watch] asked for it. It is
 	// called on the goroutine that made the space. Closing the ring makes no space: its caller knows who waits.
-	OnRoom func()
+	OnSpace func()
 	// Charge, if set, is asked before the ring takes memory for more slots, and told with a negative number when it has
 	// given some back. If it reports false the ring counts as full. It runs with the ring's lock held and must not call
 	// back into the ring.
@@ -151,7 +151,7 @@ func (r *Ring[T]) Init(o Options[T]) {
 		o.MaxItems = DefaultMaxItems
 	}
 	r.maxBytes, r.maxItems, r.overflow = o.MaxBytes, o.MaxItems, o.Overflow
-	r.discard, r.onRoom, r.charge = o.Discard, o.OnRoom, o.Charge
+	r.discard, r.onRoom, r.charge = o.Discard, o.OnSpace, o.Charge
 	r.parked = true
 }
 
@@ -171,7 +171,7 @@ func (r *Ring[T]) Offer(item T, bytes, events int) (result Result, dropped int) 
 		r.mu.Unlock()
 		return Closed, 0
 	}
-	if !r.roomLocked(bytes) || r.n == len(r.slots) && !r.growLocked() {
+	if !r.spaceLocked(bytes) || r.n == len(r.slots) && !r.growLocked() {
 		if r.overflow != DropOld || len(r.slots) == 0 {
 			if r.overflow != Block {
 				dropped = events
@@ -180,7 +180,7 @@ func (r *Ring[T]) Offer(item T, bytes, events int) (result Result, dropped int) 
 			r.mu.Unlock()
 			return Full, dropped
 		}
-		for r.n > 0 && (!r.roomLocked(bytes) || r.n == len(r.slots)) {
+		for r.n > 0 && (!r.spaceLocked(bytes) || r.n == len(r.slots)) {
 			dropped += r.dropOldestLocked()
 		}
 	}
@@ -198,7 +198,7 @@ func (r *Ring[T]) Offer(item T, bytes, events int) (result Result, dropped int) 
 func (r *Ring[T]) TryOffer(item T, bytes, events int) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.closed || !r.roomLocked(bytes) || r.n == len(r.slots) && !r.growLocked() {
+	if r.closed || !r.spaceLocked(bytes) || r.n == len(r.slots) && !r.growLocked() {
 		return false
 	}
 	r.pushLocked(item, bytes, events)
@@ -213,7 +213,7 @@ func (r *Ring[T]) pushLocked(item T, bytes, events int) {
 	r.parked = false
 }
 
-func (r *Ring[T]) roomLocked(bytes int) bool {
+func (r *Ring[T]) spaceLocked(bytes int) bool {
 	return r.n == 0 || (r.n < r.maxItems && r.bytes+bytes <= r.maxBytes)
 }
 
@@ -303,7 +303,7 @@ func (r *Ring[T]) wantedLocked() bool {
 	case r.onRoom == nil:
 		return false
 	case r.wantHalf && r.bytes <= r.maxBytes/2 && r.n <= r.maxItems/2:
-	case r.wantBytes > 0 && r.roomLocked(r.wantBytes):
+	case r.wantBytes > 0 && r.spaceLocked(r.wantBytes):
 	default:
 		return false
 	}
@@ -319,23 +319,23 @@ func (r *Ring[T]) Unpark() {
 	r.mu.Unlock()
 }
 
-// Fits reports what [Ring.Room] does, and asks for nothing.
+// Fits reports what [Ring.HasSpace] does, and asks for nothing.
 func (r *Ring[T]) Fits(bytes int) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.closed || r.roomLocked(bytes)
+	return r.closed || r.spaceLocked(bytes)
 }
 
-// Room reports whether an item of that size would be accepted now without a drop, or the ring is closed and there is
-// nothing to wait for. When it is not, Options.OnRoom will be called once as soon as the consumer has made space.
+// HasSpace reports whether an item of that size would be accepted now without a drop, or the ring is closed and there
+// is nothing to wait for. When it is not, Options.OnSpace will be called once as soon as the consumer has made space.
 // memory says that only memory for slots is missing, which Options.Charge has refused.
-func (r *Ring[T]) Room(bytes int) (ok, memory bool) {
+func (r *Ring[T]) HasSpace(bytes int) (ok, memory bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
 		return true, false
 	}
-	if r.roomLocked(bytes) {
+	if r.spaceLocked(bytes) {
 		if r.n < len(r.slots) || r.growLocked() {
 			return true, false
 		}
@@ -345,7 +345,7 @@ func (r *Ring[T]) Room(bytes int) (ok, memory bool) {
 	return false, memory
 }
 
-// Watch asks for one call of Options.OnRoom when the ring is half empty or less. It reports true, and asks for
+// Watch asks for one call of Options.OnSpace when the ring is half empty or less. It reports true, and asks for
 // nothing, if that is so already.
 func (r *Ring[T]) Watch() bool {
 	r.mu.Lock()
@@ -358,7 +358,7 @@ func (r *Ring[T]) Watch() bool {
 }
 
 // DropAll discards everything queued and counts it as dropped; it returns the number of events. When the consumer takes
-// next, Options.OnRoom is called: the one who emptied the ring learns from it that the consumer moves again. ok is
+// next, Options.OnSpace is called: the one who emptied the ring learns from it that the consumer moves again. ok is
 // false, and nothing is done, if the consumer has parked: nothing is queued then, and it would not take before it is
 // woken.
 func (r *Ring[T]) DropAll() (events int, ok bool) {
@@ -412,8 +412,8 @@ type Stats struct {
 // keptSlots is how many slots a ring keeps for good once it has needed them.
 const keptSlots = 64
 
-// Trim frees the slots of an empty ring that once was long, for when its producers have been quiet: the next offers make
-// new ones. It reports false, and does nothing, if something is queued.
+// Trim frees the slots of an empty ring that once was long, for when its producers have been quiet: the next offers
+// make new ones. It reports false, and does nothing, if something is queued.
 func (r *Ring[T]) Trim() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -87,7 +87,7 @@ func TestEmptyRingTakesAnyOneItem(t *testing.T) {
 
 func TestBlockTellsOfRoom(t *testing.T) {
 	told := 0
-	r := New(Options[int]{MaxBytes: 10, Overflow: Block, OnRoom: func() { told++ }})
+	r := New(Options[int]{MaxBytes: 10, Overflow: Block, OnSpace: func() { told++ }})
 	r.Offer(1, 6, 1)
 	r.Offer(2, 4, 1)
 	if got := first(r.Offer(3, 5, 1)); got != Full {
@@ -108,7 +108,7 @@ func TestBlockTellsOfRoom(t *testing.T) {
 		t.Errorf("blocking ring counted %d drops", d)
 	}
 	r.Offer(4, 10, 1)
-	r.Room(1)
+	r.HasSpace(1)
 	r.Close()
 	if told != 1 {
 		t.Errorf("a close made space: notified %d times", told)
@@ -120,7 +120,7 @@ func TestBlockTellsOfRoom(t *testing.T) {
 
 func TestWatchHalfEmpty(t *testing.T) {
 	told := 0
-	r := New(Options[int]{MaxBytes: 8, MaxItems: 100, OnRoom: func() { told++ }})
+	r := New(Options[int]{MaxBytes: 8, MaxItems: 100, OnSpace: func() { told++ }})
 	if !r.Watch() {
 		t.Fatal("an empty ring is not half empty")
 	}
@@ -165,7 +165,7 @@ func TestTrim(t *testing.T) {
 
 func TestDropAllTellsWhenConsumerMoves(t *testing.T) {
 	told := 0
-	r := New(Options[int]{OnRoom: func() { told++ }})
+	r := New(Options[int]{OnSpace: func() { told++ }})
 	r.Offer(1, 1, 3)
 	r.Offer(2, 1, 4)
 	if _, ok := r.DropAll(); !ok {
@@ -212,7 +212,7 @@ func TestParking(t *testing.T) {
 
 func TestFits(t *testing.T) {
 	told := 0
-	r := New(Options[int]{MaxBytes: 10, Overflow: Block, OnRoom: func() { told++ }})
+	r := New(Options[int]{MaxBytes: 10, Overflow: Block, OnSpace: func() { told++ }})
 	r.Offer(1, 6, 1)
 	if !r.Fits(4) || r.Fits(5) {
 		t.Error("4 of 10 bytes are free")
@@ -344,7 +344,7 @@ func TestStress(t *testing.T) {
 			r := New(Options[int]{
 				MaxBytes: 64, MaxItems: 16, Overflow: o,
 				Discard: func(int) { discarded.Add(1) },
-				OnRoom:  func() { room <- struct{}{} },
+				OnSpace: func() { room <- struct{}{} },
 			})
 			var got []int
 			var wg sync.WaitGroup
@@ -407,14 +407,14 @@ func TestAllocOfferTake(t *testing.T) {
 		t.Skip("allocation counts mean nothing under the race detector")
 	}
 	for _, o := range []Overflow{DropNew, DropOld, Block} {
-		r := New(Options[*int]{MaxItems: 8, Overflow: o, Discard: func(*int) {}, OnRoom: func() {}})
+		r := New(Options[*int]{MaxItems: 8, Overflow: o, Discard: func(*int) {}, OnSpace: func() {}})
 		v := new(int)
 		dst := make([]*int, 0, 16)
 		if n := testing.AllocsPerRun(1000, func() {
 			for range 12 { // four too many
 				r.Offer(v, 100, 1)
 			}
-			r.Room(1)
+			r.HasSpace(1)
 			dst, _ = r.Take(dst[:0], 1<<20)
 			dst, _ = r.Take(dst[:0], 1<<20)
 		}); n != 0 {
@@ -456,7 +456,7 @@ func BenchmarkOfferTake(b *testing.B) {
 func first(r Result, _ int) Result { return r }
 
 func hasRoom[T any](r *Ring[T], bytes int) bool {
-	ok, _ := r.Room(bytes)
+	ok, _ := r.HasSpace(bytes)
 	return ok
 }
 
@@ -498,7 +498,7 @@ func TestSlotsAreCharged(t *testing.T) {
 		if got, dropped := r.Offer(1, 1, 1); got != Full || (dropped != 1) != (o == Block) {
 			t.Errorf("%v: without memory for a slot: %v, %d dropped", o, got, dropped)
 		}
-		if ok, memory := r.Room(1); ok || !memory {
+		if ok, memory := r.HasSpace(1); ok || !memory {
 			t.Errorf("%v: space %t without memory, for want of it %t", o, ok, memory)
 		}
 		limit = 16 * r.slotBytes()

@@ -17,7 +17,7 @@ import (
 
 // The format of journal files. All numbers are big-endian. Entries begin at multiples of 8 bytes.
 //
-//	file    magic 4 │ version 2 │ flags 2 │ number 8 │ sequence of the first entry 8 │ salt 8 │ crc of the 32 before 4 │ 0 4
+//	file    magic 4 │ version 2 │ flags 2 │ number 8 │ sequence of the first entry 8 │ salt 8 │ crc of these 4 │ 0 4
 //	entry   kind 4 │ length of the body 4 │ sequence 8 │ synced 8 │ log 4 │ crc 4 │ body
 //
 // An entry's crc begins with the file's salt, which is random. So neither what an older use of the same file has left

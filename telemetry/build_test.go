@@ -81,8 +81,8 @@ func TestTelemetrySymbols(t *testing.T) {
 
 var probeLine = regexp.MustCompile(`(?m)^\t+([\w.]+( :?= |\s+))?telemetry\.(Start\(|Observe\(|Add\(|Time\b).*$`)
 
-// TestProbesLeaveNothing compares a default build of loadgen, which is broker and client, with one of the same files without
-// the lines that probe: each function has the same size, so that nothing of a probe is left in it.
+// TestProbesLeaveNothing compares a default build of loadgen, which is broker and client, with one of the same files
+// without the lines that probe: each function has the same size, so that nothing of a probe is left in it.
 func TestProbesLeaveNothing(t *testing.T) {
 	skipBuilding(t)
 	root, err := filepath.Abs("..")

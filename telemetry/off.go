@@ -11,9 +11,9 @@ type Time struct{}
 // Start returns the present instant for one call in 16, by chance, and the zero Time for the others.
 func Start() Time { return Time{} }
 
-// Observe records the time since start as a duration of s and returns the present instant, at which the next stage of the
-// same work begins. The zero Time is ignored and returned. It allocates nothing in steady state, does not wait for other
-// cores, and may be called from many goroutines.
+// Observe records the time since start as a duration of s and returns the present instant, at which the next stage of
+// the same work begins. The zero Time is ignored and returned. It allocates nothing in steady state, does not wait for
+// other cores, and may be called from many goroutines.
 func Observe(Stage, Time) Time { return Time{} }
 
 // Add adds n, which must not be negative, to c. It allocates nothing, does not block, and may be called from many

@@ -81,9 +81,9 @@ func pickShard() *shard {
 	return s
 }
 
-// Observe records the time since start as a duration of s and returns the present instant, at which the next stage of the
-// same work begins. The zero Time is ignored and returned. It allocates nothing in steady state, does not wait for other
-// cores, and may be called from many goroutines.
+// Observe records the time since start as a duration of s and returns the present instant, at which the next stage of
+// the same work begins. The zero Time is ignored and returned. It allocates nothing in steady state, does not wait for
+// other cores, and may be called from many goroutines.
 func Observe(s Stage, start Time) Time {
 	if start == (Time{}) {
 		return start

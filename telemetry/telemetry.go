@@ -2,10 +2,11 @@
 // all other builds its functions inline to nothing and its stored types have no size, so that hot paths may carry
 // their probes for ever: TestProbesLeaveNothing compares the machine code with that of a build without them.
 //
-// A duration is taken with [Start] and [Observe], a number with [Add]. Only one duration in 16 is: two looks at the clock
-// and an entry in a histogram take a tenth of a microsecond, which is as much as some stages. Numbers are exact. Both go into
-// one of several shards, so that cores do not wait for each other, and [Text] merges the shards. Everything is process-wide:
-// a broker and a client in one process have stages and counters of their own, two brokers share theirs.
+// A duration is taken with [Start] and [Observe], a number with [Add]. Only one duration in 16 is: two looks at the
+// clock and an entry in a histogram take a tenth of a microsecond, which is as much as some stages. Numbers are exact.
+// Both go into one of several shards, so that cores do not wait for each other, and [Text] merges the shards.
+// Everything is process-wide: a broker and a client in one process have stages and counters of their own, two brokers
+// share theirs.
 //
 // Each probe stands on a line of its own:
 //
@@ -15,9 +16,9 @@
 //	...
 //	telemetry.Observe(telemetry.StagePublishLookup, start)
 //
-// The default build still evaluates arguments, so one that costs something, be it a check for nil, stands inside a test of [Enabled]. A [Time] may
-// wait in a struct, in which it has no size unless it is the last field. What operators watch at all times is left to the
-// broker's metrics. Begin at [Observe].
+// The default build still evaluates arguments, so one that costs something, be it a check for nil, stands inside a test
+// of [Enabled]. A [Time] may wait in a struct, in which it has no size unless it is the last field. What operators
+// watch at all times is left to the broker's metrics. Begin at [Observe].
 package telemetry
 
 // Stage names a part of an event's way whose duration is observed.
@@ -87,8 +88,8 @@ const (
 // Counter names a number that only grows.
 type Counter uint8
 
-// The counters of each side, of request streams and event streams; what sets a connection up is not counted. Bytes include
-// headers. Event frames and items count once for each subscription.
+// The counters of each side, of request streams and event streams; what sets a connection up is not counted. Bytes
+// include headers. Event frames and items count once for each subscription.
 const (
 	BrokerFramesIn Counter = iota
 	BrokerBytesIn

@@ -47,7 +47,8 @@ type Vector struct {
 	// Kind is the type of a JSON message, such as "publish", or binary_publish_batch, binary_acked_publish_batch,
 	// binary_publish_ack, binary_event_batch or binary_shared_event_batch, or extension_position, extension_gap,
 	// extension_publish_s2, extension_acked_publish_s2, extension_events_s2, extension_cache_get, extension_cache_put,
-	// extension_cache_delete, extension_cache_put_if, extension_cache_watch, extension_cache_reply or extension_cache_events.
+	// extension_cache_delete, extension_cache_put_if, extension_cache_watch, extension_cache_reply or
+	// extension_cache_events.
 	Kind string `json:"kind"`
 	// Flags are the flags in the header of the frame.
 	Flags uint16 `json:"flags"`
@@ -65,8 +66,8 @@ type Vector struct {
 	Fields Fields `json:"fields"`
 }
 
-// Fields are the decoded values of a frame. Which of them a frame has depends on its [Vector.Kind]; the others are zero.
-// Optional ones are pointers, and nil means absent.
+// Fields are the decoded values of a frame. Which of them a frame has depends on its [Vector.Kind]; the others are
+// zero. Optional ones are pointers, and nil means absent.
 type Fields struct {
 	TenantID  Text `json:"tenant_id"`
 	Namespace Text `json:"namespace"`

@@ -32,9 +32,9 @@ type expiries struct {
 	reset  int
 }
 
-// ttl compares the end of lifetimes with the moments at which it is seen. A lifetime begins somewhere between the call of a put
-// and its return. Lateness is counted from the former, which makes it too large by up to that; a value counts as served too
-// late only if it was asked for a lifetime after the latter.
+// ttl compares the end of lifetimes with the moments at which it is seen. A lifetime begins somewhere between the call
+// of a put and its return. Lateness is counted from the former, which makes it too large by up to that; a value counts
+// as served too late only if it was asked for a lifetime after the latter.
 func (b *bench) ttl(ctx context.Context) (err error) {
 	duration := cmp.Or(b.duration, 30*time.Second)
 	broker, err := brokerproc.Start()

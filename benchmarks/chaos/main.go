@@ -1,9 +1,9 @@
-// Command chaos kills a broker with SIGKILL again and again, under load, starts another at the same address, and prints how
-// soon its clients are back. It fails if an acknowledged event is missing without a gap that says so, if one comes twice,
-// or if a publish that was not acknowledged claims not to be in doubt.
+// Command chaos kills a broker with SIGKILL again and again, under load, starts another at the same address, and prints
+// how soon its clients are back. It fails if an acknowledged event is missing without a gap that says so, if one comes
+// twice, or if a publish that was not acknowledged claims not to be in doubt.
 //
-// Three tables: a client that publishes and subscribes; how soon many clients that only subscribe are back after one kill;
-// and how soon each call returns whose context is canceled while the broker does not answer.
+// Three tables: a client that publishes and subscribes; how soon many clients that only subscribe are back after one
+// kill; and how soon each call returns whose context is canceled while the broker does not answer.
 package main
 
 import (

@@ -14,10 +14,10 @@ import (
 // fanouts are those whose additional deliveries, over the single one of fanout 1, are compared.
 var fanouts = []int{10, 64, 256, 1024}
 
-// load is a way to publish. Fanout F and fanout 1 are measured at the same rate, that of the deliveries divided by F, so
-// that what a publish costs cancels out and the broker is as busy at every fanout. At one rate for all fanouts it would
-// sleep most of the time at the small ones, and waking up, with everything gone from the processor's caches, costs more
-// than a delivery.
+// load is a way to publish. Fanout F and fanout 1 are measured at the same rate, that of the deliveries divided by F,
+// so that what a publish costs cancels out and the broker is as busy at every fanout. At one rate for all fanouts it
+// would sleep most of the time at the small ones, and waking up, with everything gone from the processor's caches,
+// costs more than a delivery.
 type load struct {
 	payload, batch int
 	deliveries     float64 // per second, which leave this machine's processors idle half of the time

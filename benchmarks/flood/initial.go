@@ -21,9 +21,9 @@ const (
 	tagLen       = 16
 )
 
-// forge makes Initials of clients that will never be heard of again: each is well-formed, carries a whole ClientHello and
-// has a connection id of its own, so that a server that takes it at its word does the work of a handshake. All carry the
-// same ClientHello, which no server can tell.
+// forge makes Initials of clients that will never be heard of again: each is well-formed, carries a whole ClientHello
+// and has a connection id of its own, so that a server that takes it at its word does the work of a handshake. All
+// carry the same ClientHello, which no server can tell.
 type forge struct {
 	source [idLen]byte
 	frames []byte // CRYPTO and PADDING

@@ -1,6 +1,6 @@
-// Command flood measures what a flood of connection attempts from false addresses costs a broker, and those who talk to it
-// or want to. The attempts are well-formed QUIC Initials with a whole ClientHello, 20 000 of them per second, from hundreds
-// of addresses of which none ever answers.
+// Command flood measures what a flood of connection attempts from false addresses costs a broker, and those who talk to
+// it or want to. The attempts are well-formed QUIC Initials with a whole ClientHello, 20 000 of them per second, from
+// hundreds of addresses of which none ever answers.
 //
 // It prints the latency of an established connection, the share of honest clients that get in, and the broker's memory,
 // first at rest and then under the flood. Everything stays on loopback addresses; other targets are refused. With the

@@ -139,8 +139,8 @@ func flood(ctx context.Context, a attack, f *forge, sockets []*net.UDPConn, rng 
 	}
 }
 
-// startSender floods from a process of its own, whose work is not to be mistaken for that of the others. stop ends it and
-// returns how many datagrams it sent; it may end by itself before.
+// startSender floods from a process of its own, whose work is not to be mistaken for that of the others. stop ends it
+// and returns how many datagrams it sent; it may end by itself before.
 func startSender(a attack) (stop func() (sent int, err error), _ error) {
 	if err := checkTarget(a.Target); err != nil {
 		return nil, err

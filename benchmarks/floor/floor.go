@@ -1,10 +1,10 @@
 // Package floor measures what the transport alone costs, with the sockets, windows, processes and connections of Felix
 // and nothing of its work: how fast a broker could be.
 //
-// It has two yardsticks. The pipe ([RunPipe]) is one stream over one hop. The relay ([RunRelay]) is what a broker has to
-// do at least: a process of its own reads frames from a publisher and writes the same bytes to every subscription. There
-// are no topics, no permissions, no limits, no items inside a frame; a subscription that is slow makes it hold whatever
-// the publisher's window lets in. It uses the means that make Felix fast, so that what is left between the two
+// It has two yardsticks. The pipe ([RunPipe]) is one stream over one hop. The relay ([RunRelay]) is what a broker has
+// to do at least: a process of its own reads frames from a publisher and writes the same bytes to every subscription.
+// There are no topics, no permissions, no limits, no items inside a frame; a subscription that is slow makes it hold
+// whatever the publisher's window lets in. It uses the means that make Felix fast, so that what is left between the two
 // is the price of being a broker: datagrams in bulk, frames joined up to 64 KiB for each write, small frames written at
 // once to subscriptions that are idle, and a socket reader that polls before it parks.
 //

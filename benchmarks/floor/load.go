@@ -16,12 +16,12 @@ import (
 // errDone is why subscribers end when everything has arrived.
 var errDone = errors.New("floor: done")
 
-// RunRelay loads a relay in a process of its own. A batch is one frame, so the relay sees as many bytes as Felix does in
-// as many frames. env is added to the environment of that process, as in GOMAXPROCS=1. The packets lost are those of both
-// sides, the warm-up included.
+// RunRelay loads a relay in a process of its own. A batch is one frame, so the relay sees as many bytes as Felix does
+// in as many frames. env is added to the environment of that process, as in GOMAXPROCS=1. The packets lost are those of
+// both sides, the warm-up included.
 //
-// It returns when the run has ended or failed, or ctx has ended, and everything it started has gone. A run that does not
-// account for every event fails.
+// It returns when the run has ended or failed, or ctx has ended, and everything it started has gone. A run that does
+// not account for every event fails.
 func RunRelay(ctx context.Context, s drive.Shape, env []string) (_ *loadgen.Result, err error) {
 	if err := s.Validate(); err != nil {
 		return nil, err

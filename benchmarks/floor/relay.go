@@ -106,8 +106,8 @@ type region struct {
 	chunk *buf.Chunk
 }
 
-// next returns the frames that are there, at least one, with a reference to their chunk that is the caller's. They can be
-// written together without being copied.
+// next returns the frames that are there, at least one, with a reference to their chunk that is the caller's. They can
+// be written together without being copied.
 func next(in *quicx.FrameReader) (region, error) {
 	f, err := in.Next()
 	if err != nil {

@@ -76,7 +76,8 @@ func TestPlanted(t *testing.T) {
 	}
 }
 
-// measured measures a build of codec's benchmarks. The first row is that of the benchmark whose instructions are counted.
+// measured measures a build of codec's benchmarks. The first row is that of the benchmark whose instructions are
+// counted.
 func measured(t *testing.T, held string, flags ...string) []row {
 	t.Helper()
 	b, err := build(t.Context(), []string{"codec"}, flags...)

@@ -5,11 +5,12 @@
 //	instructions  executed for each operation, as valgrind counts them; 3 % more fails, 10 % in cache
 //
 // An instruction count is the difference of two runs of the test binary, one of which repeats the operation often: what
-// starting and preparing cost cancels out. A benchmark above its bound is counted twice more, and the median decides. Those
-// whose count depends on background work or random numbers are held to their allocations alone.
+// starting and preparing cost cancels out. A benchmark above its bound is counted twice more, and the median decides.
+// Those whose count depends on background work or random numbers are held to their allocations alone.
 //
-// Recorded values belong to a release of Go, and instructions to a kind of processor as well, because Go's library chooses
-// its code by that. On others the comparison is skipped, which is said. `gate -record` records the values again.
+// Recorded values belong to a release of Go, and instructions to a kind of processor as well, because Go's library
+// chooses its code by that. On others the comparison is skipped, which is said. `gate -record` records the values
+// again.
 package main
 
 import (
@@ -109,8 +110,8 @@ func recordAnew(ctx context.Context, stdout io.Writer) error {
 	return os.WriteFile(recordFile, append(text, '\n'), 0o644)
 }
 
-// tolerated is how much more than recorded may be executed. Counts of one build differ by less than 1 %, those of a look-up in
-// the cache by up to 5 %: which of them hand ristretto a batch of used keys is chance.
+// tolerated is how much more than recorded may be executed. Counts of one build differ by less than 1 %, those of a
+// look-up in the cache by up to 5 %: which of them hand ristretto a batch of used keys is chance.
 func tolerated(name string) float64 {
 	if strings.HasPrefix(name, "cache/") {
 		return 1.10
@@ -170,8 +171,8 @@ func check(ctx context.Context, stdout io.Writer) error {
 	return nil
 }
 
-// compareAllocations reports whether a benchmark allocates more than recorded, or either list has one that the other has
-// not.
+// compareAllocations reports whether a benchmark allocates more than recorded, or either list has one that the other
+// has not.
 func compareAllocations(stdout io.Writer, recorded, now []row) (worse bool) {
 	was := make(map[string]int, len(recorded))
 	for _, r := range recorded {

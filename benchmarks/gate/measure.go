@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// unsteady are benchmarks whose instructions are not held: ristretto's own goroutines and random choices, map growth and the
-// hub's sweep, which comes by the clock, move them by up to 10 %.
+// unsteady are benchmarks whose instructions are not held: ristretto's own goroutines and random choices, map growth
+// and the hub's sweep, which comes by the clock, move them by up to 10 %.
 var unsteady = regexp.MustCompile(`^(cache/(GetParallel|Put|PutNew)|fanout/PublishPastStalled/.*)$`)
 
 // binaries are test binaries of rooms, in a directory.
@@ -140,7 +140,8 @@ func (b binaries) repeats(ctx context.Context, name string) (int, error) {
 	return min(max(int(measuredInstructions/max(one, 1)), 10), 1_000_000), err
 }
 
-// counts returns the instructions of each row's benchmark: the first count that is tolerated, or else the median of three.
+// counts returns the instructions of each row's benchmark: the first count that is tolerated, or else the median of
+// three.
 func (b binaries) counts(ctx context.Context, rows []row) ([]float64, error) {
 	counts := make([]float64, len(rows))
 	indexes := make([]int, len(rows))

@@ -16,8 +16,8 @@ import (
 const (
 	// maxRatio bounds B's p99 under attack by that without.
 	maxRatio = 2
-	// A p99 up to its floor passes whatever the ratio is. Without an attack it is below a millisecond, and one turn after a
-	// goroutine that handles a burst of packets takes some milliseconds, as a handshake does.
+	// A p99 up to its floor passes whatever the ratio is. Without an attack it is below a millisecond, and one turn
+	// after a goroutine that handles a burst of packets takes some milliseconds, as a handshake does.
 	callFloor    = 4 * time.Millisecond
 	connectFloor = 10 * time.Millisecond
 	// memorySlack is what resident memory may be above the memory limit that goes with the budgets.

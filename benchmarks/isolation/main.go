@@ -5,8 +5,8 @@
 //
 // The broker is the real binary, with a catalog of two tenants and small budgets for memory, so that attacks meet them
 // soon. B's load runs in this process: calls at a fixed rate, whether the ones before have ended or not. The attacker
-// is a process of its own. All of them share a machine, and what is to be measured is the broker: where the system allows
-// it, B's load runs first, then the broker, and the attacker on what they leave (system_linux.go).
+// is a process of its own. All of them share a machine, and what is to be measured is the broker: where the system
+// allows it, B's load runs first, then the broker, and the attacker on what they leave (system_linux.go).
 //
 // With the defaults it takes about 25 minutes. Begin reading at attacks.go.
 package main

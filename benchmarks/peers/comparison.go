@@ -22,8 +22,8 @@ var peersSuite = suite{
 	plots:    plotPeers,
 }
 
-// peersRows give each subscription a connection of its own, as consumers in processes of their own have it. A connection of
-// Redis or Mosquitto could not bear more than one.
+// peersRows give each subscription a connection of its own, as consumers in processes of their own have it. A
+// connection of Redis or Mosquitto could not bear more than one.
 func peersRows(bool) []row {
 	var all []row
 	for _, payload := range []int{256, 4096} {

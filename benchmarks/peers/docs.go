@@ -16,8 +16,8 @@ import (
 // A document shows a table between two lines of comment, the first of which names its file.
 var shown = regexp.MustCompile(`(?s)(<!-- results: ([a-z]+\.md) -->\n).*?(<!-- end of results -->\n)`)
 
-// runDocs puts the tables of a directory of results into documents, and its plots below. What the directory does not have
-// stays as it is.
+// runDocs puts the tables of a directory of results into documents, and its plots below. What the directory does not
+// have stays as it is.
 func runDocs(args []string, stderr io.Writer) int {
 	flags := flag.NewFlagSet("peers docs", flag.ContinueOnError)
 	flags.SetOutput(stderr)

@@ -19,7 +19,8 @@ var floorSuite = suite{
 	report:   writeFloor,
 }
 
-// floorRows are all shapes, with the budget of the project: throughput in batches of 64, then a closed loop of single events.
+// floorRows are all shapes, with the budget of the project: throughput in batches of 64, then a closed loop of single
+// events.
 func floorRows(bool) []row {
 	var all []row
 	for _, payload := range []int{256, 4096} {

@@ -8,13 +8,13 @@
 //   - sweep: finds the settings with which each system is at its best, by which the tables are made (sweep.go)
 //   - docs: puts the tables of a directory of results into the documents that show them (docs.go)
 //
-// It is a module of its own, because foreign clients come in here that users of Felix shall not inherit. The Makefile runs
-// it; docs/benchmarks.md says how to read the tables.
+// It is a module of its own, because foreign clients come in here that users of Felix shall not inherit. The Makefile
+// runs it; docs/benchmarks.md says how to read the tables.
 //
-// A run has two fresh processes: a worker, which is publisher and subscriptions, and the system under test. All but Redis
-// and Mosquitto are other instances of this program. Runs alternate: one of each system for a shape, then the next shape,
-// and all of that again for each round. Begin at run; floor.go, comparison.go and matrix.go say what is measured, peer.go
-// and package floor how.
+// A run has two fresh processes: a worker, which is publisher and subscriptions, and the system under test. All but
+// Redis and Mosquitto are other instances of this program. Runs alternate: one of each system for a shape, then the
+// next shape, and all of that again for each round. Begin at run; floor.go, comparison.go and matrix.go say what is
+// measured, peer.go and package floor how.
 package main
 
 import (

@@ -20,7 +20,8 @@ var matrixSuite = suite{
 	plots:    plotMatrix,
 }
 
-// The axes. As in the Rust implementation's tool an event is a stamp and as many bytes as the axis says; rates count both.
+// The axes. As in the Rust implementation's tool an event is a stamp and as many bytes as the axis says; rates count
+// both.
 var (
 	matrixPayloads = []int{0, 256, 1024, 4096, 16384}
 	matrixFanouts  = []int{1, 10, 64, 256}

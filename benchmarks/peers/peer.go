@@ -32,7 +32,8 @@ type peer struct {
 
 // session is a connection of a peer's client. One goroutine uses it.
 type session interface {
-	// subscribe returns when the subscription is in effect. receive is called for each event, in order, and may not keep it.
+	// subscribe returns when the subscription is in effect. receive is called for each event, in order, and may not
+	// keep it.
 	subscribe(ctx context.Context, receive func(event []byte)) error
 	// publish returns when the events are the caller's again.
 	publish(ctx context.Context, events [][]byte) error

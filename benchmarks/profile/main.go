@@ -2,10 +2,10 @@
 //
 //	profile pubsub-small|pubsub-large|fanout|latency|cache
 //
-// It writes profiles of processor time, heap, mutexes and blocking and an execution trace to profiles/out/<scenario>/, prints
-// the processor time by package, and exits with status 1 if package profiles finds a violation, with the stack of each.
-// The broker has a process of its own, and is loaded twice: once for its processor time, and once with everything else
-// recorded, which slows it.
+// It writes profiles of processor time, heap, mutexes and blocking and an execution trace to profiles/out/<scenario>/,
+// prints the processor time by package, and exits with status 1 if package profiles finds a violation, with the stack
+// of each. The broker has a process of its own, and is loaded twice: once for its processor time, and once with
+// everything else recorded, which slows it.
 //
 //	profile pgo      makes cmd/broker/default.pgo and cmd/loadgen/default.pgo, by which go build optimizes them
 //	profile worth    measures what these are worth
@@ -122,8 +122,9 @@ func captureCPU(ctx context.Context, s scenario, duration time.Duration, dir str
 	return p, profiles.Check(p, profiles.Rules, s.operations(0, done)), writeProfile(filepath.Join(dir, "cpu.pprof"), p)
 }
 
-// captureRest loads a broker with every allocation and every wait recorded: one sample of a small object would stand for hundreds. The account is of the middle of the
-// load, when all have subscribed and pools are filled; a moment of the trace is large enough.
+// captureRest loads a broker with every allocation and every wait recorded: one sample of a small object would stand
+// for hundreds. The account is of the middle of the load, when all have subscribed and pools are filled; a moment of
+// the trace is large enough.
 func captureRest(ctx context.Context, s scenario, duration time.Duration, dir string) (violations []profiles.Violation, err error) {
 	broker, err := brokerproc.Start("FELIX_SUB_QUEUE_POLICY=block", brokerproc.ExactAllocations)
 	if err != nil {

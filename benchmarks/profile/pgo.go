@@ -22,9 +22,9 @@ var (
 	loadgenFile = filepath.Join("cmd", "loadgen", "default.pgo")
 )
 
-// makePGO profiles a load that is to stand for all others, in the broker's process and in this one, and writes both files.
-// What this program is itself built with does not matter: the compiler finds its way by names of functions and lines in
-// them.
+// makePGO profiles a load that is to stand for all others, in the broker's process and in this one, and writes both
+// files. What this program is itself built with does not matter: the compiler finds its way by names of functions and
+// lines in them.
 func makePGO(ctx context.Context, loads []scenario, duration time.Duration, stderr io.Writer) (err error) {
 	broker, err := brokerproc.Start("FELIX_SUB_QUEUE_POLICY=block")
 	if err != nil {

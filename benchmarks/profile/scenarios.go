@@ -27,8 +27,8 @@ var scenarios = []scenario{
 	{name: "cache"},
 }
 
-// pgoLoads stand for all loads: large and small events, alone and in batches, to few and to many subscriptions, and cache
-// requests. All of them weigh the same.
+// pgoLoads stand for all loads: large and small events, alone and in batches, to few and to many subscriptions, and
+// cache requests. All of them weigh the same.
 func pgoLoads() (loads []scenario) {
 	for _, fanout := range []int{1, 10, 64} {
 		for _, payload := range []int{256, 4096} {
@@ -57,8 +57,8 @@ func (s scenario) operations(begin, end float64) float64 {
 	return (end - begin) * float64(max(s.fanout, 1))
 }
 
-// operations returns how many publishes and cache requests a broker has carried out, and how many events and values it has
-// handed out.
+// operations returns how many publishes and cache requests a broker has carried out, and how many events and values it
+// has handed out.
 func operations(broker *brokerproc.Process) (done, delivered float64, err error) {
 	m, err := broker.Metrics()
 	gets := m["felix_cache_hits_total"] + m["felix_cache_misses_total"]

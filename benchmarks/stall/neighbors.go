@@ -24,8 +24,8 @@ import (
 const neighborsArg = "__stalled-neighbors"
 
 // neighbors are subscriptions that are never read, held by a process of their own: their memory and its collection must
-// not be charged to the healthy ones. It reads this from its input, prints a line for every hundredth connection and one
-// more when all subscriptions stand, and goes when its input ends.
+// not be charged to the healthy ones. It reads this from its input, prints a line for every hundredth connection and
+// one more when all subscriptions stand, and goes when its input ends.
 type neighbors struct {
 	Addr, Tenant, Namespace, Token string
 	CertPEM                        []byte

@@ -38,8 +38,8 @@ const (
 	Cache     = "primary"
 )
 
-// Broker is a broker under test. Its methods may be called from many goroutines. Those that take a [testing.TB] fail it if
-// they do not succeed.
+// Broker is a broker under test. Its methods may be called from many goroutines. Those that take a [testing.TB] fail it
+// if they do not succeed.
 type Broker struct {
 	relay   *relay.Relay
 	cfg     broker.Config
@@ -161,8 +161,8 @@ func (b *Broker) TLS() *tls.Config {
 	return &tls.Config{RootCAs: b.roots, ServerName: "localhost", MinVersion: tls.VersionTLS13}
 }
 
-// Token makes a token of the tenant that expires after some time. Without permissions it allows everything; otherwise see
-// docs/protocol/tokens.md#permissions.
+// Token makes a token of the tenant that expires after some time. Without permissions it allows everything; otherwise
+// see docs/protocol/tokens.md#permissions.
 func (b *Broker) Token(life time.Duration, permissions ...string) (string, error) {
 	if len(permissions) == 0 {
 		permissions = []string{"stream.publish:*", "stream.subscribe:*", "cache.read:*", "cache.write:*"}
@@ -230,8 +230,8 @@ func (b *Broker) Kick() {
 	b.b.CloseConnections()
 }
 
-// Restart kills the broker as a crash would, without a word to its clients, and starts another at the same address, which
-// has the same streams and caches with nothing in them.
+// Restart kills the broker as a crash would, without a word to its clients, and starts another at the same address,
+// which has the same streams and caches with nothing in them.
 func (b *Broker) Restart(tb testing.TB) {
 	tb.Helper()
 	b.Kill()
@@ -257,8 +257,8 @@ func (b *Broker) Revive(tb testing.TB) {
 	b.relay.Silence(false)
 }
 
-// Pause makes the broker unreachable until [Broker.Resume]: nothing arrives, in either direction. Connections survive it
-// if it is shorter than the client's idle timeout.
+// Pause makes the broker unreachable until [Broker.Resume]: nothing arrives, in either direction. Connections survive
+// it if it is shorter than the client's idle timeout.
 func (b *Broker) Pause() { b.relay.Silence(true) }
 
 // Resume ends a pause.

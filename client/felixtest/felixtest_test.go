@@ -169,8 +169,8 @@ func TestRestartUnheard(t *testing.T) {
 	}
 }
 
-// TestWatch watches a cache through all that may happen to a broker: each loss of the connection is a reset, and what is
-// put after a reset is reported.
+// TestWatch watches a cache through all that may happen to a broker: each loss of the connection is a reset, and what
+// is put after a reset is reported.
 func TestWatch(t *testing.T) {
 	b := felixtest.Start(t)
 	b.AddCache(t, "sessions")
@@ -429,8 +429,8 @@ func (h connHook) OnDisconnect(string, error) {
 
 func (h connHook) OnConnectFailed(string, error) {}
 
-// TestChaos kills the broker while publishers publish and subscribers read. Each acknowledged event is delivered or lies
-// inside a gap that was reported; each publish has an outcome, and those that were not acknowledged are in doubt.
+// TestChaos kills the broker while publishers publish and subscribers read. Each acknowledged event is delivered or
+// lies inside a gap that was reported; each publish has an outcome, and those that were not acknowledged are in doubt.
 func TestChaos(t *testing.T) {
 	const kills, subscribers, publishers = 4, 3, 3
 	b := felixtest.Start(t)
@@ -483,7 +483,7 @@ func TestChaos(t *testing.T) {
 	}
 	stopWriting()
 	writers.Wait()
-	// Behind this everything has arrived.
+	// When this is acknowledged everything has arrived.
 	if err := c.Publisher(felixtest.Namespace, felixtest.Stream).Publish(ctx, []byte("end")); err != nil {
 		t.Fatal(err)
 	}

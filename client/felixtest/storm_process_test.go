@@ -38,8 +38,8 @@ func TestMain(m *testing.M) {
 }
 
 // TestStormOfProcesses is [TestStorm] with a broker in a process of its own, which is stopped (SIGSTOP) and killed
-// (SIGKILL). FELIX_STORM_PROCESSES sets the number of seeds; with FELIX_STORM_FAULTS=all a broker stands still for up to
-// 15 s at a time.
+// (SIGKILL). FELIX_STORM_PROCESSES sets the number of seeds; with FELIX_STORM_FAULTS=all a broker stands still for up
+// to 15 s at a time.
 func TestStormOfProcesses(t *testing.T) {
 	n := uint64(4)
 	if testing.Short() || race.Enabled {

@@ -12,8 +12,8 @@ import (
 	"github.com/felix-mq/felix/internal/ops"
 )
 
-// healthcheck asks the broker that runs with the same settings whether it is ready: an image without a shell has nothing
-// else to ask with.
+// healthcheck asks the broker that runs with the same settings whether it is ready: an image without a shell has
+// nothing else to ask with.
 func healthcheck(s ops.Settings) error {
 	host, port, err := net.SplitHostPort(s.Bind)
 	if err != nil {

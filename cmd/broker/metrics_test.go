@@ -81,8 +81,8 @@ func readDashboard(t *testing.T) (d dashboard) {
 	return d
 }
 
-// hasData reports whether series match each selector of the expression, apart from what Prometheus adds to each series. The
-// expression must parse, and each name in it be exported.
+// hasData reports whether series match each selector of the expression, apart from what Prometheus adds to each series.
+// The expression must parse, and each name in it be exported.
 func hasData(t *testing.T, families map[string]*dto.MetricFamily, title, expr string) bool {
 	t.Helper()
 	e, err := metricsql.Parse(strings.NewReplacer("$__rate_interval", "1m", "$job", ".*", "$instance", ".*").Replace(expr))
@@ -137,8 +137,8 @@ func matches(t *testing.T, m *dto.Metric, filters []metricsql.LabelFilter) bool 
 	return true
 }
 
-// The metrics of an idle broker are few and named as they should be; those of a broker under load fill each panel of the
-// dashboard; and docs/operations.md lists them all.
+// The metrics of an idle broker are few and named as they should be; those of a broker under load fill each panel of
+// the dashboard; and docs/operations.md lists them all.
 func TestMetricsAndDashboard(t *testing.T) {
 	s := newSecret(t)
 	s.put(t)

@@ -61,8 +61,8 @@ func TestLayers(t *testing.T) {
 	}
 }
 
-// TestReferenceKeys reads a file of the reference with all its keys: those that mean something here are read, the others
-// are named.
+// TestReferenceKeys reads a file of the reference with all its keys: those that mean something here are read, the
+// others are named.
 func TestReferenceKeys(t *testing.T) {
 	text := `quic_bind: 127.0.0.1:5001
 metrics_bind: 127.0.0.1:8081
@@ -116,8 +116,8 @@ subscriber_max_bytes_per_write: 2009
 	}
 }
 
-// TestSettingsAreComplete checks the tags: a key each, once, a text, and for each number bounds that hold its default and
-// the values of the profiles.
+// TestSettingsAreComplete checks the tags: a key each, once, a text, and for each number bounds that hold its default
+// and the values of the profiles.
 func TestSettingsAreComplete(t *testing.T) {
 	seen := make(map[string]bool)
 	for _, s := range settings.Describe(defaultOptions().structs()...) {

@@ -395,8 +395,8 @@ func (s *secret) env() []string {
 	return []string{"FELIX_TLS_CERT_FILE=" + filepath.Join(s.dir, "tls.crt"), "FELIX_TLS_KEY_FILE=" + filepath.Join(s.dir, "tls.key")}
 }
 
-// Certificates are replaced under load: every new handshake succeeds and shows the new one soon, and connections that exist
-// notice nothing.
+// Certificates are replaced under load: every new handshake succeeds and shows the new one soon, and connections that
+// exist notice nothing.
 func TestCertificateSwaps(t *testing.T) {
 	s := newSecret(t)
 	s.put(t)

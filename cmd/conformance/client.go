@@ -79,8 +79,8 @@ Exit status: 0 no case failed; 1 a case failed or the run was cut short; 2 usage
 The broker mode, which judges a broker: conformance --help.
 `
 
-// subject makes a client for one case, which ctx ends. end is called when the client was closed: it gives back the rest,
-// and returns what was wrong with the client beyond what it answered.
+// subject makes a client for one case, which ctx ends. end is called when the client was closed: it gives back the
+// rest, and returns what was wrong with the client beyond what it answered.
 type subject func(ctx context.Context) (c script.Client, end func() error, err error)
 
 func (o *clientOptions) subject(stderr io.Writer) subject {

@@ -1,6 +1,7 @@
-// Command conformance judges Felix brokers and clients by the protocol. Against a broker it sends frames written by hand
-// and compares what comes back (this file); for a client it is a broker that follows a script (client.go). The client is
-// package client (goclient.go), or a program that speaks a line protocol (program.go). See `conformance --help`.
+// Command conformance judges Felix brokers and clients by the protocol. Against a broker it sends frames written by
+// hand and compares what comes back (this file); for a client it is a broker that follows a script (client.go). The
+// client is package client (goclient.go), or a program that speaks a line protocol (program.go). See `conformance
+// --help`.
 package main
 
 import (

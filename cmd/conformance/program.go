@@ -176,8 +176,8 @@ func (p *program) end() error {
 	return fault
 }
 
-// call sends a request and waits for its answer. The program ends it in time; one that does not is ended when the case is
-// over.
+// call sends a request and waits for its answer. The program ends it in time; one that does not is ended when the case
+// is over.
 func (p *program) call(ctx context.Context, name string, f fields) (answer, error) {
 	w := waitingCall{name, make(chan answer, 1)}
 	p.mu.Lock()

@@ -54,7 +54,8 @@ func newFlagSet(command string, stderr io.Writer, help string) *pflag.FlagSet {
 	return flags
 }
 
-// parse reports false, with the exit code, if there is nothing to run. check reports every problem of the flags at once.
+// parse reports false, with the exit code, if there is nothing to run. check reports every problem of the flags at
+// once.
 func parse(flags *pflag.FlagSet, args []string, stderr io.Writer, check func() error) (code int, ok bool) {
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, pflag.ErrHelp) {

@@ -191,7 +191,8 @@ func (c *command) read(args []string) (cells []*cell, base *report.Report, err e
 	return cells, base, nil
 }
 
-// runTrial makes one run, adds it to the report and prints it. A run that has failed has no figures, and leaves no file.
+// runTrial makes one run, adds it to the report and prints it. A run that has failed has no figures, and leaves no
+// file.
 func (c *command) runTrial(ctx context.Context, r *report.Report, cell *cell, trial int, where string) (err error) {
 	observer := loadgen.Observer{Interval: c.output.interval}
 	if c.output.dir != "" {

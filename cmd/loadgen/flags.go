@@ -72,8 +72,8 @@ func (c *command) targetFlags(noun, defaultObject string) {
 	t.token = os.Getenv("FELIX_AUTH_TOKEN")
 }
 
-// broker returns the broker to load, or how to start one: in this many processes (1 if it is there), and with which settings.
-// Errors are of the flags and the environment.
+// broker returns the broker to load, or how to start one: in this many processes (1 if it is there), and with which
+// settings. Errors are of the flags and the environment.
 func (c *command) broker() (there *loadgen.Target, processes int, settings func(*broker.Config) error, err error) {
 	t := &c.target
 	if t.addr == "" {

@@ -215,8 +215,8 @@ var patient = []behavior{
 	{name: "Initials that cannot be decrypted", end: "gone at the time-out of handshakes", run: undecryptableInitials},
 }
 
-// TestBehaviors plays the scripts. After each of them the broker's accounts have to be back at their base, and the healthy
-// pair must work.
+// TestBehaviors plays the scripts. After each of them the broker's accounts have to be back at their base, and the
+// healthy pair must work.
 func TestBehaviors(t *testing.T) {
 	s := newSite(t, func(cfg *broker.Config) {
 		cfg.ReplayBytes = -1 // or topics would keep what was published
@@ -919,7 +919,8 @@ func abandonConnection(ctx context.Context, p *peer) error {
 	return err
 }
 
-// abandonHandshake sends a ClientHello, which takes two datagrams, and nothing more. To the client it may look complete.
+// abandonHandshake sends a ClientHello, which takes two datagrams, and nothing more. To the client it may look
+// complete.
 func abandonHandshake(ctx context.Context, p *peer) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()

@@ -79,8 +79,8 @@ func (p *peer) ends(ctx context.Context, want []string, frames ...[]byte) error 
 	return p.awaitStop(ctx, s.Send())
 }
 
-// kept sends frames and FIN: the broker must have answered all of them as wanted before it finishes its half. It may stop
-// reading after the last of them.
+// kept sends frames and FIN: the broker must have answered all of them as wanted before it finishes its half. It may
+// stop reading after the last of them.
 func (p *peer) kept(ctx context.Context, want []string, frames ...[]byte) error {
 	s, err := p.open(ctx, frames...)
 	if err == nil {

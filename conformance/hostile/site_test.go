@@ -113,8 +113,8 @@ func (s *site) account() (account, error) {
 	return a, nil
 }
 
-// takeBase reads the account before an attack, when it is twice the same. It is called at the depth of subtests at which
-// restored will be, since a test has a goroutine too.
+// takeBase reads the account before an attack, when it is twice the same. It is called at the depth of subtests at
+// which restored will be, since a test has a goroutine too.
 func (s *site) takeBase(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), within)

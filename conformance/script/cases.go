@@ -9,8 +9,8 @@ import (
 	"github.com/felix-mq/felix/codec"
 )
 
-// Client is what a case drives: one client, not connected yet. Adapters for other languages pass the calls on. Calls may
-// come from several goroutines at once, and each ends with its context.
+// Client is what a case drives: one client, not connected yet. Adapters for other languages pass the calls on. Calls
+// may come from several goroutines at once, and each ends with its context.
 type Client interface {
 	// Connect gets ready to work against a broker. Any tenant and token will do.
 	Connect(ctx context.Context, to Endpoint) error

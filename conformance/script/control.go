@@ -49,8 +49,8 @@ func (r *Request) Payload() string {
 	return string(r.Payloads[0])
 }
 
-// Next reads the next frame, whatever it is. It returns [io.EOF] if the client finished its half. What cannot be read is
-// also kept for [Server.Violation].
+// Next reads the next frame, whatever it is. It returns [io.EOF] if the client finished its half. What cannot be read
+// is also kept for [Server.Violation].
 func (c *Control) Next() (*Request, error) {
 	f, err := c.fr.Next()
 	switch {

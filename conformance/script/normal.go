@@ -23,8 +23,8 @@ type Normal struct {
 	// AuthDelay is how long each auth waits for its answer; negative means for ever.
 	AuthDelay time.Duration
 
-	// Hook, if it is not nil, sees each request but auth before it is carried out, and reports whether it has dealt with
-	// it. It runs on the goroutine of the stream; an error ends the stream. A subscribe is the last request of its
+	// Hook, if it is not nil, sees each request but auth before it is carried out, and reports whether it has dealt
+	// with it. It runs on the goroutine of the stream; an error ends the stream. A subscribe is the last request of its
 	// stream: a hook that deals with it may answer later, and the rest of the stream is left to it.
 	Hook func(c *Conn, ctl *Control, r *Request) (handled bool, err error)
 

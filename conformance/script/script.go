@@ -42,8 +42,8 @@ type Server struct {
 	stop context.CancelFunc
 	wg   sync.WaitGroup
 
-	// dress, if it is not nil, changes each thing that Send writes, which is one frame, and pieces, if it is not 0, makes
-	// Send write so many bytes at a time. A case sets them before it serves.
+	// dress, if it is not nil, changes each thing that Send writes, which is one frame, and pieces, if it is not 0,
+	// makes Send write so many bytes at a time. A case sets them before it serves.
 	dress  func(frame []byte) []byte
 	pieces int
 

@@ -16,9 +16,10 @@ type Failure struct{ Expected, Seen string }
 // String returns both in one line.
 func (f *Failure) String() string { return "expected " + f.Expected + ", saw " + f.Seen }
 
-// trial is a case under way: the broker n that is scripted, on the server s, and the client c that is judged. The client
-// may use a connection for everything or one for each call. Methods that find it wrong end the case: they panic with a
-// *Failure, which attempt catches. They belong to the goroutine of the case; hooks of the broker report by what they send.
+// trial is a case under way: the broker n that is scripted, on the server s, and the client c that is judged. The
+// client may use a connection for everything or one for each call. Methods that find it wrong end the case: they panic
+// with a *Failure, which attempt catches. They belong to the goroutine of the case; hooks of the broker report by what
+// they send.
 type trial struct {
 	ctx  context.Context
 	s    *Server

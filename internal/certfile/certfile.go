@@ -85,8 +85,8 @@ func Load(files Files, log *slog.Logger) (*Source, error) {
 }
 
 // Development returns the configuration of a server that was given no files, with a certificate for localhost that an
-// authority of its own has issued, and that authority's certificate in PEM, for clients to trust. Both last as long as the
-// process. It is an error unless addr is on loopback: what others reach needs a certificate that they can know.
+// authority of its own has issued, and that authority's certificate in PEM, for clients to trust. Both last as long as
+// the process. It is an error unless addr is on loopback: what others reach needs a certificate that they can know.
 func Development(addr string) (conf *tls.Config, caPEM []byte, err error) {
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -107,9 +107,9 @@ func Development(addr string) (conf *tls.Config, caPEM []byte, err error) {
 	return &tls.Config{Certificates: []tls.Certificate{cert}}, ca.CertPEM(), nil
 }
 
-// TLS returns a configuration that shows the certificate as it is at each handshake, and asks clients for theirs if there
-// is an authority for them. Sessions are not resumed then: a client shows its certificate each time, to the authorities of
-// that time.
+// TLS returns a configuration that shows the certificate as it is at each handshake, and asks clients for theirs if
+// there is an authority for them. Sessions are not resumed then: a client shows its certificate each time, to the
+// authorities of that time.
 func (s *Source) TLS() *tls.Config {
 	conf := &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: s.certificate}
 	if s.files.ClientCA != "" {

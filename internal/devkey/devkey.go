@@ -20,8 +20,8 @@ import (
 // maxFile bounds what is read: a key is some hundred bytes.
 const maxFile = 1 << 20
 
-// ReadOrMake reads the key, or makes it if the file is not there, so that tokens and other programs that sign with the key
-// outlive a restart.
+// ReadOrMake reads the key, or makes it if the file is not there, so that tokens and other programs that sign with the
+// key outlive a restart.
 func ReadOrMake(path string) (ed25519.PrivateKey, error) {
 	key, err := Read(path)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -1,9 +1,9 @@
-// Package filewatch wakes a reader of files when they may have changed. What has changed, and whether it is complete, the
-// reader finds out by reading: a wake-up says nothing but "look again".
+// Package filewatch wakes a reader of files when they may have changed. What has changed, and whether it is complete,
+// the reader finds out by reading: a wake-up says nothing but "look again".
 //
-// It watches directories rather than files, so that a file that is replaced by a rename is seen, and Kubernetes' swap of
-// the symbolic link ..data too. An additional poll finds what a file system does not report, and files outside of these
-// directories. Begin at [New].
+// It watches directories rather than files, so that a file that is replaced by a rename is seen, and Kubernetes' swap
+// of the symbolic link ..data too. An additional poll finds what a file system does not report, and files outside of
+// these directories. Begin at [New].
 package filewatch
 
 import (
@@ -27,8 +27,8 @@ type Watcher struct {
 	ticker *time.Ticker
 }
 
-// New watches the directories of the named files, and polls with the given period. A directory that cannot be watched is
-// left to the poll, and so is one whose file system does not answer at once. The caller closes the watcher.
+// New watches the directories of the named files, and polls with the given period. A directory that cannot be watched
+// is left to the poll, and so is one whose file system does not answer at once. The caller closes the watcher.
 func New(every time.Duration, names ...string) *Watcher {
 	w := &Watcher{ticker: time.NewTicker(every)}
 	fs, err := fsnotify.NewWatcher()

@@ -1,9 +1,9 @@
 // Package logs makes the logger of a server: lines that machines find by a stable name, in a number that no peer can
 // drive up. Begin at [New].
 //
-// The message of a record is its event: a short constant text. The logger adds it in the form of a name, "auth failed" as
-// event=auth_failed, for searches and alerts that outlive a change of wording elsewhere in the line. docs/operations.md
-// lists all events.
+// The message of a record is its event: a short constant text. The logger adds it in the form of a name, "auth failed"
+// as event=auth_failed, for searches and alerts that outlive a change of wording elsewhere in the line.
+// docs/operations.md lists all events.
 //
 // Each event has a rate of its own. Records above it are dropped; the next one that is written says how many
 // (suppressed=17), and [Limiter.Suppressed] counts them all.

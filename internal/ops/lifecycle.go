@@ -50,8 +50,8 @@ func (l *Lifecycle) Check() Check {
 	}}
 }
 
-// Watchdog tells systemd from time to time that the process lives, until the context ends, if the unit has WatchdogSec set.
-// It calls alive before each message: when that does not return, systemd hears nothing and restarts the process.
+// Watchdog tells systemd from time to time that the process lives, until the context ends, if the unit has WatchdogSec
+// set. It calls alive before each message: when that does not return, systemd hears nothing and restarts the process.
 func Watchdog(ctx context.Context, alive func()) error {
 	every, err := daemon.SdWatchdogEnabled(false)
 	if err != nil || every == 0 {

@@ -41,8 +41,8 @@ func Start(env []string, args ...string) (*Process, error) {
 }
 
 // Input is the standard input of a process that [Start] has started. A reader waits as for a connection. A read of
-// [os.Stdin] blocks its thread instead, and with it the process's only processor, if it has but one, until the runtime looks
-// after it: nothing else runs for up to 10 ms.
+// [os.Stdin] blocks its thread instead, and with it the process's only processor, if it has but one, until the runtime
+// looks after it: nothing else runs for up to 10 ms.
 func Input() *os.File {
 	_ = syscall.SetNonblock(syscall.Stdin, true) // without it reads block
 	return os.NewFile(uintptr(syscall.Stdin), os.Stdin.Name())

@@ -32,7 +32,8 @@ type filed struct {
 	problem *PlaceError
 }
 
-// Parse returns the one document in text, or nil if it is empty or cannot be parsed; [File.Err] tells. name is for messages.
+// Parse returns the one document in text, or nil if it is empty or cannot be parsed; [File.Err] tells. name is for
+// messages.
 func Parse(name string, text []byte) (*File, *Node) {
 	f := &File{name: name}
 	var doc, more yaml.Node
@@ -81,8 +82,8 @@ type Member struct {
 	Value *Node
 }
 
-// Members returns the entries of a mapping, in their order. What is no mapping, a key that is no text or stands twice, and
-// aliases are problems. key names n.
+// Members returns the entries of a mapping, in their order. What is no mapping, a key that is no text or stands twice,
+// and aliases are problems. key names n.
 func (f *File) Members(n *Node, key string) (members []Member) {
 	if n.Kind != yaml.MappingNode {
 		f.Problem(n, key, fmt.Errorf("want keys and values, not %s", kind(n)))

@@ -8,12 +8,12 @@
 //	doc     what it is
 //	unit    what its number counts; one of "bytes" may be given with a unit, such as 512MiB
 //	min     its least value, and max its greatest: numbers and durations
-//	words   the words that it may be, separated by commas; a type that parses its text itself may take other forms of them
+//	words   the words that it may be, separated by commas; a type that parses its text itself may take others
 //	is      "address": host and port, or empty
 //	reload  what of it is read again while the program runs
 //	secret  "yes": its value is not shown
-//	prefix  of a field that is a struct: its fields, which have the tag yaml, are settings too. Their keys begin with it,
-//	        and their variables are those in upper case after FELIX_
+//	prefix  of a field that is a struct: its fields, which have the tag yaml, are settings too. Their keys begin with
+//	        it, and their variables are those in upper case after FELIX_
 //
 // A duration is a bare number of milliseconds, as names ending in _MS promise, or has a unit ("2s"). A variable that is
 // set and empty counts only where the empty text is a value: where the field is a text and has no words. Lists are

@@ -254,8 +254,8 @@ func TestDescribe(t *testing.T) {
 	}
 }
 
-// FuzzLoad reads any file: it neither panics nor lets a value out of its range, and what was read can be dumped and read
-// again.
+// FuzzLoad reads any file: it neither panics nor lets a value out of its range, and what was read can be dumped and
+// read again.
 func FuzzLoad(f *testing.F) {
 	for _, seed := range []string{"size: 20\nnames: [a, b]\n", "size: 101", "wait_ms: 2s\nprofile: fancy", "? [a]\n: b", "a: &x 1\nsize: *x", "[", "token: \"\\0\\n\"", "names: ['', x]", "---\n---\n", "bind: !!binary aGVsbG8="} {
 		f.Add([]byte(seed), "FELIX_BIND=:1", "size=30")

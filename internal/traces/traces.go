@@ -1,5 +1,5 @@
-// Package traces sends spans of control operations to an OpenTelemetry collector. It is off unless the environment names
-// one, by the variables that OpenTelemetry has for it. Begin at [Start].
+// Package traces sends spans of control operations to an OpenTelemetry collector. It is off unless the environment
+// names one, by the variables that OpenTelemetry has for it. Begin at [Start].
 //
 // It stays out of what users embed: package broker calls a function with its operations, and this package provides it.
 package traces
@@ -27,10 +27,10 @@ type Tracer struct {
 	tracer   oteltrace.Tracer
 }
 
-// Start returns a tracer that exports over OTLP/HTTP, if OTEL_TRACES_EXPORTER is "otlp" or is not set and an endpoint is
-// (OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT); otherwise nil. The other OTEL_* variables of the
-// exporter, the sampler, the batches and the resource count too. service names the program unless OTEL_SERVICE_NAME does.
-// Nothing is sent before there are spans, so an endpoint that does not answer is no error; it is logged.
+// Start returns a tracer that exports over OTLP/HTTP, if OTEL_TRACES_EXPORTER is "otlp" or is not set and an endpoint
+// is (OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT); otherwise nil. The other OTEL_* variables of
+// the exporter, the sampler, the batches and the resource count too. service names the program unless OTEL_SERVICE_NAME
+// does. Nothing is sent before there are spans, so an endpoint that does not answer is no error; it is logged.
 func Start(ctx context.Context, service string, log *slog.Logger) (*Tracer, error) {
 	wanted, err := wanted()
 	if err != nil || !wanted {

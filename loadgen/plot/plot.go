@@ -1,8 +1,8 @@
-// Package plot draws what runs of package loadgen have measured, as PNG for screens and as SVG for documents. Each picture
-// says what it shows, by what command it was made and where.
+// Package plot draws what runs of package loadgen have measured, as PNG for screens and as SVG for documents. Each
+// picture says what it shows, by what command it was made and where.
 //
-// It is a package of its own because drawing brings fonts and rasterizers along, which a program that only measures can do
-// without. Begin at [WriteFiles].
+// It is a package of its own because drawing brings fonts and rasterizers along, which a program that only measures can
+// do without. Begin at [WriteFiles].
 package plot
 
 import (
@@ -55,8 +55,8 @@ var colors = []color.Color{
 	color.RGBA{0x33, 0x33, 0x33, 0xFF},
 }
 
-// WriteFiles draws the percentiles of all cells, the timeline of each, and maps of what was swept, and writes each picture
-// twice.
+// WriteFiles draws the percentiles of all cells, the timeline of each, and maps of what was swept, and writes each
+// picture twice.
 func WriteFiles(r *report.Report, dir string) error {
 	pictures := map[string]*picture{"percentiles": percentiles(r)}
 	for _, c := range r.Cells {
@@ -204,7 +204,8 @@ func percentiles(r *report.Report) *picture {
 	return p
 }
 
-// percentilePoints are latencies in microseconds over 1/(1−p), which is how many samples there are for each that is worse.
+// percentilePoints are latencies in microseconds over 1/(1−p), which is how many samples there are for each that is
+// worse.
 func percentilePoints(all []hdrhistogram.Bracket, samples int64) plotter.XYs {
 	points := make(plotter.XYs, 0, len(all))
 	for _, b := range all {

@@ -56,12 +56,12 @@ type Comparison struct {
 	Unlike                 []string // what differs besides the code, if the comparison was made in spite of that
 }
 
-// Compare compares the trials of head with those of base, by [Welch's t-test], which does not assume that both spread alike.
-// It returns an [UnlikeError] if a load of head is not one of base, or if they are of other machines or other kinds of
-// builds. It also fails if a load has too few trials.
+// Compare compares the trials of head with those of base, by [Welch's t-test], which does not assume that both spread
+// alike. It returns an [UnlikeError] if a load of head is not one of base, or if they are of other machines or other
+// kinds of builds. It also fails if a load has too few trials.
 //
-// [Welch's t-test]: B. L. Welch, The generalization of "Student's" problem when several different population variances are
-// involved, Biometrika 34 (1947).
+// [Welch's t-test]: B. L. Welch, The generalization of "Student's" problem when several different population variances
+// are involved, Biometrika 34 (1947).
 func Compare(base, head *Report) (*Comparison, error) {
 	all, unlike, leftOut := pairs(base, head)
 	if unlike = append(unlikeSources(base.from("base"), head.from("this")), unlike...); len(unlike) > 0 {

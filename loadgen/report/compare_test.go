@@ -9,8 +9,8 @@ import (
 	"github.com/felix-mq/felix/loadgen"
 )
 
-// The example of Welch's test that statistics texts share (sets A1 and A2 of Welch's t-test in Wikipedia, unequal variances
-// and sizes), with the p-value of R's t.test.
+// The example of Welch's test that statistics texts share (sets A1 and A2 of Welch's t-test in Wikipedia, unequal
+// variances and sizes), with the p-value of R's t.test.
 func TestWelch(t *testing.T) {
 	x := []float64{27.5, 21.0, 19.0, 23.6, 17.0, 17.9, 16.9, 20.1, 21.9, 22.6, 23.1, 19.6, 19.0, 21.7, 21.4}
 	y := []float64{27.1, 22.0, 20.8, 23.4, 23.4, 23.5, 25.8, 22.0, 24.8, 20.2, 21.9, 22.1, 22.9, 20.5, 24.4}
@@ -85,8 +85,8 @@ func TestVerdicts(t *testing.T) {
 	}
 }
 
-// Of comparisons of a load with itself, about as many find a difference as Significance says, and not more: the limit of
-// 3 % plays no part at this spread.
+// Of comparisons of a load with itself, about as many find a difference as Significance says, and not more: the limit
+// of 3 % plays no part at this spread.
 func TestFalseAlarms(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(3, 4))
 	alarms := 0

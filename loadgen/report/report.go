@@ -1,5 +1,5 @@
-// Package report keeps what runs of package loadgen have measured: as one JSON file, as tables in CSV, as histograms that
-// the tools of HdrHistogram read; and it compares the runs of one file with those of another.
+// Package report keeps what runs of package loadgen have measured: as one JSON file, as tables in CSV, as histograms
+// that the tools of HdrHistogram read; and it compares the runs of one file with those of another.
 //
 // Every file says by what command and in what environment it was made. Begin at [Report]; [Compare] is the comparison.
 // Plots are made by package plot.

@@ -152,8 +152,8 @@ func (l *Load) acquire(ctx context.Context) error {
 	}
 }
 
-// Result sums the run up. It is called once, after [Load.Publish] has returned nil. What the load cannot know, packets, broker
-// and environment, is left empty.
+// Result sums the run up. It is called once, after [Load.Publish] has returned nil. What the load cannot know, packets,
+// broker and environment, is left empty.
 func (l *Load) Result() *loadgen.Result {
 	s := l.shape
 	res := &loadgen.Result{

@@ -15,8 +15,8 @@ import (
 )
 
 // A child process prints two lines of JSON: the first when it is ready, the second, its account, when its input was
-// closed and it has come to its end. Its input is closed as well when the parent dies, in whatever way, so that no child
-// outlives its parent for long.
+// closed and it has come to its end. Its input is closed as well when the parent dies, in whatever way, so that no
+// child outlives its parent for long.
 
 // childArg is the first argument of a child; its name and, perhaps, one argument of its own follow.
 const childArg = "__bench-child"
@@ -24,12 +24,12 @@ const childArg = "__bench-child"
 // endTimeout bounds the end of a child.
 const endTimeout = 10 * time.Second
 
-// Child makes [Start] possible for that name. A program calls it in main before it looks at its arguments. In the child it
-// runs serve and exits; in any other process it returns at once.
+// Child makes [Start] possible for that name. A program calls it in main before it looks at its arguments. In the child
+// it runs serve and exits; in any other process it returns at once.
 //
-// serve gets a context that ends when the parent wants the child to end, and the argument that Start was given. It calls
-// ready once, with what Start shall receive, which returns when the context has ended, and returns what [Process.Stop]
-// shall receive. A child that takes too long to end is exited.
+// serve gets a context that ends when the parent wants the child to end, and the argument that Start was given. It
+// calls ready once, with what Start shall receive, which returns when the context has ended, and returns what
+// [Process.Stop] shall receive. A child that takes too long to end is exited.
 func Child(name string, serve func(ctx context.Context, arg string, ready func(any) error) (account any, err error)) {
 	if len(os.Args) != 4 || os.Args[1] != childArg || os.Args[2] != name {
 		return
@@ -83,8 +83,8 @@ func (p *Process) end() {
 	})
 }
 
-// Start starts a child of that name with an argument and settings that are added to its environment. It returns when the
-// child is ready, with what it said in ready; if ctx ends before, it ends the child. The caller has to stop the
+// Start starts a child of that name with an argument and settings that are added to its environment. It returns when
+// the child is ready, with what it said in ready; if ctx ends before, it ends the child. The caller has to stop the
 // process.
 func Start(ctx context.Context, name, arg string, env []string, ready any) (*Process, error) {
 	proc, err := selfproc.Start(env, childArg, name, arg)
@@ -105,8 +105,8 @@ func Start(ctx context.Context, name, arg string, env []string, ready any) (*Pro
 	return p, nil
 }
 
-// Stop ends the child and waits until it has gone; one that does not end within some seconds is killed. account, unless it is
-// nil, receives what the child said in the end.
+// Stop ends the child and waits until it has gone; one that does not end within some seconds is killed. account, unless
+// it is nil, receives what the child said in the end.
 func (p *Process) Stop(account any) error {
 	p.end()
 	defer p.kill.Stop()

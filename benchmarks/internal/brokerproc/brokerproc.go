@@ -1,5 +1,6 @@
-// Package brokerproc runs a development broker in a process of its own, so that its processor time and its memory can be
-// told from those of the program that loads it, and lets that program ask for them, for its metrics and for its profiles.
+// Package brokerproc runs a development broker in a process of its own, so that its processor time and its memory can
+// be told from those of the program that loads it, and lets that program ask for them, for its metrics and for its
+// profiles.
 //
 // The process is another instance of the same program: main calls [Serve] before anything else. Begin at [Start].
 package brokerproc
@@ -71,8 +72,8 @@ func (id *identity) apply(cfg *broker.Config, o *broker.DevOptions) error {
 // stopTimeout bounds the end of a broker.
 const stopTimeout = 20 * time.Second
 
-// ready is the first line that the process prints. After it, it answers each [question] that it reads with one more, and
-// ends when its input does.
+// ready is the first line that the process prints. After it, it answers each [question] that it reads with one more,
+// and ends when its input does.
 type ready struct {
 	Addr, Tenant, Namespace, Token string
 	CertPEM                        []byte
@@ -185,8 +186,8 @@ func (p *Process) Kill() error {
 	return nil
 }
 
-// Revive starts another broker in the place of one that was killed: with its address, certificate and keys, and nothing of
-// what it had in memory. Tokens of the one before are good for it.
+// Revive starts another broker in the place of one that was killed: with its address, certificate and keys, and nothing
+// of what it had in memory. Tokens of the one before are good for it.
 func (p *Process) Revive() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -167,7 +167,8 @@ func (p *Process) Memory() (m Memory, err error) {
 	return m, err
 }
 
-// ExactAllocations is a variable for [Start] that makes [Process.Allocations] count every allocation, and the broker slow.
+// ExactAllocations is a variable for [Start] that makes [Process.Allocations] count every allocation, and the broker
+// slow.
 const ExactAllocations = "GODEBUG=memprofilerate=1"
 
 // SampledAllocations makes it count one in 4 KiB, which hardly slows the broker.

@@ -1,5 +1,5 @@
-// Package program is what the commands of package benchmarks have in common: how they begin and end, how they read their
-// flags, and how they say how far they are. What they measure is left to them. Begin at [Main].
+// Package program is what the commands of package benchmarks have in common: how they begin and end, how they read
+// their flags, and how they say how far they are. What they measure is left to them. Begin at [Main].
 package program
 
 import (
@@ -30,8 +30,8 @@ func Flags(name string, stderr io.Writer) *pflag.FlagSet {
 	return flags
 }
 
-// Parse parses the arguments of a set from [Flags]. It reports false if the command is to end with the returned status: 0 if
-// only help was wanted, or 2 if the arguments are wrong, of which it has told then.
+// Parse parses the arguments of a set from [Flags]. It reports false if the command is to end with the returned status:
+// 0 if only help was wanted, or 2 if the arguments are wrong, of which it has told then.
 func Parse(flags *pflag.FlagSet, args []string) (code int, ok bool) {
 	err := flags.Parse(args)
 	switch {

@@ -1,7 +1,7 @@
 // Command generate writes the test vectors of package testvectors.
 //
-// It is written from the protocol document and shares no code with package codec, which it judges: wire.go has the plain
-// encoders, the other files the cases. Run it with
+// It is written from the protocol document and shares no code with package codec, which it judges: wire.go has the
+// plain encoders, the other files the cases. Run it with
 //
 //	go generate ./testvectors
 package main

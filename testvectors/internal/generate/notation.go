@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// part is one stretch of bytes: hex or UTF-8 text, written count times (0 means once). The names of the members are part
-// of the file format; see the package's README.
+// part is one stretch of bytes: hex or UTF-8 text, written count times (0 means once). The names of the members are
+// part of the file format; see the package's README.
 type part struct {
 	Hex   string `json:"hex,omitempty"`
 	Text  string `json:"text,omitempty"`
@@ -20,7 +20,8 @@ func (p part) unitLen() int { return len(p.Hex)/2 + len(p.Text) }
 
 func (p part) times() int { return max(p.Count, 1) }
 
-// blob is a byte string in run-length form, so that a frame of 16 MiB stays a few lines in the generator and in the file.
+// blob is a byte string in run-length form, so that a frame of 16 MiB stays a few lines in the generator and in the
+// file.
 type blob []part
 
 func hx(s string) blob { return blob{{Hex: strings.ReplaceAll(s, " ", "")}} }
