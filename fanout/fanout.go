@@ -324,24 +324,28 @@ func (h *Hub) Stats() Stats {
 }
 
 // reclaim gives memory up so that n bytes can be charged to the tenant, and some more, so that it need not be done for
-// each publish. If the tenant has reached its own maximum it gives by itself; if the common part of the budget is
-// spent, those give that are furthest above their guarantee. It reports whether trying again is worthwhile.
+// each publish. If the tenant has reached its own maximum it gives by itself. If the common part of the budget is spent,
+// those give that are furthest above their guarantee; if they cannot, the tenant gives of what it has itself. It reports
+// whether trying again is worthwhile.
 func (h *Hub) reclaim(who *tenant, n int64, why error) bool {
-	if h.fruitless.Load() {
+	own := errors.Is(why, ledger.ErrLimit)
+	if (own || h.fruitless.Load()) && !who.mayGive() {
 		return false
 	}
 	h.reclaiming.Lock()
 	defer h.reclaiming.Unlock()
-	if errors.Is(why, ledger.ErrLimit) {
-		h.reclaims.Add(1)
-		most := who.share.Max()
-		low := max(most-max(most/8, n), 0)
-		gave := who.give(func() bool { return who.share.Used() <= low })
-		h.fruitless.Store(!gave)
-		return gave
+	if !own && !h.fruitless.Load() {
+		if _, size := h.budget.Common(); h.relieve(size - max(size/8, n)) {
+			return true
+		}
 	}
-	_, size := h.budget.Common()
-	return h.relieve(size - max(size/8, n))
+	if !who.mayGive() {
+		return false
+	}
+	h.reclaims.Add(1)
+	used := who.share.Used()
+	low := max(used-max(used/8, n), 0)
+	return who.give(func() bool { return who.share.Used() <= low })
 }
 
 // relieve makes tenants give until the common part of the budget has no more than low used, with reclaiming held. It

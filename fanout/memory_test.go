@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -667,5 +668,35 @@ func TestReplayIsReadWithoutMemoryForAQueue(t *testing.T) {
 				t.Errorf("%d events dropped", s.Dropped())
 			}
 		})
+	}
+}
+
+// TestBudgetTakesOwnReplay fills the common part with what cannot be given up, and a tenant's guarantee with its replay:
+// the tenant goes on publishing, at the price of that.
+func TestBudgetTakesOwnReplay(t *testing.T) {
+	h := testHub(t, Options{MaxBytes: 8 << 20})
+	blocked := h.Register(Key{"a", "n", "s"}, Policy{Overflow: ring.Block, QueueBytes: 64 << 20, QueueItems: 1 << 20, ReplayBytes: -1})
+	subscribe(t, blocked, From{})
+	topics := make([]*Topic, 8)
+	for i := range topics {
+		topics[i] = h.Register(Key{"b", "n", strconv.Itoa(i)}, Policy{})
+	}
+	publish := func(topic *Topic, size int) error {
+		f := frameIn(size, size-20, 1, 1)
+		defer f.Release()
+		_, err := topic.Publish(context.Background(), f, 0)
+		return err
+	}
+	for _, size := range []int{16 << 10, 4 << 10, 1 << 10, 100} {
+		for publish(blocked, size) == nil {
+		}
+	}
+	for i := range 4000 { // four times the guarantee
+		if err := publish(topics[i%len(topics)], 4<<10); err != nil {
+			t.Fatalf("publish %d: %v", i, err)
+		}
+	}
+	if share := topics[0].tenant.share; share.Above() != 0 {
+		t.Errorf("%d bytes above the guarantee", share.Above())
 	}
 }

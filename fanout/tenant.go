@@ -65,6 +65,13 @@ func (n *tenant) removeReplay(t *Topic) {
 	t.replayIndex = -1
 }
 
+// mayGive reports whether there is anything that give could give up.
+func (n *tenant) mayGive() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.replaying)+len(n.stuck)+len(n.slow) > 0
+}
+
 // someReplay returns up to a batch of topics that have replay.
 func (n *tenant) someReplay(out []*Topic) []*Topic {
 	n.mu.Lock()
