@@ -83,7 +83,8 @@ type Broker struct {
 
 	watchLogs *watchLogs
 
-	heavy *turns // work that keeps a processor for milliseconds: decompression, and values as base64
+	fences fences
+	heavy  *turns // work that keeps a processor for milliseconds: decompression, and values as base64
 
 	acceptCtx  context.Context // ends when no more connections and streams are accepted
 	stopAccept context.CancelFunc
@@ -132,6 +133,7 @@ func New(cfg Config) (*Broker, error) {
 		return nil, fmt.Errorf("broker: listening on %s: %w", cfg.Bind, err)
 	}
 	b := &Broker{
+		fences:   fences{newest: make(map[fenceKey]*conn)},
 		cfg:      cfg,
 		log:      cfg.Logger,
 		caches:   cache.New(cache.Options{MaxBytes: cfg.CacheMaxBytes, MaxScopeBytes: cfg.CacheMaxBytes * int64(cfg.CacheScopeShare) / 100, Series: maxCacheLabels}),

@@ -63,6 +63,11 @@ type conn struct {
 	unauthenticated *list.Element // in Broker.unauthenticated, guarded by Broker.mu
 	index           int           // in Broker.conns, guarded by Broker.mu
 
+	fenceKey    fenceKey // its fence, if it has one; set once, with authenticating held
+	fenceNumber uint64
+	fenced      atomic.Bool  // the client has given it up: nothing more is carried out
+	carrying    sync.RWMutex // held, shared, while a request is carried out
+
 	deadline, expiry slot // in the schedules of these names
 
 	mu       sync.Mutex // guards all below
@@ -164,6 +169,7 @@ func (c *conn) serve() {
 		t.tenant.forget(c)
 	}
 	c.mu.Unlock()
+	c.unfence()
 	c.stranger.Close()
 }
 

@@ -113,8 +113,8 @@ func (ctl *control) serve() {
 		start := telemetry.Start()
 		f, err := ctl.fr.Next()
 		telemetry.Observe(telemetry.StageRequestRead, start)
-		if err == nil && ctl.over() {
-			err = os.ErrDeadlineExceeded // nothing more is carried out, even if it has been read already
+		if err == nil {
+			err = ctl.begin()
 		}
 		if err != nil {
 			ctl.readError(err)
@@ -126,7 +126,9 @@ func (ctl *control) serve() {
 			return
 		}
 		owed := ctl.w.Pending()
-		if ctl.handle(f) != keep {
+		next := ctl.handle(f)
+		ctl.done()
+		if next != keep {
 			return
 		}
 		if ctl.w.Pending() > owed {
@@ -359,6 +361,9 @@ func (s *stream) authenticate(m *codec.Message) *codec.Refusal {
 	if !s.c.authenticated(t) {
 		s.surplus = true
 		return &codec.ConnectionsReached
+	}
+	if !s.c.fence(t.name, m.Fence) {
+		return &codec.AuthFailed
 	}
 	s.identity, s.tenant = id, t
 	s.token = token{t, id.Key}

@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"math"
+	"os"
 	"time"
 
 	"github.com/felix-mq/felix/auth"
@@ -81,10 +82,23 @@ func (s *stream) untrusted() bool {
 	return l == limitTokenExpired || l == limitTokenRevoked
 }
 
-// over reports whether nothing more of the stream is to be carried out: its token is not good any more, or its
-// connection has ended. A client that has lost a connection goes on with another one, and what it sends there must not
-// be overtaken.
-func (s *stream) over() bool { return s.untrusted() || s.c.ctx.Err() != nil }
+// over reports whether nothing more of the stream is to be carried out: its token is not good any more, its connection
+// has ended, or the client has given it up. A client that has lost a connection goes on with another one, and what it
+// sends there must not be overtaken.
+func (s *stream) over() bool { return s.untrusted() || s.c.ctx.Err() != nil || s.c.fenced.Load() }
+
+// begin is called before a request is carried out, and done afterwards. It fails if nothing more is, even of what has
+// been read already.
+func (s *stream) begin() error {
+	s.c.carrying.RLock()
+	if s.over() {
+		s.c.carrying.RUnlock()
+		return os.ErrDeadlineExceeded
+	}
+	return nil
+}
+
+func (s *stream) done() { s.c.carrying.RUnlock() }
 
 // clock is the time by which [Broker.deadlines] goes: nanoseconds since the broker was made.
 func (b *Broker) clock(t time.Time) int64 { return int64(t.Sub(b.born)) }

@@ -2,7 +2,6 @@ package broker
 
 import (
 	"errors"
-	"os"
 
 	"github.com/felix-mq/felix/codec"
 	"github.com/felix-mq/felix/quicx"
@@ -27,14 +26,16 @@ func servePublish(c *conn, r *quicx.RecvStream) {
 		start := telemetry.Start()
 		f, err := p.fr.Next()
 		telemetry.Observe(telemetry.StageRequestRead, start)
-		if err == nil && p.over() {
-			err = os.ErrDeadlineExceeded // nothing more is carried out, even if it has been read already
+		if err == nil {
+			err = p.begin()
 		}
 		if err != nil {
 			p.readError(err)
 			return
 		}
-		if !p.handleUni(f) {
+		more := p.handleUni(f)
+		p.done()
+		if !more {
 			if p.surplus {
 				c.closeLater(reasonTenantConns)
 			}

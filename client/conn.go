@@ -23,6 +23,8 @@ type conn struct {
 	c    *Client
 	qc   *quicx.Conn
 	addr string // that was dialed
+	// Tells the broker that the connections of home before this one have been given up; empty for those of events.
+	fence codec.Fence
 
 	since int64        // when it was made, in nanoseconds of the client's clock
 	heard atomic.Int64 // when a reply came last
@@ -76,7 +78,7 @@ func (k *conn) streamError(doing string, err error) error {
 		<-k.qc.Context().Done()
 		return k.lost()
 	case errors.Is(err, codec.ErrFrameTooLarge):
-		return fmt.Errorf("%w: %w (see WithMaxFrame): %s: %w", ErrProtocol, ErrFrameTooLarge, doing, err)
+		return fmt.Errorf("%w: %w (see Transport.MaxFrame): %s: %w", ErrProtocol, ErrFrameTooLarge, doing, err)
 	case codec.ClassOf(err) != "" || errors.Is(err, quicx.ErrTruncated):
 		return fmt.Errorf("%w: %s: %w", ErrProtocol, doing, err)
 	default:
@@ -165,7 +167,7 @@ func (k *conn) openControlWith(ctx context.Context, token string, pipelined func
 		_ = s.Recv().SetReadDeadline(past)
 		_ = s.Send().SetWriteDeadline(past)
 	})
-	out := codec.AppendAuth(nil, k.c.o.tenant, token, clientFlags, true, k.c.o.ext)
+	out := codec.AppendAuthFenced(nil, k.c.o.tenant, token, clientFlags, true, k.c.o.ext, k.fence)
 	if pipelined != nil {
 		out = pipelined(out)
 	}

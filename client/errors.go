@@ -35,7 +35,7 @@ var (
 	ErrBufferFull = errors.New("client: buffer full")
 	// ErrTimeout means that a call without a deadline of its own had no answer within [WithRequestTimeout].
 	ErrTimeout = errors.New("client: no answer in time")
-	// ErrFrameTooLarge means that a call would need a frame larger than [WithMaxFrame]. Nothing was sent.
+	// ErrFrameTooLarge means that a call would need a frame larger than [Transport].MaxFrame. Nothing was sent.
 	ErrFrameTooLarge = errors.New("client: frame too large")
 	// ErrInvalidTTL means that the lifetime of a cache entry is negative. Nothing was sent.
 	ErrInvalidTTL = errors.New("client: invalid lifetime")

@@ -2,11 +2,14 @@ package client
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/semaphore"
+
+	"github.com/felix-mq/felix/codec"
 )
 
 // lock is a mutex whose waiters can give up.
@@ -47,8 +50,11 @@ type home struct {
 	policy  WhileDown
 	windows windows
 
+	fence string // ID of the fence of its connections
+
 	mu      sync.Mutex // guards all below
 	conn    *conn
+	made    uint64   // connections
 	attempt *attempt // under way, or nil
 	down    error    // why there is no connection although there was one, or an attempt failed; nil before that
 }
@@ -59,7 +65,7 @@ type attempt struct {
 }
 
 func newHome(c *Client, policy WhileDown, w windows) *home {
-	return &home{c: c, policy: policy, windows: w}
+	return &home{c: c, policy: policy, windows: w, fence: rand.Text()}
 }
 
 // requestStreams is how many streams the receive window of a connection for requests is dialed for.
@@ -117,6 +123,10 @@ func (h *home) connect(a *attempt) {
 	k, err := h.c.dial(h.c.ctx, requestStreams, h.windows)
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if err == nil {
+		h.made++
+		k.fence = codec.Fence{ID: h.fence, Number: h.made}
+	}
 	h.conn, h.down, a.err, h.attempt = k, err, err, nil
 	close(a.done)
 }

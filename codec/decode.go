@@ -470,6 +470,11 @@ func (p *parser) extensionMember(f member) error {
 			return err
 		})
 	}
+	if f == mFence && p.peek() == '"' {
+		var err error
+		p.m.Fence, err = p.name()
+		return err
+	}
 	if err := p.skip(2); err != nil || f != mEpoch {
 		return err
 	}

@@ -126,6 +126,11 @@ func appendString[T text](dst []byte, s T) []byte {
 // AppendAuth appends an auth, the first message of every stream that a client opens. Without flags the client does not
 // negotiate, and ext, which counts only with them, is not written; an empty ext is not either.
 func AppendAuth(dst []byte, tenant, token string, clientFlags Flags, hasFlags bool, ext Extensions) []byte {
+	return AppendAuthFenced(dst, tenant, token, clientFlags, hasFlags, ext, Fence{})
+}
+
+// AppendAuthFenced is [AppendAuth] with a fence, which is not written if it has no ID.
+func AppendAuthFenced(dst []byte, tenant, token string, clientFlags Flags, hasFlags bool, ext Extensions, fence Fence) []byte {
 	start := len(dst)
 	dst = begin(dst, MsgAuth)
 	dst = stringMember(dst, "tenant_id", tenant)
@@ -133,6 +138,9 @@ func AppendAuth(dst []byte, tenant, token string, clientFlags Flags, hasFlags bo
 	dst = optionalNumber(dst, "client_flags", uint64(clientFlags), hasFlags)
 	if hasFlags && ext != 0 {
 		dst = appendExtensions(name(dst, "ext"), ext)
+	}
+	if fence.ID != "" {
+		dst = stringMember(dst, "fence", fence.ID+"."+strconv.FormatUint(fence.Number, 10))
 	}
 	return end(dst, start)
 }

@@ -65,6 +65,7 @@ const (
 	mAvailable
 	mExt
 	mEpoch
+	mFence
 )
 
 const (
@@ -73,7 +74,7 @@ const (
 
 	// Members of extensions. A peer that knows nothing of extensions may use the same names for anything at all, so
 	// values of another type are ignored, as those of unknown members are.
-	mExtension = mExt | mEpoch
+	mExtension = mExt | mEpoch | mFence
 )
 
 // messages says which members each type has; every other member is unknown to it and ignored.
@@ -81,7 +82,7 @@ var messages = [...]struct {
 	name               string
 	required, optional member
 }{
-	MsgAuth:                 {"auth", mTenant | mToken, mClientFlags | mExt},
+	MsgAuth:                 {"auth", mTenant | mToken, mClientFlags | mExt | mFence},
 	MsgPublish:              {"publish", mTopic | mPayload, mRequestID | mAck},
 	MsgPublishBatch:         {"publish_batch", mTopic | mPayloads, mRequestID | mAck},
 	MsgSubscribe:            {"subscribe", mTopic, mSubscriptionID | mStart | mEpoch},
@@ -195,6 +196,8 @@ func memberOf(name []byte) member {
 		return mExt
 	case "epoch":
 		return mEpoch
+	case "fence":
+		return mFence
 	}
 	return 0
 }
@@ -238,6 +241,8 @@ type Message struct {
 	Ext            Extensions // those of ext that this implementation knows
 	HasClientFlags bool       // false: a client that does not negotiate
 	HasExt         bool
+
+	Fence []byte // of auth: see [ParseFence]; nil if there is none
 
 	Epoch    uint64 // of Start.Offset: the subscription is one to resume; see docs/protocol/extensions.md
 	HasEpoch bool

@@ -404,6 +404,9 @@ func decodeMessage(payload []byte) (string, map[string]any, error) {
 		if m.HasExt {
 			values["ext"] = m.Ext.Names()
 		}
+		if m.Fence != nil {
+			values["fence"] = string(m.Fence)
+		}
 	case codec.MsgPublish, codec.MsgPublishBatch:
 		topic()
 		if m.Type == codec.MsgPublish {
@@ -510,7 +513,8 @@ func encode(t *testing.T, dst []byte, kind string, flags uint16, f testvectors.F
 	switch kind {
 	case "auth":
 		clientFlags, has := optional(f.ClientFlags)
-		return codec.AppendAuth(dst, tenant, string(f.Token), codec.Flags(clientFlags), has, extOf(f))
+		fence, _ := codec.ParseFence([]byte(f.Fence))
+		return codec.AppendAuthFenced(dst, tenant, string(f.Token), codec.Flags(clientFlags), has, extOf(f), fence)
 	case "publish":
 		return codec.AppendPublish(dst, tenant, namespace, stream, f.Payload.Expand(), ackOf(t, f.Ack), id, hasID)
 	case "publish_batch":
@@ -681,6 +685,8 @@ func valuesOf(f testvectors.Fields, kind string) map[string]any {
 				values[name] = string(f.Key)
 			case "token":
 				values[name] = string(f.Token)
+			case "fence":
+				values[name] = string(f.Fence)
 			case "message":
 				values[name] = string(f.Message)
 			case "payload":
@@ -757,6 +763,9 @@ func valuesOf(f testvectors.Fields, kind string) map[string]any {
 	switch kind {
 	case "auth":
 		add("tenant_id", "token")
+		if f.Fence != "" {
+			add("fence")
+		}
 	case "publish", "event":
 		add("tenant_id", "namespace", "stream", "payload")
 	case "extension_publish_s2", "extension_acked_publish_s2":

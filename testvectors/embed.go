@@ -108,8 +108,9 @@ type Fields struct {
 	Requested *uint64 `json:"requested,string"`
 	Available *uint64 `json:"available,string"`
 
-	// Of extensions. Ext is nil if absent.
+	// Of extensions. Ext is nil if absent, and Fence empty.
 	Ext       *[]string `json:"ext"`
+	Fence     Text      `json:"fence"`
 	Epoch     *uint64   `json:"epoch,string"`
 	GapReason *uint8    `json:"gap_reason"`
 	Lost      *uint64   `json:"lost,string"`

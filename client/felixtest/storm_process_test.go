@@ -71,7 +71,7 @@ func runProcessStorm(t *testing.T, seed uint64) {
 				}
 			} else {
 				_ = b.process.Process.Signal(syscall.SIGSTOP)
-				time.Sleep(least) //nolint:forbidigo // that it stands still for a while is the fault
+				time.Sleep(least)
 				s.pause(r, most-least)
 				_ = b.process.Process.Signal(syscall.SIGCONT)
 			}

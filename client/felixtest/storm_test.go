@@ -358,7 +358,8 @@ func (s *storm) judge(got []item) {
 				continue
 			}
 			if i.n <= last {
-				s.errorf("kind %d: event %d after event %d", kind, i.n, last)
+				s.errorf("kind %d: event %d, whose publish says %v, after event %d, %v", kind, i.n, s.status[kind][i.n], last, s.status[kind][last])
+				continue
 			}
 			for n := last + 1; n < i.n; n++ {
 				if err, ok := s.status[kind][n]; ok && err == nil && !gap && kind != stormSends {
