@@ -25,10 +25,10 @@ type NearOptions struct {
 //
 // A get returns the present value, or one that was replaced or removed so shortly ago that the broker's word of it is
 // still on its way. That takes about as long as a round trip. It can take longer only if the connection is lost
-// silently, which shows after [Transport].IdleTimeout, or if this process is too busy to hear; NearOptions.MaxAge bounds it
-// in any case. From the moment at which the watch is known to be lost until it is made again nothing is kept and every
-// get goes to the broker: there is nobody who would say what has changed, and a get that fails says more than an old
-// value.
+// silently, which shows after [Transport].IdleTimeout, or if this process is too busy to hear; NearOptions.MaxAge
+// bounds it in any case. From the moment at which the watch is known to be lost until it is made again nothing is kept
+// and every get goes to the broker: there is nobody who would say what has changed, and a get that fails says more than
+// an old value.
 //
 // Once the NearCache has heard of a change, no get that begins afterwards returns what was before it. Writes of the
 // NearCache's own are seen by its gets as soon as they return, and those of other handles when the broker tells of

@@ -324,9 +324,9 @@ func (h *Hub) Stats() Stats {
 }
 
 // reclaim gives memory up so that n bytes can be charged to the tenant, and some more, so that it need not be done for
-// each publish. If the tenant has reached its own maximum it gives by itself. If the common part of the budget is spent,
-// those give that are furthest above their guarantee; if they cannot, the tenant gives of what it has itself. It reports
-// whether trying again is worthwhile.
+// each publish. If the tenant has reached its own maximum it gives by itself. If the common part of the budget is
+// spent, those give that are furthest above their guarantee; if they cannot, the tenant gives of what it has itself. It
+// reports whether trying again is worthwhile.
 func (h *Hub) reclaim(who *tenant, n int64, why error) bool {
 	own := errors.Is(why, ledger.ErrLimit)
 	if (own || h.fruitless.Load()) && !who.mayGive() {

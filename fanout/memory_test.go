@@ -671,8 +671,8 @@ func TestReplayIsReadWithoutMemoryForAQueue(t *testing.T) {
 	}
 }
 
-// TestBudgetTakesOwnReplay fills the common part with what cannot be given up, and a tenant's guarantee with its replay:
-// the tenant goes on publishing, at the price of that.
+// TestBudgetTakesOwnReplay fills the common part with what cannot be given up, and a tenant's guarantee with its
+// replay: the tenant goes on publishing, at the price of that.
 func TestBudgetTakesOwnReplay(t *testing.T) {
 	h := testHub(t, Options{MaxBytes: 8 << 20})
 	blocked := h.Register(Key{"a", "n", "s"}, Policy{Overflow: ring.Block, QueueBytes: 64 << 20, QueueItems: 1 << 20, ReplayBytes: -1})

@@ -42,7 +42,7 @@ The command line wins over the environment, that over the file, and that over th
 	}
 	_ = tw.Flush()
 	fmt.Fprintln(w, "\nExit status: 0 after a drain, 1 if the broker could not start or what it served was not finished in time, 2 for a wrong\nflag or setting or a bad file that one names, 128 and the number of the signal after a second one.")
-	fmt.Fprintln(w, "\nGOGC and GOMEMLIMIT are Go's; without them they are 400 and 5/4 of the retained, unfinished and cached bytes and of 64KiB for each open\nconnection together, at most 9/10 of the memory that the process's control group may have.")
+	fmt.Fprintln(w, "\nGOGC and GOMEMLIMIT are Go's; without them they are 400 and 5/4 of the retained, unfinished and cached bytes and of 56KiB for each open\nconnection together, at most 9/10 of the memory that the process's control group may have.")
 }
 
 // writeReference writes docs/configuration.md.

@@ -329,18 +329,19 @@ func (p *eventPrinter) end() error {
 // notices prints what happens to a subscription.
 type notices struct {
 	w    io.Writer
-	down atomic.Bool // and that has been said
+	said atomic.Pointer[string] // why it is down; nil if it is not
 }
 
 // OnSubscription implements client.SubscriptionHook.
 func (n *notices) OnSubscription(namespace, stream string, state client.SubscriptionState, reason error) {
 	switch state {
 	case client.SubscriptionResuming:
-		if !n.down.Swap(true) {
-			fmt.Fprintln(n.w, colored(n.w, yellow, fmt.Sprintf("%s: %s; subscribing again", escape(namespace+"/"+stream), plain(reason))))
+		why := plain(reason)
+		if said := n.said.Swap(&why); said == nil || *said != why {
+			fmt.Fprintln(n.w, colored(n.w, yellow, fmt.Sprintf("%s: %s; subscribing again", escape(namespace+"/"+stream), why)))
 		}
 	case client.SubscriptionLive:
-		n.down.Store(false)
+		n.said.Store(nil)
 		fmt.Fprintf(n.w, "%s: subscribed again\n", escape(namespace+"/"+stream))
 	case client.SubscriptionOver: // told by its error
 	}
