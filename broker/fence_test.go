@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/felix-mq/felix/codec"
-	"github.com/felix-mq/felix/fanout"
 	"github.com/felix-mq/felix/quicx"
 )
 
@@ -31,20 +30,7 @@ func wantAuthOK(t *testing.T, fr *quicx.FrameReader) {
 // TestFence makes a second connection while the broker carries out a publish of the first one, and has more of them.
 func TestFence(t *testing.T) {
 	d := startDev(t, nil)
-	topic := d.hub.Lookup([]byte(d.Tenant), []byte("default"), []byte("demo"))
-	block, entered := make(chan struct{}), make(chan struct{}, 1)
-	first := true
-	sub, err := topic.Subscribe(fanout.From{}, fanout.SubscriptionOptions{Wake: func() {
-		if first {
-			first = false
-			entered <- struct{}{}
-			<-block
-		}
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer sub.Close()
+	entered, block := holdFirstPublish(t, d)
 	publish := func(text string) []byte {
 		return codec.AppendPublishBatch(nil, d.Tenant, "default", "demo", [][]byte{[]byte(text)})
 	}

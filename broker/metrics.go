@@ -42,7 +42,7 @@ type metrics struct {
 type publishRefusal int
 
 const (
-	refusedNoRoom publishRefusal = iota
+	refusedNoSpace publishRefusal = iota
 	refusedDraining
 	refusedUnknownStream
 	refusedForbidden

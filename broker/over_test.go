@@ -10,28 +10,35 @@ import (
 	"github.com/felix-mq/felix/quicx"
 )
 
-// TestNothingAfterTheEnd: what a connection has sent and the broker has read, but not carried out before the connection
-// ended, is not carried out later.
-func TestNothingAfterTheEnd(t *testing.T) {
-	d := startDev(t, nil)
+// holdFirstPublish keeps the first publish in the broker, from when entered receives until block is closed.
+func holdFirstPublish(t *testing.T, d *Dev) (entered <-chan struct{}, block chan struct{}) {
+	t.Helper()
 	topic := d.hub.Lookup([]byte(d.Tenant), []byte("default"), []byte("demo"))
 	if topic == nil {
 		t.Fatal("no stream")
 	}
-	block := make(chan struct{}) // the first publish stays in the broker until then
-	entered := make(chan struct{}, 1)
+	begun := make(chan struct{}, 1)
+	block = make(chan struct{})
 	first := true
 	sub, err := topic.Subscribe(fanout.From{}, fanout.SubscriptionOptions{Wake: func() {
 		if first {
 			first = false
-			entered <- struct{}{}
+			begun <- struct{}{}
 			<-block
 		}
 	}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer sub.Close()
+	t.Cleanup(sub.Close)
+	return begun, block
+}
+
+// TestNothingAfterTheEnd: what a connection has sent and the broker has read, but not carried out before the connection
+// ended, is not carried out later.
+func TestNothingAfterTheEnd(t *testing.T) {
+	d := startDev(t, nil)
+	entered, block := holdFirstPublish(t, d)
 	frames := authFrame(d)
 	for range 50 {
 		frames = codec.AppendPublishBatch(frames, d.Tenant, "default", "demo", [][]byte{bytes.Repeat([]byte("x"), 10)})

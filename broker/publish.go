@@ -87,7 +87,7 @@ func (s *stream) offer(f *fanout.Frame, wait time.Duration) error {
 	case s.c.ctx.Err() != nil:
 		return errStreamEnds
 	case errors.Is(err, fanout.ErrTimeout):
-		s.c.b.metrics.publishRefused[refusedNoRoom].Add(1)
+		s.c.b.metrics.publishRefused[refusedNoSpace].Add(1)
 	case errors.Is(err, fanout.ErrDraining):
 		s.c.b.metrics.publishRefused[refusedDraining].Add(1)
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/felix-mq/felix/client"
+	"github.com/felix-mq/felix/client/internal/clienttest"
 	"github.com/felix-mq/felix/conformance/script"
 )
 
@@ -30,10 +31,10 @@ func TestPublishAsync(t *testing.T) {
 	p.serve(n)
 	c := p.connect()
 	pub := c.Publisher("default", "demo")
-	futures := make([]future, 4)
+	futures := make([]clienttest.Outcome, 4)
 	held := make([]held, 4)
 	for i := range futures {
-		futures[i] = publishAsync(p.ctx, pub, fmt.Append(nil, i))
+		futures[i] = clienttest.PublishAsync(p.ctx, pub, fmt.Append(nil, i))
 		held[i] = p.next(requests)
 	}
 	for i := range futures {
@@ -55,10 +56,10 @@ func TestPublishAsync(t *testing.T) {
 	}
 	canceled, cancel := context.WithCancel(p.ctx)
 	cancel()
-	if err := publishAsync(canceled, pub, nil).Wait(p.ctx); !errors.Is(err, context.Canceled) || errors.Is(err, client.ErrInDoubt) {
+	if err := clienttest.PublishAsync(canceled, pub, nil).Wait(p.ctx); !errors.Is(err, context.Canceled) || errors.Is(err, client.ErrInDoubt) {
 		t.Errorf("canceled: %v", err)
 	}
-	if err := publishAsync(p.ctx, c.Publisher("\xff", "demo"), nil).Wait(p.ctx); !errors.Is(err, client.ErrInvalidName) {
+	if err := clienttest.PublishAsync(p.ctx, c.Publisher("\xff", "demo"), nil).Wait(p.ctx); !errors.Is(err, client.ErrInvalidName) {
 		t.Errorf("invalid name: %v", err)
 	}
 }
@@ -69,7 +70,7 @@ func TestPublishAsyncTimesOut(t *testing.T) {
 		n, requests := hold()
 		p.serve(n)
 		c := p.connect(client.WithRequestTimeout(limit))
-		err := publishAsync(p.ctx, c.Publisher("default", "demo"), nil).Wait(p.ctx)
+		err := clienttest.PublishAsync(p.ctx, c.Publisher("default", "demo"), nil).Wait(p.ctx)
 		select {
 		case <-requests:
 		default:
@@ -98,13 +99,13 @@ func TestInFlight(t *testing.T) {
 			n, requests := hold()
 			p.serve(n)
 			pub := p.connect(tc.opt, alone()).Publisher("default", "demo")
-			first, second := publishAsync(p.ctx, pub, tc.payload), publishAsync(p.ctx, pub, tc.payload)
+			first, second := clienttest.PublishAsync(p.ctx, pub, tc.payload), clienttest.PublishAsync(p.ctx, pub, tc.payload)
 			a, b := p.next(requests), p.next(requests)
 			// One that waits for the window, and one in the batch after it.
-			third, fourth := publishAsync(p.ctx, pub, make([]byte, 1<<16)), publishAsync(p.ctx, pub, tc.payload)
+			third, fourth := clienttest.PublishAsync(p.ctx, pub, make([]byte, 1<<16)), clienttest.PublishAsync(p.ctx, pub, tc.payload)
 			short, stop := context.WithTimeout(p.ctx, 5*time.Millisecond)
 			defer stop()
-			if err := publishAsync(short, pub, tc.payload).Wait(p.ctx); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, client.ErrInDoubt) {
+			if err := clienttest.PublishAsync(short, pub, tc.payload).Wait(p.ctx); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, client.ErrInDoubt) {
 				t.Errorf("above the window: %v", err)
 			}
 			for _, publish := range []func(context.Context, ...[]byte) error{pub.Publish, pub.Send} {
@@ -116,7 +117,7 @@ func TestInFlight(t *testing.T) {
 			p.must(b.ctl.Ack(b.Request, ""))
 			p.must(first.Wait(p.ctx))
 			p.must(second.Wait(p.ctx))
-			for _, f := range []future{third, fourth} {
+			for _, f := range []clienttest.Outcome{third, fourth} {
 				d := p.next(requests)
 				p.must(d.ctl.Ack(d.Request, ""))
 				p.must(f.Wait(p.ctx))
@@ -142,7 +143,7 @@ func TestFlush(t *testing.T) {
 	if err := c.Flush(short); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a flush that ends: %v", err)
 	}
-	behind := publishAsync(p.ctx, pub, []byte("behind"))
+	behind := clienttest.PublishAsync(p.ctx, pub, []byte("behind"))
 	after := p.next(requests)
 	p.must(before.ctl.Ack(before.Request, ""))
 	p.must(flushed())
@@ -187,7 +188,7 @@ func TestDrain(t *testing.T) {
 	p.serve(n)
 	c := p.connect()
 	pub := c.Publisher("default", "demo")
-	f := publishAsync(p.ctx, pub, nil)
+	f := clienttest.PublishAsync(p.ctx, pub, nil)
 	h := p.next(requests)
 	drained := do(p, func() error { return c.Drain(p.ctx) })
 	for err := error(nil); !errors.Is(err, client.ErrClosed); { // the drain begins about now
@@ -195,7 +196,7 @@ func TestDrain(t *testing.T) {
 		err = pub.Publish(short, nil)
 		stop()
 	}
-	if err := publishAsync(p.ctx, pub, nil).Wait(p.ctx); !errors.Is(err, client.ErrClosed) {
+	if err := clienttest.PublishAsync(p.ctx, pub, nil).Wait(p.ctx); !errors.Is(err, client.ErrClosed) {
 		t.Errorf("PublishAsync: %v", err)
 	}
 	p.must(h.ctl.Ack(h.Request, ""))

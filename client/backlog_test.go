@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/felix-mq/felix/client"
+	"github.com/felix-mq/felix/client/internal/clienttest"
 )
 
 // publishHook is called when a publish begins.
@@ -37,10 +38,10 @@ func TestBacklogTakesTheWindowInOrder(t *testing.T) {
 	c := p.connect(client.WithWhileDown(client.WhileDownBuffer), client.WithInFlight(1, 1<<20),
 		client.WithHooks(publishHook(func(client.PublishInfo) { began <- struct{}{} })))
 	pub := c.Publisher("default", "demo")
-	first := publishAsync(p.ctx, pub, []byte("first"))
+	first := clienttest.PublishAsync(p.ctx, pub, []byte("first"))
 	p.await("the first publish", began)
 	h := p.next(requests)
-	late := publishAsync(p.ctx, pub, []byte("late"))
+	late := clienttest.PublishAsync(p.ctx, pub, []byte("late"))
 	p.await("the late publish", began)
 	other := c.Publisher("default", "demo")
 	p.must(other.Send(p.ctx, []byte("sent"))) // by the time it has come, the late one waits for the window
@@ -48,7 +49,7 @@ func TestBacklogTakesTheWindowInOrder(t *testing.T) {
 		t.Fatalf("got %q", sent.Payload())
 	}
 	client.Retire(pub)
-	queued := publishAsync(p.ctx, other, []byte("queued"))
+	queued := clienttest.PublishAsync(p.ctx, other, []byte("queued"))
 	p.until("the backlog", func() bool { return client.Flushing(pub) })
 	p.must(h.ctl.Ack(h.Request, ""))
 	p.must(first.Wait(p.ctx))
@@ -66,10 +67,10 @@ func TestFlushWaitsForTheBacklog(t *testing.T) {
 	p.serve(n)
 	c := p.connect(client.WithWhileDown(client.WhileDownBuffer), client.WithInFlight(1, 1<<20))
 	pub, other := c.Publisher("default", "demo"), c.Publisher("default", "demo")
-	inFlight := publishAsync(p.ctx, other, []byte("in flight"))
+	inFlight := clienttest.PublishAsync(p.ctx, other, []byte("in flight"))
 	h := p.next(requests)
 	client.Retire(other)
-	head := publishAsync(p.ctx, other, []byte("head")) // waits for the window
+	head := clienttest.PublishAsync(p.ctx, other, []byte("head")) // waits for the window
 	p.until("the backlog", func() bool { return client.Flushing(pub) })
 	p.must(pub.Send(p.ctx, []byte("sent")))
 	short, stop := context.WithTimeout(p.ctx, 5*time.Millisecond)
@@ -99,14 +100,14 @@ func TestRenewalIsNotDown(t *testing.T) {
 	c := p.connect(client.WithWhileDown(client.WhileDownBuffer), client.WithWhileDownBytes(1),
 		client.WithHooks(publishHook(func(client.PublishInfo) { began <- struct{}{} })))
 	pub := c.Publisher("default", "demo")
-	inFlight := publishAsync(p.ctx, pub, []byte("in flight"))
+	inFlight := clienttest.PublishAsync(p.ctx, pub, []byte("in flight"))
 	p.await("the first publish", began)
 	h := p.next(requests)
 	renewed := do(p, func() error { return client.Renew(p.ctx, pub) })
 	p.until("the renewal", func() bool { return client.Moving(pub) })
 	publishes := map[string]func() error{
 		"Publish":      func() error { return pub.Publish(p.ctx, []byte("event")) },
-		"PublishAsync": func() error { return publishAsync(p.ctx, pub, []byte("event")).Wait(p.ctx) },
+		"PublishAsync": func() error { return clienttest.PublishAsync(p.ctx, pub, []byte("event")).Wait(p.ctx) },
 		"Send":         func() error { return pub.Send(p.ctx, []byte("event")) },
 	}
 	results := make(map[string]func() error)

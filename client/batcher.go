@@ -62,7 +62,7 @@ type batcher struct {
 	free    []*eventBatch
 
 	work     func()      // the method value of sendBatches, made once
-	telling  sync.Mutex  // held while outcomes are told
+	calling  sync.Mutex  // held while callbacks run
 	lingered *time.Timer // of the goroutine that sends
 }
 
@@ -90,12 +90,12 @@ type eventBatch struct {
 // batch, within the request timeout.
 func (p *Publisher) PublishAsync(ctx context.Context, payload []byte, done func(error)) {
 	if err := p.gather(ctx, payload, done); err != nil {
-		p.tell(done, err)
+		p.report(done, err)
 	}
 }
 
-// tell tells the outcome of an event.
-func (p *Publisher) tell(done func(error), err error) {
+// report gives the outcome of an event to its callback, or to Flush.
+func (p *Publisher) report(done func(error), err error) {
 	switch {
 	case done != nil:
 		done(err)
@@ -212,12 +212,11 @@ func (p *Publisher) startBatcher() bool {
 	c := p.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.ctx.Err() != nil {
+	if !c.startLocked(b.work) {
 		return false
 	}
 	b.busy.Store(true)
 	c.batchers[p] = struct{}{}
-	c.wg.Go(b.work)
 	return true
 }
 
@@ -294,15 +293,15 @@ const (
 	keepBatches = 8
 )
 
-// settle tells the outcome of the batch.
+// settle reports the outcome of the batch.
 func (f *eventBatch) settle(err error) {
 	p := f.p
 	b := &p.batch
-	b.telling.Lock()
+	b.calling.Lock()
 	for _, done := range f.dones {
-		p.tell(done, err)
+		p.report(done, err)
 	}
-	b.telling.Unlock()
+	b.calling.Unlock()
 	clear(f.payloads)
 	clear(f.dones)
 	f.flat, f.payloads, f.dones, f.span = f.flat[:0], f.payloads[:0], f.dones[:0], spans{}

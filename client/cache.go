@@ -158,7 +158,7 @@ func (h *Cache) getBinary(ctx context.Context, at place, keys ...string) []Cache
 
 // PutIf is [Cache.Put] if the key's present version is the expected one; 0 means that there is no entry. It returns the
 // version of the new entry, or the present one and [ErrVersion]. Versions of a key only grow. It fails with
-// [ErrUnsupported] with a broker that has not the extension cache.
+// [ErrUnsupported] with a broker without the extension cache.
 func (h *Cache) PutIf(ctx context.Context, key string, value []byte, ttl time.Duration, expected uint64) (version uint64, err error) {
 	if err := checkTTL(ttl); err != nil {
 		return 0, err

@@ -283,6 +283,10 @@ func (c *Client) pause(ctx context.Context, d time.Duration) error {
 func (c *Client) start(f func()) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.startLocked(f)
+}
+
+func (c *Client) startLocked(f func()) bool {
 	if c.ctx.Err() != nil {
 		return false
 	}

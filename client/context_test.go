@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/felix-mq/felix/client"
+	"github.com/felix-mq/felix/client/internal/clienttest"
 	"github.com/felix-mq/felix/conformance/script"
 )
 
@@ -61,9 +62,9 @@ var contextCalls = map[string]func(t *canceledCall, ctx context.Context) error{
 	"Publisher.Publish": func(t *canceledCall, ctx context.Context) error { return t.pub.Publish(ctx, nil) },
 	"Publisher.Send":    func(t *canceledCall, ctx context.Context) error { return t.pub.Send(ctx, big) },
 	"Publisher.PublishAsync": func(t *canceledCall, ctx context.Context) error {
-		var outcome future
+		var outcome clienttest.Outcome
 		for range 3 { // one is being written, one is in a batch, and one has to wait
-			outcome = publishAsync(ctx, t.pub, big)
+			outcome = clienttest.PublishAsync(ctx, t.pub, big)
 		}
 		return outcome.Wait(t.p.ctx)
 	},

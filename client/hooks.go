@@ -7,7 +7,7 @@ import (
 
 // Hook is something that wants to know what a client does: a value with the methods of one or more of [ConnHook],
 // [SubscriptionHook], [PublishHook], [DeliverHook] and [CacheHook]. Methods are called from many goroutines, on the
-// path of what they are told about: they must not block, and must not call the client. See [WithHooks].
+// path of what they report: they must not block, and must not call the client. See [WithHooks].
 type Hook any
 
 // ConnHook hears of connections.

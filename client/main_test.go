@@ -243,23 +243,5 @@ func batch(payloads ...string) [][]byte {
 	return b
 }
 
-// future is the outcome of an event that was published asynchronously.
-type future chan error
-
-func publishAsync(ctx context.Context, pub *client.Publisher, payload []byte) future {
-	f := make(future, 1)
-	pub.PublishAsync(ctx, payload, func(err error) { f <- err })
-	return f
-}
-
-func (f future) Wait(ctx context.Context) error {
-	select {
-	case err := <-f:
-		return err
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
 // alone makes each event a batch of its own.
 func alone() client.Option { return client.WithBatching(client.Batching{MaxEvents: 1}) }

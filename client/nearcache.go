@@ -76,7 +76,7 @@ type NearStats struct {
 }
 
 // Near makes a NearCache. It begins to watch in the background, and keeps values once it does. It ends with
-// [NearCache.Close] or with the client. With a broker that has not the extension cache, or without the permission to
+// [NearCache.Close] or with the client. With a broker without the extension cache, or without the permission to
 // read, every get goes to the broker.
 func (h *Cache) Near(o NearOptions) (*NearCache, error) {
 	if o.MaxEntries < 0 || o.MaxBytes < 0 || o.MaxAge < 0 {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/felix-mq/felix/client"
 	"github.com/felix-mq/felix/client/felixtest"
+	"github.com/felix-mq/felix/client/internal/clienttest"
 	"github.com/felix-mq/felix/codec"
 	"github.com/felix-mq/felix/quicx"
 )
@@ -99,7 +100,7 @@ func TestTimeoutsWithADeafBroker(t *testing.T) {
 		for range 10 {
 			call("Put", func() error { return h.Put(background, "k", make([]byte, size), client.NoExpiry) })
 			call("Publish", func() error { return pub.Publish(background, make([]byte, size)) })
-			call("PublishAsync", func() error { return publishAsync(background, pub, make([]byte, size)).Wait(background) })
+			call("PublishAsync", func() error { return clienttest.PublishAsync(background, pub, make([]byte, size)).Wait(background) })
 		}
 	}
 	wg.Wait()
@@ -116,10 +117,10 @@ func TestAcknowledgementsAtTheTimeout(t *testing.T) {
 	const limit, many = 40 * time.Millisecond, 100
 	pub := p.connect(client.WithRequestTimeout(limit), alone()).Publisher("default", "demo")
 	for round := range 20 {
-		var futures [many]future
+		var futures [many]clienttest.Outcome
 		began := time.Now()
 		for i := range futures {
-			futures[i] = publishAsync(p.ctx, pub, []byte("x"))
+			futures[i] = clienttest.PublishAsync(p.ctx, pub, []byte("x"))
 		}
 		for i := range futures {
 			if i == 0 {
@@ -160,9 +161,9 @@ func TestAsyncPublishesIntoTheBuffer(t *testing.T) {
 	p.must(pub.Publish(p.ctx, []byte("x")))
 	b.Kill()
 	p.await("the loss of the connection", hook.lost)
-	var futures []future
+	var futures []clienttest.Outcome
 	for range 100 {
-		futures = append(futures, publishAsync(p.ctx, pub, []byte("y")))
+		futures = append(futures, clienttest.PublishAsync(p.ctx, pub, []byte("y")))
 	}
 	b.Revive(t)
 	for _, f := range futures {

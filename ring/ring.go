@@ -115,7 +115,7 @@ type Ring[T any] struct {
 	maxItems int
 	overflow Overflow
 	discard  func(T)
-	onRoom   func()
+	onSpace  func()
 	charge   func(int) bool
 
 	mu sync.Mutex // guards all below; never held during I/O
@@ -151,7 +151,7 @@ func (r *Ring[T]) Init(o Options[T]) {
 		o.MaxItems = DefaultMaxItems
 	}
 	r.maxBytes, r.maxItems, r.overflow = o.MaxBytes, o.MaxItems, o.Overflow
-	r.discard, r.onRoom, r.charge = o.Discard, o.OnSpace, o.Charge
+	r.discard, r.onSpace, r.charge = o.Discard, o.OnSpace, o.Charge
 	r.parked = true
 }
 
@@ -277,7 +277,7 @@ func (r *Ring[T]) Take(out []T, maxBytes int) (_ []T, ended bool) {
 		told := r.wantedLocked()
 		r.mu.Unlock()
 		if told {
-			r.onRoom()
+			r.onSpace()
 		}
 		return out, ended
 	}
@@ -292,7 +292,7 @@ func (r *Ring[T]) Take(out []T, maxBytes int) (_ []T, ended bool) {
 	told := r.wantedLocked()
 	r.mu.Unlock()
 	if told {
-		r.onRoom()
+		r.onSpace()
 	}
 	return out, false
 }
@@ -300,7 +300,7 @@ func (r *Ring[T]) Take(out []T, maxBytes int) (_ []T, ended bool) {
 // wantedLocked reports whether the space that somebody asked for is there, and forgets the request.
 func (r *Ring[T]) wantedLocked() bool {
 	switch {
-	case r.onRoom == nil:
+	case r.onSpace == nil:
 		return false
 	case r.wantHalf && r.bytes <= r.maxBytes/2 && r.n <= r.maxItems/2:
 	case r.wantBytes > 0 && r.spaceLocked(r.wantBytes):

@@ -369,7 +369,7 @@ func canceled(ctx context.Context, b *brokerproc.Process, out io.Writer) error {
 		do   func(context.Context) error
 	}{
 		{"Publish", func(ctx context.Context) error { return pub.Publish(ctx, nil) }},
-		{"PublishBatch", func(ctx context.Context) error { return pub.Publish(ctx, nil, nil) }},
+		{"Publish, two events", func(ctx context.Context) error { return pub.Publish(ctx, nil, nil) }},
 		{"PublishAsync", func(ctx context.Context) error {
 			for {
 				outcome := make(chan error, 1)

@@ -188,7 +188,7 @@ func (l *load) missing(p *phase) (n int) {
 
 // run makes calls until stop ends, and waits for their outcome.
 func (l *load) run(ctx, stop context.Context) *phase {
-	runFirst()
+	runFirst() // each time: threads that have begun since have no priority
 	p := newPhase()
 	l.mu.Lock()
 	l.now = p

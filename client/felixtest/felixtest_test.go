@@ -13,6 +13,7 @@ import (
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/client"
 	"github.com/felix-mq/felix/client/felixtest"
+	"github.com/felix-mq/felix/client/internal/clienttest"
 )
 
 // guard bounds a test that hangs.
@@ -255,7 +256,7 @@ func TestPauseAndLose(t *testing.T) {
 	s := subscribe(t, c)
 	pub := c.Publisher(felixtest.Namespace, felixtest.Stream)
 	b.Pause()
-	f := publishAsync(testContext(t), pub, []byte("paused"))
+	f := clienttest.PublishAsync(testContext(t), pub, []byte("paused"))
 	short, cancel := context.WithTimeout(testContext(t), 10*time.Millisecond)
 	defer cancel()
 	if err := f.Wait(short); !errors.Is(err, context.DeadlineExceeded) {
@@ -339,7 +340,7 @@ func TestWhileDown(t *testing.T) {
 	}
 	t.Run("fail", func(t *testing.T) {
 		b, pub, _ := down(t, client.WhileDownFail)
-		for _, err := range []error{pub.Publish(testContext(t), nil), pub.Send(testContext(t), nil), publishAsync(testContext(t), pub, nil).Wait(testContext(t))} {
+		for _, err := range []error{pub.Publish(testContext(t), nil), pub.Send(testContext(t), nil), clienttest.PublishAsync(testContext(t), pub, nil).Wait(testContext(t))} {
 			if !errors.Is(err, client.ErrDisconnected) || errors.Is(err, client.ErrInDoubt) || !client.Retryable(err) {
 				t.Errorf("got %v", err)
 			}
@@ -369,10 +370,10 @@ func TestWhileDown(t *testing.T) {
 	})
 	t.Run("buffer", func(t *testing.T) {
 		b, pub, c := down(t, client.WhileDownBuffer)
-		var futures []future
+		var futures []clienttest.Outcome
 		for i := range 10 {
 			if i%2 == 0 {
-				futures = append(futures, publishAsync(testContext(t), pub, fmt.Append(nil, i)))
+				futures = append(futures, clienttest.PublishAsync(testContext(t), pub, fmt.Append(nil, i)))
 			} else if err := pub.Send(testContext(t), fmt.Append(nil, i)); err != nil {
 				t.Fatal(err)
 			}
@@ -407,7 +408,7 @@ func TestWhileDown(t *testing.T) {
 	})
 	t.Run("buffer, closed", func(t *testing.T) {
 		_, pub, c := down(t, client.WhileDownBuffer)
-		f := publishAsync(testContext(t), pub, []byte("never sent"))
+		f := clienttest.PublishAsync(testContext(t), pub, []byte("never sent"))
 		c.Close()
 		if err := f.Wait(testContext(t)); !errors.Is(err, client.ErrClosed) || errors.Is(err, client.ErrInDoubt) {
 			t.Errorf("got %v", err)
@@ -546,22 +547,4 @@ func (l *ledger) has(payload string) bool {
 	defer l.mu.Unlock()
 	_, ok := l.at[payload]
 	return ok
-}
-
-// future is the outcome of an event that was published asynchronously.
-type future chan error
-
-func publishAsync(ctx context.Context, pub *client.Publisher, payload []byte) future {
-	f := make(future, 1)
-	pub.PublishAsync(ctx, payload, func(err error) { f <- err })
-	return f
-}
-
-func (f future) Wait(ctx context.Context) error {
-	select {
-	case err := <-f:
-		return err
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/client"
 	"github.com/felix-mq/felix/client/felixtest"
+	"github.com/felix-mq/felix/client/internal/clienttest"
 	"github.com/felix-mq/felix/ring"
 )
 
@@ -24,11 +25,11 @@ func TestOrderBehindAPublishGivenUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	pub, other := c.Publisher(felixtest.Namespace, felixtest.Stream), c.Publisher(felixtest.Namespace, "other")
-	var futures []future
+	var futures []clienttest.Outcome
 	publish := func(n int) {
 		for range n {
 			payload := binary.BigEndian.AppendUint64(make([]byte, 0, 10_000), uint64(len(futures)))
-			futures = append(futures, publishAsync(t.Context(), pub, payload[:10_000]))
+			futures = append(futures, clienttest.PublishAsync(t.Context(), pub, payload[:10_000]))
 		}
 	}
 	publish(25)

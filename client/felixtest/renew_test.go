@@ -12,6 +12,7 @@ import (
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/client"
 	"github.com/felix-mq/felix/client/felixtest"
+	"github.com/felix-mq/felix/client/internal/clienttest"
 )
 
 // TestStreamsOutliveTheirTokens publishes and asks a cache while tokens of a few seconds end, one after the other. No
@@ -53,7 +54,7 @@ func TestStreamsOutliveTheirTokens(t *testing.T) {
 		defer sub.Close()
 		wg.Go(func() {
 			pub := c.Publisher(felixtest.Namespace, name)
-			var futures []future
+			var futures []clienttest.Outcome
 			n := 0
 			for ; ; n++ {
 				select {
@@ -76,7 +77,7 @@ func TestStreamsOutliveTheirTokens(t *testing.T) {
 				var err error
 				switch n % 3 {
 				case 0:
-					futures = append(futures, publishAsync(ctx, pub, payload))
+					futures = append(futures, clienttest.PublishAsync(ctx, pub, payload))
 				case 1:
 					err = pub.Send(ctx, payload)
 				case 2:

@@ -166,7 +166,7 @@ func serveProcess() error {
 	cfg := broker.DefaultConfig()
 	cfg.Bind, cfg.AuthTimeout = job.Bind, 500*time.Millisecond
 	cfg.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: job.Certificate, PrivateKey: key}}, MinVersion: tls.VersionTLS13}
-	cfg.Keys = oneKey{signer.Key()}
+	cfg.Keys = auth.StaticKeys{felixtest.Tenant: {signer.Key()}}
 	cfg.StatelessResetKey = (*[32]byte)(job.Seed)
 	b, err := broker.New(cfg)
 	if err != nil {
@@ -183,7 +183,3 @@ func serveProcess() error {
 	}
 	return b.Serve(ctx)
 }
-
-type oneKey struct{ key auth.Key }
-
-func (k oneKey) Keys(context.Context, string) (auth.KeySet, error) { return auth.KeySet{k.key}, nil }
