@@ -192,9 +192,11 @@ bench-matrix: bin/bench-peers ## Print Felix over payloads, fanouts and batches 
 bench-cache: bin/bench-peers ## Print the cache next to Redis over TLS 1.3 and memcached, those of them that are installed (about six minutes)
 	bin/bench-peers cache $(CACHEFLAGS)
 
+# The figures of a release that documents show. A release has a file of its own.
+SUMMARY ?= benchmarks/results/0.1.0.json
 .PHONY: bench-docs
-bench-docs: bin/bench-peers ## Put the tables of a directory of results into the documents that show them: make bench-docs FROM=benchmarks/results/...
-	bin/bench-peers docs -from "$(FROM)" docs/performance.md
+bench-docs: bin/bench-peers ## Take the figures of a directory of results into SUMMARY and the documents: make bench-docs FROM=benchmarks/results/...
+	bin/bench-peers docs -summary "$(SUMMARY)" -from "$(FROM)" docs/measure/performance.md
 
 # Arguments of the two below: make cache-churn CACHELIFEFLAGS='--duration 1m'
 CACHELIFEFLAGS ?=

@@ -157,8 +157,8 @@ func (ctl *control) flush() error {
 }
 
 // finish writes the replies and both ends of the stream: FIN for ours, STOP_SENDING for the peer's if it has not
-// finished. An error end differs from a clean one only in what was written before (docs/from-the-reference.md#defects,
-// D5).
+// finished. An error end differs from a clean one only in what was written before
+// (docs/start/from-the-reference.md#defects, D5).
 func (ctl *control) finish() {
 	if ctl.overdrawn {
 		ctl.w.Close() // what there was no memory for is not held until the peer reads it

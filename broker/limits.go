@@ -7,10 +7,10 @@ import (
 )
 
 // Limits against abuse: what a peer may cost before it has said who it is, and what it may leave unfinished. Each is a
-// setting and a value of the metric felix_limits_total. docs/abuse.md explains them together.
+// setting and a value of the metric felix_limits_total. docs/operate/limits.md explains them together.
 //
 // Times are kept by one sweeper for the whole broker (sweep.go), which sets a read deadline in the past on what is
-// overdue: a deadline per read would allocate (docs/design.md#rules).
+// overdue: a deadline per read would allocate (docs/design/README.md#rules).
 
 // limit is a bound that a peer has met.
 type limit int32

@@ -30,7 +30,7 @@ var (
 type scope struct {
 	tenant, namespace, name []byte
 	allowed                 bool
-	topic                   *fanout.Topic // nil if there is no such stream; not remembered: docs/from-the-reference.md, D21
+	topic                   *fanout.Topic // nil if there is no such stream; not remembered: docs/start/from-the-reference.md, D21
 }
 
 // resolve finds the topic that a publish names and reports whether the identity may publish to it.

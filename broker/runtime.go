@@ -14,11 +14,12 @@ import (
 	"github.com/felix-mq/felix/internal/cgroup"
 )
 
-// gcPercent lets the heap grow to five times what lives before it is collected (docs/performance.md).
+// gcPercent lets the heap grow to five times what lives before it is collected
+// (docs/measure/notes/2026-11-25-garbage-collection.md).
 const gcPercent = 400
 
 // connectionBytes is what an idle connection with one subscription costs: state of QUIC and TLS, goroutines and
-// buffers. make cost measures it (docs/performance.md).
+// buffers. make bench-cost measures it (docs/operate/operations.md#memory).
 const connectionBytes = 56 << 10
 
 // connectionStep is by how many connections the memory limit grows and shrinks. With GOGC this high the heap grows up

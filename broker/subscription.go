@@ -156,7 +156,7 @@ func (ctl *control) newSubscription(m *codec.Message) (*subscription, *codec.Ref
 	s.token, s.expires = ctl.token, ctl.expires.Load()
 	s.gaps = ctl.ext&codec.ExtGaps != 0
 	s.s2 = ctl.ext&codec.ExtS2 != 0
-	// In-memory streams have offsets only with the extension (docs/from-the-reference.md#defects, D18).
+	// In-memory streams have offsets only with the extension (docs/start/from-the-reference.md#defects, D18).
 	s.offsets = s.gaps && ctl.flags&codec.FlagEventOffsets != 0
 	if ctl.ext == 0 && s.maxItems == 0 {
 		s.maxItems = legacyMaxItems
@@ -214,7 +214,7 @@ func (s *subscription) open(epoch uint64) (err error) {
 }
 
 // openEvents opens an event stream and writes the hello, which is always its first frame. The stream limit is the
-// peer's to grant, so it is waited for only so long (docs/from-the-reference.md#defects, D12).
+// peer's to grant, so it is waited for only so long (docs/start/from-the-reference.md#defects, D12).
 func (c *conn) openEvents(hello []byte) (*quicx.SendStream, error) {
 	ctx, cancel := context.WithTimeout(c.ctx, c.b.cfg.ReplyTimeout)
 	defer cancel()

@@ -64,7 +64,7 @@ func (s *stream) handleUni(f quicx.Frame) bool {
 		return err == nil && typ == codec.ExtensionPublishS2 && agreed&codec.ExtS2 != 0 && s.unacked(f, extensionAt, true) == keep
 	case codec.LayoutJSON:
 	default:
-		return false // 0x0009 has no reply to go to (docs/from-the-reference.md#defects, D10)
+		return false // 0x0009 has no reply to go to (docs/start/from-the-reference.md#defects, D10)
 	}
 	m := &s.msg
 	if err := codec.ParseMessage(f.Bytes[codec.HeaderLen:], m); err != nil {

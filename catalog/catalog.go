@@ -3,7 +3,7 @@
 //
 // A broker takes it from a [Source]: a snapshot first, then changes. [File] is a source that reads a YAML file and
 // follows it while it changes; a control plane will be another. [Load] reads such a file, [Write] writes one. The
-// layout of the file is in docs/catalog.md.
+// layout of the file is in docs/operate/catalog.md.
 //
 // The broker decides what to do when something is added, changed or removed.
 package catalog

@@ -22,7 +22,7 @@ type cacheReply struct {
 // in gather, and it writes these too. Before it writes, it lets callers go first that are about to run. Replies come
 // several to a packet and wake their callers together; without that, each caller would send a packet of its own, since
 // the transport runs as soon as the first one waits. A packet costs more than all else that a small request does
-// (docs/performance.md).
+// (docs/measure/notes/2026-11-28-cache.md).
 type gather struct {
 	mu      sync.Mutex
 	frames  []byte // not written yet

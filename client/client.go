@@ -295,7 +295,7 @@ func (c *Client) startLocked(f func()) bool {
 }
 
 // bound gives a call an end: the caller's deadline or the request timeout, and the client's own close. A silent broker
-// cannot hold it for ever (docs/from-the-reference.md#defects, D26).
+// cannot hold it for ever (docs/start/from-the-reference.md#defects, D26).
 func (c *Client) bound(ctx context.Context) (context.Context, context.CancelFunc) {
 	return c.boundAt(ctx, c.deadline(ctx))
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // environment is what [FromEnv] reads. Zero means that a variable is not set, or set to 0
-// (docs/from-the-reference.md#client).
+// (docs/start/from-the-reference.md#client).
 type environment struct {
 	Tenant string `yaml:"auth_tenant_id" env:"FELIX_AUTH_TENANT" doc:"tenant to authenticate for"`
 	Token  string `yaml:"auth_token" env:"FELIX_AUTH_TOKEN" secret:"yes" doc:"Felix token to authenticate with"`
@@ -52,10 +52,10 @@ var withoutEffect = []settings.WithoutEffect{
 }
 
 // FromEnv takes settings from the environment: the FELIX_* variables of the reference's client
-// (docs/from-the-reference.md#client), where they mean something here. A variable that is not set, or is 0, leaves a
-// setting as it is; one that is invalid makes Connect fail, with all others that are. FELIX_CLIENT_CONFIG names a YAML
-// file with the keys of that section, which variables win over; an unknown key makes Connect fail. Options after
-// FromEnv win over it. The logger of a [WithLogger] before it gets the names of variables that have no effect.
+// (docs/start/from-the-reference.md#client), where they mean something here. A variable that is not set, or is 0,
+// leaves a setting as it is; one that is invalid makes Connect fail, with all others that are. FELIX_CLIENT_CONFIG
+// names a YAML file with the keys of that section, which variables win over; an unknown key makes Connect fail. Options
+// after FromEnv win over it. The logger of a [WithLogger] before it gets the names of variables that have no effect.
 func FromEnv() Option {
 	return func(o *options) {
 		var e environment

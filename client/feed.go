@@ -21,8 +21,8 @@ type feed struct {
 	resumed bool // at a position with its epoch
 }
 
-// quit gives the feed's place back and tells the broker, at once (docs/from-the-reference.md#defects, D27). It wakes a
-// reader, who still has to call close.
+// quit gives the feed's place back and tells the broker, at once (docs/start/from-the-reference.md#defects, D27). It
+// wakes a reader, who still has to call close.
 func (f *feed) quit() {
 	f.leave.Do(func() {
 		f.e.r.Cancel(0)

@@ -6,7 +6,7 @@ import (
 )
 
 // Transport is how a client uses connections, for [WithTransport]. A field that is 0 keeps its default. The defaults
-// suit most programs; docs/performance.md says when others are better.
+// suit most programs; docs/measure/performance.md says when others are better.
 type Transport struct {
 	// PublishConns is the number of connections that publish; 1 by default. Topics are spread over all their streams by
 	// hash, and each topic stays on one, in order.

@@ -76,7 +76,7 @@ func authCases(f *Fixture) []Case {
 }
 
 // answerToAuth sends an auth with the given members at its end. What was negotiated or not, binary publishes with
-// acknowledgement are answered (docs/from-the-reference.md#client).
+// acknowledgement are answered (docs/start/from-the-reference.md#client).
 func answerToAuth(p *probe, members, reply string) {
 	s := p.stream()
 	s.send(message(`{"type":"auth","tenant_id":%q,"token":%q%s}`, p.fx.Tenant, p.fx.token(allActions...), members))

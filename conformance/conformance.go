@@ -1,7 +1,7 @@
 // Package conformance judges a broker by the protocol alone: it connects to any live broker, sends frames written by
 // hand, and compares what comes back with what the protocol document says (docs/protocol, and
-// docs/conformance.md#what-is-judged for defects that a broker must not have and for the checklist). It knows nothing
-// of package broker; a mutilated broker must fail it, which TestMutants shows.
+// docs/protocol/conformance.md#what-is-judged for defects that a broker must not have and for the checklist). It knows
+// nothing of package broker; a mutilated broker must fail it, which TestMutants shows.
 //
 // The order of reading: [Run] runs cases one by one and returns a [Report]. A case is a function on a probe (probe.go),
 // which opens connections and says what was expected and what was seen; most cases of one request and its consequence
@@ -52,9 +52,10 @@ type Options struct {
 
 // Case is one row of the report.
 type Case struct {
-	// ID begins with RAW, IB or IC and the number in the interop checklist (docs/conformance.md#the-interop-checklist),
-	// with S and a section (docs/conformance.md#what-is-judged), with D and the number of a defect
-	// (docs/from-the-reference.md#defects), or with VEC for test vectors.
+	// ID begins with RAW, IB or IC and the number in the interop checklist
+	// (docs/protocol/conformance.md#the-interop-checklist), with S and a section
+	// (docs/protocol/conformance.md#what-is-judged), with D and the number of a defect
+	// (docs/start/from-the-reference.md#defects), or with VEC for test vectors.
 	ID   string
 	Name string
 

@@ -15,7 +15,8 @@ import (
 )
 
 // Fixture is what a broker was set up with, and what is known of it: names, the key that signs its tenant's tokens, how
-// to trust its certificate, and limits. It is read from a JSON file; README of the members: docs/conformance.md.
+// to trust its certificate, and limits. It is read from a JSON file; README of the members:
+// docs/protocol/conformance.md.
 //
 // Nobody else may use the two streams while the cases run.
 type Fixture struct {
@@ -48,7 +49,7 @@ type Fixture struct {
 	ReplayEvents int `json:"replay_events"`
 
 	// Reference says that the broker is the reference implementation: an error before the error end of a stream may be
-	// lost, and what docs/from-the-reference.md#defects lists as its defects is not asked for.
+	// lost, and what docs/start/from-the-reference.md#defects lists as its defects is not asked for.
 	Reference bool `json:"reference"`
 
 	key ed25519.PrivateKey

@@ -158,7 +158,7 @@ func checkContents(t *testing.T, tool, list string) {
 		"/etc/felix/config.yml":                        "-rw-r--r--",
 		"/etc/felix/catalog.yml":                       "-rw-r--r--",
 		"/etc/felix/tls":                               "drwxr-x---",
-		"/usr/share/doc/felix/deployment.md":           "-rw-r--r--",
+		"/usr/share/doc/felix/operate/deployment.md":   "-rw-r--r--",
 	} {
 		line := regexp.MustCompile(`(?m)^(\S{10}) .* \.?` + regexp.QuoteMeta(path) + `/?$`).FindStringSubmatch(list)
 		if line == nil || line[1] != mode {

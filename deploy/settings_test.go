@@ -42,11 +42,11 @@ func TestVariablesAreKnown(t *testing.T) {
 func TestDocumentedSettings(t *testing.T) {
 	_, bin := dist(t)
 	reference := output(t, filepath.Join(bin, "felix-broker"), "--reference")
-	content, err := os.ReadFile("../docs/deployment.md")
+	content, err := os.ReadFile("../docs/operate/deployment.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	metrics, err := os.ReadFile("../docs/operations.md") // which is compared with the broker's by its own test
+	metrics, err := os.ReadFile("../docs/operate/operations.md") // which is compared with the broker's by its own test
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +57,7 @@ func TestDocumentedSettings(t *testing.T) {
 			known = string(metrics)
 		}
 		if !strings.Contains(known, m[0]) && m[1] != "nf_conntrack_udp_timeout" {
-			t.Errorf("docs/deployment.md: the broker knows no %s", m[1])
+			t.Errorf("docs/operate/deployment.md: the broker knows no %s", m[1])
 		}
 	}
 	if len(names) == 0 {

@@ -26,8 +26,8 @@ const (
 // churn puts many times the budget of a cache into it: values of many sizes under keys that are new, some for a while,
 // some that are put again with another size, and reads of what is there.
 //
-// The budget of a broker's memory is 5/4 of the sum of all its budgets (docs/performance.md), so all but that of the
-// cache are small: what is judged is the memory of a cache of a gibibyte.
+// The budget of a broker's memory is 5/4 of the sum of all its budgets (docs/operate/operations.md#memory), so all but
+// that of the cache are small: what is judged is the memory of a cache of a gibibyte.
 func (b *bench) churn(ctx context.Context) (err error) {
 	duration := cmp.Or(b.duration, 10*time.Minute)
 	budget := b.budget * mib

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -10,57 +11,251 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
+	"time"
+
+	"github.com/felix-mq/felix/loadgen"
 )
 
-// A document shows a table between two lines of comment, the first of which names its file.
-var shown = regexp.MustCompile(`(?s)(<!-- results: ([a-z]+\.md) -->\n).*?(<!-- end of results -->\n)`)
+// summary is what is kept of the results of a release: the figures of each load, without the single runs.
+type summary struct {
+	Tables []summaryTable `json:"tables"`
+}
 
-// runDocs puts the tables of a directory of results into documents, and its plots below. What the directory does not
-// have stays as it is.
+type summaryTable struct {
+	Name        string              `json:"name"` // of the suite
+	Command     string              `json:"command"`
+	Commit      string              `json:"commit"`
+	Began       time.Time           `json:"began"`
+	Rounds      int                 `json:"rounds"`
+	Environment loadgen.Environment `json:"environment"`
+	Machine     string              `json:"machine,omitempty"` // what else it did meanwhile
+	Variables   []string            `json:"variables,omitempty"`
+	Rows        []summaryRow        `json:"rows"`
+}
+
+// summaryRow is one figure of one system under one load, over all rounds.
+type summaryRow struct {
+	Load   string  `json:"load"`
+	Figure string  `json:"figure"` // with its unit
+	System string  `json:"system"`
+	Median float64 `json:"median"`
+	Low    float64 `json:"low"`
+	High   float64 `json:"high"`
+}
+
+// shownTables are the suites whose figures the documents show.
+var shownTables = []string{floorSuite.name, peersSuite.name}
+
+// A document shows the figures between two lines of comment.
+var shown = regexp.MustCompile(`(?s)(<!-- results -->\n).*?(<!-- end of results -->\n)`)
+
+// runDocs brings the summary of a release up to date with a directory of results, if one is named, and puts its figures
+// into documents. What the directory does not have stays as it is.
 func runDocs(args []string, stderr io.Writer) int {
 	flags := flag.NewFlagSet("peers docs", flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	from := flags.String("from", "", "`directory` of results")
+	from := flags.String("from", "", "`directory` of results to take into the summary first")
+	file := flags.String("summary", "", "`file` with the summary of a release")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return 0
-	} else if err != nil || *from == "" || flags.NArg() == 0 {
-		fmt.Fprintln(stderr, "peers: want -from directory and the documents")
+	} else if err != nil || *file == "" || *from == "" && flags.NArg() == 0 {
+		fmt.Fprintln(stderr, "peers: want -summary file, and -from directory or the documents")
 		return 2
 	}
-	for _, file := range flags.Args() {
-		if err := fillIn(file, *from); err != nil {
-			fmt.Fprintln(stderr, "peers:", err)
-			return 1
+	sum, err := updateSummary(*file, *from)
+	for _, document := range flags.Args() {
+		if err == nil {
+			err = fillIn(document, sum)
 		}
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "peers:", err)
+		return 1
 	}
 	return 0
 }
 
-func fillIn(file, from string) error {
+// updateSummary reads the summary in a file, replaces the tables that the directory has, and writes it back. Without a
+// directory it only reads.
+func updateSummary(file, from string) (*summary, error) {
+	sum := &summary{}
+	b, err := os.ReadFile(file)
+	if err == nil {
+		err = json.Unmarshal(b, sum)
+	} else if from != "" && errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	if err != nil || from == "" {
+		return sum, err
+	}
+	for i := range suites {
+		b, err := os.ReadFile(filepath.Join(from, suites[i].name+".json"))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		rec := record{}
+		if err == nil {
+			err = json.Unmarshal(b, &rec)
+		}
+		if err != nil {
+			return nil, err
+		}
+		table := summarize(suites[i].name, &rec)
+		if at := slices.IndexFunc(sum.Tables, func(t summaryTable) bool { return t.Name == table.Name }); at >= 0 {
+			sum.Tables[at] = table
+		} else {
+			sum.Tables = append(sum.Tables, table)
+		}
+	}
+	b, err = json.Marshal(sum)
+	if err != nil {
+		return nil, err
+	}
+	// One line for each table and row, so that a difference can be read.
+	for _, begin := range []string{`{"name":`, `{"load":`} {
+		b = bytes.ReplaceAll(b, []byte(begin), []byte("\n"+begin))
+	}
+	return sum, os.WriteFile(file, append(b, '\n'), 0o644)
+}
+
+func summarize(name string, rec *record) summaryTable {
+	t := summaryTable{
+		Name: name, Command: rec.Command, Commit: rec.Commit, Began: rec.Began,
+		Environment: rec.Environment, Variables: rec.Variables,
+	}
+	if rec.Machine != (machineState{}) {
+		t.Machine = rec.Machine.String()
+	}
+	var loads []string
+	for _, r := range rec.Runs {
+		t.Rounds = max(t.Rounds, r.Round+1)
+		if !slices.Contains(loads, r.Row) {
+			loads = append(loads, r.Row)
+		}
+	}
+	for _, load := range loads {
+		runs := runsOf(rec.Runs, load)
+		for _, m := range figuresOf(load) {
+			var systems []string
+			for _, r := range rec.Runs { // in the order in which they were measured
+				if len(runs[r.System]) > 0 && !slices.Contains(systems, r.System) {
+					systems = append(systems, r.System)
+				}
+			}
+			for _, system := range systems {
+				v := values(runs[system], m.of)
+				t.Rows = append(t.Rows, summaryRow{
+					Load: load, Figure: m.name, System: system,
+					Median: sixDigits(median(v)), Low: sixDigits(slices.Min(v)), High: sixDigits(slices.Max(v)),
+				})
+			}
+		}
+	}
+	return t
+}
+
+// figuresOf are the metrics that count for a load.
+func figuresOf(load string) []metric {
+	switch {
+	case load == pipeName:
+		return []metric{{name: throughput.name, of: func(o *outcome) float64 { return o.Pipe.BytesPerSecond / 1e6 }}}
+	case strings.HasPrefix(load, "latency/"):
+		return []metric{p50, p99, p999}
+	}
+	return []metric{throughput}
+}
+
+func sixDigits(v float64) float64 {
+	short, err := strconv.ParseFloat(strconv.FormatFloat(v, 'g', 6, 64), 64)
+	if err != nil {
+		return v
+	}
+	return short
+}
+
+func fillIn(file string, sum *summary) error {
 	old, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
-	var errs []error
-	text := shown.ReplaceAllFunc(old, func(block []byte) []byte {
+	var text bytes.Buffer
+	sum.write(&text)
+	filled := shown.ReplaceAllFunc(old, func(block []byte) []byte {
 		parts := shown.FindSubmatch(block)
-		table, err := os.ReadFile(filepath.Join(from, string(parts[2])))
-		if errors.Is(err, fs.ErrNotExist) {
-			return block
-		}
-		pictures, globErr := filepath.Glob(filepath.Join(from, strings.TrimSuffix(string(parts[2]), ".md")+"-*.png"))
-		errs = append(errs, err, globErr)
-		filled := [][]byte{parts[1], table}
-		for _, picture := range pictures {
-			path, err := filepath.Rel(filepath.Dir(file), picture)
-			errs = append(errs, err)
-			filled = append(filled, fmt.Appendf(nil, "![%s](%s)\n", filepath.Base(picture), filepath.ToSlash(path)))
-		}
-		return bytes.Join(append(filled, parts[3]), []byte("\n"))
+		return bytes.Join([][]byte{parts[1], text.Bytes(), parts[2]}, []byte("\n"))
 	})
-	if err := errors.Join(errs...); err != nil {
-		return err
+	if bytes.Equal(filled, old) && !shown.Match(old) {
+		return fmt.Errorf("%s has no place for results", file)
 	}
-	return os.WriteFile(file, text, 0o644)
+	return os.WriteFile(file, filled, 0o644)
+}
+
+// write writes the medians of all systems side by side, and where they come from.
+func (s *summary) write(out io.Writer) {
+	var systems []string
+	for _, t := range s.Tables {
+		for _, r := range t.Rows {
+			if r.System != pipeName && slices.Contains(shownTables, t.Name) && !slices.Contains(systems, r.System) {
+				systems = append(systems, r.System)
+			}
+		}
+	}
+	head := []string{"Run", "Load", "Figure"}
+	for _, system := range systems {
+		head = append(head, title(system))
+	}
+	lines := table{head}
+	var origins []string
+	for _, t := range s.Tables {
+		if !slices.Contains(shownTables, t.Name) {
+			continue
+		}
+		var key string
+		for _, r := range t.Rows {
+			if r.System == pipeName {
+				continue
+			}
+			if k := r.Load + r.Figure; k != key {
+				key = k
+				line := append([]string{t.Name, loadTitle(r.Load), r.Figure}, make([]string, len(systems))...)
+				lines = append(lines, line)
+			}
+			lines[len(lines)-1][3+slices.Index(systems, r.System)] = fmt.Sprintf("%.0f", r.Median)
+		}
+		e := t.Environment
+		e.Commit = "" // of the tool: the same
+		origin := fmt.Sprintf("- %s: commit %s, %s, %d rounds, `%s`; %s", t.Name, t.Commit, t.Began.Format("2006-01-02 15:04 UTC"), t.Rounds, t.Command, e.String())
+		if t.Machine != "" {
+			origin += "; " + t.Machine
+		}
+		origins = append(origins, origin+".")
+	}
+	lines.write(out, 3)
+	fmt.Fprintf(out, "\n%s\n", strings.Join(origins, "\n"))
+}
+
+// shapeName is the name that rowOf gives to a load.
+var shapeName = regexp.MustCompile(`^(\w+)/payload=(\d+)/fanout=(\d+)/conns=(\d+)$`)
+
+// loadTitle is a load for people, from its name.
+func loadTitle(name string) string {
+	m := shapeName.FindStringSubmatch(name)
+	if m == nil {
+		return name
+	}
+	payload, err := strconv.Atoi(m[2])
+	if err != nil {
+		return name
+	}
+	batch := " × 64"
+	if m[1] == "latency" {
+		batch = " × 1"
+	}
+	if m[1] == "json" {
+		batch += ", JSON"
+	}
+	return fmt.Sprintf("%s%s to %s on %s", size(payload), batch, m[3], m[4])
 }

@@ -6,10 +6,10 @@
 //   - matrix: Felix alone, over payloads, fanouts and batches
 //   - cache: Felix's cache next to Redis over TLS 1.3 and memcached (caches.go)
 //   - sweep: finds the settings with which each system is at its best, by which the tables are made (sweep.go)
-//   - docs: puts the tables of a directory of results into the documents that show them (docs.go)
+//   - docs: keeps the figures of a directory of results, and puts them into documents (docs.go)
 //
 // It is a module of its own, because foreign clients come in here that users of Felix shall not inherit. The Makefile
-// runs it; docs/benchmarks.md says how to read the tables.
+// runs it; docs/measure/benchmarks.md says how to read the tables.
 //
 // A run has two fresh processes: a worker, which is publisher and subscriptions, and the system under test. All but
 // Redis and Mosquitto are other instances of this program. Runs alternate: one of each system for a shape, then the
@@ -71,7 +71,7 @@ func command(args []string, stdout, stderr io.Writer) int {
 	}
 	fmt.Fprint(stderr, "  cache   Felix's cache next to Redis over TLS 1.3 and memcached\n"+
 		"  sweep   find the settings with which each system is at its best\n"+
-		"  docs    put the tables of a directory of results into documents\n")
+		"  docs    keep the figures of a directory of results, and put them into documents\n")
 	return 2
 }
 

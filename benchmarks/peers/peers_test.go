@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"image/png"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -292,23 +293,60 @@ func TestRunFails(t *testing.T) {
 	}
 }
 
-func TestFillIn(t *testing.T) {
+// A summary takes the figures of a directory of results, and documents show them.
+func TestDocs(t *testing.T) {
 	dir := t.TempDir()
-	doc := filepath.Join(dir, "doc.md")
-	const before = "a\n<!-- results: peers.md -->\nold\n<!-- end of results -->\nb\n<!-- results: floor.md -->\nkept\n<!-- end of results -->\n"
-	const after = "a\n<!-- results: peers.md -->\n\nnew $1\n\n![peers-a.png](peers-a.png)\n\n<!-- end of results -->\nb\n<!-- results: floor.md -->\nkept\n<!-- end of results -->\n"
-	err := errors.Join(os.WriteFile(doc, []byte(before), 0o600), os.WriteFile(filepath.Join(dir, "peers.md"), []byte("new $1\n"), 0o600),
-		os.WriteFile(filepath.Join(dir, "peers-a.png"), nil, 0o600))
-	if err != nil {
+	file, doc := filepath.Join(dir, "summary.json"), filepath.Join(dir, "doc.md")
+	run := func(round int, row, system string, rate float64) outcome {
+		r := &loadgen.Result{DeliveredBytesPerSecond: rate}
+		r.Latency.P50, r.Latency.P99, r.Latency.P999 = 10+rate, 20+rate, 30+rate
+		return outcome{Round: round, Row: row, System: system, Result: r}
+	}
+	const bulk, lone = "throughput/payload=4096/fanout=10/conns=8", "latency/payload=1024/fanout=1/conns=1"
+	rec := record{Command: "bench-peers floor", Commit: "abc", Runs: []outcome{
+		run(0, bulk, felixName, 3e6), run(0, bulk, relayName, 4e6), run(1, bulk, felixName, 1e6), run(2, bulk, felixName, 2e6),
+		run(0, lone, felixName, 0),
+		{Row: lone, System: relayName, Error: "failed"},
+		{Row: pipeName, System: pipeName, Pipe: &floor.PipeResult{BytesPerSecond: 5e6}},
+	}}
+	b, err := json.Marshal(rec)
+	const before = "a\n<!-- results -->\nold\n<!-- end of results -->\nb\n"
+	if err := errors.Join(err, os.WriteFile(filepath.Join(dir, "floor.json"), b, 0o600), os.WriteFile(doc, []byte(before), 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 {
-		if status := command([]string{"docs", "-from", dir, doc}, os.Stdout, os.Stderr); status != 0 {
+	// The second time there is only the summary.
+	for _, from := range []string{dir, ""} {
+		if status := command([]string{"docs", "-summary", file, "-from", from, doc}, os.Stdout, os.Stderr); status != 0 {
 			t.Fatalf("status %d", status)
 		}
-		if got, err := os.ReadFile(doc); err != nil || string(got) != after {
-			t.Fatalf("got %q, %v", got, err)
+		text, err := os.ReadFile(doc)
+		if err != nil {
+			t.Fatal(err)
 		}
+		for _, want := range []string{
+			"a\n<!-- results -->\n\n", "| floor | 4 KiB × 64 to 10 on 8 | MB/s    | 2     | 4     |\n",
+			"| floor | 1 KiB × 1 to 1 on 1   | p50 µs  | 10    |       |\n", "- floor: commit abc", "\n<!-- end of results -->\nb\n",
+		} {
+			if !strings.Contains(string(text), want) {
+				t.Errorf("no %q in\n%s", want, text)
+			}
+		}
+		if strings.Contains(string(text), "old") {
+			t.Errorf("the old table is still there:\n%s", text)
+		}
+	}
+	sum, err := updateSummary(file, "")
+	if err != nil || len(sum.Tables) != 1 || sum.Tables[0].Rounds != 3 {
+		t.Fatalf("%+v, %v", sum, err)
+	}
+	if got, want := sum.Tables[0].Rows[0], (summaryRow{bulk, "MB/s", felixName, 2, 1, 3}); got != want {
+		t.Errorf("row %+v, want %+v", got, want)
+	}
+	if err := os.WriteFile(doc, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if status := command([]string{"docs", "-summary", file, doc}, os.Stdout, io.Discard); status != 1 {
+		t.Errorf("a document without a place: status %d", status)
 	}
 }
 

@@ -1,4 +1,4 @@
-// Command broker runs a Felix broker. `broker --help` says how to configure it; docs/configuration.md lists all
+// Command broker runs a Felix broker. `broker --help` says how to configure it; docs/operate/configuration.md lists all
 // settings.
 package main
 

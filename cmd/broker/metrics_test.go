@@ -138,7 +138,7 @@ func matches(t *testing.T, m *dto.Metric, filters []metricsql.LabelFilter) bool 
 }
 
 // The metrics of an idle broker are few and named as they should be; those of a broker under load fill each panel of
-// the dashboard; and docs/operations.md lists them all.
+// the dashboard; and docs/operate/operations.md has them all, with their help.
 func TestMetricsAndDashboard(t *testing.T) {
 	s := newSecret(t)
 	s.put(t)
@@ -205,10 +205,10 @@ func TestMetricsAndDashboard(t *testing.T) {
 		t.Errorf("the dashboard %q has %d panels", d.UID, panels)
 	}
 
-	listed := listedIn(t, "../../docs/operations.md", regexp.MustCompile("(?m)^\\| `(felix_[a-z_]+)"))
+	listed := listedIn(t, "../../docs/operate/operations.md", regexp.MustCompile("(?m)^\\| `(felix_[a-z_]+)`.* \\| (.*?) \\|$"))
 	for name := range ours(loaded) {
-		if !listed[name] {
-			t.Errorf("docs/operations.md does not list %s", name)
+		if what, ok := listed[name]; !ok || what != loaded[name].GetHelp() {
+			t.Errorf("docs/operate/operations.md has %q for %s, want %q", what, name, loaded[name].GetHelp())
 		}
 		delete(listed, name)
 	}
@@ -217,7 +217,7 @@ func TestMetricsAndDashboard(t *testing.T) {
 		if strings.HasPrefix(name, "felix_catalog_") || name == "felix_tenant_refused_total" {
 			continue
 		}
-		t.Errorf("docs/operations.md lists %s, which is not exported", name)
+		t.Errorf("docs/operate/operations.md lists %s, which is not exported", name)
 	}
 }
 
@@ -239,23 +239,23 @@ func send(ctx context.Context, t *testing.T, addr string, conf *tls.Config, b []
 	_, _ = s.Recv().Read(make([]byte, 1)) // until the broker ends the stream
 }
 
-// listedIn returns what the first group of a pattern matches in a file.
-func listedIn(t *testing.T, path string, pattern *regexp.Regexp) map[string]bool {
+// listedIn returns what the first group of a pattern matches in a file, each with what the last group matches.
+func listedIn(t *testing.T, path string, pattern *regexp.Regexp) map[string]string {
 	t.Helper()
 	b, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	all := make(map[string]bool)
+	all := make(map[string]string)
 	for _, m := range pattern.FindAllStringSubmatch(string(b), -1) {
-		all[m[1]] = true
+		all[m[1]] = m[len(m)-1]
 	}
 	return all
 }
 
-// docs/operations.md lists every event that is logged, found in the source: messages are constants.
+// docs/operate/operations.md lists every event that is logged, found in the source: messages are constants.
 func TestEventsAreListed(t *testing.T) {
-	listed := listedIn(t, "../../docs/operations.md", regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\| (?:debug|info|warn|error)"))
+	listed := listedIn(t, "../../docs/operate/operations.md", regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\| (?:debug|info|warn|error)"))
 	logged := make(map[string]bool)
 	for _, dir := range []string{"../../broker", "../../catalog", "../../internal", "."} {
 		err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
@@ -286,13 +286,13 @@ func TestEventsAreListed(t *testing.T) {
 		}
 	}
 	for event := range logged {
-		if !listed[event] {
-			t.Errorf("docs/operations.md does not list %s", event)
+		if listed[event] == "" {
+			t.Errorf("docs/operate/operations.md does not list %s", event)
 		}
 		delete(listed, event)
 	}
 	for event := range listed {
-		t.Errorf("docs/operations.md lists %s, which nothing logs", event)
+		t.Errorf("docs/operate/operations.md lists %s, which nothing logs", event)
 	}
 }
 

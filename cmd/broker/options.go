@@ -21,7 +21,7 @@ import (
 	"github.com/felix-mq/felix/quicx"
 )
 
-// defaultFile is read if no other is named and it is there (docs/configuration.md).
+// defaultFile is read if no other is named and it is there (docs/operate/configuration.md).
 const defaultFile = "/usr/local/felix/config.yml"
 
 // options are all settings of this program.

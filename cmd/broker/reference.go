@@ -15,9 +15,9 @@ import (
 	"github.com/felix-mq/felix/internal/settings"
 )
 
-//go:generate sh -c "go run . --reference > ../../docs/configuration.md"
+//go:generate sh -c "go run . --reference > ../../docs/operate/configuration.md"
 
-// markdownLink is a link in a text that is made for docs/configuration.md.
+// markdownLink is a link in a text that is made for docs/operate/configuration.md.
 var markdownLink = regexp.MustCompile(`\[([^\]]*)\]\(([^)]*)\)`)
 
 // usage is what --help prints.
@@ -34,7 +34,7 @@ The command line wins over the environment, that over the file, and that over th
 `, flags.FlagUsages())
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, s := range settings.Describe(o.structs()...) {
-		doc := markdownLink.ReplaceAllString(s.Doc, "docs/$2")
+		doc := markdownLink.ReplaceAllString(s.Doc, "docs/operate/$2")
 		if s.DefaultText() != "" {
 			doc += " [" + s.DefaultText() + "]"
 		}
@@ -45,7 +45,7 @@ The command line wins over the environment, that over the file, and that over th
 	fmt.Fprintln(w, "\nGOGC and GOMEMLIMIT are Go's; without them they are 400 and 5/4 of the retained, unfinished and cached bytes and of 56KiB for each open\nconnection together, at most 9/10 of the memory that the process's control group may have.")
 }
 
-// writeReference writes docs/configuration.md.
+// writeReference writes docs/operate/configuration.md.
 func writeReference(w io.Writer, o *options) {
 	fmt.Fprint(w, referenceHead)
 	for i, title := range []string{"The process", "The broker", "Development mode", "Certificates", "Metrics, probes and the end", "Logs"} {

@@ -41,7 +41,7 @@ type clientOptions struct {
 func runClient(args []string, stdout, stderr io.Writer) int {
 	var o clientOptions
 	flags := newFlagSet("conformance client", stderr, clientHelp)
-	flags.StringVar(&o.command, "exec", "", "judge the `command`, which speaks the line protocol of docs/conformance.md; sh runs it")
+	flags.StringVar(&o.command, "exec", "", "judge the `command`, which speaks the line protocol of docs/protocol/conformance.md; sh runs it")
 	o.add(flags, "how long each case may take")
 	if code, ok := parse(flags, args, stderr, o.check); !ok {
 		return code

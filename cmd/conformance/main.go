@@ -50,7 +50,7 @@ func runBroker(args []string, stdout, stderr io.Writer) (code int) {
 	var o brokerOptions
 	flags := newFlagSet("conformance", stderr, brokerHelp)
 	flags.StringVar(&o.addr, "addr", "", "`host:port` of the broker to judge")
-	flags.StringVar(&o.fixture, "fixture", "", "JSON `file` that says what it was set up with; docs/conformance.md has the members")
+	flags.StringVar(&o.fixture, "fixture", "", "JSON `file` that says what it was set up with; docs/protocol/conformance.md has the members")
 	flags.BoolVar(&o.embedded, "embedded", false, "judge a development broker in this process, in place of --addr and --fixture")
 	flags.BoolVar(&o.long, "long", false, "also run the cases that take more than a second or two")
 	flags.BoolVar(&o.version, "version", false, "print the version")

@@ -17,9 +17,9 @@ import (
 	"github.com/felix-mq/felix/conformance/script"
 )
 
-// program lets the cases drive a client in another process, by the line protocol of docs/conformance.md: each call is a
-// line on its standard input, and each answer a line on its standard output. One goroutine reads the answers, and ends
-// with the process; end waits for both.
+// program lets the cases drive a client in another process, by the line protocol of docs/protocol/conformance.md: each
+// call is a line on its standard input, and each answer a line on its standard output. One goroutine reads the answers,
+// and ends with the process; end waits for both.
 type program struct {
 	cmd  *exec.Cmd
 	in   io.WriteCloser

@@ -20,7 +20,7 @@ import (
 // lineProgramEnv makes the test binary a program that speaks the line protocol; its value names the program's fault.
 const lineProgramEnv = "FELIX_CONFORMANCE_LINE_PROGRAM"
 
-// lineRequest is a request of the line protocol (docs/conformance.md).
+// lineRequest is a request of the line protocol (docs/protocol/conformance.md).
 type lineRequest struct {
 	ID           uint64          `json:"id"`
 	Call         string          `json:"call"`

@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// newDocs makes docs/cli.md: one page for all commands, where cobra's own generator makes one for each.
+// newDocs makes docs/use/cli.md: one page for all commands, where cobra's own generator makes one for each.
 func newDocs() *cobra.Command {
 	return &cobra.Command{
 		Use: "docs FILE", Short: "Write the reference page of this program", Hidden: true, Args: arguments(1, 1),

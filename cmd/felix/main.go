@@ -1,5 +1,5 @@
 // Command felix is the command line of Felix: a broker for development, publishing and subscribing, the cache, and what
-// an operator looks at. See `felix --help`, and docs/cli.md, which is made from the same text.
+// an operator looks at. See `felix --help`, and docs/use/cli.md, which is made from the same text.
 //
 // Begin at [newRoot]. Each command has a file of its own; how they find their broker is in connect.go.
 package main
@@ -19,7 +19,7 @@ import (
 	"github.com/felix-mq/felix/internal/version"
 )
 
-//go:generate go run . docs ../../docs/cli.md
+//go:generate go run . docs ../../docs/use/cli.md
 
 func main() {
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))

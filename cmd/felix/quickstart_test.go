@@ -22,14 +22,17 @@ const (
 	maxTime     = time.Minute
 )
 
-// quickStart returns the commands of the README's quick start, by terminal.
+// firstMessage is the page that leads a newcomer to the first event.
+const firstMessage = "../../docs/start/first-message.md"
+
+// quickStart returns the commands of the quick start, by terminal.
 func quickStart(t *testing.T) (terminals [][]string) {
 	t.Helper()
-	readme, err := os.ReadFile("../../README.md")
+	page, err := os.ReadFile(firstMessage)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, section, _ := strings.Cut(string(readme), "\n## Quick start\n")
+	_, section, _ := strings.Cut(string(page), "\n## Quick start\n")
 	section, _, _ = strings.Cut(section, "\n## ")
 	for _, block := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(section, 3) {
 		terminals = append(terminals, strings.Split(strings.TrimSpace(block[1]), "\n"))
@@ -91,17 +94,17 @@ func (s *terminal) interrupt(t *testing.T) {
 	}
 }
 
-// The README's own commands bring an event from one terminal to another.
+// The page's own commands bring an event from one terminal to another.
 func TestQuickStart(t *testing.T) {
 	terminals := quickStart(t)
-	if len(terminals) != 3 || terminals[0][0] != "make build" {
-		t.Fatalf("not three terminals that begin with make build: %q", terminals)
+	if len(terminals) != 3 || !strings.HasPrefix(terminals[0][0], "go build ") {
+		t.Fatalf("not three terminals that begin with go build: %q", terminals)
 	}
 	if n := len(terminals[0]) + len(terminals[1]) + len(terminals[2]); n > maxCommands {
 		t.Errorf("%d commands, want at most %d", n, maxCommands)
 	}
 
-	// What make build has made: this program, which is felix under that name. Nothing else of the machine comes in.
+	// What go build has made: this program, which is felix under that name. Nothing else of the machine comes in.
 	dir := t.TempDir()
 	self, err := os.Executable()
 	if err != nil {
@@ -135,13 +138,13 @@ func TestQuickStart(t *testing.T) {
 	broker.interrupt(t)
 }
 
-// The README's program compiles as it is printed.
-func TestReadmeProgram(t *testing.T) {
-	readme, err := os.ReadFile("../../README.md")
+// The page's program compiles as it is printed.
+func TestFirstProgram(t *testing.T) {
+	page, err := os.ReadFile(firstMessage)
 	if err != nil {
 		t.Fatal(err)
 	}
-	program := regexp.MustCompile("(?s)```go\n(package main\n.*?)```").FindSubmatch(readme)
+	program := regexp.MustCompile("(?s)```go\n(package main\n.*?)```").FindSubmatch(page)
 	if program == nil {
 		t.Fatal("there is none")
 	}

@@ -7,8 +7,8 @@
 // publisher and a healthy subscriber on connections of their own must not lose an event, and afterwards the broker must
 // hold no more memory, goroutines, descriptors, connections, streams and subscriptions than before.
 //
-// What the documented ends are is written in docs/abuse.md. The harness lives in the tests; what the package exports is
-// the maker of damaged streams. Begin at [NewCorpus].
+// What the documented ends are is written in docs/operate/limits.md. The harness lives in the tests; what the package
+// exports is the maker of damaged streams. Begin at [NewCorpus].
 package hostile
 
 import (

@@ -66,9 +66,10 @@ type Event struct {
 
 // Case is one check of a client.
 type Case struct {
-	// ID begins with IC or RAW and the number in the interop checklist (docs/conformance.md#the-interop-checklist),
-	// with C and a section (docs/conformance.md#judging-a-client), or with CD and the number of a defect
-	// (docs/from-the-reference.md#defects).
+	// ID begins with IC or RAW and the number in the interop checklist
+	// (docs/protocol/conformance.md#the-interop-checklist), with C and a section
+	// (docs/protocol/conformance.md#judging-a-client), or with CD and the number of a defect
+	// (docs/start/from-the-reference.md#defects).
 	ID    string
 	Title string
 

@@ -15,9 +15,10 @@
 // steps need no contexts of their own, and a test cannot hang longer than its context. Nothing here sleeps. Streams
 // that a test is not about are served by a [Normal] broker, and a [Relay] makes a broker fall silent.
 //
-// [Cases] are the checks of a client that take a scripted peer: rows of docs/conformance.md#the-interop-checklist and
-// rules of the sections before it. Any client can be given to them, through the interface [Client]. A case is a
-// function on a trial (trial.go); the files case_*.go hold them by subject.
+// [Cases] are the checks of a client that take a scripted peer: rows of
+// docs/protocol/conformance.md#the-interop-checklist and rules of the sections before it. Any client can be given to
+// them, through the interface [Client]. A case is a function on a trial (trial.go); the files case_*.go hold them by
+// subject.
 package script
 
 import (

@@ -105,7 +105,7 @@ Other brokers send some more:
 		fmt.Fprintf(&b, "- `%s`: `%s`\n", text, codec.CodeOf(text))
 	}
 	b.WriteString(`
-Limits against abuse that end a stream or a connection without a text are in [abuse.md](../abuse.md).
+Limits against abuse that end a stream or a connection without a text are in [limits.md](../operate/limits.md).
 `)
 	return b.Bytes()
 }

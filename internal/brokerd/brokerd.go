@@ -16,7 +16,7 @@ type Process struct {
 // DefaultProcess returns the settings of a process that was given none.
 func DefaultProcess() Process { return Process{Profile: "balanced"} }
 
-// Profiles are what the setting of this name chooses; docs/configuration.md says why.
+// Profiles are what the setting of this name chooses; docs/operate/configuration.md says why.
 var Profiles = map[string]map[string]string{
 	"balanced": {},
 	"latency": {

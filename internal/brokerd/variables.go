@@ -3,7 +3,7 @@ package brokerd
 import "github.com/felix-mq/felix/internal/settings"
 
 // WithoutEffect are settings of the reference implementation that are accepted and mean nothing here, with the reason
-// (docs/from-the-reference.md).
+// (docs/start/from-the-reference.md).
 var WithoutEffect = []settings.WithoutEffect{
 	{Key: "ack_on_commit", Variable: "FELIX_ACK_ON_COMMIT", Why: "an acknowledgement always means that the publish was carried out"},
 	{Key: "ack_wait_timeout_ms", Variable: "FELIX_ACK_WAIT_TIMEOUT_MS", Why: "no acknowledgement waits for a commit"},

@@ -3,7 +3,7 @@
 //
 // The message of a record is its event: a short constant text. The logger adds it in the form of a name, "auth failed"
 // as event=auth_failed, for searches and alerts that outlive a change of wording elsewhere in the line.
-// docs/operations.md lists all events.
+// docs/operate/operations.md lists all events.
 //
 // Each event has a rate of its own. Records above it are dropped; the next one that is written says how many
 // (suppressed=17), and [Limiter.Suppressed] counts them all.

@@ -283,7 +283,7 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 }
 
 // ready is readyz with the reference's answer: the same word whatever the reason is
-// (docs/from-the-reference.md#broker).
+// (docs/start/from-the-reference.md#broker).
 func (s *Server) ready(w http.ResponseWriter, r *http.Request) {
 	if s.failing() != "" {
 		http.Error(w, "draining", http.StatusServiceUnavailable)
