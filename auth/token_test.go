@@ -386,7 +386,7 @@ func TestVerifyKeys(t *testing.T) {
 			<-ctx.Done()
 			return nil, ctx.Err()
 		}
-		return nil, fmt.Errorf("catalogue: %w", ErrUnknownTenant)
+		return nil, fmt.Errorf("catalog: %w", ErrUnknownTenant)
 	}), frozen)
 
 	for _, c := range []struct {

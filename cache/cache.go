@@ -15,9 +15,8 @@
 // The index has one entry for a 64-bit hash of scope and key, and compares both in full. Two keys with the same hash
 // displace each other, which counts as an eviction.
 //
-// Lock order: Store.making, tenant.feed, shard.mu, then Cache.mu, wheel.mu or those of the ledger; Store.mu before
-// tenant.mu. A value is retained under the lock of its shard, and released by the index after it was taken out under
-// the same lock, so a reader cannot meet one that is being evicted.
+// The lock order is in docs/design/README.md#lock-order. A value is retained under the lock of its shard, and released
+// by the index after it was taken out under the same lock, so a reader cannot meet one that is being evicted.
 //
 // The protocol, and who may use a scope, are left to others. Begin at [New], [Store.SetTenant] and [Store.Add].
 package cache

@@ -30,8 +30,7 @@
 // Encoding, sockets and the policy of who may publish are left to others. Begin at [Hub], [Topic.Publish],
 // [Topic.Subscribe] and [Subscription.Take].
 //
-// Lock order: Hub.reclaiming, Hub.mu, Topic.mu (the turn), Hub.sweepMu, tenant.mu, ring, ledger. Nothing does I/O under
-// any of them.
+// The lock order is in docs/design/README.md#lock-order; Topic.mu is the turn. Nothing does I/O under any lock.
 package fanout
 
 import (

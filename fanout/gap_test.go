@@ -111,7 +111,7 @@ func TestResume(t *testing.T) {
 	}
 	wantGap(t, resume(topic.Epoch(), 7), GapExpired, oldest-7, oldest)
 	wantGap(t, resume(topic.Epoch()+1, 7), GapEpoch, 0, oldest)
-	// The reference behaviour stays: without an epoch a position that is too old is refused.
+	// The reference behavior stays: without an epoch a position that is too old is refused.
 	if _, err := topic.Subscribe(From{At: true, Offset: 7}, SubscriptionOptions{Wake: func() {}}); !errors.As(err, &ce) || !ce.TooOld {
 		t.Errorf("start at an expired position: %v", err)
 	}

@@ -2,7 +2,7 @@
 // its other clients notice nothing.
 //
 // There are two kinds of attack. TestMutatedFrames sends streams of valid frames of which many were damaged, made by
-// [Corpus.Stream] from a seed and a number alone, so that any of them can be made again. TestBehaviours plays scripts
+// [Corpus.Stream] from a seed and a number alone, so that any of them can be made again. TestBehaviors plays scripts
 // that no damage to bytes would find: peers that stop, vanish, never read or come in crowds. During both, a healthy
 // publisher and a healthy subscriber on connections of their own must not lose an event, and afterwards the broker must
 // hold no more memory, goroutines, descriptors, connections, streams and subscriptions than before.
