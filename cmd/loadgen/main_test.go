@@ -73,6 +73,22 @@ func TestText(t *testing.T) {
 	}
 }
 
+// The first command of the README shows what it promises, here with fewer events.
+func TestReadmeCommand(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	command := regexp.MustCompile(`(?m)^go run -pgo=off \./cmd/loadgen (.*?) +#.* p50, p99, p999$`).FindSubmatch(readme)
+	if command == nil {
+		t.Fatal("there is none")
+	}
+	code, stdout, stderr := execute(t, program(t, append(strings.Fields(string(command[1])), "--total=100", "--warmup=1ms")...))
+	if code != exitOK || !strings.Contains(stdout, "fanout 64") || !strings.Contains(stdout, "p999") {
+		t.Errorf("exit code %d\n%s\n%s", code, stdout, stderr)
+	}
+}
+
 func TestJSON(t *testing.T) {
 	for name, args := range map[string][]string{"embedded": nil, "process": {"--processes=2"}} {
 		t.Run(name, func(t *testing.T) {
