@@ -18,6 +18,12 @@ import (
 // cacheClient starts a broker and connects a client, with an extension or without.
 func cacheClient(t *testing.T, cfg broker.Config, opts ...client.Option) *client.Cache {
 	t.Helper()
+	return cacheClients(t, cfg, opts)[0]
+}
+
+// cacheClients starts a broker and connects a client for each list of options.
+func cacheClients(t *testing.T, cfg broker.Config, each ...[]client.Option) (caches []*client.Cache) {
+	t.Helper()
 	cfg.Bind = "127.0.0.1:0"
 	dev, err := broker.NewDev(cfg, broker.DevOptions{})
 	if err != nil {
@@ -25,19 +31,22 @@ func cacheClient(t *testing.T, cfg broker.Config, opts ...client.Option) *client
 	}
 	served := make(chan error, 1)
 	go func() { served <- dev.Serve(context.Background()) }()
-	opts = append([]client.Option{client.WithTLS(dev.ClientTLS()), client.WithToken(dev.Tenant, dev.Token)}, opts...)
-	c, err := client.Connect(t.Context(), dev.Addr().String(), opts...)
-	if err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(func() {
-		_ = c.Close()
 		_ = dev.Shutdown(context.Background())
 		if err := <-served; !errors.Is(err, broker.ErrShutdown) {
 			t.Error(err)
 		}
 	})
-	return c.Cache(dev.Namespace, "primary")
+	for _, opts := range each {
+		opts = append([]client.Option{client.WithTLS(dev.ClientTLS()), client.WithToken(dev.Tenant, dev.Token)}, opts...)
+		c, err := client.Connect(t.Context(), dev.Addr().String(), opts...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		caches = append(caches, c.Cache(dev.Namespace, "primary"))
+	}
+	return caches
 }
 
 func TestCacheFrames(t *testing.T) {
@@ -98,6 +107,35 @@ func TestCacheFramesLeaveOut(t *testing.T) {
 		if !bytes.Equal(e.Value, bytes.Repeat([]byte{byte(i)}, 20<<10)) {
 			t.Errorf("entry %d has %d bytes, %v", i, len(e.Value), e.Err)
 		}
+	}
+}
+
+// A value that was put in binary may be too long for a frame in base64. A get in JSON is refused then, and its stream
+// goes on.
+func TestCacheValueTooLongForJSON(t *testing.T) {
+	cfg := broker.DefaultConfig()
+	cfg.MaxFrameBytes = 128 << 10
+	ctx, caches := t.Context(), cacheClients(t, cfg, nil, []client.Option{client.WithoutExtensions()})
+	binary, json := caches[0], caches[1]
+	for _, n := range []int{96 << 10, 100 << 10, 120 << 10} {
+		value := bytes.Repeat([]byte("v"), n)
+		if err := binary.Put(ctx, "k", value, client.NoExpiry); err != nil {
+			t.Fatal(err)
+		}
+		got, err := json.Get(ctx, "k")
+		if !errors.Is(err, client.ErrTooLarge) || got != nil {
+			t.Errorf("get of %d bytes in JSON: %d bytes, %v", n, len(got), err)
+		}
+		if got, err := binary.Get(ctx, "k"); !bytes.Equal(got, value) {
+			t.Errorf("get of %d bytes in binary: %d bytes, %v", n, len(got), err)
+		}
+	}
+	fits := bytes.Repeat([]byte("v"), 90<<10)
+	if err := binary.Put(ctx, "k", fits, client.NoExpiry); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := json.Get(ctx, "k"); !bytes.Equal(got, fits) {
+		t.Errorf("get of %d bytes in JSON: %d bytes, %v", len(fits), len(got), err)
 	}
 }
 

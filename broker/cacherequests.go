@@ -71,6 +71,10 @@ func (ctl *control) cacheGet(m *codec.Message) outcome {
 		b = value.Bytes()
 	}
 	if len(b) >= heavyValue {
+		head := len(codec.AppendCacheValue(nil, m.Tenant, m.Namespace, m.Cache, m.Key, nil, hit, m.RequestID, m.HasRequestID)) - codec.HeaderLen
+		if head+base64.StdEncoding.EncodedLen(len(b)) > ctl.c.b.cfg.MaxFrameBytes {
+			return ctl.refuse(codec.CacheEntryTooLarge) // it was put in binary
+		}
 		if !ctl.reserve(base64.StdEncoding.EncodedLen(len(b))) {
 			return keep
 		}

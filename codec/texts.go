@@ -92,7 +92,7 @@ var (
 	OpenUniStream         = Refusal{CodeOverloaded, "open uni stream", FormError, "the event stream could not be opened: no stream credit in time, or the connection is closing", StreamCleanEnd}
 
 	CacheScopeNotFound = Refusal{CodeNotFound, "cache scope not found: TENANT/NAMESPACE/CACHE", FormError, "unknown cache, namespace or tenant", StreamByID}
-	CacheEntryTooLarge = Refusal{CodeTooLarge, "cache entry too large", FormError, "cache_put whose value could not be read back within FELIX_MAX_FRAME_BYTES", StreamByID}
+	CacheEntryTooLarge = Refusal{CodeTooLarge, "cache entry too large", FormError, "cache_put whose value could not be read back within FELIX_MAX_FRAME_BYTES; cache_get of a value that was put in binary and does not fit in base64", StreamByID}
 	WatchesReached     = Refusal{CodeLimit, LimitReached("watches"), FormError, "a watch of a cache, beyond what the tenant may have; in a reply of the extension cache", StreamKept}
 	WatchMemoryReached = Refusal{CodeLimit, LimitReached("read bytes"), FormError, "a watch of a cache, when the tenant has all the memory for requests, streams and watches that it may have; in a reply of the extension cache", StreamKept}
 	CacheBytesReached  = Refusal{CodeLimit, LimitReached("cache bytes"), FormError, "cache_put of an entry that does not fit into what its cache or its tenant may hold; nothing has changed", StreamByID}
