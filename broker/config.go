@@ -28,11 +28,11 @@ type Config struct {
 	InFlightRequests int `env:"FELIX_STREAM_IN_FLIGHT_REQUESTS" min:"1" max:"1048576" doc:"requests of one control stream that may be carried out and not answered yet; above that it is not read until their replies are written"`
 	InFlightBytes    int `env:"FELIX_STREAM_IN_FLIGHT_BYTES" unit:"bytes" min:"1024" max:"16777216" doc:"bytes of replies at which a control stream is not read until they are written"`
 
-	QueuePolicy   ring.Overflow `yaml:"subscriber_queue_policy" env:"FELIX_SUB_QUEUE_POLICY" words:"block,drop_new,drop_old" doc:"what happens when a subscription's queue is full: the publisher waits, the new batch is dropped, or the oldest are"`
-	QueueCapacity int           `env:"FELIX_SUBSCRIBER_QUEUE_CAPACITY,FELIX_SUB_QUEUE_CAPACITY" unit:"batches" min:"1" max:"1048576" doc:"batches that a subscription's queue holds"`
-	QueueBytes    int           `env:"FELIX_SUBSCRIBER_QUEUE_BYTES" unit:"bytes" min:"1024" max:"2147483647" doc:"bytes that a subscription's queue holds; an empty queue takes any one batch"`
-	ReplayBytes   int           `env:"FELIX_REPLAY_BYTES" unit:"bytes" min:"-1" max:"2147483647" doc:"bytes of past events kept for each stream; 0 is the default, -1 none"`
-	RetainedBytes int64         `env:"FELIX_RETAINED_BYTES" unit:"bytes" min:"1048576" max:"1125899906842624" doc:"bytes that all queues and all replay together may hold"`
+	QueuePolicy   Overflow `yaml:"subscriber_queue_policy" env:"FELIX_SUB_QUEUE_POLICY" words:"block,drop_new,drop_old" doc:"what happens when a subscription's queue is full: the publisher waits, the new batch is dropped, or the oldest are"`
+	QueueCapacity int      `env:"FELIX_SUBSCRIBER_QUEUE_CAPACITY,FELIX_SUB_QUEUE_CAPACITY" unit:"batches" min:"1" max:"1048576" doc:"batches that a subscription's queue holds"`
+	QueueBytes    int      `env:"FELIX_SUBSCRIBER_QUEUE_BYTES" unit:"bytes" min:"1024" max:"2147483647" doc:"bytes that a subscription's queue holds; an empty queue takes any one batch"`
+	ReplayBytes   int      `env:"FELIX_REPLAY_BYTES" unit:"bytes" min:"-1" max:"2147483647" doc:"bytes of past events kept for each stream; 0 is the default, -1 none"`
+	RetainedBytes int64    `env:"FELIX_RETAINED_BYTES" unit:"bytes" min:"1048576" max:"1125899906842624" doc:"bytes that all queues and all replay together may hold"`
 
 	IngressWait  bool          `env:"FELIX_PUB_INGRESS_WAIT" doc:"an unacknowledged publish waits for a queue that is full (back-pressure); otherwise it is dropped"`
 	PublishWait  time.Duration `yaml:"publish_queue_wait_timeout_ms" env:"FELIX_PUBLISH_QUEUE_WAIT_MS" unit:"ms" min:"1ms" max:"10m" doc:"time that an acknowledged publish waits for a queue that is full before it is refused"`
@@ -108,6 +108,17 @@ type Config struct {
 	Now func() time.Time
 }
 
+// Overflow is what happens when a subscription's queue is full. It is the same type as catalog.Overflow, and is written
+// in settings as "block", "drop_new" or "drop_old".
+type Overflow = ring.Overflow
+
+// The policies of queues.
+const (
+	OverflowBlock   = ring.Block   // the publisher waits
+	OverflowDropNew = ring.DropNew // the new batch is dropped for this subscription, which hears of it
+	OverflowDropOld = ring.DropOld // the oldest batches of the queue are dropped, and the subscription hears of it
+)
+
 // DefaultConfig returns the default settings.
 func DefaultConfig() Config {
 	return Config{
@@ -117,7 +128,7 @@ func DefaultConfig() Config {
 		MaxSubscriptionsPerConn: 4096,
 		InFlightRequests:        1024,
 		InFlightBytes:           64 << 10,
-		QueuePolicy:             ring.DropNew,
+		QueuePolicy:             OverflowDropNew,
 		QueueCapacity:           ring.DefaultMaxItems,
 		QueueBytes:              ring.DefaultMaxBytes,
 		ReplayBytes:             fanout.DefaultReplayBytes,

@@ -118,12 +118,22 @@ type Namespace struct {
 	Caches  map[string]Cache
 }
 
+// Overflow is what happens when a subscription's queue is full. It is written as "block", "drop_new" or "drop_old".
+type Overflow = ring.Overflow
+
+// The policies of queues.
+const (
+	OverflowBlock   = ring.Block   // the publisher waits
+	OverflowDropNew = ring.DropNew // the new batch is dropped for this subscription, which hears of it
+	OverflowDropOld = ring.DropOld // the oldest batches of the queue are dropped, and the subscription hears of it
+)
+
 // Stream says how a stream treats its subscriptions and its past. Nil and 0 mean what the broker's settings say.
 type Stream struct {
-	Overflow     *ring.Overflow `yaml:"overflow" words:"block,drop_new,drop_old" doc:"what happens when a subscription's queue is full"`
-	QueueBatches int            `yaml:"queue_batches" unit:"batches" min:"1" max:"1048576" doc:"batches that a subscription's queue holds"`
-	QueueBytes   int            `yaml:"queue_bytes" unit:"bytes" min:"1024" max:"2147483647" doc:"bytes that a subscription's queue holds"`
-	ReplayBytes  int            `yaml:"replay_bytes" unit:"bytes" min:"-1" max:"2147483647" doc:"bytes of past events kept for new subscriptions; -1 for none"`
+	Overflow     *Overflow `yaml:"overflow" words:"block,drop_new,drop_old" doc:"what happens when a subscription's queue is full"`
+	QueueBatches int       `yaml:"queue_batches" unit:"batches" min:"1" max:"1048576" doc:"batches that a subscription's queue holds"`
+	QueueBytes   int       `yaml:"queue_bytes" unit:"bytes" min:"1024" max:"2147483647" doc:"bytes that a subscription's queue holds"`
+	ReplayBytes  int       `yaml:"replay_bytes" unit:"bytes" min:"-1" max:"2147483647" doc:"bytes of past events kept for new subscriptions; -1 for none"`
 }
 
 // Cache is a cache. It has no settings of its own yet.
