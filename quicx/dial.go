@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -24,8 +25,9 @@ import (
 // The configuration of TLS is copied, nil stands for an empty one; application protocols in it are ignored. If it names
 // no server, the host of addr is what the certificate has to be valid for, without the zone of an IPv6 address.
 //
-// Dial blocks until a handshake is complete, all have failed or ctx ends. Errors after the name was resolved match
-// [ErrHandshake].
+// Dial blocks until a handshake is complete, all have failed or ctx ends. An attempt fails at once, with an error that
+// matches [syscall.ECONNREFUSED], if the system at the address says that nothing listens there. Errors after the name
+// was resolved match [ErrHandshake].
 func Dial(ctx context.Context, addr string, tlsConf *tls.Config, cfg Config) (*Conn, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
@@ -141,23 +143,59 @@ func dialTo(ctx context.Context, remote netip.AddrPort, tlsConf *tls.Config, cfg
 		network = "udp4"
 	}
 	to := net.UDPAddrFromAddrPort(remote)
-	// A socket that is bound to one peer tells at once where there is no way to it. That of the connection would not:
-	// what the system refuses to send counts as lost.
-	probe, err := net.DialUDP(network, nil, to)
+	ctx, refused, err := untilRefused(ctx, network, to)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrHandshake, err)
 	}
-	_ = probe.Close()
 	conn, err := net.ListenUDP(network, nil)
 	if err != nil {
+		_ = refused()
 		return nil, err
 	}
 	c, err := dialOn(ctx, conn, to, tlsConf, cfg)
-	if err != nil {
-		_ = conn.Close()
-		return nil, err
+	refusal := refused()
+	if err == nil {
+		return c, nil
 	}
-	return c, nil
+	_ = conn.Close()
+	if refusal != nil {
+		return nil, fmt.Errorf("%w: %w", ErrHandshake, refusal)
+	}
+	return nil, err
+}
+
+// untilRefused returns a context that ends when the system at an address says that no socket is bound to it. It fails
+// if there is no way to the address at all. The function ends the watch and returns what the system has said, or nil.
+//
+// The socket of a connection hears neither: it is not bound to one peer, and what the system refuses to send counts as
+// lost, so QUIC would go on until the attempt has run out of time. So one datagram goes out on a socket that is bound
+// to the peer. It is too short for QUIC, and a peer that listens drops it.
+func untilRefused(ctx context.Context, network string, to *net.UDPAddr) (_ context.Context, end func() error, _ error) {
+	probe, err := net.DialUDP(network, nil, to)
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var refusal error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		var b [1]byte
+		_, err := probe.Write(b[:])
+		for err == nil { // an answer, which is nobody's business here
+			_, err = probe.Read(b[:])
+		}
+		if errors.Is(err, syscall.ECONNREFUSED) {
+			refusal = syscall.ECONNREFUSED // without the probe's port, so that all attempts fail in the same words
+			cancel()
+		}
+	}()
+	return ctx, func() error {
+		_ = probe.Close() // ends the read
+		<-done
+		cancel()
+		return refusal
+	}, nil
 }
 
 // dialOn takes cfg with defaults. It leaves conn to the caller if it fails.

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -283,4 +284,36 @@ func clientNamed(conf *tls.Config, name string) *tls.Config {
 	conf = tlsRules(conf)
 	conf.ServerName = name
 	return conf
+}
+
+// TestDialRefused dials addresses where nothing listens: the attempt ends when the system says so, long before its
+// context does, and leaves the next address.
+func TestDialRefused(t *testing.T) {
+	checkLeaks(t)
+	server, conf := devTLS(t, "broker.example")
+	free, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody := free.LocalAddr().String()
+	_ = free.Close()
+	cause := errors.New("not refused in time")
+	ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, cause)
+	defer cancel()
+	slow := Config{HandshakeTimeout: time.Hour}
+	if _, err := Dial(ctx, nobody, conf, slow); !errors.Is(err, ErrHandshake) || !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("%s: %v", nobody, err)
+	}
+	l, port := listenAt(t, "127.0.0.1", "0", server)
+	slow.lookup = names{"broker.example": {"127.0.0.2", "127.0.0.3", "127.0.0.1"}}.lookup
+	c, err := Dial(ctx, "broker.example:"+port, conf, slow)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := c.RemoteAddr().String(), l.Addr().String(); got != want {
+		t.Errorf("connected to %s, not to %s", got, want)
+	}
+	if err := c.Close(0, ""); err != nil {
+		t.Error(err)
+	}
 }

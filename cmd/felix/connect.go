@@ -13,8 +13,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -268,13 +266,11 @@ func (a *app) connect(ctx context.Context, opts ...client.Option) (*client.Clien
 	}, opts...)
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
-	ctx, refused := untilRefused(ctx, r.Addr)
-	defer refused()
 	c, err := client.Connect(ctx, r.Addr, all...)
 	if err == nil {
 		return c, r, nil
 	}
-	if cause := context.Cause(ctx); errors.Is(cause, errRefused) || errors.Is(cause, errInterrupted) {
+	if cause := context.Cause(ctx); errors.Is(cause, errInterrupted) {
 		return nil, nil, connectError{cause, r.Addr, flagAddr}
 	}
 	_, refusal := errors.AsType[*client.BrokerError](err)
@@ -283,64 +279,6 @@ func (a *app) connect(ctx context.Context, opts ...client.Option) (*client.Clien
 		return nil, nil, connectError{err, r.Addr, flagAddr}
 	}
 	return nil, nil, usageError{error: err} // a setting
-}
-
-// untilRefused returns a context that ends with [errRefused] once the systems at all addresses of addr have said that
-// nothing listens there. QUIC itself does not notice: it goes on until the attempt has run out of time. The function
-// that it returns ends the watch.
-func untilRefused(ctx context.Context, addr string) (context.Context, func()) {
-	watched, cancel := context.WithCancelCause(ctx)
-	var work sync.WaitGroup
-	work.Go(func() {
-		host, port, err := net.SplitHostPort(addr)
-		if err != nil {
-			return
-		}
-		ips, err := net.DefaultResolver.LookupNetIP(watched, "ip", host)
-		if err != nil || len(ips) == 0 {
-			return // the connection says why
-		}
-		answers := make(chan error, len(ips))
-		for _, ip := range ips {
-			work.Go(func() { answers <- probe(watched, net.JoinHostPort(ip.Unmap().String(), port)) })
-		}
-		refused := false
-		for range ips {
-			err := <-answers
-			if err == nil {
-				return
-			}
-			refused = refused || errors.Is(err, syscall.ECONNREFUSED)
-		}
-		if refused { // others cannot be reached at all
-			cancel(errRefused)
-		}
-	})
-	return watched, func() {
-		cancel(nil)
-		work.Wait()
-	}
-}
-
-// probe returns the error that the system reports for a UDP address. It waits for one until ctx ends, and returns nil
-// then.
-func probe(ctx context.Context, addr string) error {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "udp", addr)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = conn.Close() }()
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
-	var b [1]byte
-	if _, err = conn.Write(b[:]); err == nil { // too short for QUIC: a broker drops it
-		_, err = conn.Read(b[:])
-	}
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return nil
-	}
-	return err
 }
 
 func (a *app) newConfig() *cobra.Command {

@@ -84,7 +84,6 @@ func mark(c *cobra.Command) {
 var (
 	errNotFound    = errors.New("not found")
 	errInterrupted = errors.New("interrupted")
-	errRefused     = errors.New("nothing listens there")
 )
 
 // connectError is a failure to reach a broker, or its metrics.
@@ -115,7 +114,7 @@ func (e connectError) Error() string {
 		return fmt.Sprintf("%s shows a certificate that is not trusted: %v", e.addr, unknown)
 	case errors.As(e.error, &dns):
 		return fmt.Sprintf("%s: %v", e.addr, dns)
-	case errors.Is(e.error, errRefused), errors.Is(e.error, syscall.ECONNREFUSED):
+	case errors.Is(e.error, syscall.ECONNREFUSED):
 		return fmt.Sprintf("nothing listens at %s", e.addr)
 	case refusal:
 		return e.error.Error()
