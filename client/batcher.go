@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -99,7 +100,7 @@ func (p *Publisher) report(done func(error), err error) {
 	switch {
 	case done != nil:
 		done(err)
-	case err != nil:
+	case err != nil && !errors.Is(err, ErrNotMade): // there is nothing to note it in; Flush fails with it anyway
 		p.sent.losses.note(err)
 		p.c.losses.note(err)
 	}
@@ -110,8 +111,8 @@ func (p *Publisher) gather(ctx context.Context, payload []byte, done func(error)
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case p.invalid != nil:
-		return p.invalid
+	case p.usable() != nil:
+		return p.usable()
 	}
 	b := &p.batch
 	b.mu.Lock()

@@ -23,6 +23,9 @@ type Cache struct {
 
 // Cache returns a handle for a cache. Nothing is sent: one that does not exist shows at the first request.
 func (c *Client) Cache(namespace, cache string) *Cache {
+	if !c.made() {
+		return &Cache{}
+	}
 	return &Cache{c: c, namespace: namespace, name: cache}
 }
 
@@ -202,6 +205,9 @@ func (p place) tell(err error) {
 
 // place returns the next stream for cache requests.
 func (h *Cache) place(ctx context.Context, operation string, keys ...string) (place, error) {
+	if h == nil || h.c == nil {
+		return place{}, ErrNotMade
+	}
 	if err := checkNames(h.namespace, h.name); err != nil {
 		return place{}, err
 	}

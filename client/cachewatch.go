@@ -46,6 +46,15 @@ type CacheEvent struct {
 	Version uint64 // of the value that was set, or of the removal, which is greater; 0 for CacheReset
 }
 
+// WatchOption changes one setting of a watch.
+type WatchOption func(*watchOptions)
+
+type watchOptions struct{ lost func() }
+
+// OnWatchLost calls lost as soon as a watch that was live is known to be lost, for those who must not go by what they
+// have heard until the next [CacheReset]. It is called on the goroutine of the loop.
+func OnWatchLost(lost func()) WatchOption { return func(o *watchOptions) { o.lost = lost } }
+
 // Watch yields the changes of the cache, those of a key in order, until the loop is left or the context ends. Values
 // are not told: get those that you want.
 //
@@ -58,14 +67,25 @@ type CacheEvent struct {
 // [ErrClosed], or [ErrProtocol]; and, as long as the broker has not watched yet, its refusal, or [ErrUnsupported] if it
 // does not have the extension cache. A watch that was live goes on trying, at the longest pause, however long that
 // takes.
-func (h *Cache) Watch(ctx context.Context) iter.Seq2[CacheEvent, error] {
-	return h.watch(ctx, func() {})
-}
-
-// watch is Watch for those who want to know at once when changes are not told any more.
-func (h *Cache) watch(ctx context.Context, lost func()) iter.Seq2[CacheEvent, error] {
+func (h *Cache) Watch(ctx context.Context, opts ...WatchOption) iter.Seq2[CacheEvent, error] {
+	var o watchOptions
+	var invalid error
+	for _, opt := range opts {
+		if opt == nil {
+			invalid = optionError{errors.New("an option is nil")}
+			continue
+		}
+		opt(&o)
+	}
 	return func(yield func(CacheEvent, error) bool) {
-		err := checkNames(h.namespace, h.name)
+		if h == nil || h.c == nil {
+			yield(CacheEvent{}, ErrNotMade)
+			return
+		}
+		err := invalid
+		if err == nil {
+			err = checkNames(h.namespace, h.name)
+		}
 		pauses, live := h.c.o.backoff, false
 		for err == nil {
 			var f *feed
@@ -80,7 +100,9 @@ func (h *Cache) watch(ctx context.Context, lost func()) iter.Seq2[CacheEvent, er
 				if left, err = f.watch(ctx, yield); left {
 					return
 				}
-				lost()
+				if o.lost != nil {
+					o.lost()
+				}
 			}
 			switch {
 			case ctx.Err() != nil:

@@ -89,10 +89,16 @@ type Client struct {
 // when an attempt to connect fails, the next attempt is made to the next address. All addresses that a host name stands
 // for are tried in one attempt (RFC 8305).
 //
-// Connect tries each address once, or until ctx ends if [WithConnectRetry] says so.
+// Connect tries each address once, or until ctx ends if [WithConnectRetry] says so. An attempt takes up to five
+// seconds, but where the system at the address says that nothing listens there it fails at once, with an error that
+// matches [syscall.ECONNREFUSED] besides [ErrDisconnected]. Options that are wrong fail with [ErrInvalidOption].
 func Connect(ctx context.Context, addr string, opts ...Option) (*Client, error) {
 	o := defaultOptions()
 	for _, opt := range opts {
+		if opt == nil {
+			o.problems = append(o.problems, errors.New("client: an option is nil"))
+			continue
+		}
 		opt(&o)
 	}
 	if err := o.validate(); err != nil {
@@ -160,6 +166,9 @@ func splitSeeds(addr string) []string {
 // that were sent but not acknowledged are in doubt. It may be called twice, and returns nil. It must not be called from
 // a callback, the method of a hook among them: it waits for that to return.
 func (c *Client) Close() error {
+	if !c.made() {
+		return nil
+	}
 	c.stop()
 	c.mu.Lock()
 	for k := range c.conns {
@@ -169,6 +178,9 @@ func (c *Client) Close() error {
 	c.wg.Wait()
 	return nil
 }
+
+// made reports whether the client was made by [Connect].
+func (c *Client) made() bool { return c != nil && c.ctx != nil }
 
 // dialTimeout bounds one attempt to connect. A broker that comes up meanwhile hears of the attempt when QUIC repeats
 // its first packet, which it does ever more rarely.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/felix-mq/felix/client"
 	"github.com/felix-mq/felix/client/internal/clienttest"
+	"github.com/felix-mq/felix/client/nearcache"
 	"github.com/felix-mq/felix/conformance/script"
 )
 
@@ -26,7 +27,7 @@ type canceledCall struct {
 	pub    *client.Publisher
 	sub    *client.Subscription
 	cache  *client.Cache
-	near   *client.NearCache
+	near   *nearcache.Cache
 	silent string // the address
 }
 
@@ -87,18 +88,18 @@ var contextCalls = map[string]func(t *canceledCall, ctx context.Context) error{
 		}
 		return nil
 	},
-	"NearCache.Get": func(t *canceledCall, ctx context.Context) error { _, err := t.near.Get(ctx, "k"); return err },
-	"NearCache.AppendGet": func(t *canceledCall, ctx context.Context) error {
+	"nearcache.Cache.Get": func(t *canceledCall, ctx context.Context) error { _, err := t.near.Get(ctx, "k"); return err },
+	"nearcache.Cache.AppendGet": func(t *canceledCall, ctx context.Context) error {
 		_, err := t.near.AppendGet(ctx, nil, "k")
 		return err
 	},
-	"NearCache.Put": func(t *canceledCall, ctx context.Context) error { return t.near.Put(ctx, "k", nil, client.NoExpiry) },
-	"NearCache.PutIf": func(t *canceledCall, ctx context.Context) error {
+	"nearcache.Cache.Put": func(t *canceledCall, ctx context.Context) error { return t.near.Put(ctx, "k", nil, client.NoExpiry) },
+	"nearcache.Cache.PutIf": func(t *canceledCall, ctx context.Context) error {
 		_, err := t.near.PutIf(ctx, "k", nil, client.NoExpiry, 0)
 		return err
 	},
-	"NearCache.Delete": func(t *canceledCall, ctx context.Context) error { _, err := t.near.Delete(ctx, "k"); return err },
-	"Cache.Get":        func(t *canceledCall, ctx context.Context) error { _, err := t.cache.Get(ctx, "k"); return err },
+	"nearcache.Cache.Delete": func(t *canceledCall, ctx context.Context) error { _, err := t.near.Delete(ctx, "k"); return err },
+	"Cache.Get":              func(t *canceledCall, ctx context.Context) error { _, err := t.cache.Get(ctx, "k"); return err },
 	"Cache.Put": func(t *canceledCall, ctx context.Context) error {
 		return t.cache.Put(ctx, "k", nil, client.NoExpiry)
 	},
@@ -151,7 +152,7 @@ func testCanceledCall(t *testing.T, do func(*canceledCall, context.Context) erro
 		cancel(cause)
 	}
 	done := make(chan error, 1)
-	near, err := cache.Near(client.NearOptions{})
+	near, err := nearcache.New(cache, nearcache.Options{})
 	p.must(err)
 	defer near.Close()
 	call := &canceledCall{p: p, c: c, pub: c.Publisher("default", "demo"), sub: sub, cache: cache, near: near, silent: relay.Addr()}
@@ -177,8 +178,12 @@ func TestContextCallsAreComplete(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	near, err := filepath.Glob("nearcache/*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
 	found := make(map[string]bool)
-	for _, name := range files {
+	for _, name := range append(files, near...) {
 		if strings.HasSuffix(name, "_test.go") {
 			continue
 		}
@@ -188,9 +193,14 @@ func TestContextCallsAreComplete(t *testing.T) {
 		}
 		for _, decl := range file.Decls {
 			if f, ok := decl.(*ast.FuncDecl); ok && f.Name.IsExported() && takesContext(f.Type) {
-				if name := receiver(f) + f.Name.Name; ast.IsExported(name) {
-					found[name] = true
+				name := receiver(f) + f.Name.Name
+				if !ast.IsExported(name) {
+					continue
 				}
+				if file.Name.Name != "client" {
+					name = file.Name.Name + "." + name
+				}
+				found[name] = true
 			}
 		}
 	}

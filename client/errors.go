@@ -13,6 +13,15 @@ import (
 var (
 	// ErrClosed means that the client or the subscription was closed by its own side.
 	ErrClosed = errors.New("client: closed")
+	// ErrConcurrentRead means that another goroutine was reading the subscription. Nothing was read, and the other read
+	// goes on. See [Subscription].
+	ErrConcurrentRead = errors.New("client: another goroutine reads the subscription")
+	// ErrNotMade means that a method was called on nil, or on a zero Client, Publisher, Cache or Subscription. They are
+	// made by [Connect], [Client.Publisher], [Client.Cache] and [Client.Subscribe].
+	ErrNotMade = errors.New("client: nil or zero value: use Connect and the methods of the Client that it returns")
+	// ErrInvalidOption means that an option of [Connect], [Client.Subscribe] or [Cache.Watch] is nil, missing or out of
+	// its bounds. Nothing was sent.
+	ErrInvalidOption = errors.New("client: invalid option")
 	// ErrInDoubt marks a publish or a change of a cache whose answer did not come: it may have been carried out or not.
 	// A frame that was being written when its context ended is written to its end, and its call is in doubt.
 	ErrInDoubt = errors.New("client: in doubt")
@@ -130,6 +139,13 @@ func (e *CursorError) Error() string {
 	}
 	return fmt.Sprintf("client: start offset %d is in the future, the next is %d", e.Requested, e.Available)
 }
+
+// optionError is what is wrong with options, in words that need no prefix. It matches [ErrInvalidOption].
+type optionError struct{ error }
+
+func (e optionError) Is(target error) bool { return target == ErrInvalidOption }
+
+func (e optionError) Unwrap() error { return e.error }
 
 // checkNames fails with [ErrInvalidName] if one of the names cannot be sent.
 func checkNames(names ...string) error {

@@ -21,6 +21,9 @@ import (
 // published without a callback. See [Publisher.Flush] for what one publisher lost. Other publishes may go on meanwhile
 // and are not waited for. A context without a deadline waits as long as it takes.
 func (c *Client) Flush(ctx context.Context) error {
+	if !c.made() {
+		return ErrNotMade
+	}
 	c.hurry()
 	if err := c.publishes.wait(ctx); err != nil {
 		return err
@@ -36,6 +39,9 @@ func (c *Client) Flush(ctx context.Context) error {
 // Flush is [Client.Flush] of what this Publisher value has published. It fails for losses of its own alone, since its
 // last Flush.
 func (p *Publisher) Flush(ctx context.Context) error {
+	if p == nil || p.c == nil {
+		return ErrNotMade
+	}
 	p.hurry()
 	if err := p.publishes.wait(ctx); err != nil {
 		return err
@@ -164,6 +170,9 @@ func (p *Publisher) barrier(ctx context.Context, r *requests) error {
 // outcome, as with [Client.Flush], and everything is closed. If ctx ends first, the rest is closed at once, as with
 // [Client.Close].
 func (c *Client) Drain(ctx context.Context) error {
+	if !c.made() {
+		return ErrNotMade
+	}
 	c.publishes.refuse()
 	err := c.Flush(ctx)
 	_ = c.Close() // returns nil

@@ -120,7 +120,10 @@ func (o *options) validate() error {
 	if o.backoff.base <= 0 || o.backoff.limit < o.backoff.base {
 		errs = append(errs, fmt.Errorf("client: backoff: from %v to %v", o.backoff.base, o.backoff.limit))
 	}
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return optionError{err}
+	}
+	return nil
 }
 
 // WithTLS sets how the broker's certificate is verified. The configuration is copied; its protocol list is ignored,

@@ -37,11 +37,22 @@ type Publisher struct {
 
 // Publisher returns a handle for a stream. Nothing is sent: a stream that does not exist shows at the first publish.
 func (c *Client) Publisher(namespace, stream string) *Publisher {
+	if !c.made() {
+		return &Publisher{}
+	}
 	return &Publisher{
 		c: c, namespace: namespace, stream: stream,
 		home:    c.publisherSlot(namespace, stream),
 		invalid: checkNames(namespace, stream),
 	}
+}
+
+// usable fails if nothing can be published with p.
+func (p *Publisher) usable() error {
+	if p == nil || p.c == nil {
+		return ErrNotMade
+	}
+	return p.invalid
 }
 
 // slot returns the place of the stream to publish on.
@@ -110,8 +121,8 @@ func (p *Publisher) Send(ctx context.Context, payloads ...[]byte) (err error) {
 // check refuses locally what the broker could not read. It returns the length of the binary frame, so that its buffer
 // can be grown in one step: the pool forgets large ones where most are small.
 func (p *Publisher) check(payloads [][]byte) (frameLen int, err error) {
-	if p.invalid != nil {
-		return 0, p.invalid
+	if err := p.usable(); err != nil {
+		return 0, err
 	}
 	n, err := codec.PublishBatchLen(p.c.o.tenant, p.namespace, p.stream, payloads)
 	if err != nil {

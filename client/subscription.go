@@ -14,8 +14,9 @@ import (
 	"github.com/felix-mq/felix/telemetry"
 )
 
-// Subscription is one subscriber's stream of events. One goroutine at a time may read it; Close may be called from
-// any. What is not read is held back by flow control: nothing is dropped on this side.
+// Subscription is one subscriber's stream of events. One goroutine at a time may read it: a read during another one
+// fails with [ErrConcurrentRead]. Close may be called from any. What is not read is held back by flow control: nothing
+// is dropped on this side.
 //
 // A subscription outlives its connection. When that is lost, or the broker ends the event stream, the subscription
 // subscribes again after the last event that it has handed out, as soon as it is read, with pauses between attempts
@@ -111,12 +112,21 @@ func (b *Batch) Payloads() iter.Seq2[int, []byte] { return b.items.All() }
 // Subscribe asks for the events of a stream, from the next one on unless an option says otherwise.
 func (c *Client) Subscribe(ctx context.Context, namespace, stream string, opts ...SubscribeOption) (*Subscription, error) {
 	var o subscribeOptions
+	var err error
 	for _, opt := range opts {
+		if opt == nil {
+			err = optionError{errors.New("an option is nil")}
+			continue
+		}
 		opt(&o)
 	}
-	err := checkNames(namespace, stream)
-	if err == nil && c.ctx.Err() != nil {
+	switch {
+	case !c.made():
+		err = ErrNotMade
+	case err == nil && c.ctx.Err() != nil:
 		err = ErrClosed
+	case err == nil:
+		err = checkNames(namespace, stream)
 	}
 	var f *feed
 	if err == nil {
@@ -138,6 +148,9 @@ func (c *Client) Subscribe(ctx context.Context, namespace, stream string, opts .
 
 // ID returns the number that the broker gave the subscription, which changes when it subscribes again; 0 while it does.
 func (s *Subscription) ID() uint64 {
+	if s == nil {
+		return 0
+	}
 	if f := s.current.Load(); f != nil {
 		return f.id
 	}
@@ -148,11 +161,29 @@ func (s *Subscription) ID() uint64 {
 // with [FromPosition], in another process for instance. It may be called at any time, and reports false if the broker
 // does not tell positions, or has not yet.
 func (s *Subscription) Position() (Position, bool) {
+	if s == nil {
+		return Position{}, false
+	}
 	l := s.told.Load()
 	if l == nil {
 		return Position{}, false
 	}
 	return Position{Epoch: l.epoch, Offset: l.offset.Load()}, true
+}
+
+// beginRead takes s.mu, which the caller unlocks. It fails if another goroutine reads.
+func (s *Subscription) beginRead() error {
+	if s == nil || s.c == nil {
+		return ErrNotMade
+	}
+	if s.mu.TryLock() {
+		return nil
+	}
+	if !s.closed.Load() {
+		return ErrConcurrentRead
+	}
+	s.mu.Lock() // Close has it, or is about to get it
+	return nil
 }
 
 // NextBatch waits for the next frame of events. Mixing it with [Subscription.Next] skips what Next has not returned of
@@ -163,7 +194,9 @@ func (s *Subscription) Position() (Position, bool) {
 // [WithoutResume] also ends with its event stream: with [ErrEnded] when the broker finished that, and with an error
 // that matches [ErrDisconnected] when it was lost. The error of a subscription that is over stays the same.
 func (s *Subscription) NextBatch(ctx context.Context) (Batch, error) {
-	s.mu.Lock()
+	if err := s.beginRead(); err != nil {
+		return Batch{}, err
+	}
 	defer s.mu.Unlock()
 	s.index, s.cursor = 0, codec.ItemCursor{}
 	err := s.nextBatch(ctx)
@@ -184,7 +217,9 @@ func (s *Subscription) NextBatch(ctx context.Context) (Batch, error) {
 // Next waits for the next event, or for a [Gap]: that comes as soon as the broker tells of it, as an event without a
 // payload ([Event.IsGap]). See [Subscription.NextBatch].
 func (s *Subscription) Next(ctx context.Context) (Event, error) {
-	s.mu.Lock()
+	if err := s.beginRead(); err != nil {
+		return Event{}, err
+	}
 	defer s.mu.Unlock()
 	for {
 		if payload, ok := s.cursor.Next(); ok {
@@ -230,6 +265,9 @@ func (s *Subscription) Events(ctx context.Context) iter.Seq2[Event, error] {
 // Each calls handle with each event and gap, as [Subscription.Next] returns them, until it fails, the context ends or
 // the subscription is over, and returns the reason.
 func (s *Subscription) Each(ctx context.Context, handle func(Event) error) error {
+	if handle == nil {
+		return optionError{errors.New("client: no function to handle events")}
+	}
 	for ev, err := range s.Events(ctx) {
 		if err == nil {
 			err = handle(ev)
@@ -373,6 +411,9 @@ func (s *Subscription) end(err error) {
 // Close ends the subscription. A read under way fails with [ErrClosed], and what was handed out before stays as it is.
 // It may be called twice, and returns nil.
 func (s *Subscription) Close() error {
+	if s == nil || s.c == nil {
+		return nil
+	}
 	s.closed.Store(true)
 	s.endLife(ErrClosed)
 	if f := s.current.Load(); f != nil {

@@ -105,9 +105,12 @@ type ConnStats struct {
 
 // Stats sums what QUIC counts over the client's live connections.
 func (c *Client) Stats() ConnStats {
+	var sum ConnStats
+	if !c.made() {
+		return sum
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var sum ConnStats
 	for k := range c.conns {
 		st := k.qc.Stats()
 		sum.BytesSent += st.BytesSent

@@ -30,7 +30,7 @@ func main() {
 }
 
 // public are the packages whose exported names programs depend on. A change of one of them shows in docs/api.
-var public = []string{"auth", "broker", "cache", "catalog", "client", "client/felixtest", "codec"}
+var public = []string{"auth", "broker", "cache", "catalog", "client", "client/felixtest", "client/nearcache", "codec"}
 
 // writeAPI writes what each public package exports to a file of its own.
 func writeAPI(dir string) error {

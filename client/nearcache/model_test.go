@@ -1,4 +1,4 @@
-package client
+package nearcache
 
 import (
 	"context"
@@ -10,45 +10,47 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/felix-mq/felix/client"
 )
 
-// nearModel is a cache of a broker reduced to versions: the value of a key is its version, and 0 is none. Changes are
+// model is a cache of a broker reduced to versions: the value of a key is its version, and 0 is none. Changes are
 // reported in order, some time later, and every now and then a report is lost.
-type nearModel struct {
+type model struct {
 	mu      sync.Mutex
 	version uint64
 	keys    [5]uint64
-	changes chan CacheEvent
+	changes chan client.CacheEvent
 }
 
-func (m *nearModel) change(k int, set bool) (version uint64) {
+func (m *model) change(k int, set bool) (version uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.version++
-	e := CacheEvent{Kind: CacheDeleted, Key: fmt.Append(nil, k), Version: m.version}
+	e := client.CacheEvent{Kind: client.CacheDeleted, Key: fmt.Append(nil, k), Version: m.version}
 	m.keys[k] = 0
 	if set {
-		e.Kind, m.keys[k] = CacheSet, m.version
+		e.Kind, m.keys[k] = client.CacheSet, m.version
 	}
 	m.changes <- e
 	return m.version
 }
 
-func (m *nearModel) get(k int) CacheResult {
+func (m *model) get(k int) client.CacheResult {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.keys[k] == 0 {
-		return CacheResult{Err: ErrMiss}
+		return client.CacheResult{Err: client.ErrMiss}
 	}
-	return CacheResult{Value: binary.BigEndian.AppendUint64(nil, m.keys[k]), Version: m.keys[k]}
+	return client.CacheResult{Value: binary.BigEndian.AppendUint64(nil, m.keys[k]), Version: m.keys[k]}
 }
 
-// nearRun has readers and writers work on a NearCache, and returns what they saw that they must not have seen: a
-// version older than one whose change the NearCache had been told of, than one that the same reader had seen, or than
+// modelRun has readers and writers work on a Cache, and returns what they saw that they must not have seen: a
+// version older than one whose change the Cache had been told of, than one that the same reader had seen, or than
 // one of its own writes. get is how readers get; a miss is as new as the deletion that it is due to, which the reader
 // cannot know, so it counts as nothing.
-func nearRun(seed uint64, get func(n *NearCache, key string) CacheResult) error {
-	m := &nearModel{changes: make(chan CacheEvent, 64)}
+func modelRun(seed uint64, get func(n *Cache, key string) client.CacheResult) error {
+	m := &model{changes: make(chan client.CacheEvent, 64)}
 	var delays atomic.Uint64
 	delay := func() { // a hash of how many there were: different for each, and the same for each seed
 		for range (seed + delays.Add(1)*0x9e3779b97f4a7c15) >> 59 {
@@ -56,13 +58,14 @@ func nearRun(seed uint64, get func(n *NearCache, key string) CacheResult) error 
 		}
 	}
 	var clock atomic.Int64
-	n := newNearCache(NearOptions{MaxEntries: 3, MaxAge: 100}, func(_ context.Context, key string) CacheResult {
+	n := newCache(Options{MaxEntries: 3, MaxAge: 100}, func(_ context.Context, key string) client.CacheResult {
 		delay()
 		r := m.get(int(key[0] - '0'))
 		delay()
 		return r
 	}, func() int64 { return clock.Add(1) })
-	n.apply(CacheEvent{Kind: CacheReset})
+	n.h = new(client.Cache) // so that it looks made; nothing goes there
+	n.apply(client.CacheEvent{Kind: client.CacheReset})
 
 	bad := make(chan error, 1)
 	report := func(err error) {
@@ -71,7 +74,7 @@ func nearRun(seed uint64, get func(n *NearCache, key string) CacheResult) error 
 		default:
 		}
 	}
-	var told [len(m.keys)]atomic.Uint64 // versions that the NearCache has heard of
+	var told [len(m.keys)]atomic.Uint64 // versions that the Cache has heard of
 	var wg, working sync.WaitGroup
 	wg.Go(func() {
 		rnd := rand.New(rand.NewPCG(seed, 0))
@@ -82,7 +85,7 @@ func nearRun(seed uint64, get func(n *NearCache, key string) CacheResult) error 
 				for range min(len(m.changes), 10) {
 					e = <-m.changes
 				}
-				n.apply(CacheEvent{Kind: CacheReset})
+				n.apply(client.CacheEvent{Kind: client.CacheReset})
 				continue
 			case 1: // a connection that was lost
 				n.down()
@@ -92,7 +95,7 @@ func nearRun(seed uint64, get func(n *NearCache, key string) CacheResult) error 
 						report(fmt.Errorf("seed %d: key %d is served while nobody tells of changes", seed, k))
 					}
 				}
-				n.apply(CacheEvent{Kind: CacheReset})
+				n.apply(client.CacheEvent{Kind: client.CacheReset})
 				continue
 			}
 			n.apply(e)
@@ -134,29 +137,29 @@ func nearRun(seed uint64, get func(n *NearCache, key string) CacheResult) error 
 	return <-bad
 }
 
-func nearGet(n *NearCache, key string) CacheResult {
+func modelGet(n *Cache, key string) client.CacheResult {
 	value, err := n.AppendGet(context.Background(), nil, key)
-	return CacheResult{Value: value, Err: err}
+	return client.CacheResult{Value: value, Err: err}
 }
 
-func TestNearCacheModel(t *testing.T) {
+func TestModel(t *testing.T) {
 	seeds := uint64(100)
 	if testing.Short() {
 		seeds = 20
 	}
 	for seed := range seeds {
-		if err := nearRun(seed, nearGet); err != nil {
+		if err := modelRun(seed, modelGet); err != nil {
 			t.Fatal(err)
 		}
 	}
 }
 
-// The model finds a NearCache that keeps whatever it gets, whatever it has heard since it asked.
-func TestNearCacheModelFindsStaleAnswers(t *testing.T) {
-	careless := func(n *NearCache, key string) CacheResult {
+// The model finds a Cache that keeps whatever it gets, whatever it has heard since it asked.
+func TestModelFindsStaleAnswers(t *testing.T) {
+	careless := func(n *Cache, key string) client.CacheResult {
 		value, hit, asked := n.lookup(nil, key)
 		if hit {
-			return CacheResult{Value: value}
+			return client.CacheResult{Value: value}
 		}
 		r := n.fetch(context.Background(), key)
 		n.mu.Lock()
@@ -166,7 +169,7 @@ func TestNearCacheModelFindsStaleAnswers(t *testing.T) {
 		return r
 	}
 	for end, seed := time.Now().Add(time.Minute), uint64(0); time.Now().Before(end); seed++ {
-		if err := nearRun(seed, careless); err != nil {
+		if err := modelRun(seed, careless); err != nil {
 			t.Log("found:", err)
 			return
 		}

@@ -1,4 +1,4 @@
-package client_test
+package nearcache_test
 
 import (
 	"bytes"
@@ -9,17 +9,20 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/felix-mq/felix/client"
 	"github.com/felix-mq/felix/client/felixtest"
+	"github.com/felix-mq/felix/client/nearcache"
 	"github.com/felix-mq/felix/internal/race"
 )
 
-// near starts a broker with a NearCache whose watch is up, and a handle of somebody else for the same cache.
-func near(tb testing.TB, o client.NearOptions) (*felixtest.Broker, *client.NearCache, *client.Cache) {
+// near starts a broker with a near-cache whose watch is up, and a handle of somebody else for the same cache.
+func near(tb testing.TB, o nearcache.Options) (*felixtest.Broker, *nearcache.Cache, *client.Cache) {
 	tb.Helper()
 	b := felixtest.Start(tb)
 	ours := b.Connect(tb, client.WithTransport(client.Transport{IdleTimeout: 400 * time.Millisecond, KeepAlive: 100 * time.Millisecond}), client.WithBackoff(time.Millisecond, 20*time.Millisecond))
-	n, err := ours.Cache(felixtest.Namespace, felixtest.Cache).Near(o)
+	n, err := nearcache.New(ours.Cache(felixtest.Namespace, felixtest.Cache), o)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -27,6 +30,11 @@ func near(tb testing.TB, o client.NearOptions) (*felixtest.Broker, *client.NearC
 	until(tb, func() bool { return n.Stats().Up })
 	return b, n, b.Connect(tb).Cache(felixtest.Namespace, felixtest.Cache)
 }
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// guard bounds a test that hangs. Nothing is measured by it.
+const guard = time.Minute
 
 // until waits for something that has to happen.
 func until(tb testing.TB, happened func() bool) {
@@ -49,7 +57,7 @@ func put(tb testing.TB, c putter, key, value string, ttl time.Duration) {
 	}
 }
 
-func wantNear(tb testing.TB, n *client.NearCache, key, want string) {
+func wantNear(tb testing.TB, n *nearcache.Cache, key, want string) {
 	tb.Helper()
 	if got, err := n.Get(tb.Context(), key); err != nil || string(got) != want || got == nil {
 		tb.Fatalf("%s is %q, %v, want %q", key, got, err, want)
@@ -57,7 +65,7 @@ func wantNear(tb testing.TB, n *client.NearCache, key, want string) {
 }
 
 func TestNearCache(t *testing.T) {
-	_, n, other := near(t, client.NearOptions{})
+	_, n, other := near(t, nearcache.Options{})
 	if _, err := n.Get(t.Context(), "k"); !errors.Is(err, client.ErrMiss) {
 		t.Errorf("get of nothing: %v", err)
 	}
@@ -113,8 +121,8 @@ func TestNearCache(t *testing.T) {
 	until(t, func() bool { _, err := n.Get(t.Context(), "short"); return errors.Is(err, client.ErrMiss) })
 }
 
-func TestNearCacheBounds(t *testing.T) {
-	_, n, other := near(t, client.NearOptions{MaxEntries: 10, MaxBytes: 20 << 10, MaxAge: time.Hour})
+func TestBounds(t *testing.T) {
+	_, n, other := near(t, nearcache.Options{MaxEntries: 10, MaxBytes: 20 << 10, MaxAge: time.Hour})
 	for i := range 30 {
 		put(t, other, fmt.Sprint(i), "v", client.NoExpiry)
 		if _, err := n.Get(t.Context(), fmt.Sprint(i)); err != nil {
@@ -149,8 +157,8 @@ func TestNearCacheBounds(t *testing.T) {
 	}
 }
 
-func TestNearCacheMaxAge(t *testing.T) {
-	_, n, other := near(t, client.NearOptions{MaxAge: time.Nanosecond})
+func TestMaxAge(t *testing.T) {
+	_, n, other := near(t, nearcache.Options{MaxAge: time.Nanosecond})
 	put(t, other, "k", "v", client.NoExpiry)
 	for range 20 {
 		wantNear(t, n, "k", "v")
@@ -161,8 +169,8 @@ func TestNearCacheMaxAge(t *testing.T) {
 }
 
 // While the watch is lost nothing is served from memory, and what was kept before is not served afterwards.
-func TestNearCacheLost(t *testing.T) {
-	b, n, other := near(t, client.NearOptions{MaxAge: time.Hour})
+func TestLost(t *testing.T) {
+	b, n, other := near(t, nearcache.Options{MaxAge: time.Hour})
 	kept := func() bool {
 		hits := n.Stats().Hits
 		_, err := n.Get(t.Context(), "k")
@@ -193,8 +201,8 @@ func TestNearCacheLost(t *testing.T) {
 }
 
 // Readers and writers of several clients work on few keys over real connections: no reader goes back in time.
-func TestNearCacheConcurrently(t *testing.T) {
-	_, n, other := near(t, client.NearOptions{MaxEntries: 3})
+func TestConcurrently(t *testing.T) {
+	_, n, other := near(t, nearcache.Options{MaxEntries: 3})
 	var wg sync.WaitGroup
 	stop := make(chan struct{})
 	for g := range 3 {
@@ -234,13 +242,14 @@ func TestNearCacheConcurrently(t *testing.T) {
 	}
 }
 
-func TestNearCacheRefused(t *testing.T) {
+func TestRefused(t *testing.T) {
 	b := felixtest.Start(t)
 	c := b.Connect(t, client.WithoutExtensions())
-	if _, err := c.Cache(felixtest.Namespace, felixtest.Cache).Near(client.NearOptions{MaxAge: -1}); err == nil {
-		t.Error("a negative age")
+	cache := c.Cache(felixtest.Namespace, felixtest.Cache)
+	if _, err := nearcache.New(cache, nearcache.Options{MaxAge: -1}); !errors.Is(err, client.ErrInvalidOption) {
+		t.Errorf("a negative age: %v", err)
 	}
-	n, err := c.Cache(felixtest.Namespace, felixtest.Cache).Near(client.NearOptions{})
+	n, err := nearcache.New(cache, nearcache.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -252,16 +261,78 @@ func TestNearCacheRefused(t *testing.T) {
 		t.Errorf("without the extension: %+v", s)
 	}
 	_ = c.Close()
-	if _, err := c.Cache(felixtest.Namespace, felixtest.Cache).Near(client.NearOptions{}); !errors.Is(err, client.ErrClosed) {
+	if _, err := n.Get(t.Context(), "k"); !errors.Is(err, client.ErrClosed) {
 		t.Errorf("of a client that is closed: %v", err)
+	}
+	_ = n.Close()
+	n, err = nearcache.New(cache, nearcache.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Get(t.Context(), "k"); !errors.Is(err, client.ErrClosed) {
+		t.Errorf("made of a client that is closed: %v", err)
+	}
+	_ = n.Close()
+}
+
+// It ends with its client.
+func TestEndsWithClient(t *testing.T) {
+	before := goleak.IgnoreCurrent()
+	b, err := felixtest.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := client.Connect(t.Context(), b.Addr(), b.Options()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := nearcache.New(c.Cache(felixtest.Namespace, felixtest.Cache), nearcache.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, func() bool { return n.Stats().Up })
+	_ = c.Close()
+	b.Close()
+	goleak.VerifyNone(t, before)
+	if n.Stats().Up {
+		t.Error("up without a client")
 	}
 }
 
-func TestAllocNearCache(t *testing.T) {
+func TestNotMade(t *testing.T) {
+	if _, err := nearcache.New(nil, nearcache.Options{}); !errors.Is(err, client.ErrNotMade) {
+		t.Errorf("of no cache: %v", err)
+	}
+	ofNothing, err := nearcache.New(new(client.Cache), nearcache.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, n := range map[string]*nearcache.Cache{"nil": nil, "zero": {}, "of a zero cache": ofNothing} {
+		t.Run(name, func(t *testing.T) {
+			_, getErr := n.Get(t.Context(), "k")
+			putErr := n.Put(t.Context(), "k", nil, client.NoExpiry)
+			_, putIfErr := n.PutIf(t.Context(), "k", nil, client.NoExpiry, 0)
+			_, deleteErr := n.Delete(t.Context(), "k")
+			for i, err := range []error{getErr, putErr, putIfErr, deleteErr} {
+				if !errors.Is(err, client.ErrNotMade) {
+					t.Errorf("method %d: %v", i, err)
+				}
+			}
+			if s := n.Stats(); s.Up || s.Entries > 0 {
+				t.Errorf("%+v", s)
+			}
+			if err := n.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestAlloc(t *testing.T) {
 	if race.Enabled {
 		t.Skip("allocation counts mean nothing under the race detector")
 	}
-	_, n, other := near(t, client.NearOptions{MaxAge: time.Hour})
+	_, n, other := near(t, nearcache.Options{MaxAge: time.Hour})
 	put(t, other, "k", "value", client.NoExpiry)
 	until(t, func() bool { wantNear(t, n, "k", "value"); return n.Stats().Hits > 0 })
 	dst := make([]byte, 0, 16)
@@ -272,7 +343,7 @@ func TestAllocNearCache(t *testing.T) {
 
 // BenchmarkNearCache compares a get of a value that is kept with one that goes to the broker, on loopback.
 func BenchmarkNearCache(b *testing.B) {
-	_, n, other := near(b, client.NearOptions{MaxAge: time.Hour})
+	_, n, other := near(b, nearcache.Options{MaxAge: time.Hour})
 	for _, size := range []int{256, 4096} {
 		key := fmt.Sprint(size)
 		put(b, other, key, string(bytes.Repeat([]byte("v"), size)), client.NoExpiry)
