@@ -36,8 +36,11 @@ func (a *app) newDev() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "dev",
 		Short: "Run a broker for development, and make a context that leads to it",
-		Long: `Run a broker for development until an interrupt: with a tenant, streams, a cache, a certificate and a token for
-everything in the tenant. Events and cache entries live in memory.
+		Long: `Run a broker for development until an interrupt (Ctrl-C), SIGTERM or SIGHUP: with a tenant, streams, a cache, a
+certificate and a token for everything in the tenant. Events and cache entries live in memory. A terminal that closes
+sends SIGHUP, which nohup has it ignore. In contrast to the broker, it does not read files again on SIGHUP.
+
+When it ends it delivers what has been published, and leaves each subscriber up to a second to read that.
 
 It makes the context "dev" (or the one of --context), which is used at once if there is no other. If another felix dev
 runs and has that context, it makes "dev-2" and so on, which ends with it. Where there is no place for contexts, or
@@ -47,7 +50,8 @@ The settings of the broker hold for it too: FELIX_* variables, and the file that
 over them. It logs to the standard error, as FELIX_LOG_LEVEL and FELIX_LOG_FORMAT say.
 
 What it makes is kept in a directory, which it names, so that clients and their tokens go on over a restart: by
-default one for each context, next to the file of contexts. With --dir '' nothing is kept.
+default one for each context, next to the file of contexts. With --dir '' nothing is kept, and the context is at the end
+what it was before.
   ca.pem, ca-key.pem  certificate authority that clients trust, and its private key
   cert.pem, key.pem   certificate of the broker, and its private key; another of the same authority is made when they expire
   signing-key.pem     private key that signs tokens (felix token mint --key)
@@ -220,6 +224,9 @@ func (d *development) serve(c *cobra.Command, dev *broker.Dev, certs *certfile.S
 	budget, cancel := context.WithTimeout(context.Background(), d.broker.ShutdownDrain)
 	defer cancel()
 	life.Draining()
+	if subscriptions := subscriptionsOf(dev); err == nil && subscriptions > 0 {
+		log.Info("draining", "subscriptions", subscriptions, "why", "each subscriber has up to a second to read what it was sent", "budget", d.broker.ShutdownDrain)
+	}
 	if err == nil && d.ops.DrainDelay > 0 {
 		<-time.After(min(d.ops.DrainDelay, d.broker.ShutdownDrain/2))
 	}
@@ -231,6 +238,14 @@ func (d *development) serve(c *cobra.Command, dev *broker.Dev, certs *certfile.S
 	stop()
 	work.Wait()
 	return err
+}
+
+// subscriptionsOf returns how many subscriptions a broker has.
+func subscriptionsOf(dev *broker.Dev) (n int) {
+	for _, s := range dev.StreamStats() {
+		n += s.Subscriptions
+	}
+	return n
 }
 
 // startHTTP starts the server of metrics and probes, which is nil if there is none.
@@ -306,7 +321,9 @@ func (d *development) announce(stdout io.Writer, dev *broker.Dev, server *ops.Se
 		current := ""
 		err = changeContexts(func(all *contexts) error {
 			all.Contexts[d.home.context] = one
-			all.Current = cmp.Or(all.Current, d.home.context)
+			if all.Current == "" {
+				all.Current, d.home.madeCurrent = d.home.context, true
+			}
 			current = all.Current
 			return nil
 		})

@@ -41,8 +41,10 @@ type devHome struct {
 	dir     string // empty for none: everything is in memory and in the context
 	locks   []*os.File
 
-	// What goes with the process.
+	// What goes with the process. A context that was there before is put back: see restoreContext.
 	removeDir, removeContext bool
+	before                   *connection
+	madeCurrent              bool // the context was not in use before
 }
 
 // openHome finds a context and a directory that no other felix dev has. The context may be named, and so may the
@@ -84,6 +86,7 @@ func (h *devHome) open(named string, dir *string, noContext bool, errOut io.Writ
 		return err
 	}
 	if h.dir == "" {
+		h.removeContext = true // it holds the token and the certificate of this process alone
 		return nil
 	}
 	if err := os.MkdirAll(h.dir, 0o755); err != nil { // what is secret has a mode of its own
@@ -141,6 +144,9 @@ func (h *devHome) takeContext(named string) error {
 		}
 		h.locks = append(h.locks, lock)
 		h.context, h.removeContext = name, n > 1
+		if exists {
+			h.before = &old
+		}
 		return all.check() // so that it is known now if it cannot be saved
 	}
 }
@@ -157,10 +163,25 @@ func (h *devHome) close() {
 		_ = os.RemoveAll(h.dir)
 	}
 	if h.removeContext {
-		_ = editContexts(h.context, func(all *contexts) { all.remove(h.context) }) // somebody may have removed it
+		_ = editContexts(h.context, h.restoreContext) // somebody may have removed it
 	}
 	for _, lock := range h.locks {
 		_ = lock.Close()
+	}
+}
+
+// restoreContext leaves the context as it was before this felix dev. One that somebody else has made of it meanwhile
+// stays.
+func (h *devHome) restoreContext(all *contexts) {
+	switch {
+	case !all.Contexts[h.context].Dev:
+	case h.before != nil && h.dir == "":
+		all.Contexts[h.context] = *h.before
+		if h.madeCurrent && all.Current == h.context {
+			all.Current = ""
+		}
+	default:
+		all.remove(h.context)
 	}
 }
 

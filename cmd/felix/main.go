@@ -19,7 +19,7 @@ import (
 	"github.com/felix-mq/felix/internal/version"
 )
 
-//go:generate go run . docs ../../docs/use/cli.md
+//go:generate go run . docs --page ../../docs/use/cli.md
 
 func main() {
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
@@ -135,6 +135,7 @@ Contexts are kept in a file (see "felix context"); "felix dev" makes one.
 	)
 	root.SetFlagErrorFunc(flagError)
 	root.SetHelpCommand(newHelp())
+	setUsage(root)
 	mark(root)
 	return root
 }

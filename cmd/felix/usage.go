@@ -30,6 +30,15 @@ func group(use, short string, children ...*cobra.Command) *cobra.Command {
 	return c
 }
 
+// setUsage shows one line of usage for commands that have subcommands only, where cobra shows a second one with
+// "[command]". They are those whose line has no flags: see [group].
+func setUsage(root *cobra.Command) {
+	root.DisableFlagsInUseLine = true
+	root.SetUsageTemplate(strings.Replace(root.UsageTemplate(),
+		"{{if .HasAvailableSubCommands}}\n  {{.CommandPath}} [command]",
+		"{{if and .HasAvailableSubCommands (not .DisableFlagsInUseLine)}}\n  {{.CommandPath}} [command]", 1))
+}
+
 // commandNames are those that a command offers.
 func commandNames(c *cobra.Command) (names []string) {
 	for _, child := range c.Commands() {
