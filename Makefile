@@ -230,24 +230,27 @@ VERSION  ?= $(shell git describe --tags --match 'v[0-9]*' --dirty=.dirty 2>/dev/
 REVISION ?= $(shell git rev-parse HEAD 2>/dev/null)
 DIST     ?= dist
 ARCHS    ?= amd64 arm64
+COMMANDS ?= $(notdir $(wildcard cmd/*))
 PGO      ?= auto
 
 .PHONY: binaries
 binaries: ## Build the commands for Linux into dist/, static and the same wherever they are built
-	@for arch in $(ARCHS); do for dir in cmd/*/; do \
-		name=felix-$$(basename "$$dir"); \
+	@for arch in $(ARCHS); do for command in $(COMMANDS); do \
+		name=felix-$$command; \
 		out=$(DIST)/linux_$$arch/$${name/felix-felix/felix}; \
 		echo "$$out"; \
 		CGO_ENABLED=0 GOOS=linux GOARCH=$$arch $(GO) build -trimpath -buildvcs=false -pgo=$(PGO) -o "$$out" \
-			-ldflags '-s -w -X $(MODULE)/internal/version.version=$(VERSION) -X $(MODULE)/internal/version.revision=$(REVISION)' "./$$dir"; \
+			-ldflags '-s -w -X $(MODULE)/internal/version.version=$(VERSION) -X $(MODULE)/internal/version.revision=$(REVISION)' "./cmd/$$command"; \
 	done; done
 
 # Times in the packages are those of the commit, so that they too are the same wherever they are built.
 .PHONY: package
 package: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null)
 package: binaries ## Build deb and rpm packages into dist/
+	$(GO) run -pgo=off ./cmd/felix docs --package $(DIST)/command
+	$(GO) -C deploy run ./package/docs $(or $(REVISION),main) ../docs $(abspath $(DIST)/doc)
 	@for arch in $(ARCHS); do for packager in deb rpm; do \
-		BIN=$(DIST)/linux_$$arch PACKAGE_ARCH=$$arch PACKAGE_VERSION=$(VERSION) $(GO) tool -modfile=deploy/go.mod nfpm package \
+		BIN=$(DIST)/linux_$$arch COMMAND=$(DIST)/command DOC=$(DIST)/doc PACKAGE_ARCH=$$arch PACKAGE_VERSION=$(VERSION) $(GO) tool -modfile=deploy/go.mod nfpm package \
 			--config deploy/package/nfpm.yaml --packager $$packager --target $(DIST); \
 	done; done
 

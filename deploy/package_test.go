@@ -117,6 +117,53 @@ func TestBinaries(t *testing.T) {
 	}
 }
 
+// Links in packaged documents lead to others of the package, or to the web.
+func TestDocuments(t *testing.T) {
+	packages, _ := dist(t)
+	links := regexp.MustCompile(`\]\(([^)#\s]+)`)
+	checked := 0
+	err := filepath.WalkDir(filepath.Join(packages, "doc"), func(name string, entry os.DirEntry, err error) error {
+		if err != nil || filepath.Ext(name) != ".md" {
+			return err
+		}
+		text, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		for _, link := range links.FindAllSubmatch(text, -1) {
+			target := string(link[1])
+			if strings.Contains(target, "://") {
+				continue
+			}
+			checked++
+			if _, err := os.Stat(filepath.Join(filepath.Dir(name), target)); err != nil || !filepath.IsLocal(strings.TrimPrefix(filepath.Join(filepath.Dir(name), target), packages+"/")) {
+				t.Errorf("%s: link to %s: %v", name, target, err)
+			}
+		}
+		return nil
+	})
+	if err != nil || checked == 0 {
+		t.Errorf("%d links: %v", checked, err)
+	}
+}
+
+// The manual is what man can format, and completions are scripts of their shells.
+func TestManual(t *testing.T) {
+	packages, _ := dist(t)
+	dir := filepath.Join(packages, "command")
+	page := filepath.Join(t.TempDir(), "felix.1")
+	if err := os.WriteFile(page, []byte(output(t, "gzip", "-dc", filepath.Join(dir, "man", "felix-dev.1.gz"))), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	output(t, "bash", "-n", filepath.Join(dir, "felix.bash"))
+	t.Run("man", func(t *testing.T) {
+		need(t, "man")
+		if text := output(t, "man", "--warnings", "-l", page); !strings.Contains(text, "Run a broker for development") {
+			t.Errorf("man shows %q", text)
+		}
+	})
+}
+
 func TestDeb(t *testing.T) {
 	need(t, "dpkg-deb")
 	packages, _ := dist(t)
@@ -159,6 +206,9 @@ func checkContents(t *testing.T, tool, list string) {
 		"/etc/felix/catalog.yml":                       "-rw-r--r--",
 		"/etc/felix/tls":                               "drwxr-x---",
 		"/usr/share/doc/felix/operate/deployment.md":   "-rw-r--r--",
+		"/usr/share/man/man1/felix.1.gz":               "-rw-r--r--",
+		"/usr/share/man/man1/felix-cache-put.1.gz":     "-rw-r--r--",
+		"/usr/share/bash-completion/completions/felix": "-rw-r--r--",
 	} {
 		line := regexp.MustCompile(`(?m)^(\S{10}) .* \.?` + regexp.QuoteMeta(path) + `/?$`).FindStringSubmatch(list)
 		if line == nil || line[1] != mode {
