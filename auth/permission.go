@@ -96,14 +96,6 @@ type Identity struct {
 	grants *grants // nil: none
 }
 
-// allow adds a permission whose action is known.
-func (id *Identity) allow(p Permission) {
-	if id.grants == nil {
-		id.grants = new(grants)
-	}
-	id.grants.add(actionIndex(p.Action), []byte(p.Pattern))
-}
-
 // maxStackResource fits the longest resource whose three names are valid ([ValidName]).
 const maxStackResource = 400
 

@@ -77,6 +77,14 @@ var globCases = []struct {
 	{"\xff*", "\xffz", true},
 }
 
+// allow adds a permission whose action is known.
+func (id *Identity) allow(p Permission) {
+	if id.grants == nil {
+		id.grants = new(grants)
+	}
+	id.grants.add(actionIndex(p.Action), []byte(p.Pattern))
+}
+
 func TestGlob(t *testing.T) {
 	for _, c := range globCases {
 		if got := glob([]byte(c.pattern), []byte(c.value)); got != c.want {

@@ -21,7 +21,7 @@ import (
 	"github.com/felix-mq/felix/catalog"
 	"github.com/felix-mq/felix/client"
 	"github.com/felix-mq/felix/internal/buf"
-	"github.com/felix-mq/felix/quicx"
+	"github.com/felix-mq/felix/internal/dev"
 	"github.com/felix-mq/felix/ring"
 )
 
@@ -166,7 +166,7 @@ func startServed(t *testing.T, change func(*broker.Config)) *served {
 	if err := os.Symlink("..data/catalog.yml", filepath.Join(s.dir, "catalog.yml")); err != nil {
 		t.Fatal(err)
 	}
-	cert, roots, err := quicx.DevCertificate()
+	cert, roots, err := dev.SelfSigned()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -380,7 +380,7 @@ func TestStreamPolicies(t *testing.T) {
 
 // TestNoCatalogNoBroker starts with a file that is not valid.
 func TestNoCatalogNoBroker(t *testing.T) {
-	cert, _, err := quicx.DevCertificate()
+	cert, _, err := dev.SelfSigned()
 	if err != nil {
 		t.Fatal(err)
 	}

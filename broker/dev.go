@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/felix-mq/felix/auth"
-	"github.com/felix-mq/felix/quicx"
+	"github.com/felix-mq/felix/internal/dev"
 )
 
 // DevOptions name what a development broker begins with. Zero values mean those of [DefaultDevOptions].
@@ -105,7 +105,7 @@ func NewDev(cfg Config, o DevOptions) (*Dev, error) {
 	var certPEM []byte
 	if cfg.TLS == nil {
 		if o.Certificate == nil {
-			cert, _, err := quicx.DevCertificate(append([]string{"localhost", "127.0.0.1", "::1"}, o.Hosts...)...)
+			cert, _, err := dev.SelfSigned(dev.Localhost(o.Hosts...)...)
 			if err != nil {
 				return nil, fmt.Errorf("broker: making a development certificate: %w", err)
 			}

@@ -13,6 +13,7 @@ import (
 	"github.com/felix-mq/felix/client"
 	"github.com/felix-mq/felix/codec"
 	"github.com/felix-mq/felix/conformance/script"
+	"github.com/felix-mq/felix/internal/dev"
 	"github.com/felix-mq/felix/quicx"
 )
 
@@ -225,7 +226,7 @@ func TestCacheViolations(t *testing.T) {
 // The frame is written to its end, and the other request is sent.
 func TestCacheBehindAFrameGivenUp(t *testing.T) {
 	p := newPeer(t)
-	cert, roots, err := quicx.DevCertificate("localhost", "127.0.0.1")
+	cert, roots, err := dev.SelfSigned("localhost", "127.0.0.1")
 	p.must(err)
 	l, err := quicx.Listen("127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}}, quicx.Config{})
 	p.must(err)

@@ -12,6 +12,8 @@ import (
 	"github.com/felix-mq/felix/client"
 	"github.com/felix-mq/felix/codec"
 	"github.com/felix-mq/felix/conformance/script"
+	"github.com/felix-mq/felix/internal/dev"
+	"github.com/felix-mq/felix/internal/relay"
 	"github.com/felix-mq/felix/quicx"
 )
 
@@ -174,7 +176,7 @@ func TestConnectGivesUp(t *testing.T) {
 	})
 	t.Run("certificate of somebody else", func(t *testing.T) {
 		p := newPeer(t)
-		_, other, err := quicx.DevCertificate()
+		_, other, err := dev.SelfSigned()
 		p.must(err)
 		err = connect(p, p.ctx, client.WithTLS(&tls.Config{RootCAs: other}))()
 		if !errors.Is(err, quicx.ErrHandshake) {
@@ -501,15 +503,15 @@ func TestSilentPeer(t *testing.T) {
 			return hook(conn, ctl, r)
 		}
 		p.serve(n)
-		relay, err := script.NewRelay(p.Server)
+		silencer, err := relay.New(p.Addr())
 		p.must(err)
-		defer relay.Close()
+		defer silencer.Close()
 		// On a busy machine a connection may be idle for too long before it is cut.
 		early := func(err error) bool {
 			p.tb.Log("too early: ", err)
 			return false
 		}
-		c, err := client.Connect(p.ctx, relay.Addr(), p.options(client.WithTransport(client.Transport{IdleTimeout: idle, KeepAlive: idle / 5}))...)
+		c, err := client.Connect(p.ctx, silencer.Addr(), p.options(client.WithTransport(client.Transport{IdleTimeout: idle, KeepAlive: idle / 5}))...)
 		if err != nil {
 			return early(err)
 		}
@@ -530,7 +532,7 @@ func TestSilentPeer(t *testing.T) {
 		case err := <-published:
 			return early(err)
 		}
-		relay.Silence(true)
+		silencer.Silence(true)
 		for _, conn := range []*script.Conn{conn, <-subscribed} {
 			select {
 			case <-conn.Done():

@@ -18,6 +18,7 @@ import (
 	"github.com/felix-mq/felix/client/internal/clienttest"
 	"github.com/felix-mq/felix/client/nearcache"
 	"github.com/felix-mq/felix/conformance/script"
+	"github.com/felix-mq/felix/internal/relay"
 )
 
 // canceledCall is what a call has to work with: a client that is connected to a broker, with a subscription.
@@ -132,10 +133,10 @@ func TestCanceledCalls(t *testing.T) {
 func testCanceledCall(t *testing.T, do func(*canceledCall, context.Context) error, before bool) {
 	p := newPeer(t)
 	p.serve(script.NewNormal())
-	relay, err := script.NewRelay(p.Server)
+	silencer, err := relay.New(p.Addr())
 	p.must(err)
-	defer relay.Close()
-	c, err := client.Connect(p.ctx, relay.Addr(), p.options()...)
+	defer silencer.Close()
+	c, err := client.Connect(p.ctx, silencer.Addr(), p.options()...)
 	p.must(err)
 	defer c.Close()
 	sub, err := c.Subscribe(p.ctx, "default", "demo")
@@ -143,7 +144,7 @@ func testCanceledCall(t *testing.T, do func(*canceledCall, context.Context) erro
 	defer sub.Close()
 	cache := c.Cache("default", "primary")
 	p.must(cache.Put(p.ctx, "warm", nil, client.NoExpiry))
-	relay.Silence(true)
+	silencer.Silence(true)
 
 	cause := errors.New("no longer wanted")
 	ctx, cancel := context.WithCancelCause(p.ctx)
@@ -155,7 +156,7 @@ func testCanceledCall(t *testing.T, do func(*canceledCall, context.Context) erro
 	near, err := nearcache.New(cache, nearcache.Options{})
 	p.must(err)
 	defer near.Close()
-	call := &canceledCall{p: p, c: c, pub: c.Publisher("default", "demo"), sub: sub, cache: cache, near: near, silent: relay.Addr()}
+	call := &canceledCall{p: p, c: c, pub: c.Publisher("default", "demo"), sub: sub, cache: cache, near: near, silent: silencer.Addr()}
 	go func() { done <- do(call, ctx) }()
 	if !before {
 		// It is waiting by then, or it is not: what is expected is the same.

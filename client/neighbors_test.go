@@ -12,6 +12,7 @@ import (
 	"github.com/felix-mq/felix/client/felixtest"
 	"github.com/felix-mq/felix/client/internal/clienttest"
 	"github.com/felix-mq/felix/codec"
+	"github.com/felix-mq/felix/internal/dev"
 	"github.com/felix-mq/felix/quicx"
 )
 
@@ -42,7 +43,7 @@ func TestGetsBehindAPutGivenUp(t *testing.T) {
 // deafBroker starts a broker that answers auth and reads nothing after it.
 func deafBroker(p *peer, opts ...client.Option) *client.Client {
 	p.tb.Helper()
-	cert, roots, err := quicx.DevCertificate("localhost", "127.0.0.1")
+	cert, roots, err := dev.SelfSigned("localhost", "127.0.0.1")
 	p.must(err)
 	l, err := quicx.Listen("127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}}, quicx.Config{})
 	p.must(err)

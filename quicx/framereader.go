@@ -135,9 +135,6 @@ func (r *FrameReader) Ready() bool {
 	return have >= r.need
 }
 
-// Buffered returns the number of bytes that were read from the stream and not returned by Next.
-func (r *FrameReader) Buffered() int { return r.end - r.start }
-
 // Close gives the reader's memory back. Frames whose chunk was retained stay valid. The stream is left as it is.
 func (r *FrameReader) Close() {
 	r.fail(ErrClosed)

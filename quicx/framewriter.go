@@ -1,6 +1,10 @@
 package quicx
 
-import "github.com/felix-mq/felix/internal/buf"
+import (
+	"io"
+
+	"github.com/felix-mq/felix/internal/buf"
+)
 
 // DefaultMaxWrite is how many bytes of small frames a [FrameWriter] puts into one write.
 const DefaultMaxWrite = 64 << 10
@@ -12,7 +16,7 @@ const DefaultMaxWrite = 64 << 10
 // [FrameWriter.Flush]; frames that exist already go out with [FrameWriter.WriteBatch]. Between flushes the writer holds
 // no memory.
 type FrameWriter struct {
-	dst      streamWriter
+	dst      io.Writer // a stream
 	maxWrite int
 
 	chunk *buf.Chunk // where pending began, or nil
@@ -20,17 +24,11 @@ type FrameWriter struct {
 	size  int        // of the next chunk
 }
 
-// streamWriter is the part of [SendStream] that a writer needs.
-type streamWriter interface {
-	Write([]byte) (int, error)
-	TryWrite([]byte) error
-}
-
 // NewFrameWriter returns a writer to s. maxWrite bounds what WriteBatch puts into one write, in bytes; 0 means
 // [DefaultMaxWrite].
 func NewFrameWriter(s *SendStream, maxWrite int) *FrameWriter { return newFrameWriter(s, maxWrite) }
 
-func newFrameWriter(dst streamWriter, maxWrite int) *FrameWriter {
+func newFrameWriter(dst io.Writer, maxWrite int) *FrameWriter {
 	if maxWrite <= 0 {
 		maxWrite = DefaultMaxWrite
 	}
@@ -106,15 +104,6 @@ func (w *FrameWriter) writeJoined(frames [][]byte, total int) error {
 	}
 	_, err := w.dst.Write(b)
 	return err
-}
-
-// TryWrite writes frame if it can be queued at once, else it writes nothing and returns [ErrWouldBlock]: see
-// [SendStream.TryWrite]. While something waits for Flush it would have to come first, so that counts as blocking.
-func (w *FrameWriter) TryWrite(frame []byte) error {
-	if len(w.buf) > 0 {
-		return ErrWouldBlock
-	}
-	return w.dst.TryWrite(frame)
 }
 
 // Close drops what waits for Flush and gives the writer's memory back. The stream is left as it is, and the writer

@@ -13,7 +13,6 @@ type fakeWriter struct {
 	writes [][]byte // as they came, not copied
 	data   []byte
 	err    error
-	tries  int
 }
 
 func (f *fakeWriter) Write(p []byte) (int, error) {
@@ -23,12 +22,6 @@ func (f *fakeWriter) Write(p []byte) (int, error) {
 	f.writes = append(f.writes, p)
 	f.data = append(f.data, p...)
 	return len(p), nil
-}
-
-func (f *fakeWriter) TryWrite(p []byte) error {
-	f.tries++
-	_, err := f.Write(p)
-	return err
 }
 
 func TestFrameWriterAppend(t *testing.T) {
@@ -47,9 +40,6 @@ func TestFrameWriterAppend(t *testing.T) {
 		}
 		if w.Pending() == 0 {
 			t.Error("nothing pending")
-		}
-		if err := w.TryWrite([]byte("too early")); !errors.Is(err, ErrWouldBlock) {
-			t.Errorf("TryWrite before Flush: %v", err)
 		}
 		if err := w.Flush(); err != nil {
 			t.Fatal(err)
@@ -131,9 +121,6 @@ func TestFrameWriterBatch(t *testing.T) {
 	if err := w.WriteBatch([][]byte{[]byte("second")}); err != nil || string(dst.data) != "firstsecond" {
 		t.Errorf("batch after a reply: %q, %v", dst.data, err)
 	}
-	if err := w.TryWrite([]byte("third")); err != nil || dst.tries != 1 || string(dst.data) != "firstsecondthird" {
-		t.Errorf("TryWrite: %q, %v", dst.data, err)
-	}
 	dst.err = io.ErrClosedPipe
 	for _, frames := range [][][]byte{{{1}}, {{1}, {2}}} {
 		w.SetBuffer(append(w.Buffer(), 1))
@@ -191,7 +178,6 @@ func TestFrameWriterOverQUIC(t *testing.T) {
 type discard struct{}
 
 func (discard) Write(p []byte) (int, error) { return len(p), nil }
-func (discard) TryWrite([]byte) error       { return nil }
 
 func TestAllocFrameWriter(t *testing.T) {
 	if race.Enabled {
@@ -208,7 +194,6 @@ func TestAllocFrameWriter(t *testing.T) {
 			return w.Flush()
 		},
 		"batch": func() error { return w.WriteBatch(frames) },
-		"try":   func() error { return w.TryWrite(reply) },
 	} {
 		if n := testing.AllocsPerRun(1000, func() {
 			if err := f(); err != nil {

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/felix-mq/felix/internal/buf"
+	"github.com/felix-mq/felix/internal/dev"
 )
 
 // checkLeaks fails the test if goroutines or chunks are left when everything registered after it has been cleaned up.
@@ -25,7 +26,7 @@ func checkLeaks(tb testing.TB) {
 
 func devTLS(tb testing.TB, hosts ...string) (server, client *tls.Config) {
 	tb.Helper()
-	cert, pool, err := DevCertificate(hosts...)
+	cert, pool, err := dev.SelfSigned(hosts...)
 	if err != nil {
 		tb.Fatal(err)
 	}

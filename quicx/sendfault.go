@@ -12,10 +12,7 @@ import (
 //
 // An error that quic-go gets ends the connection that was sending. So only those get there that it knows how to handle,
 // and those that no later attempt can mend.
-type sendFaults struct {
-	n    atomic.Uint64
-	last atomic.Uintptr // the latest error number; 0: none
-}
+type sendFaults struct{ n atomic.Uint64 }
 
 // absorb reports whether a send that failed with errno counts as a loss, and if so counts the datagrams.
 func (f *sendFaults) absorb(errno syscall.Errno, segmented bool, datagrams int) bool {
@@ -23,7 +20,6 @@ func (f *sendFaults) absorb(errno syscall.Errno, segmented bool, datagrams int) 
 		return false
 	}
 	f.n.Add(uint64(datagrams))
-	f.last.Store(uintptr(errno))
 	return true
 }
 
@@ -32,14 +28,6 @@ func (f *sendFaults) absorbError(err error, segmented bool, datagrams int) error
 	errno, ok := errors.AsType[syscall.Errno](err)
 	if !ok || !f.absorb(errno, segmented, datagrams) {
 		return err
-	}
-	return nil
-}
-
-// latest returns the error of the last refusal, or nil.
-func (f *sendFaults) latest() error {
-	if errno := syscall.Errno(f.last.Load()); errno != 0 {
-		return errno
 	}
 	return nil
 }

@@ -9,13 +9,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/felix-mq/felix/internal/dev"
 	"github.com/felix-mq/felix/quicx"
 )
 
 // answer sends a datagram to a listener and returns what comes back.
 func answer(t *testing.T, retryAbove int, datagram []byte) []byte {
 	t.Helper()
-	cert, _, err := quicx.DevCertificate("localhost")
+	cert, _, err := dev.SelfSigned("localhost")
 	if err != nil {
 		t.Fatal(err)
 	}

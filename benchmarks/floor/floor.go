@@ -25,6 +25,7 @@ import (
 
 	"github.com/felix-mq/felix/benchmarks/floor/drive"
 	"github.com/felix-mq/felix/broker"
+	"github.com/felix-mq/felix/internal/dev"
 	"github.com/felix-mq/felix/internal/settings"
 	"github.com/felix-mq/felix/loadgen"
 	"github.com/felix-mq/felix/quicx"
@@ -56,7 +57,7 @@ func serve(announce func(any) error, handle func(*quicx.Conn)) (any, error) {
 	if err := settings.Environment(&cfg); err != nil {
 		return nil, err
 	}
-	cert, _, err := quicx.DevCertificate()
+	cert, _, err := dev.SelfSigned()
 	if err != nil {
 		return nil, err
 	}

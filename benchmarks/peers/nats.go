@@ -14,7 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/felix-mq/felix/benchmarks/floor/drive"
-	"github.com/felix-mq/felix/quicx"
+	"github.com/felix-mq/felix/internal/dev"
 )
 
 const natsName = "nats"
@@ -47,7 +47,7 @@ const (
 
 // serveNATS is the process of a NATS server.
 func serveNATS(_ context.Context, arg string, ready func(any) error) (any, error) {
-	cert, _, err := quicx.DevCertificate()
+	cert, _, err := dev.SelfSigned()
 	if err != nil {
 		return nil, err
 	}

@@ -14,7 +14,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/felix-mq/felix/quicx"
+	"github.com/felix-mq/felix/internal/dev"
 )
 
 // missingError says that this machine does not have a server.
@@ -88,7 +88,7 @@ func serverIn(ctx context.Context, dir, path string, args func(f files) ([]strin
 }
 
 func (f files) writeCertificate() (*x509.CertPool, error) {
-	cert, roots, err := quicx.DevCertificate()
+	cert, roots, err := dev.SelfSigned()
 	if err != nil {
 		return nil, err
 	}

@@ -26,8 +26,8 @@ import (
 	"github.com/felix-mq/felix/auth"
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/client"
+	"github.com/felix-mq/felix/internal/dev"
 	"github.com/felix-mq/felix/internal/relay"
-	"github.com/felix-mq/felix/quicx"
 )
 
 // What a broker has when it starts. More is made with [Broker.AddStream] and [Broker.AddCache].
@@ -75,7 +75,7 @@ func New(configure ...func(*broker.Config)) (*Broker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("felixtest: %w", err)
 	}
-	cert, roots, err := quicx.DevCertificate("localhost", "127.0.0.1")
+	cert, roots, err := dev.SelfSigned("localhost", "127.0.0.1")
 	if err != nil {
 		return nil, fmt.Errorf("felixtest: %w", err)
 	}

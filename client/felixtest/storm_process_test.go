@@ -21,9 +21,9 @@ import (
 	"github.com/felix-mq/felix/auth"
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/client/felixtest"
+	"github.com/felix-mq/felix/internal/dev"
 	"github.com/felix-mq/felix/internal/race"
 	"github.com/felix-mq/felix/internal/selfproc"
-	"github.com/felix-mq/felix/quicx"
 )
 
 func TestMain(m *testing.M) {
@@ -104,7 +104,7 @@ func newProcessBroker() (*processBroker, error) {
 	if err != nil {
 		return nil, err
 	}
-	cert, roots, err := quicx.DevCertificate("localhost", "127.0.0.1")
+	cert, roots, err := dev.SelfSigned("localhost", "127.0.0.1")
 	if err != nil {
 		return nil, err
 	}

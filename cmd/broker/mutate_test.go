@@ -17,8 +17,8 @@ import (
 	"github.com/felix-mq/felix/auth"
 	"github.com/felix-mq/felix/catalog"
 	"github.com/felix-mq/felix/internal/brokerd"
+	"github.com/felix-mq/felix/internal/dev"
 	"github.com/felix-mq/felix/internal/settings"
-	"github.com/felix-mq/felix/quicx"
 	"github.com/felix-mq/felix/ring"
 )
 
@@ -305,7 +305,7 @@ func validCatalog(t *testing.T) string {
 // certificateFiles makes a certificate for localhost.
 func certificateFiles(t *testing.T, dir string) (certFile, keyFile string) {
 	t.Helper()
-	cert, _, err := quicx.DevCertificate()
+	cert, _, err := dev.SelfSigned()
 	if err != nil {
 		t.Fatal(err)
 	}

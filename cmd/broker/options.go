@@ -13,12 +13,11 @@ import (
 	"github.com/felix-mq/felix/catalog"
 	"github.com/felix-mq/felix/internal/brokerd"
 	"github.com/felix-mq/felix/internal/certfile"
-	"github.com/felix-mq/felix/internal/devkey"
+	"github.com/felix-mq/felix/internal/dev"
 	"github.com/felix-mq/felix/internal/logs"
 	"github.com/felix-mq/felix/internal/ops"
 	"github.com/felix-mq/felix/internal/settings"
 	"github.com/felix-mq/felix/internal/traces"
-	"github.com/felix-mq/felix/quicx"
 )
 
 // defaultFile is read if no other is named and it is there (docs/operate/configuration.md).
@@ -89,7 +88,7 @@ func (o *options) prepare(loaded *settings.Loaded) error {
 	problem("quic_bind", err)
 	o.certs, err = loadCertificates(o)
 	if err == nil && o.broker.TLS == nil && o.Catalog != "" {
-		o.broker.TLS, o.devCA, err = certfile.Development(o.broker.Bind)
+		o.broker.TLS, o.devCA, err = dev.LoopbackTLS(o.broker.Bind)
 	}
 	problem("tls_cert_file", err)
 	if err == nil { // without its certificate there is one problem, not two
@@ -117,10 +116,10 @@ func (o *options) prepare(loaded *settings.Loaded) error {
 
 func (o *options) prepareDev(problem func(key string, err error)) error {
 	if o.DevKeyFile != "" {
-		problem("dev_key_file", devkey.Check(o.DevKeyFile)) // it is made at the start if it is not there
+		problem("dev_key_file", dev.CheckKey(o.DevKeyFile)) // it is made at the start if it is not there
 	}
 	if o.broker.TLS == nil {
-		cert, _, err := quicx.DevCertificate(append([]string{"localhost", "127.0.0.1", "::1"}, o.dev.Hosts...)...)
+		cert, _, err := dev.SelfSigned(dev.Localhost(o.dev.Hosts...)...)
 		problem("dev_hosts", err)
 		o.dev.Certificate = &cert
 	}

@@ -24,7 +24,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/felix-mq/felix/client"
-	"github.com/felix-mq/felix/internal/devca"
+	"github.com/felix-mq/felix/internal/dev"
 	"github.com/felix-mq/felix/quicx"
 )
 
@@ -348,7 +348,7 @@ func TestSecondSignal(t *testing.T) {
 // secret is a directory as Kubernetes mounts a Secret: links into ..data, which is a link that is replaced.
 type secret struct {
 	dir string
-	ca  *devca.CA
+	ca  *dev.CA
 	n   int
 }
 
@@ -359,7 +359,7 @@ func (s *secret) put(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, err := devca.KeyPEM(cert)
+	key, err := dev.KeyPEM(cert)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -368,7 +368,7 @@ func (s *secret) put(t *testing.T) string {
 	data, tmp := filepath.Join(s.dir, version), filepath.Join(s.dir, "..data_tmp")
 	err = errors.Join(
 		os.Mkdir(data, 0o700),
-		os.WriteFile(filepath.Join(data, "tls.crt"), devca.CertPEM(cert.Leaf), 0o600),
+		os.WriteFile(filepath.Join(data, "tls.crt"), dev.CertPEM(cert.Leaf), 0o600),
 		os.WriteFile(filepath.Join(data, "tls.key"), key, 0o600),
 		os.Symlink(version, tmp),
 		os.Rename(tmp, filepath.Join(s.dir, "..data")),
@@ -384,7 +384,7 @@ func (s *secret) put(t *testing.T) string {
 
 func newSecret(t *testing.T) *secret {
 	t.Helper()
-	ca, err := devca.New()
+	ca, err := dev.NewCA()
 	if err != nil {
 		t.Fatal(err)
 	}

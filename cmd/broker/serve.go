@@ -20,7 +20,7 @@ import (
 
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/internal/certfile"
-	"github.com/felix-mq/felix/internal/devkey"
+	"github.com/felix-mq/felix/internal/dev"
 	"github.com/felix-mq/felix/internal/logs"
 	"github.com/felix-mq/felix/internal/ops"
 	"github.com/felix-mq/felix/telemetry"
@@ -223,7 +223,7 @@ func newBroker(o *options) (*broker.Broker, *ready, error) {
 		return b, &ready{Addr: b.Addr().String(), CACert: string(o.devCA)}, nil
 	}
 	if o.DevKeyFile != "" {
-		key, err := devkey.ReadOrMake(o.DevKeyFile)
+		key, err := dev.ReadOrMakeKey(o.DevKeyFile)
 		if err != nil {
 			return nil, nil, fmt.Errorf("dev_key_file: %w", err)
 		}

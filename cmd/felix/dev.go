@@ -24,8 +24,7 @@ import (
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/internal/brokerd"
 	"github.com/felix-mq/felix/internal/certfile"
-	"github.com/felix-mq/felix/internal/devca"
-	"github.com/felix-mq/felix/internal/devkey"
+	"github.com/felix-mq/felix/internal/dev"
 	"github.com/felix-mq/felix/internal/logs"
 	"github.com/felix-mq/felix/internal/ops"
 	"github.com/felix-mq/felix/internal/settings"
@@ -176,7 +175,7 @@ func (d *development) run(c *cobra.Command) (err error) {
 func (d *development) prepare(streams, cache bool, errOut io.Writer) (*certfile.Source, error) {
 	var certs *certfile.Source
 	if d.process.DevKeyFile != "" {
-		key, err := devkey.ReadOrMake(d.process.DevKeyFile)
+		key, err := dev.ReadOrMakeKey(d.process.DevKeyFile)
 		if err != nil {
 			return nil, usagef("dev_key_file: %w", err)
 		}
@@ -388,7 +387,7 @@ It writes ca.pem, cert.pem and key.pem, and replaces none without --force.`,
 			if err := os.MkdirAll(dir, 0o755); err != nil { // keys have a mode of their own
 				return err
 			}
-			ca, err := devca.New()
+			ca, err := dev.NewCA()
 			if err != nil {
 				return err
 			}

@@ -14,8 +14,7 @@ import (
 	"github.com/felix-mq/felix/auth"
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/catalog"
-	"github.com/felix-mq/felix/internal/devca"
-	"github.com/felix-mq/felix/internal/devkey"
+	"github.com/felix-mq/felix/internal/dev"
 )
 
 // Files that felix dev keeps in its directory.
@@ -197,14 +196,14 @@ func (h *devHome) readKept(o *broker.DevOptions, ownCertificate bool, streamsNam
 		serveAgain(o, kept, streamsNamed, cacheNamed)
 	}
 	if o.Key == nil {
-		if o.Key, err = devkey.ReadOrMake(filepath.Join(h.dir, fileSigningKey)); err != nil {
+		if o.Key, err = dev.ReadOrMakeKey(filepath.Join(h.dir, fileSigningKey)); err != nil {
 			return nil, err
 		}
 	}
 	if !ownCertificate {
 		return nil, nil
 	}
-	return keptCertificate(h.dir, append([]string{"localhost", "127.0.0.1", "::1"}, o.Hosts...), errOut)
+	return keptCertificate(h.dir, dev.Localhost(o.Hosts...), errOut)
 }
 
 // serveAgain takes names that were not given from a catalog that felix dev has written.
@@ -264,7 +263,7 @@ func keptCertificate(dir string, hosts []string, errOut io.Writer) (*tls.Certifi
 	if there {
 		left = time.Until(cert.Leaf.NotAfter)
 	}
-	ca, err := devca.Read(path(fileCA), path(fileCAKey))
+	ca, err := dev.ReadCA(path(fileCA), path(fileCAKey))
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && there && left > time.Hour:
 		return &cert, nil // made elsewhere
@@ -274,7 +273,7 @@ func keptCertificate(dir string, hosts []string, errOut io.Writer) (*tls.Certifi
 		if there {
 			fmt.Fprintf(errOut, "%s has expired: there is another authority now, for which clients have to be started again\n", path(fileCA))
 		}
-		if ca, err = devca.New(); err != nil {
+		if ca, err = dev.NewCA(); err != nil {
 			return nil, err
 		}
 	case there && left > renewBefore && ca.Issued(cert.Leaf) && isFor(&cert, hosts):
@@ -290,12 +289,12 @@ func isFor(cert *tls.Certificate, hosts []string) bool {
 
 // issue makes a certificate of an authority and writes it to the directory, with the certificate of the authority
 // and, if it is to be kept, its key.
-func issue(ca *devca.CA, dir string, hosts []string, keep bool) (*tls.Certificate, error) {
+func issue(ca *dev.CA, dir string, hosts []string, keep bool) (*tls.Certificate, error) {
 	cert, err := ca.Issue(hosts...)
 	if err != nil {
 		return nil, err
 	}
-	key, err := devca.KeyPEM(cert)
+	key, err := dev.KeyPEM(cert)
 	if err != nil {
 		return nil, err
 	}
@@ -312,7 +311,7 @@ func issue(ca *devca.CA, dir string, hosts []string, keep bool) (*tls.Certificat
 		return nil, err
 	}
 	return &cert, errors.Join(
-		writePublic(path(fileCA), ca.CertPEM()), writeFile(path(fileKey), key), writePublic(path(fileCert), devca.CertPEM(cert.Leaf)),
+		writePublic(path(fileCA), ca.CertPEM()), writeFile(path(fileKey), key), writePublic(path(fileCert), dev.CertPEM(cert.Leaf)),
 	)
 }
 

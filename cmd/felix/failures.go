@@ -226,8 +226,9 @@ func classifyRefusal(text string) (code int, hint string) {
 	}
 }
 
-// packageNames are in front of errors of this module's packages. They are of no use to users of a command.
-var packageNames = regexp.MustCompile(`(^|[\s(])(?:auth|broker|catalog|client|devca|loadgen|logs|ops|quicx|settings): `)
+// packageNames are in front of errors of this module's packages. They are of no use to users of a command. dev is one
+// of these commands too.
+var packageNames = regexp.MustCompile(`(^|[\s(])(?:auth|broker|catalog|client|loadgen|logs|ops|quicx|settings): |(^|: )dev: `)
 
 // plain is the text of an error for a terminal: without names of packages, and with everything escaped that a
 // terminal could take for more than text.
@@ -242,7 +243,7 @@ func plain(err error) string {
 	}
 	text = strings.Join(lines, "\n")
 	for packageNames.MatchString(text) { // one name can follow another
-		text = packageNames.ReplaceAllString(text, "$1")
+		text = packageNames.ReplaceAllString(text, "$1$2")
 	}
 	return text
 }

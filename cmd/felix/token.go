@@ -17,7 +17,7 @@ import (
 
 	"github.com/felix-mq/felix/auth"
 	"github.com/felix-mq/felix/broker"
-	"github.com/felix-mq/felix/internal/devkey"
+	"github.com/felix-mq/felix/internal/dev"
 )
 
 func (a *app) newToken() *cobra.Command {
@@ -195,7 +195,7 @@ stream.subscribe, cache.read, cache.write.`,
 			case life <= 0:
 				return usageError{error: errors.New("--lifetime is more than 0")}
 			}
-			private, err := devkey.Read(key)
+			private, err := dev.ReadKey(key)
 			if err != nil {
 				return usageError{error: fmt.Errorf("--key: %w", err)}
 			}

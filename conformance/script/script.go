@@ -31,6 +31,7 @@ import (
 	"sync"
 
 	"github.com/felix-mq/felix/codec"
+	"github.com/felix-mq/felix/internal/dev"
 	"github.com/felix-mq/felix/quicx"
 )
 
@@ -57,7 +58,7 @@ type Server struct {
 // Listen starts a server on a free port of 127.0.0.1. It ends with ctx or Close. The server sends no keep-alives unless
 // cfg asks for them: what keeps a connection alive is then the client.
 func Listen(ctx context.Context, cfg quicx.Config) (*Server, error) {
-	cert, pool, err := quicx.DevCertificate()
+	cert, pool, err := dev.SelfSigned()
 	if err != nil {
 		return nil, fmt.Errorf("script: %w", err)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/felix-mq/felix/client"
 	"github.com/felix-mq/felix/conformance/script"
 	"github.com/felix-mq/felix/internal/buf"
+	"github.com/felix-mq/felix/internal/relay"
 	"github.com/felix-mq/felix/quicx"
 )
 
@@ -87,7 +88,7 @@ func TestRelay(t *testing.T) {
 	s := listen(t, ctx)
 	n := script.NewNormal()
 	s.Go(func() { n.Serve(s) })
-	r, err := script.NewRelay(s)
+	r, err := relay.New(s.Addr())
 	if err != nil {
 		t.Fatal(err)
 	}

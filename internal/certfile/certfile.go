@@ -1,14 +1,14 @@
 // Package certfile keeps a server's certificate in step with its files: when a renewal replaces the files, handshakes
 // from then on show the new certificate. Connections that exist notice nothing.
 //
-// The files are read every second and compared with what was read before, content by content. That finds a rename over
-// a file, a symbolic link that points to another directory (as Kubernetes updates a mounted Secret) and a write in
-// place alike, on every file system; notifications would miss some of these, and need the same poll in addition.
+// The files are read every second, and as soon as the system reports a change, and compared with what was read before,
+// content by content. That finds a rename over a file, a symbolic link that points to another directory (as Kubernetes
+// updates a mounted Secret) and a write in place alike, on every file system: see package filewatch.
 //
 // A pair that does not load, as between the renames of its two files, changes nothing: the last good one stays, and the
 // gauge felix_tls_reload_failing and one line of log say so. All certificates of the file count: one that has expired,
 // is not valid yet or does not belong to the chain makes the pair bad. A pair that was refused because of the time is
-// tried again when its time has come. Begin at [Load] and [Source.Watch]; [Development] is for those who have no files.
+// tried again when its time has come. Begin at [Load] and [Source.Watch].
 package certfile
 
 import (
@@ -19,14 +19,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/felix-mq/felix/internal/devca"
+	"github.com/felix-mq/felix/internal/filewatch"
 	"github.com/felix-mq/felix/internal/readfile"
 )
 
@@ -37,7 +36,7 @@ type Files struct {
 	ClientCA string `env:"FELIX_TLS_CLIENT_CA_FILE" doc:"PEM file of the authorities whose certificates clients have to show, read again when it changes; empty asks for none"`
 }
 
-// Every is how often [Source.Watch] looks at the files.
+// Every is how often [Source.Watch] looks at the files at least.
 const Every = time.Second
 
 // maxFile bounds what is read: a chain is a few KiB.
@@ -84,29 +83,6 @@ func Load(files Files, log *slog.Logger) (*Source, error) {
 	return s, nil
 }
 
-// Development returns the configuration of a server that was given no files, with a certificate for localhost that an
-// authority of its own has issued, and that authority's certificate in PEM, for clients to trust. Both last as long as
-// the process. It is an error unless addr is on loopback: what others reach needs a certificate that they can know.
-func Development(addr string) (conf *tls.Config, caPEM []byte, err error) {
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
-		return nil, nil, fmt.Errorf("certfile: %w", err)
-	}
-	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-		return nil, nil, fmt.Errorf("certfile: %s can be reached from elsewhere and there is no certificate: set FELIX_TLS_CERT_FILE and FELIX_TLS_KEY_FILE, "+
-			"or listen on 127.0.0.1 for a development certificate", addr)
-	}
-	ca, err := devca.New()
-	if err != nil {
-		return nil, nil, err
-	}
-	cert, err := ca.Issue()
-	if err != nil {
-		return nil, nil, err
-	}
-	return &tls.Config{Certificates: []tls.Certificate{cert}}, ca.CertPEM(), nil
-}
-
 // TLS returns a configuration that shows the certificate as it is at each handshake, and asks clients for theirs if
 // there is an authority for them. Sessions are not resumed then: a client shows its certificate each time, to the
 // authorities of that time.
@@ -122,17 +98,21 @@ func (s *Source) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return &s.current.Load().cert, nil
 }
 
-// Watch looks at the files from time to time until the context ends.
+// Watch looks at the files when they may have changed, and with a period at the latest, until the context ends.
 func (s *Source) Watch(ctx context.Context, every time.Duration) {
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			_ = s.look(ctx, false) // which has been logged
-		}
+	names := []string{s.files.Cert, s.files.Key}
+	if s.files.ClientCA != "" {
+		names = append(names, s.files.ClientCA)
+	}
+	w := filewatch.New(every, names...)
+	defer w.Close()
+	s.follow(ctx, w.Wait)
+}
+
+// follow looks at the files each time that wait returns, until that fails.
+func (s *Source) follow(ctx context.Context, wait func(context.Context) error) {
+	for wait(ctx) == nil {
+		_ = s.look(ctx, false) // which has been logged
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,27 +15,27 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/goleak"
 
-	"github.com/felix-mq/felix/internal/devca"
+	"github.com/felix-mq/felix/internal/dev"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func issue(t *testing.T, ca *devca.CA) (cert tls.Certificate, certPEM, keyPEM []byte) {
+func issue(t *testing.T, ca *dev.CA) (cert tls.Certificate, certPEM, keyPEM []byte) {
 	t.Helper()
 	cert, err := ca.Issue()
 	if err != nil {
 		t.Fatal(err)
 	}
-	keyPEM, err = devca.KeyPEM(cert)
+	keyPEM, err = dev.KeyPEM(cert)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return cert, devca.CertPEM(cert.Leaf), keyPEM
+	return cert, dev.CertPEM(cert.Leaf), keyPEM
 }
 
-func newCA(t *testing.T) *devca.CA {
+func newCA(t *testing.T) *dev.CA {
 	t.Helper()
-	ca, err := devca.New()
+	ca, err := dev.NewCA()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,12 +74,12 @@ func (l *logged) String() string {
 type watched struct {
 	*Source
 	t    *testing.T
-	ca   *devca.CA
+	ca   *dev.CA
 	log  *logged
 	addr string
 }
 
-func watch(t *testing.T, ca *devca.CA, files Files) *watched {
+func watch(t *testing.T, ca *dev.CA, files Files) *watched {
 	t.Helper()
 	w := &watched{t: t, ca: ca, log: new(logged)}
 	var err error
@@ -300,27 +299,9 @@ func TestLoadErrors(t *testing.T) {
 	}
 }
 
-func TestDevelopment(t *testing.T) {
-	for addr, ok := range map[string]bool{
-		"127.0.0.1:5000": true, "[::1]:0": true, "localhost:1": true,
-		"0.0.0.0:5000": false, ":5000": false, "[::]:1": false, "10.0.0.1:1": false, "broker.example:1": false, "127.0.0.1": false,
-	} {
-		conf, caPEM, err := Development(addr)
-		if (err == nil) != ok {
-			t.Errorf("%s: %v", addr, err)
-		}
-		if ok && (len(conf.Certificates) != 1 || len(caPEM) == 0) {
-			t.Errorf("%s: %d certificates, authority %q", addr, len(conf.Certificates), caPEM)
-		}
-		if _, _, splitErr := net.SplitHostPort(addr); !ok && splitErr == nil && !strings.Contains(err.Error(), "FELIX_TLS_CERT_FILE") {
-			t.Errorf("%s: the error does not say what to do: %v", addr, err)
-		}
-	}
-}
-
 // FuzzParse tries files that are anything.
 func FuzzParse(f *testing.F) {
-	ca, err := devca.New()
+	ca, err := dev.NewCA()
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -328,11 +309,11 @@ func FuzzParse(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	key, err := devca.KeyPEM(cert)
+	key, err := dev.KeyPEM(cert)
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(devca.CertPEM(cert.Leaf), key, ca.CertPEM())
+	f.Add(dev.CertPEM(cert.Leaf), key, ca.CertPEM())
 	f.Add([]byte{}, []byte{}, []byte{})
 	s := &Source{files: Files{ClientCA: "x"}}
 	f.Fuzz(func(t *testing.T, cert, key, ca []byte) {

@@ -19,7 +19,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
-	"github.com/felix-mq/felix/internal/devca"
+	"github.com/felix-mq/felix/internal/dev"
 )
 
 // authority is a certificate that can sign others, or a leaf.
@@ -63,9 +63,9 @@ func put(t *testing.T, files Files, chain ...*authority) {
 	t.Helper()
 	var certs []byte
 	for _, a := range chain {
-		certs = append(certs, devca.CertPEM(a.cert)...)
+		certs = append(certs, dev.CertPEM(a.cert)...)
 	}
-	key, err := devca.KeyPEM(tls.Certificate{PrivateKey: chain[0].key})
+	key, err := dev.KeyPEM(tls.Certificate{PrivateKey: chain[0].key})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,7 +189,13 @@ func TestCertificateFromTheFuture(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		go s.Watch(ctx, Every)
+		go s.follow(ctx, func(ctx context.Context) error { // no notifications: they would come from outside of the bubble
+			select {
+			case <-ctx.Done():
+			case <-time.After(Every):
+			}
+			return ctx.Err()
+		})
 		shows := func(after time.Duration, want *authority, failing bool) {
 			t.Helper()
 			time.Sleep(time.Until(now.Add(after)) + Every/2)

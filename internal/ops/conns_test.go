@@ -19,7 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/felix-mq/felix/internal/certfile"
-	"github.com/felix-mq/felix/internal/devca"
+	"github.com/felix-mq/felix/internal/dev"
 )
 
 // trouble is what a client does with a connection and does not finish.
@@ -113,7 +113,7 @@ func server(t *testing.T, secure bool) (*Server, *tls.Config) {
 	if !secure {
 		return serve(t, func(*Config) {}), nil
 	}
-	ca, err := devca.New()
+	ca, err := dev.NewCA()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,19 +125,19 @@ func server(t *testing.T, secure bool) (*Server, *tls.Config) {
 }
 
 // certificateOf returns the files of a certificate that ca has issued.
-func certificateOf(t *testing.T, ca *devca.CA) certfile.Files {
+func certificateOf(t *testing.T, ca *dev.CA) certfile.Files {
 	t.Helper()
 	cert, err := ca.Issue()
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, err := devca.KeyPEM(cert)
+	key, err := dev.KeyPEM(cert)
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
 	files := certfile.Files{Cert: filepath.Join(dir, "crt"), Key: filepath.Join(dir, "key")}
-	for name, content := range map[string][]byte{files.Cert: devca.CertPEM(cert.Leaf), files.Key: key} {
+	for name, content := range map[string][]byte{files.Cert: dev.CertPEM(cert.Leaf), files.Key: key} {
 		if err := os.WriteFile(name, content, 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -20,7 +20,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/felix-mq/felix/internal/certfile"
-	"github.com/felix-mq/felix/internal/devca"
+	"github.com/felix-mq/felix/internal/dev"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -161,11 +161,11 @@ func TestClientCertificates(t *testing.T) {
 		}
 		return name
 	}
-	ca, err := devca.New()
+	ca, err := dev.NewCA()
 	if err != nil {
 		t.Fatal(err)
 	}
-	scrapers, err := devca.New()
+	scrapers, err := dev.NewCA()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,10 +23,10 @@ import (
 
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/client"
+	"github.com/felix-mq/felix/internal/dev"
 	"github.com/felix-mq/felix/internal/selfproc"
 	"github.com/felix-mq/felix/internal/settings"
 	"github.com/felix-mq/felix/loadgen"
-	"github.com/felix-mq/felix/quicx"
 )
 
 // serveArg is the only argument of a process that is a broker.
@@ -43,7 +43,7 @@ type identity struct {
 }
 
 func newIdentity() (*identity, error) {
-	cert, _, err := quicx.DevCertificate("localhost", "127.0.0.1")
+	cert, _, err := dev.SelfSigned("localhost", "127.0.0.1")
 	if err != nil {
 		return nil, err
 	}

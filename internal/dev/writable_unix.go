@@ -1,6 +1,6 @@
 //go:build unix
 
-package devkey
+package dev
 
 import "golang.org/x/sys/unix"
 

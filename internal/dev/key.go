@@ -1,6 +1,4 @@
-// Package devkey keeps the private key that signs development tokens in a file (Ed25519, PKCS #8, PEM). Begin at
-// [ReadOrMake].
-package devkey
+package dev
 
 import (
 	"context"
@@ -20,19 +18,19 @@ import (
 // maxFile bounds what is read: a key is some hundred bytes.
 const maxFile = 1 << 20
 
-// ReadOrMake reads the key, or makes it if the file is not there, so that tokens and other programs that sign with the
-// key outlive a restart.
-func ReadOrMake(path string) (ed25519.PrivateKey, error) {
-	key, err := Read(path)
+// ReadOrMakeKey reads the private key that signs tokens from a file (Ed25519, PKCS #8, PEM), or makes it if the file is
+// not there, so that tokens and other programs that sign with the key outlive a restart.
+func ReadOrMakeKey(path string) (ed25519.PrivateKey, error) {
+	key, err := ReadKey(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return create(path)
 	}
 	return key, err
 }
 
-// Check reports why [ReadOrMake] would fail, as far as that can be seen without making anything.
-func Check(path string) error {
-	_, err := Read(path)
+// CheckKey reports why [ReadOrMakeKey] would fail, as far as that can be seen without making anything.
+func CheckKey(path string) error {
+	_, err := ReadKey(path)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -50,8 +48,8 @@ func Check(path string) error {
 	return nil
 }
 
-// Read reads the key.
-func Read(path string) (ed25519.PrivateKey, error) {
+// ReadKey reads the key.
+func ReadKey(path string) (ed25519.PrivateKey, error) {
 	content, err := readfile.Read(context.Background(), path, maxFile)
 	if err != nil {
 		return nil, err

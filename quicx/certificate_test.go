@@ -7,9 +7,11 @@ import (
 	"net"
 	"slices"
 	"testing"
+
+	"github.com/felix-mq/felix/internal/dev"
 )
 
-func TestDevCertificate(t *testing.T) {
+func TestSelfSignedCertificate(t *testing.T) {
 	checkLeaks(t)
 	for _, tc := range []struct {
 		hosts, names []string
@@ -21,7 +23,7 @@ func TestDevCertificate(t *testing.T) {
 		{[]string{"broker.example", "localhost", "localhost"}, []string{"broker.example", "localhost"}, 0, "broker.example"},
 		{[]string{"127.0.0.1"}, []string{"localhost"}, 1, "127.0.0.1"},
 	} {
-		cert, pool, err := DevCertificate(tc.hosts...)
+		cert, pool, err := dev.SelfSigned(tc.hosts...)
 		if err != nil {
 			t.Fatal(err)
 		}

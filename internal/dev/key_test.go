@@ -1,4 +1,4 @@
-package devkey
+package dev
 
 import (
 	"crypto/ed25519"
@@ -10,11 +10,11 @@ import (
 
 func TestKeyIsKept(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "key.pem")
-	first, err := ReadOrMake(path)
+	first, err := ReadOrMakeKey(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := ReadOrMake(path)
+	again, err := ReadOrMakeKey(path)
 	if err != nil || !first.Equal(again) || len(first) != ed25519.PrivateKeySize {
 		t.Errorf("read back: %v, equal %t", err, first.Equal(again))
 	}
@@ -32,7 +32,7 @@ func TestOtherFiles(t *testing.T) {
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := ReadOrMake(path); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := ReadOrMakeKey(path); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", content, err, want)
 		}
 	}
@@ -45,23 +45,23 @@ func TestCheckMakesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	good := filepath.Join(dir, "key.pem")
-	if err := Check(good); err != nil {
+	if err := CheckKey(good); err != nil {
 		t.Errorf("a key that can be made: %v", err)
 	}
 	if _, err := os.Stat(good); err == nil {
 		t.Error("Check has made the key")
 	}
-	if _, err := ReadOrMake(good); err != nil {
+	if _, err := ReadOrMakeKey(good); err != nil {
 		t.Fatal(err)
 	}
-	if err := Check(good); err != nil {
+	if err := CheckKey(good); err != nil {
 		t.Errorf("a good key: %v", err)
 	}
 	for _, bad := range []string{file, dir, filepath.Join(dir, "none", "key.pem"), filepath.Join(file, "key.pem")} {
-		if err := Check(bad); err == nil {
+		if err := CheckKey(bad); err == nil {
 			t.Errorf("%s passes", bad)
 		}
-		if _, err := ReadOrMake(bad); err == nil {
+		if _, err := ReadOrMakeKey(bad); err == nil {
 			t.Errorf("%s can be used after all", bad)
 		}
 	}

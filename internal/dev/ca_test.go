@@ -1,4 +1,4 @@
-package devca
+package dev
 
 import (
 	"crypto/tls"
@@ -8,11 +8,11 @@ import (
 
 // What an authority issues is good for its hosts, for servers and clients, and comes back from its files.
 func TestIssue(t *testing.T) {
-	ca, err := New()
+	ca, err := NewCA()
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := New()
+	other, err := NewCA()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,6 @@
 //go:build !unix
 
-package devkey
+package dev
 
 // writable leaves it to the attempt.
 func writable(string) error { return nil }

@@ -1,10 +1,4 @@
-// Package devca makes certificates for development and tests: a certificate authority with leaves of its own, or a
-// certificate that signs itself. Nobody else should trust them, and they do not live long. Begin at [New] and
-// [SelfSigned].
-//
-// Leaves are what every known peer accepts (docs/protocol/session.md#tls): X.509 v3, ECDSA P-256, each name as a DNS
-// subject alternative name, and not a certificate authority.
-package devca
+package dev
 
 import (
 	"crypto/ecdsa"
@@ -34,8 +28,8 @@ type CA struct {
 	cert *x509.Certificate
 }
 
-// New makes an authority, valid for a year.
-func New() (*CA, error) {
+// NewCA makes an authority, valid for a year.
+func NewCA() (*CA, error) {
 	t, key, err := template("Felix development CA", caLife)
 	if err != nil {
 		return nil, err
@@ -48,15 +42,15 @@ func New() (*CA, error) {
 	return &CA{key, cert.Leaf}, nil
 }
 
-// Read reads an authority from the files of its certificate and its key, which [CA.CertPEM] and [CA.KeyPEM] are for.
-func Read(certFile, keyFile string) (*CA, error) {
+// ReadCA reads an authority from the files of its certificate and its key, which [CA.CertPEM] and [CA.KeyPEM] are for.
+func ReadCA(certFile, keyFile string) (*CA, error) {
 	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
 	if err != nil {
 		return nil, err
 	}
 	key, ok := pair.PrivateKey.(*ecdsa.PrivateKey)
 	if !ok || !pair.Leaf.IsCA {
-		return nil, fmt.Errorf("devca: %s and %s are no authority", certFile, keyFile)
+		return nil, fmt.Errorf("dev: %s and %s are no authority", certFile, keyFile)
 	}
 	return &CA{key, pair.Leaf}, nil
 }
@@ -101,6 +95,11 @@ func SelfSigned(hosts ...string) (tls.Certificate, *x509.CertPool, error) {
 	return cert, pool(cert.Leaf), nil
 }
 
+// Localhost returns the hosts that lead to a broker for development from its own machine, and more.
+func Localhost(more ...string) []string {
+	return append([]string{"localhost", "127.0.0.1", "::1"}, more...)
+}
+
 // CertPEM returns a certificate as a file holds it.
 func CertPEM(cert *x509.Certificate) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})
@@ -110,7 +109,7 @@ func CertPEM(cert *x509.Certificate) []byte {
 func KeyPEM(cert tls.Certificate) ([]byte, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
 	if err != nil {
-		return nil, fmt.Errorf("devca: %w", err)
+		return nil, fmt.Errorf("dev: %w", err)
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
@@ -123,7 +122,7 @@ func pool(cert *x509.Certificate) *x509.CertPool {
 
 func leaf(hosts []string) (*x509.Certificate, *ecdsa.PrivateKey, error) {
 	if len(hosts) == 0 {
-		hosts = []string{"localhost", "127.0.0.1", "::1"}
+		hosts = Localhost()
 	}
 	var names []string
 	var ips []net.IP
@@ -149,11 +148,11 @@ func leaf(hosts []string) (*x509.Certificate, *ecdsa.PrivateKey, error) {
 func template(name string, life time.Duration) (*x509.Certificate, *ecdsa.PrivateKey, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return nil, nil, fmt.Errorf("devca: %w", err)
+		return nil, nil, fmt.Errorf("dev: %w", err)
 	}
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
 	if err != nil {
-		return nil, nil, fmt.Errorf("devca: %w", err)
+		return nil, nil, fmt.Errorf("dev: %w", err)
 	}
 	now := time.Now()
 	return &x509.Certificate{
@@ -168,11 +167,11 @@ func template(name string, life time.Duration) (*x509.Certificate, *ecdsa.Privat
 func sign(t, parent *x509.Certificate, key, parentKey *ecdsa.PrivateKey) (tls.Certificate, error) {
 	der, err := x509.CreateCertificate(rand.Reader, t, parent, &key.PublicKey, parentKey)
 	if err != nil {
-		return tls.Certificate{}, fmt.Errorf("devca: %w", err)
+		return tls.Certificate{}, fmt.Errorf("dev: %w", err)
 	}
 	cert, err := x509.ParseCertificate(der)
 	if err != nil {
-		return tls.Certificate{}, fmt.Errorf("devca: %w", err)
+		return tls.Certificate{}, fmt.Errorf("dev: %w", err)
 	}
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: cert}, nil
 }
