@@ -16,16 +16,16 @@ type queued struct {
 	payloads [][]byte
 	mode     codec.AckMode
 	frameLen int
-	bytes    int64    // charged to the client's buffer
-	pending  *pending // nil without an acknowledgement
-	span     spans    // without one: until it has been sent
+	bytes    int64         // charged to the client's buffer
+	pending  *pending      // nil without an acknowledgement
+	span     publishGroups // without one: until it has been sent
 }
 
 // mustQueue reports whether publishes go into the backlog. A goroutine that has put one there finds it there until it
 // has been sent, so that its publishes stay in order. A stream that is being replaced is not down: publishes wait
 // for the next one.
-func (s *slot) mustQueue() bool {
-	if s.home.policy != WhileDownBuffer {
+func (s *streamSlot) mustQueue() bool {
+	if s.shared.policy != WhileDownBuffer {
 		return false
 	}
 	s.backlogLock.Lock()
@@ -35,8 +35,8 @@ func (s *slot) mustQueue() bool {
 }
 
 // enqueue appends to the backlog, and fails with [ErrBufferFull] if q does not fit.
-func (s *slot) enqueue(q *queued) error {
-	c, n := s.home.c, 0
+func (s *streamSlot) enqueue(q *queued) error {
+	c, n := s.shared.c, 0
 	for _, b := range q.payloads {
 		n += len(b)
 	}
@@ -60,26 +60,26 @@ func (s *slot) enqueue(q *queued) error {
 		s.flushing = true
 	}
 	if q.pending == nil {
-		q.span = spans{c.publishes.beginAnyway(), q.p.publishes.beginAnyway()}
+		q.span = publishGroups{c.publishes.beginMore(), q.p.publishes.beginMore()}
 	}
 	s.backlog = append(s.backlog, q)
 	return nil
 }
 
 // withdraw takes a publish out of the backlog, and reports whether it was still there.
-func (s *slot) withdraw(q *queued) bool {
+func (s *streamSlot) withdraw(q *queued) bool {
 	s.backlogLock.Lock()
 	defer s.backlogLock.Unlock()
 	i := slices.Index(s.backlog, q)
 	if i >= 0 {
 		s.backlog = slices.Delete(s.backlog, i, i+1)
-		s.home.c.buffer.Release(q.bytes)
+		s.shared.c.buffer.Release(q.bytes)
 	}
 	return i >= 0
 }
 
 // flush sends the backlog in order, until there is none. It ends with the client.
-func (s *slot) flush() {
+func (s *streamSlot) flush() {
 	for {
 		s.backlogLock.Lock()
 		if len(s.backlog) == 0 {
@@ -92,24 +92,24 @@ func (s *slot) flush() {
 		s.backlog = s.backlog[1:]
 		s.backlogLock.Unlock()
 		err := s.sendQueued(q)
-		s.home.c.buffer.Release(q.bytes)
+		s.shared.c.buffer.Release(q.bytes)
 		if err != nil && q.pending != nil {
 			q.pending.settle(err)
 		} else if err != nil {
 			q.p.sent.losses.note(errSendsLost)
-			s.home.c.losses.note(errSendsLost)
+			s.shared.c.losses.note(errSendsLost)
 		}
 		q.span.end()
 	}
 }
 
 // sendQueued sends one publish, on as many streams as it takes.
-func (s *slot) sendQueued(q *queued) error {
-	ctx := s.home.c.ctx
+func (s *streamSlot) sendQueued(q *queued) error {
+	ctx := s.shared.c.ctx
 	for {
-		r, err := s.get(ctx, s.home.c.deadline(ctx))
+		r, err := s.get(ctx, s.shared.c.deadline(ctx))
 		if err == nil && q.pending != nil && q.pending.bytes == 0 {
-			err = q.pending.acquire(ctx, q.payloads, s.home.c.deadline(ctx))
+			err = q.pending.acquire(ctx, q.payloads, s.shared.c.deadline(ctx))
 		}
 		if err == nil {
 			if q.pending != nil {
@@ -125,8 +125,8 @@ func (s *slot) sendQueued(q *queued) error {
 }
 
 // publishQueued puts a publish into the backlog and waits for its acknowledgement.
-func (s *slot) publishQueued(ctx context.Context, timeout <-chan time.Time, q *queued) error {
-	span := spans{q.p.c.publishes.beginAnyway(), q.p.publishes.beginAnyway()}
+func (s *streamSlot) publishQueued(ctx context.Context, timeout <-chan time.Time, q *queued) error {
+	span := publishGroups{q.p.c.publishes.beginMore(), q.p.publishes.beginMore()}
 	result := make(chan error, 1)
 	q.pending = getPending()
 	q.pending.p, q.pending.slot, q.pending.span = q.p, s, span

@@ -73,7 +73,7 @@ type eventBatch struct {
 	flat     []byte
 	payloads [][]byte
 	dones    []func(error) // one for each payload, or nil
-	span     spans         // from the first event to the outcome
+	span     publishGroups // from the first event to the outcome
 }
 
 // PublishAsync copies one event into the batch that is being gathered, and returns. Batches are published one after the
@@ -305,7 +305,7 @@ func (f *eventBatch) settle(err error) {
 	b.calling.Unlock()
 	clear(f.payloads)
 	clear(f.dones)
-	f.flat, f.payloads, f.dones, f.span = f.flat[:0], f.payloads[:0], f.dones[:0], spans{}
+	f.flat, f.payloads, f.dones, f.span = f.flat[:0], f.payloads[:0], f.dones[:0], publishGroups{}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(b.free) < keepBatches && cap(f.flat) <= keepBatch {

@@ -2,11 +2,8 @@ package client
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
-
-	"github.com/valyala/bytebufferpool"
 
 	"github.com/felix-mq/felix/codec"
 )
@@ -37,7 +34,7 @@ func (h *Cache) Put(ctx context.Context, key string, value []byte, ttl time.Dura
 	if err := checkTTL(ttl); err != nil {
 		return err
 	}
-	at, err := h.place(ctx, "put", key)
+	at, err := h.route(ctx, "put", key)
 	if err != nil {
 		return err
 	}
@@ -70,7 +67,7 @@ func binaryTTL(ttl time.Duration) uint64 {
 
 // Get returns the value stored under key, which is the caller's, or [ErrMiss]. An empty value is not a miss.
 func (h *Cache) Get(ctx context.Context, key string) ([]byte, error) {
-	at, err := h.place(ctx, "get", key)
+	at, err := h.route(ctx, "get", key)
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +98,7 @@ func (h *Cache) GetMany(ctx context.Context, keys ...string) []CacheResult {
 	if len(keys) > maxKeys {
 		return append(h.GetMany(ctx, keys[:maxKeys]...), h.GetMany(ctx, keys[maxKeys:]...)...)
 	}
-	at, err := h.place(ctx, "get", keys...)
+	at, err := h.route(ctx, "get", keys...)
 	if err != nil {
 		results := make([]CacheResult, len(keys))
 		for i := range results {
@@ -118,7 +115,7 @@ func (h *Cache) GetMany(ctx context.Context, keys ...string) []CacheResult {
 	calls := make([]*call, len(keys))
 	for i, key := range keys {
 		if i > 0 {
-			at, results[i].Err = h.place(ctx, "get", key)
+			at, results[i].Err = h.route(ctx, "get", key)
 		}
 		if results[i].Err == nil {
 			calls[i], results[i].Err = h.begin(ctx, at, codec.MsgCacheValue, h.getRequest(key))
@@ -133,7 +130,7 @@ func (h *Cache) GetMany(ctx context.Context, keys ...string) []CacheResult {
 }
 
 // getBinary asks for all keys in one request, and by itself for each value that did not fit together with the others.
-func (h *Cache) getBinary(ctx context.Context, at place, keys ...string) []CacheResult {
+func (h *Cache) getBinary(ctx context.Context, at cacheRoute, keys ...string) []CacheResult {
 	results := make([]CacheResult, len(keys))
 	a, err := h.request(ctx, at, codec.CacheRequest{Op: codec.CacheGet}, keys...)
 	if err == nil && a.values.Len() != len(keys) {
@@ -149,7 +146,7 @@ func (h *Cache) getBinary(ctx context.Context, at place, keys ...string) []Cache
 		case codec.CacheLeftOut:
 			if len(keys) == 1 {
 				results[i].Err = fmt.Errorf("%w: a value left out of its own reply", ErrProtocol)
-			} else if at, results[i].Err = h.place(ctx, "get", keys[i]); results[i].Err == nil {
+			} else if at, results[i].Err = h.route(ctx, "get", keys[i]); results[i].Err == nil {
 				results[i] = h.getBinary(ctx, at, keys[i])[0]
 			}
 		default:
@@ -188,33 +185,33 @@ func (h *Cache) Delete(ctx context.Context, key string) (found bool, err error) 
 	return err == nil && a.status == codec.CacheDone, err
 }
 
-// place is where a request goes, and who wants to know its outcome.
-type place struct {
-	slot *slot
-	r    *requests
+// cacheRoute is where a request goes, and who wants to know its outcome.
+type cacheRoute struct {
+	slot *streamSlot
+	r    *requestStream
 	hook func(error) // may be nil
 }
 
-func (p place) binary() bool { return p.r.ctl.ext&codec.ExtCache != 0 }
+func (p cacheRoute) binary() bool { return p.r.ctl.ext&codec.ExtCache != 0 }
 
-func (p place) tell(err error) {
+func (p cacheRoute) tell(err error) {
 	if p.hook != nil {
 		p.hook(err)
 	}
 }
 
-// place returns the next stream for cache requests.
-func (h *Cache) place(ctx context.Context, operation string, keys ...string) (place, error) {
+// route returns the next stream for cache requests.
+func (h *Cache) route(ctx context.Context, operation string, keys ...string) (cacheRoute, error) {
 	if h == nil || h.c == nil {
-		return place{}, ErrNotMade
+		return cacheRoute{}, ErrNotMade
 	}
 	if err := checkNames(h.namespace, h.name); err != nil {
-		return place{}, err
+		return cacheRoute{}, err
 	}
 	if err := checkNames(keys...); err != nil {
-		return place{}, err
+		return cacheRoute{}, err
 	}
-	p := place{hook: h.c.hooks.cache(ctx, h.namespace, h.name, operation)}
+	p := cacheRoute{hook: h.c.hooks.cache(ctx, h.namespace, h.name, operation)}
 	p.slot = h.c.cachers[(h.c.nextCacher.Add(1)-1)%uint32(len(h.c.cachers))]
 	var err error
 	if p.r, err = p.slot.get(ctx, h.c.deadline(ctx)); err != nil {
@@ -223,103 +220,12 @@ func (h *Cache) place(ctx context.Context, operation string, keys ...string) (pl
 	return p, err
 }
 
-// extended is place for operations that JSON has not.
-func (h *Cache) extended(ctx context.Context, operation, key string) (place, error) {
-	p, err := h.place(ctx, operation, key)
+// extended is route for operations that JSON has not.
+func (h *Cache) extended(ctx context.Context, operation, key string) (cacheRoute, error) {
+	p, err := h.route(ctx, operation, key)
 	if err == nil && !p.binary() {
 		err = ErrUnsupported
 		p.tell(err)
 	}
 	return p, err
-}
-
-// found makes a miss an error.
-func found(value []byte, hit bool, err error) ([]byte, error) {
-	if err == nil && !hit {
-		err = ErrMiss
-	}
-	return value, err
-}
-
-func (h *Cache) getRequest(key string) func(b []byte, id uint64) []byte {
-	return func(b []byte, id uint64) []byte {
-		return codec.AppendCacheGet(b, h.c.o.tenant, h.namespace, h.name, key, id, true)
-	}
-}
-
-// do sends one request in JSON and waits for its reply.
-func (h *Cache) do(ctx context.Context, at place, want codec.MessageType, request func(b []byte, id uint64) []byte) (value []byte, hit bool, err error) {
-	ctx, cancel := h.c.bound(ctx)
-	defer cancel()
-	c, err := h.begin(ctx, at, want, request)
-	if err != nil {
-		return nil, false, err
-	}
-	return c.wait(ctx)
-}
-
-// begin sends one request. Registering and writing are one step under the stream's turn, because replies without an id
-// are matched by order.
-func (h *Cache) begin(ctx context.Context, at place, want codec.MessageType, request func(b []byte, id uint64) []byte) (*call, error) {
-	deadline := h.c.deadline(ctx)
-	for r := at.r; ; {
-		// One for each attempt, and not pooled: the reader of a stream may meet it after its caller gave up.
-		c := &call{done: make(chan struct{}, 1), want: want, place: at}
-		err := h.send(ctx, r, c, request)
-		if err == nil || errors.Is(err, ErrInDoubt) { // ctx has ended then, and the wait ends too
-			return c, nil
-		}
-		if err = at.slot.again(ctx, r, err); err == nil {
-			r, err = at.slot.get(ctx, deadline)
-		}
-		if err != nil {
-			at.tell(err)
-			return nil, err
-		}
-	}
-}
-
-// wait waits for the reply to a cache request.
-func (c *call) wait(ctx context.Context) (value []byte, hit bool, err error) {
-	select {
-	case <-c.done:
-		value, hit, err = c.value, c.hit, c.err
-	case <-ctx.Done():
-		err = context.Cause(ctx)
-	}
-	if _, refused := errors.AsType[*BrokerError](err); err != nil && !refused && c.want == codec.MsgCacheOK {
-		err = inDoubt(err)
-	}
-	c.place.tell(err)
-	return value, hit, err
-}
-
-func (h *Cache) send(ctx context.Context, r *requests, c *call, request func(b []byte, id uint64) []byte) error {
-	if err := r.writing.acquire(ctx); err != nil {
-		return err
-	}
-	id := r.reserveID()
-	b := bytebufferpool.Get()
-	defer bytebufferpool.Put(b)
-	b.B = request(b.B, id)
-	var err error
-	c.id = id
-	if n := len(b.B) - codec.HeaderLen; n > h.c.o.maxFrame {
-		err = fmt.Errorf("%w: cache request of %d bytes, limit %d", ErrFrameTooLarge, n, h.c.o.maxFrame)
-	} else {
-		err = r.expectCache(c)
-	}
-	if err != nil {
-		r.writing.release()
-		return err
-	}
-	kept, err := r.writeInTurn(ctx, b.B, 0, nil)
-	if kept {
-		return err
-	}
-	defer r.writing.release()
-	if err != nil && !errors.Is(err, ErrInDoubt) {
-		r.unexpectCache(c)
-	}
-	return err
 }

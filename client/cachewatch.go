@@ -88,7 +88,7 @@ func (h *Cache) Watch(ctx context.Context, opts ...WatchOption) iter.Seq2[CacheE
 		}
 		pauses, live := h.c.o.backoff, false
 		for err == nil {
-			var f *feed
+			var f *eventFeed
 			told := h.c.hooks.cache(ctx, h.namespace, h.name, "watch")
 			f, err = h.openWatch(ctx)
 			if told != nil {
@@ -118,7 +118,7 @@ func (h *Cache) Watch(ctx context.Context, opts ...WatchOption) iter.Seq2[CacheE
 	}
 }
 
-func (h *Cache) openWatch(ctx context.Context) (*feed, error) {
+func (h *Cache) openWatch(ctx context.Context) (*eventFeed, error) {
 	q := codec.CacheRequest{RequestID: 1, Op: codec.CacheWatch}
 	request := codec.AppendCacheRequest(nil, &q, h.namespace, h.name)
 	if n := len(request) - codec.HeaderLen; n > h.c.o.maxFrame {
@@ -163,7 +163,7 @@ func (ctl *control) watch(request []byte) (id uint64, err error) {
 
 // watch yields what comes on the feed of a watch until the loop is left, or fails with the reason why nothing more
 // comes.
-func (f *feed) watch(ctx context.Context, yield func(CacheEvent, error) bool) (left bool, err error) {
+func (f *eventFeed) watch(ctx context.Context, yield func(CacheEvent, error) bool) (left bool, err error) {
 	defer f.close()
 	stop := context.AfterFunc(ctx, func() { _ = f.e.r.SetReadDeadline(past) })
 	defer stop()

@@ -32,7 +32,7 @@ func (c *compressor) due() bool {
 
 // appendBatch appends the frame of a publish batch, compressed if that was negotiated and is worth it. Without an
 // acknowledgement mode is AckNone. frameLen is the length of the plain frame.
-func (p *Publisher) appendBatch(dst []byte, r *requests, id uint64, mode codec.AckMode, payloads [][]byte, frameLen int) []byte {
+func (p *Publisher) appendBatch(dst []byte, r *requestStream, id uint64, mode codec.AckMode, payloads [][]byte, frameLen int) []byte {
 	if p.c.o.compress && r.ctl.ext&codec.ExtS2 != 0 && frameLen >= minCompress && r.compressor.due() {
 		if out, ok := p.appendCompressed(dst, id, mode, payloads); ok {
 			return out

@@ -23,7 +23,7 @@ func TestBackoffBounds(t *testing.T) {
 
 // TestRoundsOfStreams counts requests up to where a signed number of 32 bits ends.
 func TestRoundsOfStreams(t *testing.T) {
-	p := &Publisher{c: &Client{o: options{roundRobin: true}, publishers: make([]*slot, 3)}}
+	p := &Publisher{c: &Client{o: options{roundRobin: true}, publishers: make([]*streamSlot, 3)}}
 	for _, n := range []uint32{0, math.MaxInt32 - 1, math.MaxInt32, math.MaxInt32 + 1, math.MaxUint32} {
 		p.c.nextPublisher.Store(n)
 		_ = p.slot()

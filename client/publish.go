@@ -27,11 +27,11 @@ import (
 type Publisher struct {
 	c                 *Client
 	namespace, stream string
-	home              *slot // of all publishes, unless they go round robin
-	invalid           error // of the names
+	stableSlot        *streamSlot // of all publishes, unless they go round robin
+	invalid           error       // of the names
 
 	batch     batcher
-	publishes ledger
+	publishes inflight
 	sent      sends
 }
 
@@ -42,8 +42,8 @@ func (c *Client) Publisher(namespace, stream string) *Publisher {
 	}
 	return &Publisher{
 		c: c, namespace: namespace, stream: stream,
-		home:    c.publisherSlot(namespace, stream),
-		invalid: checkNames(namespace, stream),
+		stableSlot: c.publisherSlot(namespace, stream),
+		invalid:    checkNames(namespace, stream),
 	}
 }
 
@@ -56,11 +56,11 @@ func (p *Publisher) usable() error {
 }
 
 // slot returns the place of the stream to publish on.
-func (p *Publisher) slot() *slot {
+func (p *Publisher) slot() *streamSlot {
 	if p.c.o.roundRobin {
 		return p.c.publishers[(p.c.nextPublisher.Add(1)-1)%uint32(len(p.c.publishers))]
 	}
-	return p.home
+	return p.stableSlot
 }
 
 // Publish sends the events as one batch, which is published as a unit, and waits until the broker has offered it to
@@ -151,7 +151,7 @@ func (p *Publisher) publish(ctx context.Context, payloads [][]byte, mode codec.A
 }
 
 // exchange publishes on the stream of a slot and waits for the acknowledgement.
-func (p *Publisher) exchange(ctx context.Context, s *slot, payloads [][]byte, mode codec.AckMode, frameLen int) error {
+func (p *Publisher) exchange(ctx context.Context, s *streamSlot, payloads [][]byte, mode codec.AckMode, frameLen int) error {
 	c := p.c.startCall(ctx)
 	defer c.release()
 	if err := p.awaitGathered(ctx, c.deadline); err != nil {
@@ -177,7 +177,7 @@ func (p *Publisher) exchange(ctx context.Context, s *slot, payloads [][]byte, mo
 
 // exchangeOn publishes on one stream and waits for the acknowledgement. If the batch was not sent, the broker cannot
 // have read it.
-func (p *Publisher) exchangeOn(ctx context.Context, r *requests, c *call, payloads [][]byte, mode codec.AckMode, frameLen int) (sent bool, err error) {
+func (p *Publisher) exchangeOn(ctx context.Context, r *requestStream, c *call, payloads [][]byte, mode codec.AckMode, frameLen int) (sent bool, err error) {
 	if err := r.expectAck(c); err != nil {
 		return false, err
 	}
@@ -194,7 +194,7 @@ func (p *Publisher) exchangeOn(ctx context.Context, r *requests, c *call, payloa
 }
 
 // await waits for the acknowledgement of a publish that was sent.
-func (p *Publisher) await(ctx context.Context, r *requests, c *call) error {
+func (p *Publisher) await(ctx context.Context, r *requestStream, c *call) error {
 	var err error
 	select {
 	case <-c.done:
@@ -211,13 +211,13 @@ func (p *Publisher) await(ctx context.Context, r *requests, c *call) error {
 
 // again returns nil if a publish that failed on a stream before it was sent is to be tried on another one, and
 // otherwise what it fails with.
-func (s *slot) again(ctx context.Context, r *requests, err error) error {
+func (s *streamSlot) again(ctx context.Context, r *requestStream, err error) error {
 	switch {
 	case !r.broken():
 		return err
 	case errors.Is(err, errMoved): // nothing that the caller would want to know
 		return context.Cause(ctx)
-	case s.home.policy != WhileDownFail && ctx.Err() == nil && errors.Is(err, ErrDisconnected):
+	case s.shared.policy != WhileDownFail && ctx.Err() == nil && errors.Is(err, ErrDisconnected):
 		return nil
 	}
 	return err
@@ -225,7 +225,7 @@ func (s *slot) again(ctx context.Context, r *requests, err error) error {
 
 // write sends a batch. Unless it fails with [ErrInDoubt], the broker cannot have read a batch that failed. Without an
 // acknowledgement mode is AckNone. A deadline of 0 is none.
-func (p *Publisher) write(ctx context.Context, r *requests, id uint64, mode codec.AckMode, payloads [][]byte, frameLen int, deadline int64) error {
+func (p *Publisher) write(ctx context.Context, r *requestStream, id uint64, mode codec.AckMode, payloads [][]byte, frameLen int, deadline int64) error {
 	b := bytebufferpool.Get()
 	defer bytebufferpool.Put(b)
 	start := telemetry.Start()
@@ -255,7 +255,7 @@ func (p *Publisher) write(ctx context.Context, r *requests, id uint64, mode code
 }
 
 // appendFrame appends a batch in the layout that the stream's broker can read.
-func (p *Publisher) appendFrame(b []byte, r *requests, id uint64, mode codec.AckMode, payloads [][]byte, frameLen int) []byte {
+func (p *Publisher) appendFrame(b []byte, r *requestStream, id uint64, mode codec.AckMode, payloads [][]byte, frameLen int) []byte {
 	if mode == codec.AckNone || r.ctl.flags&codec.FlagPublishAcked != 0 {
 		return p.appendBatch(b, r, id, mode, payloads, frameLen)
 	}

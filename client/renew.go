@@ -44,14 +44,14 @@ const (
 )
 
 // put makes r the slot's stream, and has it replaced in time.
-func (s *slot) put(r *requests) {
+func (s *streamSlot) put(r *requestStream) {
 	s.stream.Store(r)
 	if r.ctl.ends.IsZero() {
 		return
 	}
 	left := time.Until(r.ctl.ends)
 	wait := max(left-maxRenewAhead, left*4/5)
-	timer := time.AfterFunc(max(wait, renewAgain), func() { s.home.c.start(func() { s.renew(r) }) })
+	timer := time.AfterFunc(max(wait, renewAgain), func() { s.shared.c.start(func() { s.renew(r) }) })
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.renewal = timer; r.dead {
@@ -60,8 +60,8 @@ func (s *slot) put(r *requests) {
 }
 
 // renew replaces a stream by one with a newer token, as often as it takes.
-func (s *slot) renew(r *requests) {
-	ctx := s.home.c.ctx
+func (s *streamSlot) renew(r *requestStream) {
+	ctx := s.shared.c.ctx
 	for !r.broken() && time.Since(r.ctl.ends) < renewUntil {
 		if next := s.openNewer(ctx, r); next != nil {
 			s.replace(ctx, r, next)
@@ -74,17 +74,17 @@ func (s *slot) renew(r *requests) {
 }
 
 // openNewer opens a stream that outlives r on the same connection, or returns nil.
-func (s *slot) openNewer(ctx context.Context, r *requests) *requests {
-	ctx, cancel := s.home.c.bound(ctx)
+func (s *streamSlot) openNewer(ctx context.Context, r *requestStream) *requestStream {
+	ctx, cancel := s.shared.c.bound(ctx)
 	defer cancel()
-	token, err := s.home.c.token(ctx)
+	token, err := s.shared.c.token(ctx)
 	if err != nil {
 		return nil
 	}
 	if end := tokenEnd(token); !end.IsZero() && !end.After(r.ctl.ends) {
 		return nil // the source has none yet
 	}
-	next, err := r.k.openRequestsWith(ctx, token)
+	next, err := r.k.openRequestStreamWith(ctx, token)
 	if err != nil {
 		return nil
 	}
@@ -92,7 +92,7 @@ func (s *slot) openNewer(ctx context.Context, r *requests) *requests {
 }
 
 // replace puts next in the place of r: after all that was sent on r, if the order matters.
-func (s *slot) replace(ctx context.Context, r, next *requests) {
+func (s *streamSlot) replace(ctx context.Context, r, next *requestStream) {
 	if s.lock.acquire(ctx) != nil {
 		return
 	}
@@ -119,7 +119,7 @@ func (s *slot) replace(ctx context.Context, r, next *requests) {
 
 // move makes the stream take no more requests. Those that were sent are still answered. It reports false if the stream
 // took none already.
-func (r *requests) move() bool {
+func (r *requestStream) move() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.err != nil {
@@ -132,7 +132,7 @@ func (r *requests) move() bool {
 
 // settleAll waits until the broker has all that was sent, or the stream is lost. Publishes without an acknowledgement
 // that it may not have are noted as lost.
-func (r *requests) settleAll(ctx context.Context) {
+func (r *requestStream) settleAll(ctx context.Context) {
 	if r.writing.acquire(ctx) != nil { // after a write in progress; there will be no other
 		return
 	}
@@ -158,9 +158,9 @@ func (r *requests) settleAll(ctx context.Context) {
 	}
 }
 
-// barrier sends an empty batch, whose acknowledgement comes after what was sent before: see [requests.awaitIdle]. It
-// returns nil if none will come. The caller has its turn.
-func (r *requests) barrier(p *Publisher) *call {
+// barrier sends an empty batch, whose acknowledgement comes after what was sent before: see [requestStream.awaitIdle].
+// It returns nil if none will come. The caller has its turn.
+func (r *requestStream) barrier(p *Publisher) *call {
 	c := &call{done: make(chan struct{}, 1)}
 	r.mu.Lock()
 	if r.dead {

@@ -10,13 +10,13 @@ import (
 
 // resumption is what came of subscribing again.
 type resumption struct {
-	feed *feed
+	feed *eventFeed
 	gap  *Gap // what may have been missed, as far as this side knows
 	err  error
 }
 
 // lost ends the feed and begins to subscribe again, unless that is not wanted or of no use.
-func (s *Subscription) lost(f *feed, err error) {
+func (s *Subscription) lost(f *eventFeed, err error) {
 	if s.o.once || errors.Is(err, ErrClosed) || errors.Is(err, ErrProtocol) {
 		s.end(err)
 		return
@@ -37,25 +37,25 @@ func (s *Subscription) lost(f *feed, err error) {
 }
 
 // resumeAt returns where to subscribe again, and the gap that this leaves.
-func (s *Subscription) resumeAt(f *feed) (origin, *Gap) {
+func (s *Subscription) resumeAt(f *eventFeed) (startPoint, *Gap) {
 	at := codec.Start{Kind: codec.StartOffset, Offset: s.at.Offset}
 	switch {
 	case f.ext&codec.ExtGaps != 0 && s.told.Load() != nil:
-		return origin{Start: at, resume: true, epoch: s.at.Epoch}, nil
+		return startPoint{Start: at, resume: true, epoch: s.at.Epoch}, nil
 	case s.exact && s.begun:
 		// Without the extension only events of durable streams carry offsets when they are delivered live, and those
 		// survive a restart (docs/protocol/session.md#offsets-on-events).
-		return origin{Start: at}, nil
+		return startPoint{Start: at}, nil
 	case !s.begun && (s.o.start.Kind == codec.StartEarliest || s.o.start.Kind == codec.StartOffset):
 		return s.o.start, nil
 	default:
-		return origin{}, &Gap{Reason: GapUnknown}
+		return startPoint{}, &Gap{Reason: GapUnknown}
 	}
 }
 
 // resume subscribes until that succeeds, whatever fails meanwhile: a broker that refuses may have just started and not
 // know all streams or keys yet, and nothing is decided by its text (docs/protocol/errors.md).
-func (s *Subscription) resume(from origin, gap *Gap, pauses backoff) resumption {
+func (s *Subscription) resume(from startPoint, gap *Gap, pauses backoff) resumption {
 	ctx := s.life
 	if limit := s.o.resumeFor; limit > 0 {
 		var cancel context.CancelFunc
@@ -64,7 +64,7 @@ func (s *Subscription) resume(from origin, gap *Gap, pauses backoff) resumption 
 	}
 	var last error
 	for {
-		var f *feed
+		var f *eventFeed
 		err := sleep(ctx, pauses.next())
 		if err == nil {
 			f, err = s.openAgain(ctx, from)
@@ -86,13 +86,13 @@ func (s *Subscription) resume(from origin, gap *Gap, pauses backoff) resumption 
 			return resumption{err: err}
 		case isCursor && cursor.TooOld:
 			gap = merge(gap, Gap{Reason: GapExpired, Lost: cursor.Available - cursor.Requested})
-			from = origin{Start: codec.Start{Kind: codec.StartOffset, Offset: cursor.Available}}
+			from = startPoint{Start: codec.Start{Kind: codec.StartOffset, Offset: cursor.Available}}
 		case isCursor: // another life of the stream
 			gap = merge(gap, Gap{Reason: GapEpoch})
-			from = origin{Start: codec.Start{Kind: codec.StartEarliest}}
+			from = startPoint{Start: codec.Start{Kind: codec.StartEarliest}}
 		case errors.Is(err, ErrUnsupported): // another broker than the last time
 			gap = merge(gap, Gap{Reason: GapUnknown})
-			from = origin{}
+			from = startPoint{}
 		}
 		last = err
 		s.c.hooks.subscription(s, SubscriptionResuming, err)
@@ -100,7 +100,7 @@ func (s *Subscription) resume(from origin, gap *Gap, pauses backoff) resumption 
 }
 
 // openAgain makes one attempt to subscribe, which takes the request timeout at most, even if ctx has more time.
-func (s *Subscription) openAgain(ctx context.Context, from origin) (*feed, error) {
+func (s *Subscription) openAgain(ctx context.Context, from startPoint) (*eventFeed, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, s.c.o.requestTimeout, ErrTimeout)
 	defer cancel()
 	return s.c.openFeed(ctx, s.namespace, s.stream, from)

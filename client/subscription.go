@@ -31,7 +31,7 @@ type Subscription struct {
 
 	life    context.Context // ends with Close and with the client
 	endLife context.CancelCauseFunc
-	current atomic.Pointer[feed] // nil while there is none; written by the reader, and Close quits it
+	current atomic.Pointer[eventFeed] // nil while there is none; written by the reader, and Close quits it
 
 	mu      sync.Mutex      // held while reading: Close takes the buffers back afterwards. Guards all up to plain
 	err     error           // why the subscription is over
@@ -128,7 +128,7 @@ func (c *Client) Subscribe(ctx context.Context, namespace, stream string, opts .
 	case err == nil:
 		err = checkNames(namespace, stream)
 	}
-	var f *feed
+	var f *eventFeed
 	if err == nil {
 		f, err = c.openFeed(ctx, namespace, stream, o.start)
 	}
@@ -279,7 +279,12 @@ func (s *Subscription) Each(ctx context.Context, handle func(Event) error) error
 	return nil // not reached: the last thing that Events yields is an error
 }
 
-// nextBatch reads the next frame with events, or with a gap alone, into s.batch.
+// nextBatch reads the next frame with events, or with a gap alone, into s.batch. Each round of its loop is one step:
+//
+//	s.err set ─────────────────▶ fail for good
+//	no feed ──── resumed ──────▶ a feed, and perhaps a gap; or s.err
+//	feed ─────── read fails ───▶ readError: the context's end, or lost (no feed), or end (s.err)
+//	        └─── a frame ──────▶ parse: events or a gap are returned, a position alone is not
 func (s *Subscription) nextBatch(ctx context.Context) error {
 	telemetry.Observe(telemetry.StageClientConsume, s.handed)
 	s.batch = Batch{}
@@ -341,7 +346,7 @@ func (s *Subscription) nextBatch(ctx context.Context) error {
 
 // bind makes the end of ctx wake a blocked read. It costs something only when the context ends differently from the
 // last one, so that a loop with one context allocates nothing. Contexts themselves may not be comparable.
-func (s *Subscription) bind(ctx context.Context, f *feed) error {
+func (s *Subscription) bind(ctx context.Context, f *eventFeed) error {
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
@@ -366,7 +371,7 @@ func (s *Subscription) release() {
 }
 
 // readError deals with the failure of a read. It returns nil if the reader should look again.
-func (s *Subscription) readError(f *feed, err error) error {
+func (s *Subscription) readError(f *eventFeed, err error) error {
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		// A deadline that was set for an earlier context is none of this one's business.

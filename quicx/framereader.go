@@ -64,7 +64,8 @@ type FrameReader struct {
 	largest int // frame that was cut from this chunk
 
 	account *ledger.Account // charged with the chunk, or nil
-	// For observers: twice the number of frames returned, plus one while the reader waits for the rest of a frame.
+	// For observers, in one word so that they see both together: twice the number of frames returned, plus one while
+	// the reader waits for the rest of a frame. See expectRest.
 	progress atomic.Uint64
 	awaited  atomic.Uint32 // length of that frame's payload, 0 as long as its header is not known
 
@@ -177,6 +178,9 @@ func (r *FrameReader) fail(err error) {
 }
 
 // fill reads once. It returns nil if it is worth looking for a frame again.
+//
+//	nothing buffered ── await ──▶ header known, no chunk yet ──┐
+//	a part of a frame ────────────────────────────────────────┴─ makeRoom ──▶ space for more of it ── Read
 func (r *FrameReader) fill() error {
 	if r.err != nil {
 		return r.finish()
@@ -192,11 +196,11 @@ func (r *FrameReader) fill() error {
 		r.drop()
 		return r.err
 	}
-	r.awaited.Store(r.header.Length)
-	if r.need == 0 {
-		r.awaited.Store(0)
+	if r.need > 0 {
+		r.expectRest(r.header.Length)
+	} else {
+		r.expectRest(0)
 	}
-	r.progress.Store(r.progress.Load() | 1)
 	limit := len(r.data)
 	if r.need > maxChunk/2 {
 		limit = min(limit, r.start+r.need)
@@ -213,6 +217,12 @@ func (r *FrameReader) fill() error {
 	return nil
 }
 
+// expectRest tells observers that the rest of a frame is awaited, with its payload's length or 0 if that is not known.
+func (r *FrameReader) expectRest(payload uint32) {
+	r.awaited.Store(payload)
+	r.progress.Store(r.progress.Load() | 1)
+}
+
 // finish is called when no whole frame is left and nothing more can be read.
 func (r *FrameReader) finish() error {
 	if r.start < r.end && errors.Is(r.err, io.EOF) {
@@ -227,8 +237,7 @@ func (r *FrameReader) finish() error {
 func (r *FrameReader) await() error {
 	n, err := r.src.Peek(r.head[:1])
 	if err == nil {
-		r.awaited.Store(0)
-		r.progress.Store(r.progress.Load() | 1) // from here on the peer is expected to go on
+		r.expectRest(0) // from here on the peer is expected to go on
 		n, err = r.src.Peek(r.head[:])
 	}
 	if err == nil {
@@ -252,6 +261,11 @@ func (r *FrameReader) await() error {
 }
 
 // makeRoom sees to it that more of the unfinished frame can be read. Its error is that of the account.
+//
+//	no chunk                          a chunk of the usual size
+//	the frame ends in the chunk       nothing to do, and so if it is the only one in it and there is space
+//	it does not, nobody else reads    its part moves to the front
+//	otherwise                         its part moves to another chunk, of up to twice what has arrived
 func (r *FrameReader) makeRoom() error {
 	if r.chunk == nil {
 		return r.hold(r.size)

@@ -10,21 +10,21 @@ import (
 type SubscribeOption func(*subscribeOptions)
 
 type subscribeOptions struct {
-	start     origin
+	start     startPoint
 	once      bool
 	resumeFor time.Duration
 	views     bool
 }
 
-// origin is where a subscription begins. Without resume, epoch means nothing.
-type origin struct {
+// startPoint is where a subscription begins. Without resume, epoch means nothing.
+type startPoint struct {
 	codec.Start
 	resume bool
 	epoch  uint64
 }
 
 // request appends the subscribe.
-func (o origin) request(dst []byte, tenant, namespace, stream string) []byte {
+func (o startPoint) request(dst []byte, tenant, namespace, stream string) []byte {
 	if o.resume {
 		return codec.AppendResume(dst, tenant, namespace, stream, o.epoch, o.Offset)
 	}
@@ -43,47 +43,26 @@ type Position struct {
 // notice. Subscribe fails with [ErrUnsupported] if the broker does not negotiate that.
 func FromPosition(p Position) SubscribeOption {
 	return func(o *subscribeOptions) {
-		o.start = origin{Start: codec.Start{Kind: codec.StartOffset, Offset: p.Offset}, resume: true, epoch: p.Epoch}
+		o.start = startPoint{Start: codec.Start{Kind: codec.StartOffset, Offset: p.Offset}, resume: true, epoch: p.Epoch}
 	}
 }
 
-// Gap says that events were lost.
-type Gap struct {
-	Reason GapReason
-	Lost   uint64 // number of events; 0 if nobody knows
-}
-
-// GapReason says why events were lost.
-type GapReason uint8
-
-// The reasons. There may be others that this version does not know; treat them as GapUnknown.
-const (
-	GapUnknown   GapReason = 0
-	GapQueueFull GapReason = 1 // the subscription's queue in the broker was full: its reader was too slow
-	GapReclaimed GapReason = 2 // the broker needed the memory of the queue, and its reader did not read
-	GapExpired   GapReason = 3 // the position to resume at is no longer kept
-	GapEpoch     GapReason = 4 // the position to resume at is of another epoch; Lost is 0
-	GapCorrupt   GapReason = 5 // a compressed batch could not be decompressed
-)
-
-func (r GapReason) String() string { return codec.GapReason(r).String() }
-
 // FromEarliest starts with the oldest event that the broker still has.
 func FromEarliest() SubscribeOption {
-	return func(o *subscribeOptions) { o.start = origin{Start: codec.Start{Kind: codec.StartEarliest}} }
+	return func(o *subscribeOptions) { o.start = startPoint{Start: codec.Start{Kind: codec.StartEarliest}} }
 }
 
 // FromOffset starts with the event of that offset. Subscribe fails with a [CursorError] if the broker does not have
 // it any more, or will not have it next.
 func FromOffset(offset uint64) SubscribeOption {
 	return func(o *subscribeOptions) {
-		o.start = origin{Start: codec.Start{Kind: codec.StartOffset, Offset: offset}}
+		o.start = startPoint{Start: codec.Start{Kind: codec.StartOffset, Offset: offset}}
 	}
 }
 
 // FromLatest starts with the next event. It is the default.
 func FromLatest() SubscribeOption {
-	return func(o *subscribeOptions) { o.start = origin{Start: codec.Start{Kind: codec.StartLatest}} }
+	return func(o *subscribeOptions) { o.start = startPoint{Start: codec.Start{Kind: codec.StartLatest}} }
 }
 
 // ResumeFor bounds the time for which a subscription that has lost its event stream tries to subscribe again, each time

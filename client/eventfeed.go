@@ -9,9 +9,9 @@ import (
 	"github.com/felix-mq/felix/codec"
 )
 
-// feed is one event stream of a subscription or of a watch: what an exchange on one connection yields. It is read by
-// its owner alone, and replaced by another when it is lost.
-type feed struct {
+// eventFeed is one event stream of a subscription or of a watch: what an exchange on one connection yields. It is read
+// by its owner alone, and replaced by another when it is lost.
+type eventFeed struct {
 	k     *conn
 	id    uint64
 	e     *eventStream
@@ -23,7 +23,7 @@ type feed struct {
 
 // quit gives the feed's place back and tells the broker, at once (docs/start/from-the-reference.md#defects, D27). It
 // wakes a reader, who still has to call close.
-func (f *feed) quit() {
+func (f *eventFeed) quit() {
 	f.leave.Do(func() {
 		f.e.r.Cancel(0)
 		f.k.unreserve()
@@ -31,19 +31,19 @@ func (f *feed) quit() {
 }
 
 // abandon is close while somebody may still look at what was read last.
-func (f *feed) abandon() {
+func (f *eventFeed) abandon() {
 	f.quit()
 	f.e.fr.Abandon()
 }
 
 // close gives back what the feed holds. Nobody reads it any more.
-func (f *feed) close() {
+func (f *eventFeed) close() {
 	f.quit()
 	f.e.fr.Close()
 }
 
 // openFeed subscribes. A context without a deadline is bounded by the request timeout.
-func (c *Client) openFeed(ctx context.Context, namespace, stream string, start origin) (*feed, error) {
+func (c *Client) openFeed(ctx context.Context, namespace, stream string, start startPoint) (*eventFeed, error) {
 	request := func(out []byte) []byte {
 		return start.request(out, c.o.tenant, namespace, stream)
 	}
@@ -69,12 +69,12 @@ func (c *Client) openFeed(ctx context.Context, namespace, stream string, start o
 	return f, err
 }
 
-// An exchange asks for an event stream on a control stream that was opened for it, and returns the id of the former.
-type exchange func(*control) (id uint64, err error)
+// A feedRequest asks for an event stream on a control stream that was opened for it, and returns the id of the former.
+type feedRequest func(*control) (id uint64, err error)
 
 // obtainFeed has ask carry out its exchange on a connection that has a place for one more event stream, and sends
 // pipelined, unless it is nil, together with auth. A context without a deadline is bounded by the request timeout.
-func (c *Client) obtainFeed(ctx context.Context, pipelined func([]byte) []byte, ask exchange) (*feed, error) {
+func (c *Client) obtainFeed(ctx context.Context, pipelined func([]byte) []byte, ask feedRequest) (*eventFeed, error) {
 	bounded, cancel := c.bound(ctx)
 	defer cancel()
 	k, err := c.eventConn(bounded)
@@ -83,7 +83,7 @@ func (c *Client) obtainFeed(ctx context.Context, pipelined func([]byte) []byte, 
 	}
 	// The exchange goes on when the caller gives up: only its end tells which event stream nobody wants any more.
 	type result struct {
-		f   *feed
+		f   *eventFeed
 		err error
 	}
 	done := make(chan result)
@@ -119,7 +119,7 @@ func (c *Client) obtainFeed(ctx context.Context, pipelined func([]byte) []byte, 
 }
 
 // openFeed carries an exchange out and waits for the event stream (docs/protocol/session.md#the-exchange).
-func (k *conn) openFeed(ctx context.Context, pipelined func([]byte) []byte, ask exchange) (*feed, error) {
+func (k *conn) openFeed(ctx context.Context, pipelined func([]byte) []byte, ask feedRequest) (*eventFeed, error) {
 	ctl, err := k.openControl(ctx, pipelined)
 	if err != nil {
 		return nil, err
@@ -134,7 +134,7 @@ func (k *conn) openFeed(ctx context.Context, pipelined func([]byte) []byte, ask 
 	if err == nil {
 		var e *eventStream
 		if e, err = k.awaitEvents(ctx, id); err == nil {
-			return &feed{k: k, id: id, e: e, ext: ctl.ext}, nil
+			return &eventFeed{k: k, id: id, e: e, ext: ctl.ext}, nil
 		}
 	}
 	if ctx.Err() != nil {

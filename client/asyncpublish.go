@@ -19,7 +19,7 @@ type outcomeFunc func(error)
 func (f outcomeFunc) settle(err error) { f(err) }
 
 // publishAsync publishes a batch, and waits for its place in the window, not for its outcome. It ends span.
-func (p *Publisher) publishAsync(payloads [][]byte, span spans, done outcome) {
+func (p *Publisher) publishAsync(payloads [][]byte, span publishGroups, done outcome) {
 	ctx := context.Background() // Close ends its waits; a context that could end would cost a registration for each write
 	n, err := p.check(payloads)
 	if err != nil {
@@ -62,11 +62,18 @@ func (p *Publisher) publishAsync(payloads [][]byte, span spans, done outcome) {
 
 // pending is an asynchronous publish on its way. Its outcome is settled when both parts are over: the write, and the
 // wait for the acknowledgement. The part that ends last is the last to touch it.
+//
+//	send ──┬── write ────────────────────── over ──┐
+//	       └── acknowledgement, sweep, fail ─ over ──┴──▶ settle (the second of them)
+//
+// Three writes end differently. In doubt: the side that takes the call out of requestStream.acks settles it. Not sent,
+// and the wait not over: send takes the call back, and q is the caller's again. Not sent, although the stream has ended
+// the wait: send waits on unsent until that side has let go.
 type pending struct {
 	call   call
 	p      *Publisher
-	slot   *slot
-	span   spans
+	slot   *streamSlot
+	span   publishGroups
 	bytes  int64 // charged to the client's window, with a place in the slot's; 0 if neither is
 	done   outcome
 	hook   func(error)
@@ -127,7 +134,7 @@ func (c *Client) take(ctx context.Context, deadline int64, window *semaphore.Wei
 
 // send sends the batch, and leaves the rest to the acknowledgement. When it fails the broker cannot have read the
 // batch, and q is the caller's again. A deadline of 0 is none.
-func (q *pending) send(ctx context.Context, r *requests, mode codec.AckMode, payloads [][]byte, frameLen int, deadline int64) error {
+func (q *pending) send(ctx context.Context, r *requestStream, mode codec.AckMode, payloads [][]byte, frameLen int, deadline int64) error {
 	c := q.p.c
 	q.call.deadline = c.now() + int64(c.o.requestTimeout)
 	q.parts.Store(2)
@@ -173,7 +180,7 @@ func (q *pending) over() {
 func (q *pending) settle(err error) {
 	q.giveBack()
 	done, hook, span := q.done, q.hook, q.span
-	q.p, q.slot, q.span, q.done, q.hook = nil, nil, spans{}, nil, nil
+	q.p, q.slot, q.span, q.done, q.hook = nil, nil, publishGroups{}, nil, nil
 	pendingPool.Put(q)
 	if hook != nil {
 		hook(err)

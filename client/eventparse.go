@@ -9,7 +9,7 @@ import (
 
 // parse decodes one event frame: the four binary layouts, or the JSON forms that a broker may send
 // (docs/protocol/wire.md#messages).
-func (s *Subscription) parse(from *feed, f quicx.Frame) error {
+func (s *Subscription) parse(from *eventFeed, f quicx.Frame) error {
 	payload := f.Bytes[codec.HeaderLen:]
 	switch f.Header.Flags {
 	case codec.LayoutShared, codec.LayoutSharedOffsets, codec.LayoutEvent, codec.LayoutEventOffsets:
@@ -52,7 +52,7 @@ func (s *Subscription) parse(from *feed, f quicx.Frame) error {
 }
 
 // parseExtension decodes a frame of the extension gaps (docs/protocol/extensions.md#gaps).
-func (s *Subscription) parseExtension(from *feed, f quicx.Frame) error {
+func (s *Subscription) parseExtension(from *eventFeed, f quicx.Frame) error {
 	if err := f.Header.Flags.CheckNegotiated(from.ext); err != nil {
 		return err
 	}
