@@ -29,7 +29,6 @@ import (
 	"time"
 
 	"github.com/felix-mq/felix/internal/buf"
-	"github.com/felix-mq/felix/internal/clock"
 	"github.com/felix-mq/felix/internal/ledger"
 )
 
@@ -50,7 +49,7 @@ type Options struct {
 	// Series is how many scopes are counted by themselves in [Store.Series]; 0 means none.
 	Series int
 	// Clock tells the time; nil means that of the machine.
-	Clock clock.Clock
+	Clock Clock
 }
 
 // Scope names a cache.
@@ -59,7 +58,7 @@ type Scope struct{ Tenant, Namespace, Cache string }
 // Store is a set of caches under one bound. Its methods may be called from any goroutine.
 type Store struct {
 	maxScope int64
-	clock    clock.Clock
+	clock    Clock
 	start    time.Time // what the store's nanoseconds count from
 	hash     func(key []byte) uint64
 	version  atomic.Uint64
@@ -102,7 +101,7 @@ func New(o Options) *Store {
 		o.MaxScopeBytes = o.MaxBytes
 	}
 	if o.Clock == nil {
-		o.Clock = clock.Real()
+		o.Clock = realClock{}
 	}
 	seed := maphash.MakeSeed()
 	s := &Store{

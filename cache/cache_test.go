@@ -11,7 +11,6 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/felix-mq/felix/internal/buf"
-	"github.com/felix-mq/felix/internal/clock"
 	"github.com/felix-mq/felix/internal/race"
 )
 
@@ -20,10 +19,10 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 var primary = Scope{"t1", "default", "primary"}
 
 // newTest returns a store with one cache, which the test has emptied without a buffer left at its end.
-func newTest(t *testing.T, o Options) (*Store, *Cache, *clock.Manual) {
+func newTest(t *testing.T, o Options) (*Store, *Cache, *manualClock) {
 	t.Helper()
 	live := buf.Live()
-	manual := clock.NewManual(time.Unix(1_700_000_000, 0))
+	manual := newManualClock(time.Unix(1_700_000_000, 0))
 	o.Clock = manual
 	s := New(o)
 	s.policyFrom = 1 // or stores as small as those of tests would have none

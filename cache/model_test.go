@@ -11,8 +11,6 @@ import (
 	"time"
 
 	"github.com/anishathalye/porcupine"
-
-	"github.com/felix-mq/felix/internal/clock"
 )
 
 // The histories of TestLinearizable consist of these. Expiries and evictions are operations too, of nobody: they come
@@ -104,7 +102,7 @@ func step(s state, r request, out response) (bool, any) {
 // record runs four clients on few keys of a small store, with more values than fit, and returns what they saw. cas is
 // how they compare and set.
 func record(t *testing.T, seed uint64, cas func(c *Cache, key, value []byte, ttl time.Duration, expected uint64) (uint64, bool)) []porcupine.Operation {
-	manual := clock.NewManual(time.Unix(1, 0))
+	manual := newManualClock(time.Unix(1, 0))
 	s := New(Options{MaxBytes: 8 << 10, MaxScopeBytes: 6 << 10, Clock: manual})
 	s.policyFrom = 1
 	s.SetTenant(primary.Tenant, 0, 5<<10) // so that the policy is what decides

@@ -3,8 +3,6 @@ package cache
 import (
 	"sync"
 	"time"
-
-	"github.com/felix-mq/felix/internal/clock"
 )
 
 const (
@@ -23,7 +21,7 @@ type slot struct{ first *entry }
 // wheel is a hierarchical timing wheel: a slot of level n covers 64ⁿ ticks, and when its time begins its entries are
 // spread over the levels below. One goroutine turns it, and sleeps while it is empty.
 type wheel struct {
-	clock  clock.Clock
+	clock  Clock
 	time   func() int64
 	expire func(*entry) // called without the wheel's lock
 
@@ -37,7 +35,7 @@ type wheel struct {
 	slots [levels][wheelSlots]slot
 }
 
-func newWheel(c clock.Clock, now func() int64, expire func(*entry)) *wheel {
+func newWheel(c Clock, now func() int64, expire func(*entry)) *wheel {
 	w := &wheel{
 		clock: c, time: now, expire: expire,
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),

@@ -4,8 +4,6 @@ import (
 	"math/rand/v2"
 	"testing"
 	"time"
-
-	"github.com/felix-mq/felix/internal/clock"
 )
 
 // TestWheel turns a wheel by hand, in steps of any size, and compares it with a list of deadlines.
@@ -70,7 +68,7 @@ func TestWheelBeyondItsReach(t *testing.T) {
 
 // The goroutine sleeps while there is nothing to wait for: it holds a ticker only as long as an entry has a lifetime.
 func TestWheelSleeps(t *testing.T) {
-	manual := clock.NewManual(time.Unix(1, 0))
+	manual := newManualClock(time.Unix(1, 0))
 	s := New(Options{Clock: manual})
 	defer s.Close()
 	c := s.Add(primary)

@@ -1,24 +1,24 @@
-package clock
+package cache
 
 import (
 	"sync"
 	"time"
 )
 
-// Manual is a [Clock] that stands still until [Manual.Advance] moves it.
-type Manual struct {
+// manualClock is a [Clock] that stands still until [manualClock.Advance] moves it.
+type manualClock struct {
 	mu      sync.Mutex
 	now     time.Time
 	tickers map[*manualTicker]struct{}
 }
 
-// NewManual returns a clock that shows start.
-func NewManual(start time.Time) *Manual {
-	return &Manual{now: start, tickers: make(map[*manualTicker]struct{})}
+// newManualClock returns a clock that shows start.
+func newManualClock(start time.Time) *manualClock {
+	return &manualClock{now: start, tickers: make(map[*manualTicker]struct{})}
 }
 
 // Now returns the time the clock shows.
-func (m *Manual) Now() time.Time {
+func (m *manualClock) Now() time.Time {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.now
@@ -26,9 +26,9 @@ func (m *Manual) Now() time.Time {
 
 // NewTicker returns a ticker whose first tick is due one period after the time the clock shows. It panics if period is
 // not positive, as [time.NewTicker] does.
-func (m *Manual) NewTicker(period time.Duration) Ticker {
+func (m *manualClock) NewTicker(period time.Duration) Ticker {
 	if period <= 0 {
-		panic("clock: ticker period must be positive")
+		panic("cache: ticker period must be positive")
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -40,9 +40,9 @@ func (m *Manual) NewTicker(period time.Duration) Ticker {
 // Advance moves the clock forward by d, which must not be negative, and puts the ticks that have become due into
 // their channels before it returns. It does not wait for anybody to receive them: a test that must see each tick
 // handled advances by one period and waits for the effect.
-func (m *Manual) Advance(d time.Duration) {
+func (m *manualClock) Advance(d time.Duration) {
 	if d < 0 {
-		panic("clock: time does not run backwards")
+		panic("cache: time does not run backwards")
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -58,14 +58,14 @@ func (m *Manual) Advance(d time.Duration) {
 }
 
 // Tickers returns the number of tickers that are not stopped, so that a test can see them come and go.
-func (m *Manual) Tickers() int {
+func (m *manualClock) Tickers() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return len(m.tickers)
 }
 
 type manualTicker struct {
-	clock  *Manual
+	clock  *manualClock
 	c      chan time.Time
 	period time.Duration
 

@@ -1,4 +1,4 @@
-package clock
+package cache
 
 import (
 	"testing"
@@ -16,9 +16,9 @@ func ticked(t Ticker) time.Time {
 	}
 }
 
-func TestManual(t *testing.T) {
+func TestManualClock(t *testing.T) {
 	start := time.Unix(1000, 0)
-	m := NewManual(start)
+	m := newManualClock(start)
 	if got := m.Now(); !got.Equal(start) {
 		t.Fatalf("shows %v, want %v", got, start)
 	}
@@ -66,10 +66,10 @@ func TestManual(t *testing.T) {
 	}
 }
 
-func TestManualPanics(t *testing.T) {
-	for name, f := range map[string]func(*Manual){
-		"period":    func(m *Manual) { m.NewTicker(0) },
-		"backwards": func(m *Manual) { m.Advance(-1) },
+func TestManualClockPanics(t *testing.T) {
+	for name, f := range map[string]func(*manualClock){
+		"period":    func(m *manualClock) { m.NewTicker(0) },
+		"backwards": func(m *manualClock) { m.Advance(-1) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			defer func() {
@@ -77,14 +77,14 @@ func TestManualPanics(t *testing.T) {
 					t.Error("no panic")
 				}
 			}()
-			f(NewManual(time.Time{}))
+			f(newManualClock(time.Time{}))
 		})
 	}
 }
 
-func TestReal(t *testing.T) {
+func TestRealClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := Real()
+		c := Clock(realClock{})
 		start := c.Now()
 		ticker := c.NewTicker(time.Second)
 		defer ticker.Stop()

@@ -1,12 +1,9 @@
-// Package clock lets time be driven by tests.
-//
-// Code that waits or compares times takes a [Clock]: [Real] in production, a [Manual] in tests. What is done at a
-// tick is left to the users. Begin at [Clock].
-package clock
+package cache
 
 import "time"
 
-// Clock tells the time and makes tickers. It may be used from many goroutines.
+// Clock tells the time and makes tickers: that of the machine, or in tests one that they drive. It may be used from
+// many goroutines.
 type Clock interface {
 	// Now returns the present time.
 	Now() time.Time
@@ -23,9 +20,7 @@ type Ticker interface {
 	Stop()
 }
 
-// Real returns the clock of the machine.
-func Real() Clock { return realClock{} }
-
+// realClock is the clock of the machine.
 type realClock struct{}
 
 func (realClock) Now() time.Time { return time.Now() }
