@@ -360,9 +360,13 @@ type update struct {
 func (u *update) ended() bool { return u.ttl <= 0 && u.ttl != NoExpiry }
 
 // run carries the update out. With an error, which is one of the ledger's, nothing has changed.
+//
+//	condition fails     ──▶ nothing changes
+//	lifetime is over    ──▶ the present entry, if there is one, is removed
+//	entry of equal cost ──▶ its value is overwritten in place
+//	otherwise           ──▶ the account is settled, then another entry takes its place
 func (u *update) run() (version uint64, stored bool, err error) {
-	c := u.c
-	s, t := c.store, c.tenant
+	s, t := u.c.store, u.c.tenant
 	if p := t.policy.Load(); p != nil && t.share.Used()+u.cost > p.most.Load() && u.charged == 0 {
 		t.press(p, u.cost)
 	}
@@ -375,15 +379,7 @@ func (u *update) run() (version uint64, stored bool, err error) {
 		p.touch(u.hash) // a new key was used once, or it could never displace another
 	}
 	now := s.now()
-	old := sh.entries[u.hash]
-	if old != nil && !old.is(c, u.key) {
-		s.removeLocked(sh, old, Evicted) // another key with the same hash
-		old = nil
-	}
-	if old != nil && old.over(now) {
-		s.removeLocked(sh, old, Expired)
-		old = nil
-	}
+	old := u.presentLocked(sh, now)
 	if u.conditional {
 		present := uint64(0)
 		if old != nil {
@@ -407,19 +403,48 @@ func (u *update) run() (version uint64, stored bool, err error) {
 		expires = max(0, now+int64(u.ttl)) // 0: beyond what the clock can tell
 	}
 	if old != nil && old.cost == u.cost {
-		u.giveBack()
-		version = s.version.Add(1)
-		u.value.version = version
-		old.value.Release()
-		old.value, old.expires = u.value, expires
-		old.used.Store(true)
-		s.wheel.set(old, expires)
-		c.notify(Event{Kind: Set, Key: u.key, Version: version})
-		return version, true, nil
+		return u.overwriteLocked(old, expires), true, nil
 	}
 	if err := u.settle(old); err != nil {
 		return 0, false, err
 	}
+	return u.replaceLocked(sh, p, old, expires), true, nil
+}
+
+// presentLocked returns the entry of the key, or nil. One that is over, or of another key with the same hash, is
+// removed.
+func (u *update) presentLocked(sh *shard, now int64) *entry {
+	old := sh.entries[u.hash]
+	switch {
+	case old == nil:
+		return nil
+	case !old.is(u.c, u.key):
+		u.c.store.removeLocked(sh, old, Evicted)
+		return nil
+	case old.over(now):
+		u.c.store.removeLocked(sh, old, Expired)
+		return nil
+	}
+	return old
+}
+
+// overwriteLocked puts the value into an entry that costs as much with it as before.
+func (u *update) overwriteLocked(old *entry, expires int64) (version uint64) {
+	u.giveBack()
+	version = u.c.store.version.Add(1)
+	u.value.version = version
+	old.value.Release()
+	old.value, old.expires = u.value, expires
+	old.used.Store(true)
+	u.c.store.wheel.set(old, expires)
+	u.c.notify(Event{Kind: Set, Key: u.key, Version: version})
+	return version
+}
+
+// replaceLocked makes an entry for the value in place of old, which may be nil. It is charged for already. p is the
+// tenant's policy, or nil.
+func (u *update) replaceLocked(sh *shard, p *policy, old *entry, expires int64) (version uint64) {
+	c, s := u.c, u.c.store
 	version = s.version.Add(1)
 	u.value.version = version
 	if old != nil {
@@ -430,9 +455,9 @@ func (u *update) run() (version uint64, stored bool, err error) {
 	}
 	e := &entry{cache: c, key: bytes.Clone(u.key), hash: u.hash, cost: u.cost, value: u.value, expires: expires}
 	if !c.link(e) { // the scope has been removed meanwhile
-		t.share.Release(u.cost)
+		c.tenant.share.Release(u.cost)
 		u.value.Release()
-		return version, true, nil
+		return version
 	}
 	sh.entries[u.hash] = e
 	s.wheel.set(e, expires)
@@ -440,7 +465,7 @@ func (u *update) run() (version uint64, stored bool, err error) {
 	if p != nil && !p.set(e) {
 		s.removeLocked(sh, e, Evicted)
 	}
-	return version, true, nil
+	return version
 }
 
 // settle makes the tenant's account right for the update in place of old, which may be nil: exactly u.cost is charged
