@@ -18,10 +18,10 @@ import (
 )
 
 // near starts a broker with a near-cache whose watch is up, and a handle of somebody else for the same cache.
-func near(tb testing.TB, o nearcache.Options) (*felixtest.Broker, *nearcache.Cache, *client.Cache) {
+func near(tb testing.TB, o nearcache.Options, opts ...client.Option) (*felixtest.Broker, *nearcache.Cache, *client.Cache) {
 	tb.Helper()
 	b := felixtest.Start(tb)
-	ours := b.Connect(tb, client.WithTransport(client.Transport{IdleTimeout: 400 * time.Millisecond, KeepAlive: 100 * time.Millisecond}), client.WithBackoff(time.Millisecond, 20*time.Millisecond))
+	ours := b.Connect(tb, append(opts, client.WithBackoff(time.Millisecond, 20*time.Millisecond))...)
 	n, err := nearcache.New(ours.Cache(felixtest.Namespace, felixtest.Cache), o)
 	if err != nil {
 		tb.Fatal(err)
@@ -170,7 +170,8 @@ func TestMaxAge(t *testing.T) {
 
 // While the watch is lost nothing is served from memory, and what was kept before is not served afterwards.
 func TestLost(t *testing.T) {
-	b, n, other := near(t, nearcache.Options{MaxAge: time.Hour})
+	soon := client.Transport{IdleTimeout: 400 * time.Millisecond, KeepAlive: 100 * time.Millisecond}
+	b, n, other := near(t, nearcache.Options{MaxAge: time.Hour}, client.WithTransport(soon))
 	kept := func() bool {
 		hits := n.Stats().Hits
 		_, err := n.Get(t.Context(), "k")
