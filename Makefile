@@ -103,44 +103,43 @@ mutants: ## Take behaviors out of the broker, one at a time, and check that the 
 
 .PHONY: hostile
 hostile: ## A million damaged frames and 60 hostile scripts against a broker, with a healthy pair next to them (about two minutes)
-	$(GO) test ./conformance/hostile -v -count=1 -timeout=10m -run 'TestMutatedFrames|TestBehaviors' \
-		-hostile.seed=0 -hostile.frames=1000000 -hostile.rounds=5
+	$(GO) run ./reliability hostile
 
 .PHONY: flood
 flood: ## What 20 000 connection attempts per second from false addresses cost, on loopback (about 80 seconds)
-	$(GO) run ./benchmarks/flood
+	$(GO) run ./reliability flood
 
 .PHONY: stall
 stall: ## What thousands of subscriptions that do not read cost those that do (about six minutes)
-	$(GO) run ./benchmarks/stall
+	$(GO) run ./reliability stall
 
 # Arguments of the table below: make isolation ISOLATIONFLAGS='--only bombs,hot-key --rounds 1'
 ISOLATIONFLAGS ?=
 .PHONY: isolation
 isolation: ## Attack a broker as one tenant in all the ways that are known, and measure what another tenant feels (about 25 minutes)
-	$(GO) run ./benchmarks/isolation $(ISOLATIONFLAGS)
+	$(GO) run ./reliability isolation $(ISOLATIONFLAGS)
 
 .PHONY: cost
 cost: ## What a delivery, an idle subscription and an idle topic cost the broker (about eight minutes)
-	$(GO) run ./benchmarks/cost
+	$(GO) run ./benchmarks cost
 
 # The two files are committed: go build finds them by their name. Make them again when the hot path has changed.
 .PHONY: pgo
 pgo: ## Make the profiles by which the broker and loadgen are optimized (about 90 seconds)
-	$(GO) run ./benchmarks/profile pgo
+	$(GO) run ./profiles/capture pgo
 
 .PHONY: pgo-worth
 pgo-worth: ## What these profiles are worth: five alternating rounds with and without (about six minutes)
-	$(GO) run ./benchmarks/profile worth
+	$(GO) run ./profiles/capture worth
 
 SCENARIO ?= fanout
 .PHONY: profile
 profile: ## Profile the broker under SCENARIO=pubsub-small|pubsub-large|fanout|latency|cache, and fail if a hot path does what it must not
-	$(GO) run ./benchmarks/profile $(SCENARIO)
+	$(GO) run ./profiles/capture $(SCENARIO)
 
 .PHONY: chaos
 chaos: ## Kill a broker under load 50 times, and check that nothing is lost unsaid and how soon clients are back (about three minutes)
-	$(GO) run ./benchmarks/chaos
+	$(GO) run ./reliability chaos
 
 .PHONY: crashes
 crashes: ## Crash the durable log after each change of its file system, 100 000 times in all, and check what is left (about ten minutes)
@@ -148,16 +147,16 @@ crashes: ## Crash the durable log after each change of its file system, 100 000 
 
 .PHONY: drain
 drain: ## End 50 brokers under load, and check that nothing acknowledged is lost and that readiness fell first (about two minutes)
-	$(GO) test ./cmd/broker -v -count=1 -timeout=20m -run TestDrainUnderLoad -drain.rounds=50
+	$(GO) run ./reliability drain
 
 .PHONY: swaps
 swaps: ## Replace a broker's certificate 200 times under load, and check that no handshake fails (about four minutes)
-	$(GO) test ./cmd/broker -v -count=1 -timeout=20m -run TestCertificateSwaps -swaps=200
+	$(GO) run ./reliability swaps
 
 .PHONY: bench
 bench: ## Run the micro benchmarks of each package, then the end-to-end table (about three minutes)
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) -count $(BENCHCOUNT) $(BENCHPKGS)
-	$(GO) run ./benchmarks/endtoend
+	$(GO) run ./benchmarks endtoend
 
 # Arguments of the tables below: make bench-floor FLOORFLAGS='-rounds 1 -only latency'
 FLOORFLAGS  ?=
@@ -203,11 +202,11 @@ CACHELIFEFLAGS ?=
 
 .PHONY: cache-ttl
 cache-ttl: ## How far from the end of a cache entry's lifetime its end is seen, under load (about half a minute)
-	$(GO) run ./benchmarks/cachelife ttl $(CACHELIFEFLAGS)
+	$(GO) run ./benchmarks cache-ttl $(CACHELIFEFLAGS)
 
 .PHONY: cache-churn
 cache-churn: ## What a broker holds resident while ten times its cache's budget of 1 GiB goes through it (about ten minutes)
-	$(GO) run ./benchmarks/cachelife churn $(CACHELIFEFLAGS)
+	$(GO) run ./benchmarks cache-churn $(CACHELIFEFLAGS)
 # The load of the comparison below, and what it compares with: make bench-compare BASE=main ROUNDS=20
 COMPAREFLAGS ?= --fanout 2 --payload 4096 --duration 2s --warmup 300ms
 .PHONY: bench-compare
@@ -215,10 +214,10 @@ bench-compare: ## Is this tree slower than BASE (HEAD)? Runs both alternately an
 	BASE=$(BASE) PLANT=$(PLANT) UNLIKE=$(UNLIKE) ROUNDS=$(ROUNDS) benchmarks/compare/run.sh $(COMPAREFLAGS)
 .PHONY: gate
 gate: ## Fail if a micro benchmark allocates or executes more than is recorded (no clocks; about 30 seconds)
-	$(GO) run ./benchmarks/gate
+	$(GO) run ./benchmarks gate
 .PHONY: gate-record
 gate-record: ## Record what the micro benchmarks allocate and execute; needs valgrind (about a minute)
-	$(GO) run ./benchmarks/gate --record
+	$(GO) run ./benchmarks gate --record
 
 # Foreign clients come in here, so it is a module of its own. Go knows when there is nothing to build.
 .PHONY: bin/bench-peers

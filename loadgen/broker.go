@@ -1,21 +1,17 @@
 package loadgen
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
-	"strconv"
 	"time"
 
 	"github.com/felix-mq/felix/broker"
-	"github.com/felix-mq/felix/internal/selfproc"
+	"github.com/felix-mq/felix/internal/child"
 	"github.com/felix-mq/felix/ring"
 	"github.com/felix-mq/felix/telemetry"
 )
@@ -214,12 +210,17 @@ func countersOf(dev *broker.Dev) (BrokerCounters, error) {
 	return c, nil
 }
 
-// serveArg is the first argument of a process that is a broker; the policy of its queues and the number of its topics
-// follow.
-const serveArg = "__serve-loadgen-broker"
+// brokerRole is the role of a process that is a broker. It answers each question with a [brokerSample], and its account
+// is the last one.
+const brokerRole = "loadgen-broker"
 
-// ready is the first line that such a process prints. It answers each line that it reads with a [brokerSample], and the
-// end of its input with the last one.
+// brokerJob says how such a process differs from others.
+type brokerJob struct {
+	Policy ring.Overflow
+	Topics int
+}
+
+// ready is what such a process says when it serves.
 type ready struct {
 	BrokerInfo
 	Tenant    string `json:"tenant"`
@@ -232,93 +233,53 @@ type ready struct {
 // program that wants it calls ServeBroker before anything else in main. In the broker's process it serves and exits;
 // in any other it returns at once. tune, if not nil, changes the settings of that broker.
 func ServeBroker(tune func(*broker.Config) error) {
-	if len(os.Args) != 4 || os.Args[1] != serveArg {
-		return
-	}
-	// An interrupt from the terminal goes to both processes. This one ends when the other closes its input.
-	signal.Ignore(os.Interrupt)
-	if err := serveBroker(os.Args[2], os.Args[3], tune, selfproc.Input(), os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	fmt.Fprint(os.Stderr, telemetry.Text())
-	os.Exit(0)
+	child.Serve(brokerRole, func(_ context.Context, job brokerJob, parent *child.Parent) (any, error) {
+		counters, err := serveBroker(job, tune, parent)
+		fmt.Fprint(os.Stderr, telemetry.Text())
+		return brokerSample{BrokerCounters: counters}, err
+	})
 }
 
-func serveBroker(policyName, topicsText string, tune func(*broker.Config) error, stdin io.Reader, stdout io.Writer) error {
-	var policy ring.Overflow
-	if err := policy.UnmarshalText([]byte(policyName)); err != nil {
-		return fmt.Errorf("loadgen: %w", err)
-	}
-	topics, err := strconv.Atoi(topicsText)
+func serveBroker(job brokerJob, tune func(*broker.Config) error, parent *child.Parent) (BrokerCounters, error) {
+	cfg, err := brokerConfig(job.Policy, tune)
 	if err != nil {
-		return fmt.Errorf("loadgen: number of topics: %w", err)
-	}
-	cfg, err := brokerConfig(policy, tune)
-	if err != nil {
-		return err
+		return BrokerCounters{}, err
 	}
 	cfg.TuneRuntime() // as cmd/broker does
-	dev, info, err := newDev(cfg, topics)
+	dev, info, err := newDev(cfg, job.Topics)
 	if err != nil {
-		return err
+		return BrokerCounters{}, err
 	}
 	served := make(chan error, 1)
 	go func() { served <- dev.Serve(context.Background()) }()
-	out := json.NewEncoder(stdout)
-	err = out.Encode(info)
-	for in := bufio.NewScanner(stdin); err == nil && in.Scan(); { // until it is closed, however
+	err = parent.Send(info)
+	for err == nil {
+		if err = parent.Receive(new(struct{})); err != nil {
+			break
+		}
 		var s brokerSample
 		if s.BrokerCounters, err = countersOf(dev); err == nil {
 			s.Resources = new(resources())
-			err = out.Encode(s)
+			err = parent.Send(s)
 		}
 	}
-	counters, stopErr := shutDown(dev, served)
-	if err = errors.Join(err, stopErr); err != nil {
-		return err
+	if errors.Is(err, io.EOF) {
+		err = nil
 	}
-	return out.Encode(brokerSample{BrokerCounters: counters})
+	counters, stopErr := shutDown(dev, served)
+	return counters, errors.Join(err, stopErr)
 }
 
 // spawn starts a broker in another process of this program.
-func spawn(ctx context.Context, policy ring.Overflow, topics int) (_ *startedBroker, err error) {
-	p, err := selfproc.Start(nil, serveArg, policy.String(), strconv.Itoa(topics))
-	if err != nil {
-		return nil, fmt.Errorf("loadgen: starting a broker process: %w", err)
-	}
-	in := json.NewDecoder(bufio.NewReader(p.Out))
-	// bound kills it unless it is called off in time.
-	bound := func() *time.Timer {
-		return time.AfterFunc(stopTimeout+time.Second, func() { _ = p.Process.Kill() })
-	}
-	stop := func() (BrokerCounters, error) {
-		defer bound().Stop()
-		_ = p.In.Close()
-		var last brokerSample
-		err := in.Decode(&last)
-		if errors.Is(err, io.EOF) {
-			err = nil // the exit status says why it printed nothing
-		}
-		if err = errors.Join(err, p.Wait()); err != nil {
-			return BrokerCounters{}, fmt.Errorf("loadgen: broker process: %w", err)
-		}
-		return last.BrokerCounters, nil
-	}
+func spawn(ctx context.Context, policy ring.Overflow, topics int) (*startedBroker, error) {
 	var r ready
-	unblock := context.AfterFunc(ctx, func() { _ = p.Process.Kill() })
-	err = in.Decode(&r)
-	unblock()
-	roots := x509.NewCertPool()
-	if err == nil && !roots.AppendCertsFromPEM(r.CertPEM) {
-		err = errors.New("it sent no certificate")
-	}
+	p, err := child.Start(ctx, brokerRole, brokerJob{policy, topics}, nil, &r)
 	if err != nil {
-		_, stopErr := stop()
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		}
-		return nil, errors.Join(fmt.Errorf("loadgen: the broker process did not begin to serve: %w", err), stopErr)
+		return nil, fmt.Errorf("loadgen: starting a broker: %w", err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(r.CertPEM) {
+		return nil, errors.Join(errors.New("loadgen: the broker process sent no certificate"), p.Stop(nil))
 	}
 	r.Kind = "process"
 	return &startedBroker{
@@ -328,12 +289,14 @@ func spawn(ctx context.Context, policy ring.Overflow, topics int) (_ *startedBro
 		},
 		info: r.BrokerInfo,
 		sample: func() (s brokerSample) {
-			defer bound().Stop()
-			if _, err := io.WriteString(p.In, "\n"); err == nil {
-				_ = in.Decode(&s) // a sample that fails is missing; the end says why
-			}
+			defer time.AfterFunc(stopTimeout, func() { _ = p.Kill() }).Stop()
+			_ = p.Ask(struct{}{}, &s) // a sample that fails is missing; the end says why
 			return s
 		},
-		stop: stop,
+		stop: func() (BrokerCounters, error) {
+			var last brokerSample
+			err := p.Stop(&last)
+			return last.BrokerCounters, err
+		},
 	}, nil
 }

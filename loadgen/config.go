@@ -67,6 +67,9 @@ type Config struct {
 	// Compress makes the publisher compress batches that shrink; those of [Random] do not.
 	Compress bool
 
+	// Acked makes each publisher wait for the acknowledgement of a batch before it sends the next one.
+	Acked bool
+
 	// Batch is the number of events in one publish. Zero means 64. A batch must fit into a frame of 16 MiB.
 	Batch int
 	// Window is the number of batches in flight of each publisher to a topic: sent, and not yet received by every
@@ -85,6 +88,8 @@ type Config struct {
 	// MaxDuration is how long a run may go on past Duration until its volume is large enough (see [TooSmallError]).
 	// Less than Duration, zero included, means not at all.
 	MaxDuration time.Duration
+	// Volume is how many times over a run must move what can be in flight. Zero means 32.
+	Volume int
 	// Warmup is how long events are published before the clock starts, at least one batch. Zero means 500 ms.
 	Warmup time.Duration
 
@@ -163,6 +168,7 @@ func (c Config) withDefaults() Config {
 		setDefault(&c.MaxDuration, DefaultMaxDuration)
 	}
 	c.MaxDuration = max(c.MaxDuration, c.Duration)
+	setDefault(&c.Volume, volumeFactor)
 	setDefault(&c.Warmup, DefaultWarmup)
 	setDefault(&c.Conns, DefaultConns)
 	c.Conns = min(c.Conns, c.Topics*c.Fanout+c.SlowSubs)
@@ -220,6 +226,7 @@ func (c Config) Validate() error {
 	bad(c.Total > 0 && c.Total < int64(c.Topics)*int64(c.Publishers), "Total", "total %d is less than one event for each publisher of each topic", c.Total)
 	bad(c.Duration < 0, "Duration", "duration %v is negative", c.Duration)
 	bad(c.Total > 0 && c.Duration > 0, "Total", "total and duration exclude each other")
+	bad(c.Volume < 1 || c.Volume > maxWindow, "Volume", "volume %d is not between 1 and %d", c.Volume, maxWindow)
 	bad(c.Warmup < 0, "Warmup", "warm-up %v is negative", c.Warmup)
 	bad(c.IdleTimeout < 0, "IdleTimeout", "idle timeout %v is negative", c.IdleTimeout)
 	bad(c.Interval < 0, "Interval", "interval %v is negative", c.Interval)
@@ -248,8 +255,8 @@ func addrOf(t *Target) string {
 	return t.Addr
 }
 
-// volumeFactor is how many times over a run must move what can be under way at one moment, so that its beginning and
-// its end, where that fills and empties, weigh little.
+// volumeFactor is the default of [Config.Volume]: so much that the beginning and the end of a run, where what can be
+// under way fills and empties, weigh little.
 const volumeFactor = 32
 
 // transportBytes is about what lies between a publisher and one subscription of a broker with default settings when
@@ -271,7 +278,7 @@ func (c *Config) checkVolume(events int64) error {
 	if c.Rate > 0 {
 		return nil
 	}
-	volume, needed := events*int64(c.Payload), volumeFactor*c.held()
+	volume, needed := events*int64(c.Payload), int64(c.Volume)*c.held()
 	if volume >= needed {
 		return nil
 	}

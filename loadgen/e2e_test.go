@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/felix-mq/felix/broker"
+	"github.com/felix-mq/felix/client"
 	"github.com/felix-mq/felix/ring"
 )
 
@@ -243,4 +244,41 @@ func TestTuneFails(t *testing.T) {
 	if _, err := Run(t.Context(), Config{Tune: func(*broker.Config) error { return wrong }}); !errors.Is(err, wrong) {
 		t.Errorf("got %v", err)
 	}
+}
+
+// A client that is there can be loaded, with batches that are acknowledged, and stays open.
+func TestOnClient(t *testing.T) {
+	cfg := small(Config{Topics: 3, Fanout: 2, Batch: 4, Rate: 4000, Duration: 100 * time.Millisecond, Acked: true})
+	dev, _, err := newDev(must(brokerConfig(ring.Block, nil)), cfg.Topics)
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- dev.Serve(context.Background()) }()
+	defer func() {
+		if _, err := shutDown(dev, served); err != nil {
+			t.Error(err)
+		}
+	}()
+	c, err := client.Connect(t.Context(), dev.Addr().String(), client.WithTLS(dev.ClientTLS()), client.WithToken(dev.Tenant, dev.Token))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for range 2 {
+		res, err := RunOn(t.Context(), cfg, OnClient(c, dev.Namespace, stream+"-0", stream+"-1", stream+"-2"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res.Delivered == 0 || res.Delivered != res.Expected || res.LongestPublish <= 0 || res.Config.Broker != "other" {
+			t.Errorf("got %+v", res)
+		}
+	}
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
 }

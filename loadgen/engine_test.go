@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// pipe is a sender that delivers to the subscribers of a run at once, except for what drop says.
+// pipe is a Publisher that delivers to the subscribers of a run at once, except for what drop says.
 type pipe struct {
 	r     *run
 	drop  func(subscription int, seq uint64) bool
@@ -65,7 +65,7 @@ func (p *pipe) Publish(ctx context.Context, items ...[]byte) error {
 func newEngine(cfg Config) (*run, *publisher, *pipe) {
 	r := newRun(cfg.withDefaults(), nil)
 	out := &pipe{r: r}
-	r.addTopic(0, func(int) sender { return out })
+	r.addTopic(0, func(int) Publisher { return out })
 	for _, p := range r.publishers {
 		p.alarm = func(ctx context.Context) alarm { return timerAlarm{ctx} }
 	}

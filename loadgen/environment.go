@@ -10,8 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-
-	"github.com/felix-mq/felix/client"
 )
 
 // Environment is where a result was measured. What the system does not tell is empty.
@@ -153,25 +151,27 @@ func lineAfter(file, prefix string) string {
 // meter is a reading of counters that a measurement wants the difference of.
 type meter struct{ packetsLost, udpErrors int64 }
 
-func readMeter(clients []*client.Client) meter {
-	m := meter{udpErrors: udpReceiveErrors("/proc/net/snmp")}
-	for _, c := range clients {
-		m.packetsLost += int64(c.Stats().PacketsLost)
+func readMeter(s System) meter {
+	m := meter{udpErrors: KernelCounter("Udp:", "InErrors")}
+	if s, ok := s.(Meter); ok {
+		m.packetsLost = s.PacketsLost()
 	}
 	return m
 }
 
-// udpReceiveErrors reads how many datagrams the system has dropped on receipt, mostly because a socket's buffer was
-// full. The file has a line of names and a line of numbers, both beginning with "Udp:".
-func udpReceiveErrors(file string) int64 {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return 0
-	}
+// KernelCounter reads a counter of the whole machine, such as InErrors of "Udp:", datagrams that were dropped on receipt,
+// mostly because a socket's buffer was full. It is 0 where the system does not tell.
+func KernelCounter(protocol, counter string) int64 {
+	b, _ := os.ReadFile("/proc/net/snmp")
+	return snmp(string(b), protocol, counter)
+}
+
+// snmp finds a counter. Each protocol has a line of names and then a line of numbers, which both begin with its name.
+func snmp(file, protocol, counter string) int64 {
 	var names []string
-	for line := range strings.Lines(string(b)) {
+	for line := range strings.Lines(file) {
 		fields := strings.Fields(line)
-		if len(fields) == 0 || fields[0] != "Udp:" {
+		if len(fields) == 0 || fields[0] != protocol {
 			continue
 		}
 		if names == nil {
@@ -179,7 +179,7 @@ func udpReceiveErrors(file string) int64 {
 			continue
 		}
 		for i, name := range names {
-			if name == "InErrors" && i < len(fields) {
+			if name == counter && i < len(fields) {
 				n, _ := strconv.ParseInt(fields[i], 10, 64)
 				return n
 			}

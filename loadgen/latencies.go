@@ -2,13 +2,15 @@ package loadgen
 
 import (
 	"math/bits"
-	"time"
+	"sync"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
+
+	"github.com/felix-mq/felix/internal/stats"
 )
 
 // maxLatency is the largest latency that is recorded; larger ones are clamped to it and counted.
-const maxLatency = time.Minute
+const maxLatency = stats.MaxDuration
 
 // latencies is the histogram of one worker, in nanoseconds with three significant digits. It has one owner at a time.
 //
@@ -34,13 +36,13 @@ func countOf(ns int64) int {
 	return shift<<halfBits + int(ns>>shift)
 }
 
+var numCounts = sync.OnceValue(func() int { return len(stats.NewHistogram().Export().Counts) })
+
 func newLatencies() latencies {
-	l := latencies{counts: make([]int64, len(newHistogram().Export().Counts))}
+	l := latencies{counts: make([]int64, numCounts())}
 	l.reset()
 	return l
 }
-
-func newHistogram() *hdrhistogram.Histogram { return hdrhistogram.New(1, int64(maxLatency), 3) }
 
 // record adds n events of one latency.
 func (l *latencies) record(ns, n int64) {

@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"testing"
 	"time"
+
+	"github.com/felix-mq/felix/internal/stats"
 )
 
 func TestLatencies(t *testing.T) {
@@ -48,7 +50,7 @@ func TestLatenciesClamp(t *testing.T) {
 // TestLatenciesAreHDR holds the counts against those that the library makes of the same values.
 func TestLatenciesAreHDR(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
-	want, got, part := newHistogram(), newLatencies(), newLatencies()
+	want, got, part := stats.NewHistogram(), newLatencies(), newLatencies()
 	for i := range 200_000 {
 		ns := random.Int64N(int64(maxLatency)+1) >> random.IntN(36)
 		if i < 4096 {

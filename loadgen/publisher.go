@@ -8,14 +8,6 @@ import (
 	"time"
 )
 
-// sender is the part of a client.Publisher that a publisher needs.
-type sender interface {
-	// Send returns when the items are the caller's again.
-	Send(ctx context.Context, items ...[]byte) error
-	// Publish returns when the broker has acknowledged the batch.
-	Publish(ctx context.Context, items ...[]byte) error
-}
-
 // publisher sends the events of one publisher to one topic. One goroutine runs it.
 type publisher struct {
 	sent     atomic.Uint64 // events handed to the client, the warm-up included
@@ -26,29 +18,35 @@ type publisher struct {
 	r      *run
 	index  int // among all publishers
 	number int // among those of its topic
-	out    sender
-	items  [][]byte
-	seq    uint64 // of the next event
-	total  int64  // its part of Config.Total
+	out    Publisher
+	items  [][]byte // of all batches that are sent at once
+	batch  int      // events
+	seq    uint64   // of the next event
+	total  int64    // its part of Config.Total
 	window *window
 	alarm  func(context.Context) alarm // newAlarm, but for tests
 
 	start       int64 // when the first measured batch was due or left, ns
 	stop        int64 // when the last publish call returned
+	longest     int64 // ns, of the calls that waited for an acknowledgement
 	punctuality punctuality
 }
 
 // newPublisher makes the publisher of that number to a topic.
-func (r *run) newPublisher(topic, number int, out sender) *publisher {
+func (r *run) newPublisher(topic, number int, out Publisher) *publisher {
 	cfg := &r.cfg
 	size := cfg.Window
-	if size == Unbounded {
-		size = DefaultWindow // for the warm-up
-	}
 	all := int64(cfg.Topics * cfg.Publishers)
+	if size == Unbounded { // for the warm-up
+		size = max(1, DefaultWindow/int(all))
+	}
+	join := 1
+	if j, ok := out.(Joiner); ok {
+		join = j.Join()
+	}
 	p := &publisher{
 		r: r, index: topic*cfg.Publishers + number, number: number, out: out, alarm: newAlarm,
-		items:       NewItems(cfg.Kind, cfg.Batch, cfg.Payload, cfg.Seed),
+		items: NewItems(cfg.Kind, join*cfg.Batch, cfg.Payload, cfg.Seed), batch: cfg.Batch,
 		window:      newWindow(size, cfg.Batch, cfg.Fanout),
 		punctuality: punctuality{lag: newLatencies()},
 	}
@@ -72,9 +70,9 @@ const markEvery = 100 * time.Millisecond
 // batch is acknowledged, so that a stream that does not exist, or may not be published to, shows at once.
 func (p *publisher) warmUp(ctx context.Context) error {
 	begin := p.r.now()
-	n := len(p.items)
 	for first, last := true, false; !last; first = false {
-		if err := p.acquire(ctx); err != nil {
+		n, err := p.acquire(ctx)
+		if err != nil {
 			return err
 		}
 		at := p.r.now()
@@ -100,6 +98,7 @@ func (p *publisher) warmUp(ctx context.Context) error {
 
 // measure publishes the measured events and waits until every subscription has received them.
 func (p *publisher) measure(ctx context.Context) error {
+	p.longest = 0 // of the warm-up
 	publish := p.closedLoop
 	if p.r.cfg.Rate > 0 {
 		publish = p.openLoop
@@ -118,15 +117,16 @@ func (p *publisher) closedLoop(ctx context.Context) error {
 		p.window = nil
 	}
 	var sent int64
-	for last := false; !last; {
-		if err := p.acquire(ctx); err != nil {
+	for send, last := p.measured(), false; !last; {
+		events, err := p.acquire(ctx)
+		if err != nil {
 			return err
 		}
 		at := p.r.now()
 		if sent == 0 {
 			p.start = at
 		}
-		n := int64(len(p.items))
+		n := int64(events)
 		if p.total > 0 {
 			n = min(n, p.total-sent)
 		}
@@ -134,11 +134,19 @@ func (p *publisher) closedLoop(ctx context.Context) error {
 		if last = p.enough(time.Duration(at-p.start), sent); last {
 			p.end.Store(p.seq + uint64(n))
 		}
-		if err := p.send(ctx, p.out.Send, at, int(n)); err != nil {
+		if err := p.send(ctx, send, at, int(n)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// measured is how measured events are sent.
+func (p *publisher) measured() func(context.Context, ...[]byte) error {
+	if p.r.cfg.Acked {
+		return p.out.Publish
+	}
+	return p.out.Send
 }
 
 // enough reports whether a batch that leaves after the time elapsed, and with which the run has sent so many events,
@@ -158,15 +166,16 @@ func (p *publisher) openLoop(ctx context.Context) error {
 	a := p.alarm(ctx)
 	defer a.close()
 	// The publishers take turns.
-	all := pacer{start: p.r.now(), batch: len(p.items), rate: cfg.Rate}
-	pace := pacer{start: all.due(int64(p.index)), batch: len(p.items), rate: cfg.Rate / float64(cfg.Topics*cfg.Publishers)}
+	all := pacer{start: p.r.now(), batch: p.batch, rate: cfg.Rate}
+	pace := pacer{start: all.due(int64(p.index)), batch: p.batch, rate: cfg.Rate / float64(cfg.Topics*cfg.Publishers)}
 	p.start = pace.start
-	total, batches := p.total, (p.total+int64(len(p.items))-1)/int64(len(p.items))
+	total, batches := p.total, (p.total+int64(p.batch)-1)/int64(p.batch)
 	if total == 0 {
 		batches = pace.batches(cfg.Duration)
-		total = batches * int64(len(p.items))
+		total = batches * int64(p.batch)
 	}
 	p.end.Store(p.seq + uint64(total))
+	send := p.measured()
 	for i := range batches {
 		due := pace.due(i)
 		at := p.r.now()
@@ -176,9 +185,9 @@ func (p *publisher) openLoop(ctx context.Context) error {
 			}
 		}
 		p.punctuality.sent(due, at)
-		n := min(int64(len(p.items)), total)
+		n := min(int64(p.batch), total)
 		total -= n
-		if err := p.send(ctx, p.out.Send, due, int(n)); err != nil {
+		if err := p.send(ctx, send, due, int(n)); err != nil {
 			return err
 		}
 	}
@@ -200,19 +209,31 @@ func (p *publisher) send(ctx context.Context, send func(context.Context, ...[]by
 		}
 		return fmt.Errorf("loadgen: publishing: %w", err)
 	}
+	if p.r.cfg.Acked {
+		p.longest = max(p.longest, p.r.now()-at)
+	}
 	return nil
 }
 
-// acquire waits for a place in the window.
-func (p *publisher) acquire(ctx context.Context) error {
+// acquire waits for a place in the window, takes the others that are free if batches are sent together, and returns how
+// many events may leave.
+func (p *publisher) acquire(ctx context.Context) (events int, _ error) {
 	if p.window == nil {
-		return nil
+		return p.batch, nil
 	}
 	if err := p.await(ctx, p.window.free); err != nil {
-		return err
+		return 0, err
 	}
 	p.window.open(p.seq)
-	return nil
+	for events = p.batch; events < len(p.items); events += p.batch {
+		select {
+		case <-p.window.free:
+			p.window.open(p.seq + uint64(events))
+		default:
+			return events, nil
+		}
+	}
+	return events, nil
 }
 
 // await receives from c, and sends marks while it waits.

@@ -30,6 +30,10 @@ type Result struct {
 	LateBatches int64    `json:"late_batches"`
 	SendLag     *Latency `json:"send_lag,omitempty"`
 
+	// LongestPublish is the longest time in µs from when a batch left or was due to its acknowledgement, if each batch was
+	// acknowledged.
+	LongestPublish float64 `json:"longest_publish_us,omitempty"`
+
 	PacketsLost      int64 `json:"packets_lost"`       // of those that publisher and subscriptions sent
 	UDPReceiveErrors int64 `json:"udp_receive_errors"` // dropped for lack of space on this machine, by all processes
 
@@ -53,7 +57,7 @@ type ConfigResult struct {
 	AllowDrops  bool    `json:"allow_drops"`
 	Compress    bool    `json:"compress"`
 	Seed        uint64  `json:"seed"`
-	Broker      string  `json:"broker"`          // "embedded", "process" or "external"
+	Broker      string  `json:"broker"`          // "embedded", "process", "external" or "other"
 	Addr        string  `json:"addr,omitempty"`  // of an external one
 	Total       int64   `json:"total,omitempty"` // measured events, in place of a duration
 	Seconds     float64 `json:"duration_s"`

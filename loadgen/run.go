@@ -3,13 +3,10 @@ package loadgen
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/felix-mq/felix/client"
 )
 
 // run is what publishers and subscribers of one run share.
@@ -36,7 +33,7 @@ func newRun(cfg Config, b *startedBroker) *run {
 }
 
 // addTopic adds a topic's publishers, of which out says how they send, and its subscribers.
-func (r *run) addTopic(topic int, out func(number int) sender) {
+func (r *run) addTopic(topic int, out func(number int) Publisher) {
 	first := len(r.publishers)
 	for number := range r.cfg.Publishers {
 		r.publishers = append(r.publishers, r.newPublisher(topic, number, out(number)))
@@ -64,7 +61,7 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	res, err := load(ctx, cfg, b)
+	res, err := load(ctx, cfg, b, openFelix(b.target))
 	// The broker's account is complete when its connections have ended.
 	counters, stopErr := b.stop()
 	if res != nil {
@@ -77,91 +74,22 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	return res, err
 }
 
-// load runs against a broker that is there.
-func load(ctx context.Context, cfg Config, b *startedBroker) (_ *Result, err error) {
-	all := cfg.Topics*cfg.Fanout + cfg.SlowSubs
-	opts := []client.Option{
-		client.WithTLS(b.target.TLS), client.WithToken(b.target.Tenant, b.target.Token),
-		client.WithTransport(client.Transport{
-			PublishStreams: cfg.Streams, EventConns: cfg.Conns, SubscriptionsPerConn: (all + cfg.Conns - 1) / cfg.Conns,
-		}),
-	}
-	if cfg.Compress {
-		opts = append(opts, client.WithCompression())
-	}
-	// One for the publishers of each number. The subscriptions belong to the first, on connections of their own.
-	var clients []*client.Client
-	defer func() {
-		for _, c := range clients {
-			err = errors.Join(err, c.Close())
-		}
-	}()
-	for range cfg.Publishers {
-		c, err := client.Connect(ctx, b.target.Addr, opts...)
-		if err != nil {
-			return nil, fmt.Errorf("loadgen: %w", err)
-		}
-		clients = append(clients, c)
-	}
-	r := newRun(cfg, b)
-	var topics []string // of all subscriptions
-	for i := range cfg.Topics {
-		name := topicName(b.target.Stream, i, cfg.Topics)
-		r.addTopic(i, func(number int) sender { return clients[number].Publisher(b.target.Namespace, name) })
-		for range cfg.Fanout {
-			topics = append(topics, name)
-		}
-	}
-	for i := range cfg.SlowSubs {
-		topics = append(topics, topicName(b.target.Stream, i%cfg.Topics, cfg.Topics))
-	}
-	subscriptions, err := subscribe(ctx, clients[0], b.target.Namespace, topics)
-	defer func() {
-		for _, s := range subscriptions {
-			err = errors.Join(err, s.Close())
-		}
-	}()
+// load runs against a system. b is nil if it has no broker to be asked for its state.
+func load(ctx context.Context, cfg Config, b *startedBroker, open Open) (*Result, error) {
+	work, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	sys, err := open(work, &cfg, fail)
 	if err != nil {
 		return nil, err
 	}
-
-	work, fail := context.WithCancelCause(ctx)
-	defer fail(nil)
-	var wg sync.WaitGroup
-	for i, s := range r.subs {
-		// Owned by the run; it ends with the last event, an error of its own, or anybody else's.
-		wg.Go(func() {
-			if err := s.work(work, subscriptions[i]); err != nil {
-				fail(err)
-			}
-		})
+	r := newRun(cfg, b)
+	before, after, err := r.carryOut(work, fail, sys)
+	fail(err)
+	if closeErr := sys.Close(); closeErr != nil { // from here on the accounts do not change
+		err = errors.Join(err, closeErr)
 	}
-	watchCtx, stopWatch := context.WithCancel(work)
-	var watch sync.WaitGroup
-	watch.Go(func() { r.watch(watchCtx, fail) })
-	if cfg.SlowMode == Trickle {
-		for _, s := range subscriptions[len(r.subs):] {
-			watch.Go(func() { trickle(watchCtx, s) })
-		}
-	}
-
-	var before, after meter
-	err = r.each(work, fail, (*publisher).warmUp)
-	warm := err == nil
-	if warm {
-		before = readMeter(clients)
-		r.begin()
-		err = r.each(work, fail, (*publisher).measure)
-		after = readMeter(clients)
-	}
-	stopWatch()
-	watch.Wait()
-	if err != nil {
-		fail(err)
-	}
-	wg.Wait()
 	var idle *IdleError
-	if err != nil && (!warm || !errors.As(err, &idle)) {
+	if err != nil && (r.began.Load() == 0 || !errors.As(err, &idle)) {
 		return nil, err
 	}
 	if err == nil {
@@ -176,6 +104,44 @@ func load(ctx context.Context, cfg Config, b *startedBroker) (_ *Result, err err
 		err = &UnaccountedError{Published: res.Published, Expected: res.Expected, Delivered: res.Delivered}
 	}
 	return res, err
+}
+
+// carryOut adds publishers and subscriptions, and publishes until every subscription has everything. If ctx ends it
+// returns the cause of that. The meters are of the beginning and the end of the measurement.
+func (r *run) carryOut(ctx context.Context, fail context.CancelCauseFunc, sys System) (before, after meter, err error) {
+	defer func() {
+		if err != nil && ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+	}()
+	for topic := range r.cfg.Topics {
+		out := make([]Publisher, r.cfg.Publishers)
+		for number := range out {
+			if out[number], err = sys.Publisher(ctx, topic, number); err != nil {
+				return before, after, err
+			}
+		}
+		r.addTopic(topic, func(number int) Publisher { return out[number] })
+	}
+	for i, s := range r.subs {
+		if err := sys.Subscribe(ctx, i/r.cfg.Fanout, &Receiver{s: s, fail: fail}); err != nil {
+			return before, after, err
+		}
+	}
+	watchCtx, stopWatch := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() { r.watch(watchCtx, fail) })
+	defer func() {
+		stopWatch()
+		watch.Wait()
+	}()
+	if err := r.each(ctx, fail, (*publisher).warmUp); err != nil {
+		return before, after, err
+	}
+	before = readMeter(sys)
+	r.begin()
+	err = r.each(ctx, fail, (*publisher).measure)
+	return before, readMeter(sys), err
 }
 
 // begin says that the measurement begins.
@@ -205,19 +171,6 @@ func topicName(stream string, i, topics int) string {
 		return stream
 	}
 	return stream + "-" + strconv.Itoa(i)
-}
-
-// subscribe makes a subscription to each topic. With an error it returns those that were made.
-func subscribe(ctx context.Context, c *client.Client, namespace string, topics []string) ([]*client.Subscription, error) {
-	subs := make([]*client.Subscription, 0, len(topics))
-	for _, topic := range topics {
-		s, err := c.Subscribe(ctx, namespace, topic, client.WithoutResume())
-		if err != nil {
-			return subs, fmt.Errorf("loadgen: %w", err)
-		}
-		subs = append(subs, s)
-	}
-	return subs, nil
 }
 
 // watchEvery is how often a run looks for subscriptions that stand still, and reports its progress.
@@ -310,6 +263,7 @@ func (r *run) result(before, after meter) *Result {
 		start, stop = min(start, p.start), max(stop, p.stop)
 		lag.merge(&p.punctuality.lag)
 		res.LateBatches += p.punctuality.late
+		res.LongestPublish = max(res.LongestPublish, float64(p.longest)/1e3)
 	}
 	res.Expected = res.Published * uint64(cfg.Fanout)
 	last, lost := start, uint64(0)

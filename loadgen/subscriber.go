@@ -1,15 +1,8 @@
 package loadgen
 
-import (
-	"context"
-	"fmt"
-	"sync/atomic"
-	"time"
+import "sync/atomic"
 
-	"github.com/felix-mq/felix/client"
-)
-
-// subscriber is one subscription. Its goroutine owns it while the run lasts.
+// subscriber is one subscription. The goroutine that uses its [Receiver] owns it while the run lasts.
 type subscriber struct {
 	r        *run
 	index    int
@@ -49,28 +42,6 @@ func (r *run) newSubscriber(index int, publishers []*publisher) *subscriber {
 	}
 	s.current = &s.ledgers[0]
 	return s
-}
-
-// work reads the subscription until it has received every event of the run.
-func (s *subscriber) work(ctx context.Context, sub *client.Subscription) error {
-	for {
-		b, err := sub.NextBatch(ctx)
-		if err != nil {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			return fmt.Errorf("loadgen: subscription %d: %w", s.index, err)
-		}
-		now := s.r.now()
-		for _, item := range b.Payloads() {
-			if err := s.event(item, now); err != nil {
-				return err
-			}
-		}
-		if s.frameDone(now) {
-			return nil
-		}
-	}
 }
 
 // event takes one item that arrived at now.
@@ -156,25 +127,6 @@ func (s *subscriber) settle(now int64) {
 			l.window = nil
 		}
 		s.r.warm.arrive()
-	}
-}
-
-// trickleEvery is how often a subscription that trickles reads a frame.
-const trickleEvery = 200 * time.Millisecond
-
-// trickle reads little until ctx ends. A subscription that the broker ends for its slowness has done its duty.
-func trickle(ctx context.Context, sub *client.Subscription) {
-	tick := time.NewTicker(trickleEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		if _, err := sub.NextBatch(ctx); err != nil {
-			return
-		}
 	}
 }
 

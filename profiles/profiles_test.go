@@ -9,15 +9,15 @@ import (
 
 func TestRoomOfFunction(t *testing.T) {
 	for name, want := range map[string]string{
-		"github.com/felix-mq/felix/fanout.(*Topic).Publish":                           "fanout",
-		"github.com/felix-mq/felix/internal/buf.Get":                                  "internal/buf",
-		"github.com/felix-mq/felix/ring.(*Ring[go.shape.*uint8]).growLocked":          "ring",
-		"github.com/felix-mq/felix/ring.New[github.com/felix-mq/felix/fanout.Frame]":  "ring",
-		"github.com/felix-mq/felix/benchmarks/internal/brokerproc.(*answerer).answer": Measuring,
-		"github.com/quic-go/quic-go.(*SendStream).Write":                              QuicGo,
-		"github.com/quic-go/quic-go/internal/wire.GetStreamFrame":                     QuicGo,
-		"github.com/felix-mq/felixology.Study":                                        "",
-		"crypto/tls.(*Conn).quicReadHandshakeBytes":                                   "",
+		"github.com/felix-mq/felix/fanout.(*Topic).Publish":                          "fanout",
+		"github.com/felix-mq/felix/internal/buf.Get":                                 "internal/buf",
+		"github.com/felix-mq/felix/ring.(*Ring[go.shape.*uint8]).growLocked":         "ring",
+		"github.com/felix-mq/felix/ring.New[github.com/felix-mq/felix/fanout.Frame]": "ring",
+		"github.com/felix-mq/felix/loadgen/brokerproc.(*answerer).answer":            Measuring,
+		"github.com/quic-go/quic-go.(*SendStream).Write":                             QuicGo,
+		"github.com/quic-go/quic-go/internal/wire.GetStreamFrame":                    QuicGo,
+		"github.com/felix-mq/felixology.Study":                                       "",
+		"crypto/tls.(*Conn).quicReadHandshakeBytes":                                  "",
 		"runtime.mallocgc": "",
 	} {
 		if got := roomOfFunction(name); got != want {

@@ -1,5 +1,5 @@
 // Package profiles reads pprof profiles of a broker by package of this module, and checks that hot paths do
-// nothing that they must not. Capturing them is left to benchmarks/profile.
+// nothing that they must not. Capturing them is left to profiles/capture.
 //
 // Begin at [Owner] and [Check].
 package profiles
@@ -92,7 +92,7 @@ func roomOfFunction(name string) string {
 	slash := strings.LastIndexByte(rest[:strings.IndexAny(rest+"([", "([")], '/') + 1 // types of arguments have slashes too
 	end := strings.IndexByte(rest[slash:], '.')
 	room := rest[:slash+max(end, 0)]
-	if strings.HasPrefix(room, "benchmarks/") {
+	if slices.ContainsFunc([]string{"benchmarks/", "loadgen/", "profiles/", "internal/child"}, func(measures string) bool { return strings.HasPrefix(room, measures) }) {
 		return Measuring
 	}
 	return room

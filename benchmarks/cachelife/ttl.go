@@ -1,7 +1,6 @@
-package main
+package cachelife
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,9 +8,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/felix-mq/felix/benchmarks/internal/brokerproc"
 	"github.com/felix-mq/felix/client"
+	"github.com/felix-mq/felix/internal/stats"
 	"github.com/felix-mq/felix/loadgen"
+	"github.com/felix-mq/felix/loadgen/brokerproc"
 )
 
 // What is measured during the load.
@@ -36,7 +36,6 @@ type expiries struct {
 // of a put and its return. Lateness is counted from the former, which makes it too large by up to that; a value counts
 // as served too late only if it was asked for a lifetime after the latter.
 func (b *bench) ttl(ctx context.Context) (err error) {
-	duration := cmp.Or(b.duration, 30*time.Second)
 	broker, err := brokerproc.Start()
 	if err != nil {
 		return err
@@ -58,7 +57,7 @@ func (b *bench) ttl(ctx context.Context) (err error) {
 
 	load := loadgen.DefaultCacheConfig()
 	load.Target = broker.Target("primary")
-	load.GetRatio, load.Keys, load.TTL, load.Duration = 0.5, 20_000, loadLifetime, duration
+	load.GetRatio, load.Keys, load.TTL, load.Duration = 0.5, 20_000, loadLifetime, b.duration
 	over := make(chan struct{})
 	var loaded *loadgen.CacheResult
 	wg.Go(func() {
@@ -68,7 +67,7 @@ func (b *bench) ttl(ctx context.Context) (err error) {
 			cancel(err)
 		}
 	})
-	b.progress.Say("%v", duration)
+	b.progress.Say("%v", b.duration)
 	probes := make([]probe, probers)
 	for i := range probes {
 		wg.Go(func() {
@@ -112,10 +111,10 @@ func (b *bench) ttlTable(e *expiries, probes []probe, load *loadgen.CacheResult,
 	b.row("the event of the expiry arrives", e.events)
 	b.row("a reader that asks all the time has a miss", all.gone)
 	fmt.Fprintf(b.out, "\n%d resets of the watch, %d expiries not heard of\n", e.reset, len(e.due))
-	b.verdict("values served to gets that began after their lifetime", float64(all.late), "0", all.late == 0)
+	b.out.Say("values served to gets that began after their lifetime", float64(all.late), "0", all.late == 0)
 	if len(e.events) > 0 {
-		p99 := percentile(e.events, 99)
-		b.verdict("p99 from the end of a lifetime to its event, ms", milliseconds(p99), "<= 50", p99 <= maxTTLError)
+		p99 := stats.Percentile(e.events, 99)
+		b.out.Say("p99 from the end of a lifetime to its event, ms", milliseconds(p99), "<= 50", p99 <= maxTTLError)
 	}
 }
 

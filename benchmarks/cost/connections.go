@@ -1,4 +1,4 @@
-package main
+package cost
 
 import (
 	"context"
@@ -9,8 +9,8 @@ import (
 
 	"github.com/google/pprof/profile"
 
-	"github.com/felix-mq/felix/benchmarks/internal/brokerproc"
 	"github.com/felix-mq/felix/codec"
+	"github.com/felix-mq/felix/loadgen/brokerproc"
 	"github.com/felix-mq/felix/quicx"
 )
 
@@ -41,7 +41,7 @@ func (b *bench) connections(ctx context.Context) error {
 	fmt.Fprintf(b.out, row, "live, all", exact.heap+exact.stacks)
 	fmt.Fprintf(b.out, row, "resident", resident.resident)
 	fmt.Fprintf(b.out, "\n%.1f goroutines for each\n", exact.goroutines)
-	b.verdict("live bytes for each idle connection", exact.heap+exact.stacks, fmt.Sprintf("<= %d", maxConnection), exact.heap+exact.stacks <= maxConnection)
+	b.out.Say("live bytes for each idle connection", exact.heap+exact.stacks, fmt.Sprintf("<= %d", maxConnection), exact.heap+exact.stacks <= maxConnection)
 	return nil
 }
 

@@ -1,4 +1,4 @@
-package main
+package cost
 
 import (
 	"slices"
@@ -32,7 +32,7 @@ func TestAccount(t *testing.T) {
 			sample([]int64{2, 20, 1, 10}, []string{std}, []string{ours}, []string{theirs}),
 			sample([]int64{4, 40, 1, 10}, []string{std, ours, theirs}),
 			sample([]int64{8, 80, 0, 0}, []string{std}),
-			sample([]int64{16, 160, 0, 0}, []string{"github.com/felix-mq/felix/benchmarks/internal/brokerproc.F"}),
+			sample([]int64{16, 160, 0, 0}, []string{"github.com/felix-mq/felix/loadgen/brokerproc.F"}),
 		},
 	}
 	a := accountOf(p)
@@ -55,9 +55,6 @@ func TestAccount(t *testing.T) {
 }
 
 func TestArithmetic(t *testing.T) {
-	if got := median([]float64{9, 1, 5}); got != 5 {
-		t.Errorf("median %v, want 5", got)
-	}
 	if got, want := ratios([]float64{1, 2, 3, 2}), []float64{0.5, 1, 1.5, 1}; !slices.Equal(got, want) {
 		t.Errorf("ratios %v, want %v", got, want)
 	}

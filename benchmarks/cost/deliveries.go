@@ -1,4 +1,4 @@
-package main
+package cost
 
 import (
 	"context"
@@ -7,8 +7,10 @@ import (
 	"math"
 	"time"
 
-	"github.com/felix-mq/felix/benchmarks/internal/brokerproc"
+	"github.com/felix-mq/felix/internal/child"
+	"github.com/felix-mq/felix/internal/stats"
 	"github.com/felix-mq/felix/loadgen"
+	"github.com/felix-mq/felix/loadgen/brokerproc"
 )
 
 // fanouts are those whose additional deliveries, over the single one of fanout 1, are compared.
@@ -75,11 +77,11 @@ func (b *bench) deliveriesOf(ctx context.Context, l load) (err error) {
 	}
 	medians := make([]float64, len(fanouts))
 	for i, c := range costs {
-		medians[i] = median(c)
+		medians[i] = stats.Median(c)
 	}
 	fmt.Fprintln(b.out)
 	for i, ratio := range ratios(medians) {
-		b.verdict(fmt.Sprintf("fanout %d: %.3f µs for each additional delivery, ÷ mean", fanouts[i], medians[i]), ratio,
+		b.out.Say(fmt.Sprintf("fanout %d: %.3f µs for each additional delivery, ÷ mean", fanouts[i], medians[i]), ratio,
 			"0.85 to 1.15", math.Abs(ratio-1) <= tolerance)
 	}
 	return nil
@@ -123,7 +125,7 @@ func (b *bench) deliver(ctx context.Context, broker *brokerproc.Process, l load,
 			}
 			last = reading{at: time.Now(), delivered: p.Delivered}
 			if last.broker, failed = broker.CPUTime(); failed == nil {
-				last.client, failed = brokerproc.CPUTime()
+				last.client, failed = child.CPUTime()
 			}
 			if first.at.IsZero() {
 				first = last

@@ -1,4 +1,4 @@
-// Command cost measures what a broker pays for each delivery, subscription and topic. It prints four tables:
+// Package cost measures what a broker pays for each delivery, subscription and topic. It prints four tables:
 //
 //	deliveries   processor time of the broker for each additional delivered event, at fanout 10, 64, 256 and 1024
 //	allocations  what the broker allocates for each delivered event, by package
@@ -13,28 +13,21 @@
 // profile, and all that they grow by is charged to Felix as well.
 //
 // With the defaults it takes about eight minutes.
-package main
+package cost
 
 import (
 	"context"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"time"
 
-	"github.com/felix-mq/felix/benchmarks/internal/brokerproc"
-	"github.com/felix-mq/felix/benchmarks/internal/program"
+	"github.com/felix-mq/felix/internal/program"
 )
-
-func main() {
-	brokerproc.Serve()
-	program.Main(run)
-}
 
 // bench is a run of this program.
 type bench struct {
-	out      io.Writer
+	out      *program.Verdicts
 	progress program.Progress
 
 	rounds, subs, topics, conns, procs int
@@ -50,8 +43,9 @@ const (
 	maxDuration = time.Minute
 )
 
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	b := &bench{out: stdout, progress: program.Progress{Writer: stderr}}
+// Run is the command. The program has called [brokerproc.Serve] before.
+func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	b := &bench{out: &program.Verdicts{Writer: stdout}, progress: program.Progress{Writer: stderr}}
 	flags := program.Flags("cost", stderr)
 	flags.IntVar(&b.rounds, "rounds", 5, "times that each measurement of deliveries is made")
 	flags.DurationVar(&b.duration, "duration", 3*time.Second, "of each measurement under load")
@@ -83,14 +77,4 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		}
 	}
 	return 0
-}
-
-// verdict prints the wanted next to the measured value.
-func (b *bench) verdict(what string, measured float64, wanted string, ok bool) {
-	fmt.Fprintf(b.out, "%-60s %10.3f   wanted %-14s %s\n", what, measured, wanted, map[bool]string{true: "met", false: "MISSED"}[ok])
-}
-
-func median(values []float64) float64 {
-	values = slices.Sorted(slices.Values(values))
-	return values[len(values)/2]
 }

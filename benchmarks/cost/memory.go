@@ -1,4 +1,4 @@
-package main
+package cost
 
 import (
 	"context"
@@ -7,8 +7,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/felix-mq/felix/benchmarks/internal/brokerproc"
 	"github.com/felix-mq/felix/client"
+	"github.com/felix-mq/felix/loadgen/brokerproc"
 )
 
 // Budgets of what is idle.
@@ -186,7 +186,7 @@ func (b *bench) subscriptionTable(subs int, which string, before, after holding)
 	fmt.Fprintf(b.out, row, "heap, all rooms", float64(after.Heap-before.Heap)/n)
 	fmt.Fprintf(b.out, "\n%d goroutines for all of them\n", after.Goroutines-before.Goroutines)
 	held := a.ours().heldBytes/n + stacks
-	b.verdict("bytes for each idle subscription beyond quic-go's", held, "<= 8192", held <= maxSubscription)
+	b.out.Say("bytes for each idle subscription beyond quic-go's", held, "<= 8192", held <= maxSubscription)
 }
 
 // idleTopics measures what topics without subscriptions and events take.
@@ -215,6 +215,6 @@ func (b *bench) idleTopics() (err error) {
 	each := float64(after.Heap-before.Heap) / float64(b.topics)
 	fmt.Fprintf(b.out, "\nIdle topics: %d, %.0f bytes each\n\n", b.topics, each)
 	const mib = 1 << 20
-	b.verdict("MiB for 100 000 idle topics", each*100_000/mib, "<= 100", each*100_000 <= maxAllTopics)
+	b.out.Say("MiB for 100 000 idle topics", each*100_000/mib, "<= 100", each*100_000 <= maxAllTopics)
 	return nil
 }

@@ -1,31 +1,24 @@
-// Command endtoend prints a table of what a broker on this machine delivers: throughput of large batches and latency
+// Package endtoend prints a table of what a broker on this machine delivers: throughput of large batches and latency
 // of single events, at several fan-outs, with the broker in a process of its own and every event accounted for.
 //
 // Each row is a run with fresh processes. It takes about a minute. FELIX_* variables tune the broker. The figures of
 // one run on one machine vary; to compare two builds, alternate them a few times and take medians.
-package main
+package endtoend
 
 import (
 	"context"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
-	"github.com/felix-mq/felix/benchmarks/internal/program"
 	"github.com/felix-mq/felix/broker"
+	"github.com/felix-mq/felix/internal/program"
 	"github.com/felix-mq/felix/internal/settings"
 	"github.com/felix-mq/felix/loadgen"
 )
 
-func main() {
-	loadgen.ServeBroker(func(cfg *broker.Config) error { return settings.Environment(cfg) })
-	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
-}
-
-func run(args []string, stdout, stderr io.Writer) int {
+// Run is the command. The program has called [loadgen.ServeBroker] before.
+func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags := program.Flags("endtoend", stderr)
 	duration := flags.Duration("duration", 2500*time.Millisecond, "measured time of each row")
 	if code, ok := program.Parse(flags, args); !ok {
@@ -39,9 +32,6 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "endtoend: environment:", err)
 		return 2
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-
 	t := table{out: stdout, errs: stderr}
 	t.header()
 	for _, row := range rows() {

@@ -9,7 +9,7 @@
 // once to subscriptions that are idle, and a socket reader that polls before it parks.
 //
 // Its sockets take the settings of Felix's broker, those of FELIX_* variables included, so that the two stay comparable
-// when they change. A program that uses the package calls [Serve] first in main. Package drive does the loading and the
+// when they change. A program that uses the package calls [Serve] first in main. Package loadgen does the loading and the
 // accounting. Begin at [RunRelay].
 package floor
 
@@ -23,8 +23,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/felix-mq/felix/benchmarks/floor/drive"
 	"github.com/felix-mq/felix/broker"
+	"github.com/felix-mq/felix/internal/child"
 	"github.com/felix-mq/felix/internal/dev"
 	"github.com/felix-mq/felix/internal/settings"
 	"github.com/felix-mq/felix/loadgen"
@@ -34,25 +34,25 @@ import (
 // Serve makes [RunPipe] and [RunRelay] possible: their other process is another instance of this program. It is called
 // before anything else in main, and returns at once in every process but theirs.
 func Serve() {
-	drive.Child(sinkName, serveSink)
-	drive.Child(relayName, serveRelay)
+	child.Serve(sinkRole, func(ctx context.Context, _ any, p *child.Parent) (any, error) { return serve(ctx, p, sink) })
+	child.Serve(relayRole, func(ctx context.Context, _ any, p *child.Parent) (any, error) { return serve(ctx, p, new(relay).conn) })
 }
 
-// ready is what our processes print when they listen.
+// ready is what our processes say when they listen.
 type ready struct {
 	Addr    string           `json:"addr"`
 	CertPEM []byte           `json:"cert_pem"`
 	Socket  quicx.SocketInfo `json:"socket"`
 }
 
-// account is what it says in the end.
+// account is what they say in the end.
 type account struct {
 	PacketsLost uint64 `json:"packets_lost"` // of those that it sent
 }
 
 // serve accepts connections, and serves each with handle, which returns when the connection has ended, until the parent
 // wants the end.
-func serve(announce func(any) error, handle func(*quicx.Conn)) (any, error) {
+func serve(ctx context.Context, parent *child.Parent, handle func(*quicx.Conn)) (any, error) {
 	cfg := broker.DefaultConfig()
 	if err := settings.Environment(&cfg); err != nil {
 		return nil, err
@@ -85,11 +85,14 @@ func serve(announce func(any) error, handle func(*quicx.Conn)) (any, error) {
 			})
 		}
 	})
-	err = announce(ready{
+	err = parent.Send(ready{
 		Addr:    ln.Addr().String(),
 		CertPEM: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]}),
 		Socket:  ln.Socket(),
 	})
+	if err == nil {
+		<-ctx.Done()
+	}
 	err = errors.Join(err, ln.Close())
 	conns.Wait()
 	return account{PacketsLost: lost.Load()}, err

@@ -8,7 +8,7 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/felix-mq/felix/benchmarks/floor/drive"
+	"github.com/felix-mq/felix/loadgen"
 )
 
 // TestMain is also the other process of the tests.
@@ -28,13 +28,13 @@ func TestPipe(t *testing.T) {
 }
 
 func TestRelay(t *testing.T) {
-	for name, s := range map[string]drive.Shape{
+	for name, s := range map[string]loadgen.Config{
 		"closed loop": {Fanout: 3, Conns: 2, Payload: 1024, Batch: 1, Window: 1},
 		"joined":      {Fanout: 3, Conns: 8, Payload: 64, Batch: 8, Window: 16},
 		"large":       {Fanout: 2, Conns: 1, Payload: 4096, Batch: 64, Window: 2},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s.Duration, s.MaxDuration = time.Millisecond, time.Hour // until the volume is enough
+			s.Warmup, s.Duration, s.MaxDuration = 1, time.Millisecond, time.Hour // until the volume is enough
 			res, err := RunRelay(t.Context(), s, []string{"GOMAXPROCS=1"})
 			if err != nil {
 				t.Fatal(err)
@@ -54,7 +54,7 @@ func TestRelay(t *testing.T) {
 
 // A run ends with its context, and what it started ends with it.
 func TestRelayCanceled(t *testing.T) {
-	s := drive.Shape{Fanout: 2, Conns: 2, Payload: 1024, Batch: 8, Window: 4, Duration: time.Hour}
+	s := loadgen.Config{Fanout: 2, Conns: 2, Payload: 1024, Batch: 8, Window: 4, Duration: time.Hour}
 	cause := errors.New("enough")
 	for name, when := range map[string]time.Duration{"at the start": 0, "under way": 200 * time.Millisecond} {
 		t.Run(name, func(t *testing.T) {
@@ -68,8 +68,7 @@ func TestRelayCanceled(t *testing.T) {
 }
 
 func TestRelayRefuses(t *testing.T) {
-	for name, s := range map[string]drive.Shape{
-		"nothing":   {},
+	for name, s := range map[string]loadgen.Config{
 		"no stamp":  {Fanout: 1, Conns: 1, Payload: 15, Batch: 1, Window: 1, Duration: 1},
 		"too large": {Fanout: 1, Conns: 1, Payload: 1 << 20, Batch: 17, Window: 1, Duration: 1},
 	} {

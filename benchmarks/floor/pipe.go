@@ -8,11 +8,12 @@ import (
 	"io"
 	"time"
 
-	"github.com/felix-mq/felix/benchmarks/floor/drive"
+	"github.com/felix-mq/felix/internal/child"
+	"github.com/felix-mq/felix/loadgen"
 	"github.com/felix-mq/felix/quicx"
 )
 
-const sinkName = "floor-sink"
+const sinkRole = "floor-sink"
 
 // pipeWrite is the size of a write, in bytes: far more than a stream costs by the call.
 const pipeWrite = 256 << 10
@@ -30,14 +31,14 @@ type PipeResult struct {
 // environment of that process, as in GOMAXPROCS=1.
 func RunPipe(ctx context.Context, warmup, duration time.Duration, env []string) (_ *PipeResult, err error) {
 	var r ready
-	sink, err := drive.Start(ctx, sinkName, "", env, &r)
+	proc, err := child.Start(ctx, sinkRole, nil, env, &r)
 	if err != nil {
 		return nil, err
 	}
 	var res PipeResult
 	defer func() {
 		var acc account
-		err = errors.Join(err, sink.Stop(&acc))
+		err = errors.Join(err, proc.Stop(&acc))
 		res.PacketsLost += acc.PacketsLost
 	}()
 	conf, err := r.tls()
@@ -72,7 +73,7 @@ func send(ctx context.Context, conn *quicx.Conn, d time.Duration) (uint64, error
 	if err != nil {
 		return 0, err
 	}
-	data, sent := drive.Payload(pipeWrite), uint64(0)
+	data, sent := loadgen.NewItems(loadgen.Random, 1, pipeWrite, 0)[0], uint64(0)
 	for begin := time.Now(); sent == 0 || time.Since(begin) < d; sent += pipeWrite {
 		if _, err := s.Send().Write(data); err != nil {
 			return 0, err
@@ -94,21 +95,19 @@ func send(ctx context.Context, conn *quicx.Conn, d time.Duration) (uint64, error
 	return sent, nil
 }
 
-// serveSink reads each stream to its end and replies with the number of bytes, one stream of a connection at a time.
-func serveSink(_ context.Context, _ string, announce func(any) error) (any, error) {
-	return serve(announce, func(conn *quicx.Conn) {
-		buf := make([]byte, pipeWrite)
-		for {
-			s, err := conn.AcceptStream(conn.Context())
-			if err == nil {
-				err = drain(s, buf)
-			}
-			if err != nil {
-				_ = conn.Close(0, "")
-				return
-			}
+// sink reads each stream to its end and replies with the number of bytes, one stream of a connection at a time.
+func sink(conn *quicx.Conn) {
+	buf := make([]byte, pipeWrite)
+	for {
+		s, err := conn.AcceptStream(conn.Context())
+		if err == nil {
+			err = drain(s, buf)
 		}
-	})
+		if err != nil {
+			_ = conn.Close(0, "")
+			return
+		}
+	}
 }
 
 func drain(s *quicx.Stream, buf []byte) error {

@@ -12,7 +12,7 @@ import (
 	"github.com/felix-mq/felix/quicx"
 )
 
-const relayName = "floor-relay"
+const relayRole = "floor-relay"
 
 // A stream begins with a frame that says what it is for. The relay answers it when it has done what that asks for.
 const (
@@ -27,12 +27,6 @@ func appendRole(b []byte, role byte) []byte {
 
 // inlineLimit is the size in bytes up to which a frame is written to an idle stream at once; it fits into a packet.
 const inlineLimit = 1200
-
-// serveRelay is the relay's process.
-func serveRelay(_ context.Context, _ string, announce func(any) error) (any, error) {
-	var r relay
-	return serve(announce, r.conn)
-}
 
 // relay knows the subscriptions. They are all there before the first frame is published.
 type relay struct {
@@ -68,10 +62,7 @@ func (r *relay) stream(s *quicx.Stream) error {
 	}
 	switch role := f.Payload()[0]; role {
 	case rolePublish:
-		r.mu.Lock()
-		subs := r.subs
-		r.mu.Unlock()
-		return publish(in, subs)
+		return r.publish(in)
 	case roleSubscribe:
 		sub := newSubscription(s.Send())
 		r.mu.Lock()
@@ -87,11 +78,17 @@ func (r *relay) stream(s *quicx.Stream) error {
 }
 
 // publish hands everything that comes to the subscriptions.
-func publish(in *quicx.FrameReader, subs []*subscription) error {
+func (r *relay) publish(in *quicx.FrameReader) error {
+	var subs []*subscription
 	for {
 		reg, err := next(in)
 		if err != nil {
 			return err
+		}
+		if subs == nil {
+			r.mu.Lock()
+			subs = r.subs
+			r.mu.Unlock()
 		}
 		for _, s := range subs {
 			s.offer(reg)

@@ -1,4 +1,4 @@
-package main
+package gate
 
 import (
 	"bytes"
@@ -8,7 +8,7 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/felix-mq/felix/benchmarks/internal/plant"
+	"github.com/felix-mq/felix/internal/plant"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

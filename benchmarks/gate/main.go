@@ -1,4 +1,4 @@
-// Command gate compares what the micro benchmarks of the hot packages allocate and execute with what was recorded, and
+// Package gate compares what the micro benchmarks of the hot packages allocate and execute with what was recorded, and
 // exits with status 1 if one of them does more. It never looks at a clock, so a busy machine changes nothing.
 //
 //	allocations   allocs/op as `go test -benchmem` prints them; each one more fails
@@ -9,9 +9,9 @@
 // Those whose count depends on background work or random numbers are held to their allocations alone.
 //
 // Recorded values belong to a release of Go, and instructions to a kind of processor as well, because Go's library
-// chooses its code by that. On others the comparison is skipped, which is said. `gate -record` records the values
+// chooses its code by that. On others the comparison is skipped, which is said. `--record` records the values
 // again.
-package main
+package gate
 
 import (
 	"context"
@@ -24,7 +24,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/felix-mq/felix/benchmarks/internal/program"
+	"github.com/felix-mq/felix/internal/program"
 )
 
 // rooms are the packages whose benchmarks count.
@@ -49,11 +49,8 @@ type row struct {
 	Repeats      int     `json:"repeats,omitempty"`      // for which they were counted
 }
 
-func main() {
-	program.Main(run)
-}
-
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+// Run is the command. It works in the root of the module.
+func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags := program.Flags("gate", stderr)
 	recording := flags.Bool("record", false, "rewrite "+recordFile)
 	if code, ok := program.Parse(flags, args); !ok {
@@ -120,7 +117,7 @@ func tolerated(name string) float64 {
 }
 
 // errWorse says that the gate stays shut.
-var errWorse = errors.New("more than recorded. If that is the price of something, say so in the commit and run make gate-record")
+var errWorse = errors.New("more than recorded. If that is the price of something, say so in the commit and run make gate RECORD=1")
 
 // check measures what can be compared on this machine.
 func check(ctx context.Context, stdout io.Writer) error {

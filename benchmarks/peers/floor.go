@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"io"
 	"time"
-
-	"github.com/felix-mq/felix/benchmarks/floor/drive"
 )
 
 // floorSuite compares Felix with what the transport allows, and with NATS: its columns are the systems.
@@ -60,7 +58,7 @@ func floorRows(bool) []row {
 		all = append(all, rowOf(single(1024, l.fanout, l.conns),
 			p50.wanted(limits(1.15, l.p50)), p99.wanted(limits(0, l.p99)), p999.wanted(limits(1.25, l.p999))))
 	}
-	return append(all, row{name: pipeName, load: drive.Shape{Fanout: 1, Conns: 1}})
+	return append(all, row{name: pipeName, load: shape{Fanout: 1, Conns: 1}})
 }
 
 func writeFloor(out io.Writer, o *options, results []outcome) {

@@ -32,8 +32,8 @@ import (
 	"time"
 
 	"github.com/felix-mq/felix/benchmarks/floor"
-	"github.com/felix-mq/felix/benchmarks/floor/drive"
 	"github.com/felix-mq/felix/broker"
+	"github.com/felix-mq/felix/internal/child"
 	brokersettings "github.com/felix-mq/felix/internal/settings"
 	"github.com/felix-mq/felix/loadgen"
 )
@@ -41,8 +41,8 @@ import (
 func main() {
 	loadgen.ServeBroker(func(cfg *broker.Config) error { return brokersettings.Environment(cfg) })
 	floor.Serve()
-	drive.Child(natsName, serveNATS)
-	drive.Child(workerName, serveWorker)
+	child.Serve(natsName, serveNATS)
+	child.Serve(workerName, serveWorker)
 	os.Exit(command(os.Args[1:], os.Stdout, os.Stderr))
 }
 

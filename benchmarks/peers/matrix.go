@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/felix-mq/felix/benchmarks/floor/drive"
 	"github.com/felix-mq/felix/loadgen"
 )
 
@@ -34,7 +33,7 @@ func matrixRows(full bool) []row {
 	var all []row
 	for _, payload := range matrixPayloads {
 		for _, fanout := range matrixFanouts {
-			for _, s := range []drive.Shape{matrixSingle(payload, fanout), matrixBatches(payload, fanout)} {
+			for _, s := range []shape{matrixSingle(payload, fanout), matrixBatches(payload, fanout)} {
 				// A run moves 32 times what can be under way.
 				if volume := 32 * s.Window * s.Batch * s.Payload * s.Fanout; volume > trimVolume && !full {
 					continue
@@ -50,11 +49,11 @@ func matrixRows(full bool) []row {
 	return all
 }
 
-func matrixSingle(payload, fanout int) drive.Shape {
+func matrixSingle(payload, fanout int) shape {
 	return single(loadgen.StampLen+payload, fanout, min(fanout, 8))
 }
 
-func matrixBatches(payload, fanout int) drive.Shape {
+func matrixBatches(payload, fanout int) shape {
 	return batches(loadgen.StampLen+payload, fanout, min(fanout, 8))
 }
 
@@ -62,7 +61,7 @@ func writeMatrix(out io.Writer, o *options, results []outcome) {
 	fmt.Fprintf(out, "Median of %d runs, each with fresh processes, and the range in parentheses. An event is as many bytes as its line says\n"+
 		"and a stamp of 16; rates count both. Subscriptions share up to 8 connections. Everything on loopback with TLS 1.3,\n"+
 		"nothing unaccounted. A cell that was not measured is empty.\n", o.rounds)
-	cells := func(of func(payload, fanout int) drive.Shape, text func(runs []outcome) string) {
+	cells := func(of func(payload, fanout int) shape, text func(runs []outcome) string) {
 		t := table{{"Payload"}}
 		for _, fanout := range matrixFanouts {
 			t[0] = append(t[0], fmt.Sprintf("fanout %d", fanout))

@@ -57,7 +57,7 @@ type mosquittoSession struct {
 	done       context.CancelFunc // before the connection is closed on purpose
 }
 
-func connectMosquitto(ctx context.Context, s *server, set settings, fail context.CancelCauseFunc) (session, error) {
+func connectMosquitto(ctx context.Context, s *server, set settings, fail func(error)) (session, error) {
 	raw, err := set.dial(ctx, s.addr)
 	if err != nil {
 		return nil, err

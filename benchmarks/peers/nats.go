@@ -13,7 +13,7 @@ import (
 	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
-	"github.com/felix-mq/felix/benchmarks/floor/drive"
+	"github.com/felix-mq/felix/internal/child"
 	"github.com/felix-mq/felix/internal/dev"
 )
 
@@ -39,21 +39,15 @@ type natsReady struct {
 	CertPEM []byte `json:"cert_pem"` // none in the clear
 }
 
-// Arguments of a NATS server's process.
-const (
-	natsSecure = "tls"
-	natsClear  = "plain"
-)
-
 // serveNATS is the process of a NATS server.
-func serveNATS(_ context.Context, arg string, ready func(any) error) (any, error) {
+func serveNATS(ctx context.Context, secure bool, parent *child.Parent) (any, error) {
 	cert, _, err := dev.SelfSigned()
 	if err != nil {
 		return nil, err
 	}
 	opts := &natsserver.Options{Host: "127.0.0.1", Port: natsserver.RANDOM_PORT, NoLog: true, NoSigs: true}
 	var certPEM []byte
-	if arg == natsSecure {
+	if secure {
 		opts.TLSConfig = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13}
 		opts.TLSTimeout = 10
 		certPEM = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]})
@@ -66,7 +60,10 @@ func serveNATS(_ context.Context, arg string, ready func(any) error) (any, error
 	if !s.ReadyForConnections(10 * time.Second) {
 		err = errors.New("nats: the server did not become ready")
 	} else {
-		err = ready(natsReady{Addr: s.Addr().String(), CertPEM: certPEM})
+		err = parent.Send(natsReady{Addr: s.Addr().String(), CertPEM: certPEM})
+	}
+	if err == nil {
+		<-ctx.Done()
 	}
 	s.Shutdown()
 	s.WaitForShutdown()
@@ -74,16 +71,12 @@ func serveNATS(_ context.Context, arg string, ready func(any) error) (any, error
 }
 
 func startNATS(ctx context.Context, secure bool, _ settings) (*server, error) {
-	arg := natsClear
-	if secure {
-		arg = natsSecure
-	}
 	var r natsReady
-	p, err := drive.Start(ctx, natsName, arg, nil, &r)
+	p, err := child.Start(ctx, natsName, secure, nil, &r)
 	if err != nil {
 		return nil, err
 	}
-	s := &server{addr: r.Addr, stop: func() error { return p.Stop(new(any)) }}
+	s := &server{addr: r.Addr, stop: func() error { return p.Stop(nil) }}
 	if secure {
 		roots := x509.NewCertPool()
 		if !roots.AppendCertsFromPEM(r.CertPEM) {
@@ -96,7 +89,7 @@ func startNATS(ctx context.Context, secure bool, _ settings) (*server, error) {
 
 type natsSession struct{ c *nats.Conn }
 
-func connectNATS(ctx context.Context, s *server, set settings, fail context.CancelCauseFunc) (session, error) {
+func connectNATS(ctx context.Context, s *server, set settings, fail func(error)) (session, error) {
 	opts := []nats.Option{
 		nats.NoReconnect(), nats.Timeout(10 * time.Second), nats.WriteBufferSize(set[writeBuffer]),
 		nats.SetCustomDialer(natsDialer{ctx, set}),

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/felix-mq/felix/benchmarks/floor/drive"
 	"github.com/felix-mq/felix/loadgen"
 )
 
@@ -27,7 +26,7 @@ type peer struct {
 	// start returns when the server listens. ctx ends it in any case.
 	start func(ctx context.Context, secure bool, set settings) (*server, error)
 	// connect opens a connection, and calls fail with an error that the connection has later.
-	connect func(ctx context.Context, s *server, set settings, fail context.CancelCauseFunc) (session, error)
+	connect func(ctx context.Context, s *server, set settings, fail func(error)) (session, error)
 }
 
 // session is a connection of a peer's client. One goroutine uses it.
@@ -63,7 +62,7 @@ func peerOf(system string) (p *peer, secure bool) {
 
 // runPeer loads a server in a process of its own. Each event is a message of its own, as users of the system have them;
 // server and client join messages into writes as they see fit.
-func runPeer(ctx context.Context, s drive.Shape, p *peer, secure bool, set settings) (_ *loadgen.Result, err error) {
+func runPeer(ctx context.Context, s shape, p *peer, secure bool, set settings) (_ *loadgen.Result, err error) {
 	srv, err := p.start(ctx, secure, set)
 	if err != nil {
 		return nil, err
@@ -80,63 +79,72 @@ func runPeer(ctx context.Context, s drive.Shape, p *peer, secure bool, set setti
 // it.
 const mostAtOnce = 1 << 20
 
-func loadPeer(ctx context.Context, s drive.Shape, p *peer, srv *server, set settings) (*loadgen.Result, error) {
-	if err := s.Validate(); err != nil {
-		return nil, err
-	}
-	work, fail := context.WithCancelCause(ctx)
-	defer fail(nil)
-	var open []session
-	defer func() {
-		for _, c := range open {
-			c.close()
-		}
-	}()
-	connect := func() (session, error) {
-		c, err := p.connect(work, srv, set, fail)
-		if err != nil {
-			return nil, fmt.Errorf("%s: connecting: %w", p.title, err)
-		}
-		open = append(open, c)
-		return c, nil
-	}
-	pub, err := connect()
+func loadPeer(ctx context.Context, s shape, p *peer, srv *server, set settings) (*loadgen.Result, error) {
+	return loadgen.RunOn(ctx, s.config(), func(_ context.Context, cfg *loadgen.Config, fail func(error)) (loadgen.System, error) {
+		return &peerSystem{p: p, srv: srv, set: set, cfg: cfg, fail: fail}, nil
+	})
+}
+
+// peerSystem is a peer as [loadgen.System].
+type peerSystem struct {
+	p    *peer
+	srv  *server
+	set  settings
+	cfg  *loadgen.Config
+	fail func(error)
+	open []session // the publisher's is the first
+	subs int
+}
+
+func (s *peerSystem) connect(ctx context.Context) (session, error) {
+	c, err := s.p.connect(ctx, s.srv, s.set, s.fail)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: connecting: %w", s.p.title, err)
 	}
-	l := drive.New(s)
-	for i := range s.Fanout {
-		if i < s.Conns {
-			if _, err := connect(); err != nil {
-				return nil, err
-			}
-		}
-		to := l.Receiver(i)
-		err := open[1+i%s.Conns].subscribe(work, func(event []byte) {
-			if len(event) != s.Payload {
-				fail(fmt.Errorf("%s: event of %d bytes, sent were %d", p.title, len(event), s.Payload))
-				return
-			}
-			first, at := drive.Stamp(event)
-			if err := to.Receive(l.Now(), first, 1, at); err != nil {
-				fail(err)
-			}
-		})
-		if err != nil {
-			return nil, fmt.Errorf("%s: subscribing: %w", p.title, err)
+	s.open = append(s.open, c)
+	return c, nil
+}
+
+func (s *peerSystem) Publisher(ctx context.Context, _, _ int) (loadgen.Publisher, error) {
+	c, err := s.connect(ctx)
+	return peerPublisher{c, max(min(s.cfg.Window, mostAtOnce/(s.cfg.Batch*s.cfg.Payload)), 1)}, err
+}
+
+func (s *peerSystem) Subscribe(ctx context.Context, _ int, r *loadgen.Receiver) error {
+	if s.subs < s.cfg.Conns {
+		if _, err := s.connect(ctx); err != nil {
+			return err
 		}
 	}
-	join := max(min(s.Window, mostAtOnce/(s.Batch*s.Payload)), 1)
-	events := loadgen.NewItems(s.Kind, join*s.Batch, s.Payload, 0)
-	err = l.Publish(work, join, func(first uint64, n int, at int64) error {
-		n *= s.Batch
-		for i, event := range events[:n] {
-			drive.PutStamp(event, first+uint64(i), at)
-		}
-		return pub.publish(work, events[:n])
+	on := s.open[1+s.subs%s.cfg.Conns]
+	s.subs++
+	err := on.subscribe(ctx, func(event []byte) {
+		r.Event(event)
+		r.Done()
 	})
 	if err != nil {
-		return nil, err
+		return fmt.Errorf("%s: subscribing: %w", s.p.title, err)
 	}
-	return l.Result(), nil
+	return nil
+}
+
+func (s *peerSystem) Close() error {
+	for _, c := range s.open {
+		c.close()
+	}
+	return nil
+}
+
+// peerPublisher publishes by a session. What acknowledges, does so within publish.
+type peerPublisher struct {
+	session
+	join int
+}
+
+func (p peerPublisher) Join() int { return p.join }
+
+func (p peerPublisher) Send(ctx context.Context, items ...[]byte) error { return p.publish(ctx, items) }
+
+func (p peerPublisher) Publish(ctx context.Context, items ...[]byte) error {
+	return p.publish(ctx, items)
 }

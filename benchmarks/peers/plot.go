@@ -16,8 +16,6 @@ import (
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
 	"gonum.org/v1/plot/vg/vgimg"
-
-	"github.com/felix-mq/felix/benchmarks/floor/drive"
 )
 
 // picture is a file with panels in rows under a title, and lines that say where it comes from below.
@@ -216,7 +214,7 @@ func plotPeers(o *options, results []outcome) map[string]picture {
 
 // plotMatrix draws heat maps of payload and fanout.
 func plotMatrix(_ *options, results []outcome) map[string]picture {
-	panel := func(title string, m metric, of func(payload, fanout int) drive.Shape) (*plot.Plot, error) {
+	panel := func(title string, m metric, of func(payload, fanout int) shape) (*plot.Plot, error) {
 		z := make([][]float64, len(matrixPayloads))
 		for i, payload := range matrixPayloads {
 			for _, fanout := range matrixFanouts {

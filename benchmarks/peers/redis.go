@@ -62,14 +62,14 @@ func startRedis(ctx context.Context, secure bool, set settings) (*server, error)
 
 type redisSession struct {
 	c         rueidis.Client
-	fail      context.CancelCauseFunc
+	fail      func(error)
 	cancel    context.CancelFunc // ends the subscription, if there is one
 	receivers sync.WaitGroup
 	cmds      rueidis.Commands
 	direct    *redisPublisher // in place of c, if not nil
 }
 
-func connectRedis(ctx context.Context, s *server, set settings, fail context.CancelCauseFunc) (session, error) {
+func connectRedis(ctx context.Context, s *server, set settings, fail func(error)) (session, error) {
 	c, err := rueidis.NewClient(rueidis.ClientOption{
 		InitAddress: []string{s.addr}, TLSConfig: s.tls, DisableCache: true, DisableRetry: true,
 		PipelineMultiplex:   -1, // one connection

@@ -6,8 +6,6 @@ import (
 	"net"
 	"slices"
 	"strings"
-
-	"github.com/felix-mq/felix/benchmarks/floor/drive"
 )
 
 // settings are the values of a system's knobs, by their names.
@@ -121,7 +119,7 @@ func defaults(knobs []knob) settings {
 const mostInFlight = 256 << 20
 
 // candidates are the values of the knob that can be tried with a load.
-func (k knob) candidates(load drive.Shape) []int {
+func (k knob) candidates(load shape) []int {
 	if k.throughput && load.Window == 1 {
 		return k.values[:1]
 	}
@@ -155,7 +153,7 @@ func (s settings) text(knobs []knob) string {
 const enoughVolume = 4
 
 // shape is that of a load with these settings.
-func (s settings) shape(load drive.Shape) drive.Shape {
+func (s settings) shape(load shape) shape {
 	if bytes := s[inFlight]; bytes > 0 && load.Window > 1 {
 		load.Window = max(bytes/(load.Batch*load.Payload), 2)
 		load.Volume = enoughVolume

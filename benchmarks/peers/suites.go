@@ -5,8 +5,8 @@ import (
 	"io"
 	"math"
 	"slices"
+	"time"
 
-	"github.com/felix-mq/felix/benchmarks/floor/drive"
 	"github.com/felix-mq/felix/loadgen"
 )
 
@@ -78,16 +78,38 @@ func (l limit) met(ratio float64) bool {
 	return ratio <= l.value
 }
 
+// shape is a load of one publisher. Its fields mean what those of [loadgen.Config] mean, but that no warm-up is a batch.
+type shape struct {
+	Fanout  int `json:"fanout"`
+	Conns   int `json:"conns"` // of the subscriptions; the publisher has one of its own
+	Payload int `json:"payload"`
+	Batch   int `json:"batch"`
+	Window  int `json:"window"`
+
+	Kind        loadgen.PayloadKind `json:"kind"`
+	Volume      int                 `json:"volume,omitempty"`
+	Warmup      time.Duration       `json:"warmup_ns"`
+	Duration    time.Duration       `json:"duration_ns"`
+	MaxDuration time.Duration       `json:"max_duration_ns"`
+}
+
+func (s shape) config() loadgen.Config {
+	return loadgen.Config{
+		Fanout: s.Fanout, Conns: s.Conns, Payload: s.Payload, Batch: s.Batch, Window: s.Window, Kind: s.Kind, Volume: s.Volume,
+		Warmup: max(s.Warmup, 1), Duration: s.Duration, MaxDuration: s.MaxDuration,
+	}
+}
+
 // row is one shape and the metrics that are printed for it.
 type row struct {
 	name    string
-	load    drive.Shape // without times
+	load    shape // without times
 	metrics []metric
 }
 
 // shape has the window of a system's settings and the times of a run. One that is slow to move the volume that a rate
 // needs gets more.
-func (r *row) shape(o *options, set settings) drive.Shape {
+func (r *row) shape(o *options, set settings) shape {
 	s := set.shape(r.load)
 	s.Warmup, s.Duration, s.MaxDuration = o.warmup, o.duration, max(o.maxDuration, o.duration)
 	return s
@@ -107,24 +129,24 @@ const usualInFlight = 1 << 20
 
 // batches is a shape of throughput: batches of 64, with about usualInFlight bytes under way, two batches at least and
 // 16 at most.
-func batches(payload, fanout, conns int) drive.Shape {
+func batches(payload, fanout, conns int) shape {
 	const batch = 64
 	window := min(max(usualInFlight/(batch*payload), 2), 16)
-	return drive.Shape{Fanout: fanout, Conns: conns, Payload: payload, Batch: batch, Window: window}
+	return shape{Fanout: fanout, Conns: conns, Payload: payload, Batch: batch, Window: window}
 }
 
 // single is a shape of latency: one event is under way, and the next leaves when all subscriptions have it.
-func single(payload, fanout, conns int) drive.Shape {
-	return drive.Shape{Fanout: fanout, Conns: conns, Payload: payload, Batch: 1, Window: 1}
+func single(payload, fanout, conns int) shape {
+	return shape{Fanout: fanout, Conns: conns, Payload: payload, Batch: 1, Window: 1}
 }
 
 // documents are the same with payloads that can be compressed, which Felix then does.
-func documents(s drive.Shape) drive.Shape {
+func documents(s shape) shape {
 	s.Kind = loadgen.JSON
 	return s
 }
 
-func rowOf(s drive.Shape, metrics ...metric) row {
+func rowOf(s shape, metrics ...metric) row {
 	kind := "throughput"
 	switch {
 	case s.Window == 1:

@@ -10,8 +10,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/felix-mq/felix/benchmarks/floor/drive"
 )
 
 // The search takes the best value of each knob with those of the knobs before, unless it gains too little or fails.
@@ -98,7 +96,7 @@ func TestSearchKnobs(t *testing.T) {
 // Much in flight to many subscriptions would be more than queues hold.
 func TestCandidates(t *testing.T) {
 	for fanout, want := range map[int]int{1: 4, 10: 4, 64: 3} {
-		if got := inFlightKnob.candidates(drive.Shape{Fanout: fanout, Window: 2}); len(got) != want {
+		if got := inFlightKnob.candidates(shape{Fanout: fanout, Window: 2}); len(got) != want {
 			t.Errorf("fanout %d: %v", fanout, got)
 		}
 	}
@@ -218,7 +216,7 @@ func TestEveryKnob(t *testing.T) {
 					}
 					set := defaults(p.knobs)
 					set[k.name] = v
-					s := drive.Shape{Fanout: 2, Conns: 2, Payload: 64, Batch: 8, Window: 3, Duration: time.Millisecond, MaxDuration: time.Hour}
+					s := shape{Fanout: 2, Conns: 2, Payload: 64, Batch: 8, Window: 3, Duration: time.Millisecond, MaxDuration: time.Hour}
 					if k.name == inFlight {
 						s.Payload, s.Batch = 4096, 64
 						s = set.shape(s)

@@ -2,16 +2,14 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/felix-mq/felix/benchmarks/floor"
-	"github.com/felix-mq/felix/benchmarks/floor/drive"
+	"github.com/felix-mq/felix/internal/child"
 	"github.com/felix-mq/felix/loadgen"
 )
 
@@ -19,9 +17,9 @@ const workerName = "worker"
 
 // job is one run for a worker.
 type job struct {
-	System string      `json:"system"`
-	Shape  drive.Shape `json:"shape"`
-	Set    settings    `json:"settings"`
+	System string   `json:"system"`
+	Shape  shape    `json:"shape"`
+	Set    settings `json:"settings"`
 }
 
 // outcome is what a run came to.
@@ -81,48 +79,41 @@ func procsValue(n int) string {
 
 // runWorker carries a run out in a fresh process. It is over when that process and what it started have gone.
 func runWorker(ctx context.Context, o *options, j job) (*outcome, error) {
-	arg, err := json.Marshal(j)
-	if err != nil {
-		return nil, err
-	}
-	before := ownTime()
 	// The worker has its own, shorter limit.
 	ctx, cancel := context.WithTimeout(ctx, j.timeout()+2*grace)
 	defer cancel()
 	var out outcome
-	p, err := drive.Start(ctx, workerName, string(arg), []string{"GOGC=" + o.gogc, procsVar + "=" + procsValue(j.Set[loadProcs])}, &out)
+	p, err := child.Start(ctx, workerName, j, []string{"GOGC=" + o.gogc, procsVar + "=" + procsValue(j.Set[loadProcs])}, &out)
 	if err != nil {
 		return nil, err
 	}
 	if out.Error != "" {
 		err = errors.New(out.Error)
 	}
-	err = errors.Join(err, p.Stop(new(any)))
-	out.CPUSeconds = ownTime() - before // now that they have ended
+	err = errors.Join(err, p.Stop(nil))
+	out.CPUSeconds = p.CPUTime().Seconds()
 	return &out, err
 }
 
-// serveWorker is a worker's process: publisher and subscriptions of one run.
-func serveWorker(ctx context.Context, arg string, ready func(any) error) (any, error) {
-	var j job
-	if err := json.Unmarshal([]byte(arg), &j); err != nil {
-		return nil, err
-	}
+// serveWorker is a worker's process: publisher and subscriptions of one run. It is ready when that is over.
+func serveWorker(ctx context.Context, j job, parent *child.Parent) (any, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, j.timeout(), fmt.Errorf("no end after %v", j.timeout()))
 	defer cancel()
 	// For the processes that this one starts. Its own number was settled when it began.
 	if err := os.Setenv(procsVar, procsValue(j.Set[serverProcs])); err != nil {
 		return nil, err
 	}
-	before := readKernel()
+	udp, tcp := udpDropped(), tcpRetransmitted()
 	out, err := carryOut(ctx, j)
 	if err != nil {
-		return nil, ready(outcome{Error: err.Error()})
+		return nil, parent.Send(outcome{Error: err.Error()})
 	}
-	after := readKernel()
-	out.UDPDropped, out.TCPRetransmitted = after.udpDropped-before.udpDropped, after.tcpRetransmitted-before.tcpRetransmitted
-	return nil, ready(out)
+	out.UDPDropped, out.TCPRetransmitted = udpDropped()-udp, tcpRetransmitted()-tcp
+	return nil, parent.Send(out)
 }
+
+func udpDropped() int64       { return loadgen.KernelCounter("Udp:", "InErrors") }
+func tcpRetransmitted() int64 { return loadgen.KernelCounter("Tcp:", "RetransSegs") }
 
 func carryOut(ctx context.Context, j job) (out *outcome, err error) {
 	out = &outcome{}
@@ -130,7 +121,7 @@ func carryOut(ctx context.Context, j job) (out *outcome, err error) {
 	case felixName:
 		out.Result, err = runFelix(ctx, j.Shape)
 	case relayName:
-		out.Result, err = floor.RunRelay(ctx, j.Shape, nil)
+		out.Result, err = floor.RunRelay(ctx, j.Shape.config(), nil)
 	case pipeName:
 		out.Pipe, err = floor.RunPipe(ctx, j.Shape.Warmup, j.Shape.Duration, nil)
 	default:
@@ -144,40 +135,8 @@ func carryOut(ctx context.Context, j job) (out *outcome, err error) {
 }
 
 // runFelix loads a broker in a process of its own.
-func runFelix(ctx context.Context, s drive.Shape) (*loadgen.Result, error) {
-	return loadgen.Run(ctx, loadgen.Config{
-		Fanout: s.Fanout, Conns: s.Conns, Payload: s.Payload, Batch: s.Batch, Window: s.Window,
-		Kind: s.Kind, Compress: s.Kind == loadgen.JSON, Warmup: max(s.Warmup, 1), Duration: s.Duration, MaxDuration: s.MaxDuration, Processes: 2,
-	})
-}
-
-// kernel is a reading of counters of the whole machine.
-type kernel struct{ udpDropped, tcpRetransmitted int64 }
-
-// readKernel returns zeros where there is no such file.
-func readKernel() kernel {
-	b, _ := os.ReadFile("/proc/net/snmp")
-	return kernel{udpDropped: snmp(string(b), "Udp:", "InErrors"), tcpRetransmitted: snmp(string(b), "Tcp:", "RetransSegs")}
-}
-
-// snmp finds a counter. Each protocol has a line of names and then a line of numbers, which both begin with prefix.
-func snmp(file, prefix, counter string) int64 {
-	var names []string
-	for line := range strings.Lines(file) {
-		fields := strings.Fields(line)
-		if len(fields) == 0 || fields[0] != prefix {
-			continue
-		}
-		if names == nil {
-			names = fields
-			continue
-		}
-		for i, name := range names {
-			if name == counter && i < len(fields) {
-				n, _ := strconv.ParseInt(fields[i], 10, 64)
-				return n
-			}
-		}
-	}
-	return 0
+func runFelix(ctx context.Context, s shape) (*loadgen.Result, error) {
+	cfg := s.config()
+	cfg.Processes, cfg.Compress = 2, s.Kind == loadgen.JSON
+	return loadgen.Run(ctx, cfg)
 }

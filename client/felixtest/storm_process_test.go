@@ -7,9 +7,7 @@ import (
 	"crypto/ed25519"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"syscall"
@@ -21,19 +19,13 @@ import (
 	"github.com/felix-mq/felix/auth"
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/client/felixtest"
+	"github.com/felix-mq/felix/internal/child"
 	"github.com/felix-mq/felix/internal/dev"
 	"github.com/felix-mq/felix/internal/race"
-	"github.com/felix-mq/felix/internal/selfproc"
 )
 
 func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == brokerProcess {
-		if err := serveProcess(); err != nil {
-			fmt.Fprintln(os.Stderr, "the broker's process:", err)
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
+	child.Serve(brokerProcess, func(ctx context.Context, job processJob, p *child.Parent) (any, error) { return nil, job.serve(ctx, p) })
 	goleak.VerifyTestMain(m)
 }
 
@@ -70,10 +62,10 @@ func runProcessStorm(t *testing.T, seed uint64) {
 					s.errorf("starting the broker again: %v", err)
 				}
 			} else {
-				_ = b.process.Process.Signal(syscall.SIGSTOP)
+				_ = b.process.Signal(syscall.SIGSTOP)
 				time.Sleep(least)
 				s.pause(r, most-least)
-				_ = b.process.Process.Signal(syscall.SIGCONT)
+				_ = b.process.Signal(syscall.SIGCONT)
 			}
 			s.pause(r, time.Second)
 		}
@@ -86,12 +78,12 @@ type processBroker struct {
 	job     processJob
 	tls     *tls.Config
 	signer  *auth.Signer
-	process *selfproc.Process
+	process *child.Process
 }
 
-const brokerProcess = "felixtest-broker-process"
+const brokerProcess = "felixtest-broker"
 
-// processJob is what the process gets on its standard input. It ends when that does.
+// processJob is what the process gets.
 type processJob struct {
 	Bind        string
 	Seed        []byte // of the key that signs tokens
@@ -129,32 +121,17 @@ func (b *processBroker) token() (string, error) {
 
 // start starts the process and waits until it serves.
 func (b *processBroker) start() (err error) {
-	if b.process, err = selfproc.Start(nil, brokerProcess); err != nil {
-		return err
-	}
-	err = json.NewEncoder(b.process.In).Encode(b.job)
-	if err == nil {
-		err = json.NewDecoder(b.process.Out).Decode(&b.job.Bind)
-	}
-	if err != nil {
-		b.kill()
-	}
+	b.process, err = child.Start(context.Background(), brokerProcess, b.job, nil, &b.job.Bind)
 	return err
 }
 
 func (b *processBroker) kill() {
-	_ = b.process.Process.Kill()
-	_ = b.process.Wait() // it says that it was killed
+	_ = b.process.Kill()
+	_ = b.process.Stop(nil) // it says that it was killed
 }
 
-// serveProcess is the process.
-func serveProcess() error {
-	in := selfproc.Input()
-	dec := json.NewDecoder(in)
-	var job processJob
-	if err := dec.Decode(&job); err != nil {
-		return err
-	}
+// serve is the process.
+func (job *processJob) serve(ctx context.Context, parent *child.Parent) error {
 	key, err := x509.ParsePKCS8PrivateKey(job.Key)
 	if err != nil {
 		return err
@@ -172,13 +149,7 @@ func serveProcess() error {
 	if err != nil {
 		return err
 	}
-	ctx, stop := context.WithCancel(context.Background())
-	go func() {
-		defer stop()
-		var more struct{}
-		_ = dec.Decode(&more) // there is no more
-	}()
-	if err := errors.Join(b.AddStream(felixtest.Tenant, felixtest.Namespace, felixtest.Stream), json.NewEncoder(os.Stdout).Encode(b.Addr().String())); err != nil {
+	if err := errors.Join(b.AddStream(felixtest.Tenant, felixtest.Namespace, felixtest.Stream), parent.Send(b.Addr().String())); err != nil {
 		return err
 	}
 	return b.Serve(ctx)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -129,10 +130,11 @@ func TestEmptyVariables(t *testing.T) {
 
 func TestExitCodes(t *testing.T) {
 	for name, tc := range map[string]struct {
-		args []string
-		env  string
-		code int
-		want string // on stderr
+		args  []string
+		env   string
+		stdin string
+		code  int
+		want  string // on stderr
 	}{
 		"help":            {args: []string{"--help"}, code: exitOK, want: "--payload-kind"},
 		"unknown flag":    {args: []string{"--fan-out=1"}, code: exitUsage, want: "unknown flag"},
@@ -170,10 +172,11 @@ func TestExitCodes(t *testing.T) {
 		"no such file":    {args: []string{"--addr=127.0.0.1:1", "--token=x", "--ca=nosuch.pem"}, code: exitUsage, want: "nosuch.pem"},
 		"environment":     {env: "FELIX_SUB_QUEUE_POLICY=sometimes", code: exitUsage, want: "sometimes"},
 		"small duration":  {args: []string{"--payload=65536", "--duration=1ns", "--warmup=0", "--idle-timeout=5m"}, code: exitFailed, want: "run too small"},
-		"broker process":  {args: []string{"__serve-loadgen-broker", "sometimes", "1"}, code: exitFailed, want: "sometimes"},
+		"broker process":  {args: brokerProcess, stdin: `{"Policy":"sometimes"}`, code: exitFailed, want: "sometimes"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cmd := program(t, tc.args...)
+			cmd.Stdin = strings.NewReader(tc.stdin)
 			if tc.env != "" {
 				cmd.Env = append(cmd.Env, tc.env)
 			}
@@ -192,9 +195,12 @@ func TestVersion(t *testing.T) {
 	}
 }
 
+// brokerProcess are the arguments of the broker's process, whose job is a line of standard input.
+var brokerProcess = []string{"__child", "loadgen-broker"}
+
 // The broker process of a load generator that is gone ends by itself.
 func TestBrokerProcessEndsWithItsInput(t *testing.T) {
-	cmd := program(t, "__serve-loadgen-broker", "block", "1")
+	cmd := program(t, brokerProcess...)
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -204,6 +210,9 @@ func TestBrokerProcessEndsWithItsInput(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(stdin, `{"Policy":"block","Topics":1}`+"\n"); err != nil {
 		t.Fatal(err)
 	}
 	in := json.NewDecoder(stdout)

@@ -25,6 +25,7 @@ import (
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/codec"
 	"github.com/felix-mq/felix/internal/race"
+	"github.com/felix-mq/felix/internal/stats"
 	"github.com/felix-mq/felix/quicx"
 )
 
@@ -246,7 +247,7 @@ func TestBehaviors(t *testing.T) {
 			if err := s.restored(ctx); err != nil {
 				t.Fatal(err)
 			}
-			t.Logf("%s: %s: %s; accounts back after %v", b.name, b.end, spread(took), time.Since(begin).Round(10*time.Microsecond))
+			t.Logf("%s: %s: %s; accounts back after %v", b.name, b.end, stats.Percentiles(took), time.Since(begin).Round(10*time.Microsecond))
 		})
 	}
 	t.Run("patient", func(t *testing.T) {
@@ -267,7 +268,7 @@ func TestBehaviors(t *testing.T) {
 		}
 		wg.Wait()
 		for i, b := range patient {
-			t.Logf("%s: %s: %s", b.name, b.end, spread(took[i]))
+			t.Logf("%s: %s: %s", b.name, b.end, stats.Percentiles(took[i]))
 		}
 		begin := time.Now()
 		if err := s.restored(ctx); err != nil {

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/felix-mq/felix/internal/stats"
 	"github.com/felix-mq/felix/quicx"
 )
 
@@ -60,7 +61,7 @@ func TestMutatedFrames(t *testing.T) {
 	if err := s.restored(after); err != nil {
 		t.Error(err)
 	}
-	t.Logf("%d frames on %d streams; from the last of a stream to its end: %s", a.frames.Load(), a.streams.Load(), spread(a.took))
+	t.Logf("%d frames on %d streams; from the last of a stream to its end: %s", a.frames.Load(), a.streams.Load(), stats.Percentiles(a.took))
 	for _, text := range slices.Sorted(maps.Keys(a.replies)) {
 		t.Logf("%8d × %s", a.replies[text], text)
 	}

@@ -312,12 +312,3 @@ func (p *pair) rest(ctx context.Context) (resume func(), _ error) {
 		return nil, errors.New("the healthy subscriber does not receive what is published")
 	}
 }
-
-// spread sums durations up.
-func spread(all []time.Duration) string {
-	slices.Sort(all)
-	at := func(q float64) time.Duration {
-		return all[min(len(all)-1, int(q*float64(len(all))))].Round(10 * time.Microsecond)
-	}
-	return fmt.Sprintf("p50 %v  p90 %v  p99 %v  max %v", at(0.5), at(0.9), at(0.99), at(1))
-}

@@ -1,7 +1,6 @@
 package report
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -9,8 +8,7 @@ import (
 	"slices"
 	"strings"
 
-	"gonum.org/v1/gonum/stat"
-	"gonum.org/v1/gonum/stat/distuv"
+	"github.com/felix-mq/felix/internal/stats"
 )
 
 // A figure has changed if that would be a coincidence in less than Significance of all comparisons, of all figures of a
@@ -56,12 +54,8 @@ type Comparison struct {
 	Unlike                 []string // what differs besides the code, if the comparison was made in spite of that
 }
 
-// Compare compares the trials of head with those of base, by [Welch's t-test], which does not assume that both spread
-// alike. It returns an [UnlikeError] if a load of head is not one of base, or if they are of other machines or other
+// Compare compares the trials of head with those of base, by [stats.Welch]. It returns an [UnlikeError] if a load of head is not one of base, or if they are of other machines or other
 // kinds of builds. It also fails if a load has too few trials.
-//
-// [Welch's t-test]: B. L. Welch, The generalization of "Student's" problem when several different population variances
-// are involved, Biometrika 34 (1947).
 func Compare(base, head *Report) (*Comparison, error) {
 	all, unlike, leftOut := pairs(base, head)
 	if unlike = append(unlikeSources(base.from("base"), head.from("this")), unlike...); len(unlike) > 0 {
@@ -92,21 +86,25 @@ func compareCells(all []pair, leftOut []string) (*Comparison, error) {
 					p.head.Load, len(y), len(x), MinTrials)
 			}
 			c.BaseTrials, c.HeadTrials = min(c.BaseTrials, len(x)), min(c.HeadTrials, len(y))
-			d.Base, d.BaseSpread = stat.MeanStdDev(x, nil)
-			d.Head, d.HeadSpread = stat.MeanStdDev(y, nil)
+			d.Base, d.BaseSpread = stats.MeanDeviation(x)
+			d.Head, d.HeadSpread = stats.MeanDeviation(y)
 			d.Change = d.Head/d.Base - 1
 			d.worse = d.Change
 			if m.HigherIsBetter {
 				d.worse = -d.Change
 			}
-			d.P = welch(x, y)
+			d.P = stats.Welch(x, y)
 			c.Differences = append(c.Differences, d)
 		}
 	}
 	if len(c.Differences) == 0 {
 		return nil, errors.New("report: there is nothing to compare")
 	}
-	holm(c.Differences)
+	p := make([]*float64, len(c.Differences))
+	for i := range p {
+		p[i] = &c.Differences[i].P
+	}
+	stats.Holm(p)
 	for i := range c.Differences {
 		d := &c.Differences[i]
 		switch {
@@ -132,36 +130,6 @@ func (c *Cell) values(metric string) []float64 {
 		}
 	}
 	return v
-}
-
-// welch returns the two-sided p-value of the hypothesis that both samples have the same mean.
-func welch(x, y []float64) float64 {
-	mx, vx := stat.MeanVariance(x, nil)
-	my, vy := stat.MeanVariance(y, nil)
-	ex, ey := vx/float64(len(x)), vy/float64(len(y))
-	if ex+ey == 0 {
-		if mx == my {
-			return 1
-		}
-		return 0
-	}
-	t := math.Abs(mx-my) / math.Sqrt(ex+ey)
-	freedom := (ex + ey) * (ex + ey) / (ex*ex/float64(len(x)-1) + ey*ey/float64(len(y)-1))
-	return 2 * distuv.StudentsT{Sigma: 1, Nu: freedom}.Survival(t)
-}
-
-// holm corrects p-values for their number, so that all of them together are wrong no more often than Significance says.
-func holm(d []Difference) {
-	order := make([]*Difference, len(d))
-	for i := range d {
-		order[i] = &d[i]
-	}
-	slices.SortFunc(order, func(a, b *Difference) int { return cmp.Compare(a.P, b.P) })
-	floor := 0.0
-	for i, x := range order {
-		floor = max(floor, min(x.P*float64(len(order)-i), 1))
-		x.P = floor
-	}
 }
 
 // Slower reports whether any figure has become worse.

@@ -1,42 +1,12 @@
 package report
 
 import (
-	"math"
 	"math/rand/v2"
 	"strings"
 	"testing"
 
 	"github.com/felix-mq/felix/loadgen"
 )
-
-// The example of Welch's test that statistics texts share (sets A1 and A2 of Welch's t-test in Wikipedia, unequal
-// variances and sizes), with the p-value of R's t.test.
-func TestWelch(t *testing.T) {
-	x := []float64{27.5, 21.0, 19.0, 23.6, 17.0, 17.9, 16.9, 20.1, 21.9, 22.6, 23.1, 19.6, 19.0, 21.7, 21.4}
-	y := []float64{27.1, 22.0, 20.8, 23.4, 23.4, 23.5, 25.8, 22.0, 24.8, 20.2, 21.9, 22.1, 22.9, 20.5, 24.4}
-	if p := welch(x, y); math.Abs(p-0.021378) > 1e-5 {
-		t.Errorf("p = %v, want 0.021378", p)
-	}
-	if p := welch(y, x); math.Abs(p-0.021378) > 1e-5 {
-		t.Errorf("the other way round: p = %v", p)
-	}
-	if p := welch([]float64{1, 1, 1}, []float64{1, 1, 1}); p != 1 {
-		t.Errorf("equal constants: p = %v", p)
-	}
-	if p := welch([]float64{1, 1, 1}, []float64{2, 2, 2}); p != 0 {
-		t.Errorf("unequal constants: p = %v", p)
-	}
-}
-
-func TestHolm(t *testing.T) {
-	d := []Difference{{P: 0.04}, {P: 0.01}, {P: 0.03}, {P: 0.005}}
-	holm(d)
-	for i, want := range []float64{0.06, 0.03, 0.06, 0.02} {
-		if math.Abs(d[i].P-want) > 1e-12 {
-			t.Errorf("p %d = %v, want %v", i, d[i].P, want)
-		}
-	}
-}
 
 // trials makes trials that spread by a part of their mean around a rate and a latency.
 func trials(rnd *rand.Rand, n int, rate, latency, spread float64) *Report {
