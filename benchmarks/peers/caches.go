@@ -3,22 +3,21 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"runtime"
 	"runtime/debug"
 	"slices"
 	"strconv"
-	"syscall"
 	"time"
 
 	"github.com/bradfitz/gomemcache/memcache"
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/rueidis"
 
+	"github.com/felix-mq/felix/internal/program"
+	"github.com/felix-mq/felix/internal/stats"
 	"github.com/felix-mq/felix/loadgen"
 )
 
@@ -46,22 +45,21 @@ type cacheSystem struct {
 }
 
 // runCaches measures all caches one after the other, for each shape and size of values, and prints one table.
-func runCaches(args []string, stdout, stderr io.Writer) int {
+func runCaches(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	cfg := loadgen.DefaultCacheConfig()
-	flags := flag.NewFlagSet("peers cache", flag.ContinueOnError)
-	flags.SetOutput(stderr)
+	flags := program.Flags("peers cache", stderr)
 	rounds := flags.Int("rounds", 3, "`runs` of each cache in each shape")
 	flags.DurationVar(&cfg.Duration, "duration", 3*time.Second, "measured time of a run")
 	flags.DurationVar(&cfg.Warmup, "warmup", cfg.Warmup, "time before that")
 	flags.Float64Var(&cfg.GetRatio, "get-ratio", cfg.GetRatio, "part of the calls that are gets")
 	procs := flags.Int("procs", 1, "GOMAXPROCS of the load, whichever client it has, and of Felix's broker; Redis executes commands on one thread anyway")
 	spin := flags.Duration("spin", 100*time.Microsecond, "polling of Felix's client at one caller")
-	err := flags.Parse(args)
-	if errors.Is(err, flag.ErrHelp) {
-		return 0
+	if code, ok := program.Parse(flags, args); !ok {
+		return code
 	}
-	if err == nil && (*rounds < 1 || *procs < 1 || flags.NArg() > 0) {
-		err = errors.New("want positive -rounds and -procs, and no arguments")
+	var err error
+	if *rounds < 1 || *procs < 1 || flags.NArg() > 0 {
+		err = errors.New("want positive --rounds and --procs, and no arguments")
 	}
 	if err = errors.Join(err, cfg.Validate()); err != nil {
 		fmt.Fprintln(stderr, "peers:", err)
@@ -74,8 +72,6 @@ func runCaches(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "peers:", err)
 		return 1
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	systems, closeAll, missing := cacheSystems(ctx, *spin)
 	defer closeAll()
 	for _, m := range missing {
@@ -103,17 +99,10 @@ func runCaches(args []string, stdout, stderr io.Writer) int {
 				}
 			}
 			for i, system := range systems {
-				median := func(of func(*loadgen.CacheResult) float64) float64 {
-					all := make([]float64, 0, len(results[i]))
-					for _, r := range results[i] {
-						all = append(all, of(r))
-					}
-					slices.Sort(all)
-					if len(all) == 0 {
-						return 0
-					}
-					return all[len(all)/2]
+				if len(results[i]) == 0 {
+					continue // its failures are told
 				}
+				median := func(of func(*loadgen.CacheResult) float64) float64 { return stats.MedianOf(results[i], of) }
 				fmt.Fprintf(stdout, "| %v | %d B | %s | %.0f | %.0f | %.0f | %.0f |\n", shape, value, system.name,
 					median(func(r *loadgen.CacheResult) float64 { return r.All.Rate }),
 					median(func(r *loadgen.CacheResult) float64 { return r.All.Latency.P50 }),

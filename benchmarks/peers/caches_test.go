@@ -16,7 +16,7 @@ import (
 func TestCachesAlone(t *testing.T) {
 	t.Setenv("PATH", "")
 	var out, errs bytes.Buffer
-	if status := runCaches([]string{"-rounds", "1", "-duration", "5ms", "-warmup", "1ms"}, &out, &errs); status != 0 || errs.Len() > 0 {
+	if status := runCaches(t.Context(), []string{"--rounds", "1", "--duration", "5ms", "--warmup", "1ms"}, &out, &errs); status != 0 || errs.Len() > 0 {
 		t.Fatalf("status %d\n%s", status, &errs)
 	}
 	const head = "Not measured: Redis over TLS 1.3: redis-server is not installed.\n\nNot measured: memcached: memcached is not installed.\n\n" +
@@ -38,14 +38,14 @@ func TestCachesAlone(t *testing.T) {
 }
 
 func TestCacheArguments(t *testing.T) {
-	for _, args := range [][]string{{"-rounds", "0"}, {"-duration", "0s"}, {"-warmup", "-1s"}, {"-get-ratio", "2"}, {"-only", "x"}, {"more"}} {
+	for _, args := range [][]string{{"--rounds", "0"}, {"--duration", "0s"}, {"--warmup", "-1s"}, {"---get-ratio", "2"}, {"--only", "x"}, {"more"}} {
 		var out, errs bytes.Buffer
-		if status := runCaches(args, &out, &errs); status != 2 || errs.Len() == 0 || out.Len() > 0 {
+		if status := runCaches(t.Context(), args, &out, &errs); status != 2 || errs.Len() == 0 || out.Len() > 0 {
 			t.Errorf("%v: status %d, said %q", args, status, &errs)
 		}
 	}
 	var out, errs bytes.Buffer
-	if status := runCaches([]string{"-h"}, &out, &errs); status != 0 || !strings.Contains(errs.String(), "-get-ratio") {
+	if status := runCaches(t.Context(), []string{"--help"}, &out, &errs); status != 0 || !strings.Contains(errs.String(), "---get-ratio") {
 		t.Errorf("-h: status %d, said %q", status, &errs)
 	}
 }

@@ -6,6 +6,9 @@ import (
 	"io"
 	"strings"
 	"time"
+
+	"github.com/felix-mq/felix/internal/program"
+	"github.com/felix-mq/felix/internal/stats"
 )
 
 // peersSuite compares Felix with other systems that users could choose: each of them has lines of its own.
@@ -47,7 +50,7 @@ func writePeers(out io.Writer, o *options, results []outcome) {
 		{"json", "The same with JSON documents, which Felix compresses. What is delivered is counted as it was published."},
 		{"latency", "Latency: 1 KiB, one event at a time, publish to receipt. Less is better."},
 	} {
-		var t table
+		var t program.Table
 		for _, r := range peersRows(true) {
 			if runs := runsOf(results, r.name); strings.HasPrefix(r.name, kind.prefix) && len(runs) > 0 {
 				t = r.compare(t, o, results)
@@ -55,7 +58,7 @@ func writePeers(out io.Writer, o *options, results []outcome) {
 		}
 		if t != nil {
 			fmt.Fprintf(out, "\n%s\n\n", kind.head)
-			t.write(out, 3)
+			t.Write(out, 3)
 		}
 	}
 	fmt.Fprint(out, "\n", lostMeans, "\n")
@@ -63,7 +66,7 @@ func writePeers(out io.Writer, o *options, results []outcome) {
 }
 
 // compare appends a line for each system.
-func (r *row) compare(t table, o *options, results []outcome) table {
+func (r *row) compare(t program.Table, o *options, results []outcome) program.Table {
 	if t == nil {
 		head := []string{"Load", "System", "Settings"}
 		for _, m := range r.metrics {
@@ -72,7 +75,7 @@ func (r *row) compare(t table, o *options, results []outcome) table {
 		for _, m := range r.metrics {
 			head = append(head, "Felix ÷ it, "+m.name)
 		}
-		t = table{append(head, "lost")}
+		t = program.Table{append(head, "lost")}
 	}
 	runs := runsOf(results, r.name)
 	name := r.title() // in the first line only
@@ -86,7 +89,7 @@ func (r *row) compare(t table, o *options, results []outcome) table {
 			continue
 		}
 		for _, m := range r.metrics {
-			line = append(line, spreadAs(cmp.Or(m.form, "%.0f"), values(runs[system], m.of)))
+			line = append(line, stats.Spread(cmp.Or(m.form, "%.0f"), values(runs[system], m.of)))
 		}
 		for _, m := range r.metrics {
 			var ratio string

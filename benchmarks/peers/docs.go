@@ -2,9 +2,9 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"io/fs"
@@ -16,6 +16,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/felix-mq/felix/internal/program"
+	"github.com/felix-mq/felix/internal/stats"
 	"github.com/felix-mq/felix/loadgen"
 )
 
@@ -54,15 +56,15 @@ var shown = regexp.MustCompile(`(?s)(<!-- results -->\n).*?(<!-- end of results 
 
 // runDocs brings the summary of a release up to date with a directory of results, if one is named, and puts its figures
 // into documents. What the directory does not have stays as it is.
-func runDocs(args []string, stderr io.Writer) int {
-	flags := flag.NewFlagSet("peers docs", flag.ContinueOnError)
-	flags.SetOutput(stderr)
+func runDocs(_ context.Context, args []string, _, stderr io.Writer) int {
+	flags := program.Flags("peers docs", stderr)
 	from := flags.String("from", "", "`directory` of results to take into the summary first")
 	file := flags.String("summary", "", "`file` with the summary of a release")
-	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
-		return 0
-	} else if err != nil || *file == "" || *from == "" && flags.NArg() == 0 {
-		fmt.Fprintln(stderr, "peers: want -summary file, and -from directory or the documents")
+	if code, ok := program.Parse(flags, args); !ok {
+		return code
+	}
+	if *file == "" || *from == "" && flags.NArg() == 0 {
+		fmt.Fprintln(stderr, "peers: want --summary file, and --from directory or the documents")
 		return 2
 	}
 	sum, err := updateSummary(*file, *from)
@@ -149,7 +151,7 @@ func summarize(name string, rec *record) summaryTable {
 				v := values(runs[system], m.of)
 				t.Rows = append(t.Rows, summaryRow{
 					Load: load, Figure: m.name, System: system,
-					Median: sixDigits(median(v)), Low: sixDigits(slices.Min(v)), High: sixDigits(slices.Max(v)),
+					Median: sixDigits(stats.Median(v)), Low: sixDigits(slices.Min(v)), High: sixDigits(slices.Max(v)),
 				})
 			}
 		}
@@ -207,7 +209,7 @@ func (s *summary) write(out io.Writer) {
 	for _, system := range systems {
 		head = append(head, title(system))
 	}
-	lines := table{head}
+	lines := program.Table{head}
 	var origins []string
 	for _, t := range s.Tables {
 		if !slices.Contains(shownTables, t.Name) {
@@ -233,7 +235,7 @@ func (s *summary) write(out io.Writer) {
 		}
 		origins = append(origins, origin+".")
 	}
-	lines.write(out, 3)
+	lines.Write(out, 3)
 	fmt.Fprintf(out, "\n%s\n", strings.Join(origins, "\n"))
 }
 

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"github.com/felix-mq/felix/internal/program"
 )
 
 // floorSuite compares Felix with what the transport allows, and with NATS: its columns are the systems.
@@ -78,7 +80,7 @@ func writeFloor(out io.Writer, o *options, results []outcome) {
 		}
 		return append(cells, pipe)
 	}
-	t := table{line("Shape", "Figure", title, func(other string) (string, string) { return "Felix / " + title(other), "wanted" }, "Felix / pipe")}
+	t := program.Table{line("Shape", "Figure", title, func(other string) (string, string) { return "Felix / " + title(other), "wanted" }, "Felix / pipe")}
 	for _, r := range floorRows(true) {
 		runs := runsOf(results, r.name)
 		if len(runs) == 0 || r.name == pipeName {
@@ -101,7 +103,7 @@ func writeFloor(out io.Writer, o *options, results []outcome) {
 			func(system string) string { return lost(runs[system], system) },
 			func(string) (string, string) { return "", "" }, ""))
 	}
-	t.write(out, 2)
+	t.Write(out, 2)
 	fmt.Fprint(out, "\n", lostMeans, "\n")
 	fmt.Fprint(out, "\nSettings, each with those with which a sweep found it at its best:\n\n")
 	for _, r := range floorRows(true) {

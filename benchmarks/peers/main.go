@@ -13,27 +13,26 @@
 //
 // A run has two fresh processes: a worker, which is publisher and subscriptions, and the system under test. All but
 // Redis and Mosquitto are other instances of this program. Runs alternate: one of each system for a shape, then the
-// next shape, and all of that again for each round. Begin at run; floor.go, comparison.go and matrix.go say what is
-// measured, peer.go and package floor how.
+// next shape, and all of that again for each round. Begin at suite.run; floor.go, comparison.go and matrix.go say what
+// is measured, peer.go and package floor how.
 package main
 
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
 	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
+
+	"github.com/spf13/pflag"
 
 	"github.com/felix-mq/felix/benchmarks/floor"
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/internal/child"
+	"github.com/felix-mq/felix/internal/program"
 	brokersettings "github.com/felix-mq/felix/internal/settings"
 	"github.com/felix-mq/felix/loadgen"
 )
@@ -43,36 +42,23 @@ func main() {
 	floor.Serve()
 	child.Serve(natsName, serveNATS)
 	child.Serve(workerName, serveWorker)
-	os.Exit(command(os.Args[1:], os.Stdout, os.Stderr))
+	program.Main(command)
 }
 
-func command(args []string, stdout, stderr io.Writer) int {
-	var name string
-	if len(args) > 0 {
-		name = args[0]
-		args = args[1:]
-	}
+// command runs what its first argument names.
+func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	var all []program.Command
 	for i := range suites {
-		if suites[i].name == name {
-			return run(&suites[i], args, stdout, stderr)
-		}
+		s := &suites[i]
+		all = append(all, program.Command{Name: s.name, About: s.about, Run: s.run})
 	}
-	switch name {
-	case "cache":
-		return runCaches(args, stdout, stderr)
-	case sweepName:
-		return runSweep(args, stdout, stderr)
-	case "docs":
-		return runDocs(args, stderr)
-	}
-	fmt.Fprintf(stderr, "peers: %q: want one of these as first argument:\n", name)
-	for i := range suites {
-		fmt.Fprintf(stderr, "  %-8s%s\n", suites[i].name, suites[i].about)
-	}
-	fmt.Fprint(stderr, "  cache   Felix's cache next to Redis over TLS 1.3 and memcached\n"+
-		"  sweep   find the settings with which each system is at its best\n"+
-		"  docs    keep the figures of a directory of results, and put them into documents\n")
-	return 2
+	all = append(
+		all,
+		program.Command{Name: "cache", About: "Felix's cache next to Redis over TLS 1.3 and memcached", Run: runCaches},
+		program.Command{Name: sweepName, About: "find the settings with which each system is at its best", Run: runSweep},
+		program.Command{Name: "docs", About: "put the tables of a directory of results into documents", Run: runDocs},
+	)
+	return program.Commands("peers", all...)(ctx, args, stdout, stderr)
 }
 
 type options struct {
@@ -92,41 +78,62 @@ type options struct {
 	gogc        string
 }
 
-func parse(s *suite, args []string, stderr io.Writer) (*options, error) {
-	o := s.defaults
-	o.command = strings.Join(append([]string{"bench-peers", s.name}, args...), " ")
-	flags := flag.NewFlagSet("peers "+s.name, flag.ContinueOnError)
-	flags.SetOutput(stderr)
+// add defines the flags that tables and sweeps have in common, with the values that o has.
+func (o *options) add(flags *pflag.FlagSet) (only *string) {
 	flags.IntVar(&o.rounds, "rounds", o.rounds, "`runs` of each system in each shape")
 	flags.DurationVar(&o.duration, "duration", o.duration, "measured time of a run")
 	flags.DurationVar(&o.warmup, "warmup", o.warmup, "time before that")
 	flags.DurationVar(&o.maxDuration, "max-duration", o.maxDuration, "measured time until which a run may go on to move enough")
-	only := flags.String("only", "", "shapes whose name matches this `regexp`; -only list prints the names")
+	flags.StringVar(&o.commit, "commit", "unknown", "the `commit` to print")
+	return flags.String("only", "", "shapes whose name matches this `regexp`")
+}
+
+// check reports what is wrong with the flags that add defined.
+func (o *options) check(flags *pflag.FlagSet, only string) (err error) {
+	if o.rounds < 1 || o.duration <= 0 || o.warmup < 0 || flags.NArg() > 0 {
+		return errors.New("want positive --rounds and --duration, --warmup that is not negative, and no arguments")
+	}
+	if o.only, err = regexp.Compile(only); err != nil {
+		return fmt.Errorf("--only: %w", err)
+	}
+	return nil
+}
+
+// parse reports false if the command is to end with the returned status.
+func (s *suite) parse(args []string, stderr io.Writer) (o *options, code int, ok bool) {
+	o = new(s.defaults)
+	o.command = strings.Join(append([]string{"bench-peers", s.name}, args...), " ")
+	flags := program.Flags("peers "+s.name, stderr)
+	only := o.add(flags)
+	flags.Lookup("only").Usage += "; --only list prints the names"
 	against := flags.String("against", s.against, "what Felix is measured by, `names` separated by commas")
 	flags.BoolVar(&o.full, "full", false, "with the shapes that take long, if the table has some")
 	flags.StringVar(&o.results, "results", "", "keep table, runs and plots in a directory of their own in this `directory`")
-	flags.StringVar(&o.commit, "commit", "unknown", "the `commit` to print")
 	procs := flags.Int("procs", -1, "GOMAXPROCS of the processes under test that are written in Go, in place of the swept; 0 leaves it to the runtime")
 	loads := flags.Int("load-procs", -1, "GOMAXPROCS of publisher and subscriptions, in place of the swept; 0 leaves it to the runtime")
 	from := flags.String("settings", "", "`file` of a sweep to take the systems' settings from; the one that this program was built with if empty, none if none")
 	flags.StringVar(&o.gogc, "gogc", "400", "GOGC of all processes")
-	if err := flags.Parse(args); err != nil {
-		return nil, err
+	if code, ok := program.Parse(flags, args); !ok {
+		return nil, code, false
 	}
-	var err error
-	if o.only, err = regexp.Compile(*only); err != nil {
-		return nil, err
+	err := o.check(flags, *only)
+	if err == nil && (*procs < -1 || *loads < -1) {
+		err = errors.New("want --procs and --load-procs that are not negative")
 	}
-	if o.against, err = systemNames("-against", *against); err != nil {
-		return nil, err
+	if err == nil {
+		o.against, err = systemNames("--against", *against)
 	}
-	if slices.Contains(o.against, felixName) {
-		return nil, fmt.Errorf("-against %s: it is measured anyway; %s%s is it without a sweep", felixName, felixName, defaultSuffix)
+	if err == nil && slices.Contains(o.against, felixName) {
+		err = fmt.Errorf("--against %s: it is measured anyway; %s%s is it without a sweep", felixName, felixName, defaultSuffix)
 	}
-	if s.swept && *from != "none" {
+	if err == nil && s.swept && *from != "none" {
 		if o.sweeps, err = readSweeps(*from); err != nil {
-			return nil, fmt.Errorf("-settings: %w", err)
+			err = fmt.Errorf("--settings: %w", err)
 		}
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "peers:", err)
+		return nil, 2, false
 	}
 	o.fixed = settings{}
 	for name, value := range map[string]int{serverProcs: *procs, loadProcs: *loads} {
@@ -134,10 +141,7 @@ func parse(s *suite, args []string, stderr io.Writer) (*options, error) {
 			o.fixed[name] = value
 		}
 	}
-	if o.rounds < 1 || o.duration <= 0 || o.warmup < 0 || *procs < -1 || *loads < -1 || flags.NArg() > 0 {
-		return nil, errors.New("want positive -rounds and -duration, and no arguments")
-	}
-	return &o, nil
+	return o, 0, true
 }
 
 // systemNames splits what a flag names.
@@ -152,14 +156,10 @@ func systemNames(flag, text string) (names []string, err error) {
 	return names, nil
 }
 
-func run(s *suite, args []string, stdout, stderr io.Writer) int {
-	o, err := parse(s, args, stderr)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		return 0
-	case err != nil:
-		fmt.Fprintln(stderr, "peers:", err)
-		return 2
+func (s *suite) run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	o, code, ok := s.parse(args, stderr)
+	if !ok {
+		return code
 	}
 	if o.only.String() == "list" {
 		for _, r := range s.rows(o.full) {
@@ -167,8 +167,6 @@ func run(s *suite, args []string, stdout, stderr io.Writer) int {
 		}
 		return 0
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	began, watch := time.Now(), watchMachine()
 	results, failed := measure(ctx, s, o, stderr)
 	state := watch()

@@ -7,6 +7,9 @@ import (
 	"time"
 
 	"github.com/felix-mq/felix/loadgen"
+
+	"github.com/felix-mq/felix/internal/program"
+	"github.com/felix-mq/felix/internal/stats"
 )
 
 // matrixSuite measures Felix alone, over the sizes, fanouts and batches by which the Rust implementation is measured.
@@ -62,7 +65,7 @@ func writeMatrix(out io.Writer, o *options, results []outcome) {
 		"and a stamp of 16; rates count both. Subscriptions share up to 8 connections. Everything on loopback with TLS 1.3,\n"+
 		"nothing unaccounted. A cell that was not measured is empty.\n", o.rounds)
 	cells := func(of func(payload, fanout int) shape, text func(runs []outcome) string) {
-		t := table{{"Payload"}}
+		t := program.Table{{"Payload"}}
 		for _, fanout := range matrixFanouts {
 			t[0] = append(t[0], fmt.Sprintf("fanout %d", fanout))
 		}
@@ -82,7 +85,7 @@ func writeMatrix(out io.Writer, o *options, results []outcome) {
 			}
 			t = append(t, line)
 		}
-		t.write(out, 1)
+		t.Write(out, 1)
 	}
 	figure := func(m metric, scale float64, form string) func([]outcome) string {
 		return func(runs []outcome) string {
@@ -90,7 +93,7 @@ func writeMatrix(out io.Writer, o *options, results []outcome) {
 			for i := range v {
 				v[i] /= scale
 			}
-			return spreadAs(form, v)
+			return stats.Spread(form, v)
 		}
 	}
 	fmt.Fprintf(out, "\nBatches of 64, MB/s delivered to all subscriptions together:\n\n")
@@ -101,7 +104,7 @@ func writeMatrix(out io.Writer, o *options, results []outcome) {
 	cells(matrixSingle, func(runs []outcome) string {
 		var parts []string
 		for _, m := range []metric{p50, p99, p999} {
-			parts = append(parts, fmt.Sprintf("%.0f", median(values(runs, m.of))))
+			parts = append(parts, fmt.Sprintf("%.0f", stats.Median(values(runs, m.of))))
 		}
 		return strings.Join(parts, " / ")
 	})

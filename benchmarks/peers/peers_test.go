@@ -21,6 +21,8 @@ import (
 	"github.com/felix-mq/felix/benchmarks/floor"
 	"github.com/felix-mq/felix/internal/child"
 	"github.com/felix-mq/felix/loadgen"
+
+	"github.com/felix-mq/felix/internal/stats"
 )
 
 // TestMain is also the other processes of the tests.
@@ -159,19 +161,19 @@ func TestRun(t *testing.T) {
 		plots []string
 	}{
 		"floor": {
-			[]string{"-only", "latency.*fanout=1/|throughput.*256/fanout=1/|pipe"},
+			[]string{"--only", "latency.*fanout=1/|throughput.*256/fanout=1/|pipe"},
 			7,
 			[]string{"| latency/payload=1024/fanout=1/conns=1 ", "| p999 µs ", "| lost ", "| Felix / pipe ", "\nPipe, one stream", "\nMachine: "},
 			nil,
 		},
 		"peers": {
-			[]string{"-only", "latency.*fanout=1/|json", "-against", "nats-plain,redis"},
+			[]string{"--only", "latency.*fanout=1/|json", "--against", "nats-plain,redis"},
 			6,
 			[]string{"| 1 KiB to 1 subscription ", "| NATS ", "| Redis TLS | defaults | redis-server is not installed", "\n- NATS ", "\n- Redis redis-server is not installed", "\nMachine: "},
 			[]string{"throughput", "latency"},
 		},
 		"matrix": {
-			[]string{"-only", "payload=16/fanout=1/"},
+			[]string{"--only", "payload=16/fanout=1/"},
 			2,
 			[]string{"| Payload | fanout 1 ", "| 0 B ", "\nPackets lost", "\nMachine: "},
 			[]string{"heat"},
@@ -181,8 +183,8 @@ func TestRun(t *testing.T) {
 			t.Setenv("PATH", "") // without the foreign programs, so that it is the same everywhere
 			dir := t.TempDir()
 			var out, errs bytes.Buffer
-			args := []string{name, "-rounds", "1", "-duration", "20ms", "-warmup", "1ms", "-results", dir, "-commit", "abc"}
-			if status := command(append(args, tc.args...), &out, &errs); status != 0 {
+			args := []string{name, "--rounds", "1", "--duration", "20ms", "--warmup", "1ms", "--results", dir, "--commit", "abc"}
+			if status := command(t.Context(), append(args, tc.args...), &out, &errs); status != 0 {
 				t.Fatalf("status %d\n%s", status, &errs)
 			}
 			for _, want := range tc.want {
@@ -205,7 +207,7 @@ func TestRun(t *testing.T) {
 			if err := json.Unmarshal(b, &rec); err != nil {
 				t.Fatal(err)
 			}
-			if rec.Commit != "abc" || rec.Environment.CPUs == 0 || !strings.HasPrefix(rec.Command, "bench-peers "+name+" -rounds 1") {
+			if rec.Commit != "abc" || rec.Environment.CPUs == 0 || !strings.HasPrefix(rec.Command, "bench-peers "+name+" --rounds 1") {
 				t.Errorf("record %+v", rec)
 			}
 			if len(rec.Runs) != tc.runs {
@@ -257,16 +259,16 @@ func TestArguments(t *testing.T) {
 	for _, args := range [][]string{
 		{},
 		{"mars"},
-		{"floor", "-rounds", "0"},
-		{"floor", "-duration", "0s"},
-		{"floor", "-only", "("},
-		{"peers", "-against", "mars"},
+		{"floor", "--rounds", "0"},
+		{"floor", "--duration", "0s"},
+		{"floor", "--only", "("},
+		{"peers", "--against", "mars"},
 		{"matrix", "more"},
 		{"docs"},
-		{"docs", "-from", "x"},
+		{"docs", "--from", "x"},
 	} {
 		var out, errs bytes.Buffer
-		if status := command(args, &out, &errs); status != 2 || errs.Len() == 0 {
+		if status := command(t.Context(), args, &out, &errs); status != 2 || errs.Len() == 0 {
 			t.Errorf("%v: status %d, said %q", args, status, &errs)
 		}
 	}
@@ -317,7 +319,7 @@ func TestDocs(t *testing.T) {
 	}
 	// The second time there is only the summary.
 	for _, from := range []string{dir, ""} {
-		if status := command([]string{"docs", "-summary", file, "-from", from, doc}, os.Stdout, os.Stderr); status != 0 {
+		if status := command(t.Context(), []string{"docs", "--summary", file, "--from", from, doc}, os.Stdout, os.Stderr); status != 0 {
 			t.Fatalf("status %d", status)
 		}
 		text, err := os.ReadFile(doc)
@@ -346,7 +348,7 @@ func TestDocs(t *testing.T) {
 	if err := os.WriteFile(doc, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if status := command([]string{"docs", "-summary", file, doc}, os.Stdout, io.Discard); status != 1 {
+	if status := command(t.Context(), []string{"docs", "--summary", file, doc}, os.Stdout, io.Discard); status != 1 {
 		t.Errorf("a document without a place: status %d", status)
 	}
 }
@@ -374,7 +376,7 @@ func TestRatios(t *testing.T) {
 	}
 	// The second run of the other system failed.
 	got := ratios([]outcome{at(0, 2), at(1, 9), at(2, 3)}, []outcome{at(0, 1), at(2, 2)}, throughput.of)
-	if len(got) != 2 || got[0] != 2 || got[1] != 1.5 || median(got) != 1.75 {
+	if len(got) != 2 || got[0] != 2 || got[1] != 1.5 || stats.Median(got) != 1.75 {
 		t.Errorf("got %v", got)
 	}
 }

@@ -16,6 +16,8 @@ import (
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
 	"gonum.org/v1/plot/vg/vgimg"
+
+	"github.com/felix-mq/felix/internal/stats"
 )
 
 // picture is a file with panels in rows under a title, and lines that say where it comes from below.
@@ -131,7 +133,7 @@ func barPanel(title, unit string, bars []bar) (*plot.Plot, error) {
 		label := "not measured"
 		at := plotter.XYs{{X: 0, Y: float64(i)}}
 		if len(b.values) > 0 {
-			m := median(b.values)
+			m := stats.Median(b.values)
 			label = fmt.Sprintf("%.0f", m)
 			chart, err := plotter.NewBarChart(plotter.Values{m}, 11)
 			if err != nil {
@@ -219,7 +221,7 @@ func plotMatrix(_ *options, results []outcome) map[string]picture {
 		for i, payload := range matrixPayloads {
 			for _, fanout := range matrixFanouts {
 				runs := runsOf(results, rowOf(of(payload, fanout)).name)[felixName]
-				z[i] = append(z[i], median(values(runs, m.of)))
+				z[i] = append(z[i], stats.Median(values(runs, m.of)))
 			}
 		}
 		return heatPanel(title, z)

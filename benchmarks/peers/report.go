@@ -2,10 +2,8 @@ package main
 
 import (
 	"fmt"
-	"io"
-	"math"
-	"slices"
-	"strings"
+
+	"github.com/felix-mq/felix/internal/stats"
 )
 
 // title is a system's name for people.
@@ -78,31 +76,15 @@ func pairs(a, b []outcome, ratio func(a, b *outcome) float64) []float64 {
 	return all
 }
 
-// median of no values is not a number.
-func median(values []float64) float64 {
-	if len(values) == 0 {
-		return math.NaN()
-	}
-	v := slices.Sorted(slices.Values(values))
-	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
-}
-
-func spread(values []float64) string { return spreadAs("%.0f", values) }
-
-func spreadAs(form string, values []float64) string {
-	if len(values) == 0 {
-		return "failed"
-	}
-	return fmt.Sprintf(form+" ("+form+"–"+form+")", median(values), slices.Min(values), slices.Max(values))
-}
+func spread(values []float64) string { return stats.Spread("%.0f", values) }
 
 // compare returns the cells of a comparison: the ratio, and what it should be, if anything.
 func compare(ratios []float64, wanted limit) (ratio, verdict string) {
 	if len(ratios) == 0 {
 		return "", ""
 	}
-	m := median(ratios)
-	ratio = spreadAs("%.2f", ratios)
+	m := stats.Median(ratios)
+	ratio = stats.Spread("%.2f", ratios)
 	switch {
 	case wanted == limit{}:
 	case wanted.met(m):
@@ -128,34 +110,4 @@ func lost(runs []outcome, system string) string {
 		return fmt.Sprintf("%d + %d, 1 in %d", packets, udp, sent/packets)
 	}
 	return fmt.Sprintf("%d + %d", packets, udp)
-}
-
-// table is lines of cells, the head first.
-type table [][]string
-
-// write aligns the columns, so that the table can be read as it is. Those after the first labels columns are numbers.
-func (t table) write(out io.Writer, labels int) {
-	widths := make([]int, len(t[0]))
-	for _, line := range t {
-		for i, cell := range line {
-			widths[i] = max(widths[i], len([]rune(cell)))
-		}
-	}
-	for n, line := range t {
-		for i, cell := range line {
-			fmt.Fprintf(out, "| %-*s ", widths[i], cell)
-		}
-		fmt.Fprintln(out, "|")
-		if n > 0 {
-			continue
-		}
-		for i := range line {
-			if i < labels {
-				fmt.Fprint(out, "|", strings.Repeat("-", widths[i]+2))
-			} else {
-				fmt.Fprint(out, "|", strings.Repeat("-", widths[i]+1), ":")
-			}
-		}
-		fmt.Fprintln(out, "|")
-	}
 }

@@ -78,7 +78,8 @@ func (l limit) met(ratio float64) bool {
 	return ratio <= l.value
 }
 
-// shape is a load of one publisher. Its fields mean what those of [loadgen.Config] mean, but that no warm-up is a batch.
+// shape is a load of one publisher. Its fields mean what those of [loadgen.Config] mean, but that no warm-up is a
+// batch.
 type shape struct {
 	Fanout  int `json:"fanout"`
 	Conns   int `json:"conns"` // of the subscriptions; the publisher has one of its own

@@ -6,19 +6,17 @@ import (
 	_ "embed"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"io/fs"
 	"maps"
 	"os"
-	"os/signal"
-	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
+	"github.com/felix-mq/felix/internal/program"
+	"github.com/felix-mq/felix/internal/stats"
 	"github.com/felix-mq/felix/loadgen"
 )
 
@@ -156,35 +154,26 @@ func (o *options) settingsOf(row, system string) (set settings, swept bool) {
 }
 
 // runSweep is the command `peers sweep`.
-func runSweep(args []string, stdout, stderr io.Writer) int {
-	o := options{gogc: "400", command: strings.Join(append([]string{"bench-peers", sweepName}, args...), " ")}
-	flags := flag.NewFlagSet("peers "+sweepName, flag.ContinueOnError)
-	flags.SetOutput(stderr)
+func runSweep(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	o := options{
+		gogc: "400", command: strings.Join(append([]string{"bench-peers", sweepName}, args...), " "),
+		rounds: 3, duration: time.Second, warmup: 200 * time.Millisecond, maxDuration: 20 * time.Second,
+	}
+	flags := program.Flags("peers "+sweepName, stderr)
+	only := o.add(flags)
 	table := flags.String("table", peersSuite.name, "whose shapes: "+peersSuite.name+" or "+floorSuite.name)
-	only := flags.String("only", "", "shapes whose name matches this `regexp`")
 	systems := flags.String("systems", "", "`names` separated by commas; all of the table and Felix if empty")
-	flags.IntVar(&o.rounds, "rounds", 3, "`runs` of each value")
-	flags.DurationVar(&o.duration, "duration", time.Second, "measured time of a run")
-	flags.DurationVar(&o.warmup, "warmup", 200*time.Millisecond, "time before that")
-	flags.DurationVar(&o.maxDuration, "max-duration", 20*time.Second, "measured time until which a run may go on to move enough")
-	flags.StringVar(&o.commit, "commit", "unknown", "the `commit` to record")
 	out := flags.String("out", "", "`file` to record in: findings of the same shapes and systems are replaced; none prints alone")
-	err := flags.Parse(args)
-	if errors.Is(err, flag.ErrHelp) {
-		return 0
+	if code, ok := program.Parse(flags, args); !ok {
+		return code
 	}
 	fail := func(status int, err error) int {
 		fmt.Fprintln(stderr, "peers:", err)
 		return status
 	}
+	err := o.check(flags, *only)
 	if err != nil {
-		return 2 // Parse has told
-	}
-	if o.rounds < 1 || o.duration <= 0 || o.warmup < 0 || flags.NArg() > 0 {
-		return fail(2, errors.New("want positive -rounds and -duration, -warmup that is not negative, and no arguments"))
-	}
-	if o.only, err = regexp.Compile(*only); err != nil {
-		return fail(2, fmt.Errorf("-only: %w", err))
+		return fail(2, err)
 	}
 	s := &peersSuite
 	switch *table {
@@ -192,13 +181,13 @@ func runSweep(args []string, stdout, stderr io.Writer) int {
 	case floorSuite.name:
 		s = &floorSuite
 	default:
-		return fail(2, fmt.Errorf("-table %q: want %s or %s", *table, peersSuite.name, floorSuite.name))
+		return fail(2, fmt.Errorf("--table %q: want %s or %s", *table, peersSuite.name, floorSuite.name))
 	}
 	names := felixName + "," + s.against
 	if *systems != "" {
 		names = *systems
 	}
-	if o.against, err = systemNames("-systems", names); err != nil {
+	if o.against, err = systemNames("--systems", names); err != nil {
 		return fail(2, err)
 	}
 	f := &sweepFile{Sweeps: []sweepRecord{}, Best: []best{}}
@@ -209,8 +198,6 @@ func runSweep(args []string, stdout, stderr io.Writer) int {
 			return fail(1, err)
 		}
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	rec := sweepRecord{
 		Command: o.command, Commit: o.commit, Began: time.Now().UTC().Truncate(time.Second), Rounds: o.rounds, Duration: o.duration.String(),
 		Versions: map[string]string{}, Environment: loadgen.CurrentEnvironment(),
@@ -319,7 +306,7 @@ func searchKnobs(r *row, system string, rounds int, measure func(settings) (floa
 			if v.Error != "" {
 				continue
 			}
-			if chosen < 0 || better(median(v.Figures), median(t.Values[chosen].Figures), chosen == 0, lower) {
+			if chosen < 0 || better(stats.Median(v.Figures), stats.Median(t.Values[chosen].Figures), chosen == 0, lower) {
 				chosen = i
 			}
 		}

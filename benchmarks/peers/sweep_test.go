@@ -241,9 +241,9 @@ func TestEveryKnob(t *testing.T) {
 func TestSweepAndTable(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "sweep.json")
 	var out, errs bytes.Buffer
-	short := []string{"-rounds", "1", "-duration", "5ms", "-warmup", "1ms", "-only", "^latency.*fanout=1/"}
-	args := append([]string{sweepName, "-systems", felixName, "-out", file, "-commit", "abc"}, short...)
-	if status := command(args, &out, &errs); status != 0 {
+	short := []string{"--rounds", "1", "--duration", "5ms", "--warmup", "1ms", "--only", "^latency.*fanout=1/"}
+	args := append([]string{sweepName, "--systems", felixName, "--out", file, "--commit", "abc"}, short...)
+	if status := command(t.Context(), args, &out, &errs); status != 0 {
 		t.Fatalf("status %d\n%s", status, &errs)
 	}
 	f, err := readSweeps(file)
@@ -257,8 +257,8 @@ func TestSweepAndTable(t *testing.T) {
 		t.Errorf("printed %s", &out)
 	}
 	out.Reset()
-	args = append([]string{peersSuite.name, "-settings", file, "-against", "felix@default,nats-plain"}, short...)
-	if status := command(args, &out, &errs); status != 0 {
+	args = append([]string{peersSuite.name, "--settings", file, "--against", "felix@default,nats-plain"}, short...)
+	if status := command(t.Context(), args, &out, &errs); status != 0 {
 		t.Fatalf("status %d\n%s", status, &errs)
 	}
 	for _, want := range []string{
@@ -273,20 +273,20 @@ func TestSweepAndTable(t *testing.T) {
 
 func TestSweepArguments(t *testing.T) {
 	for _, args := range [][]string{
-		{"-rounds", "0"}, {"-duration", "0s"}, {"-only", "("}, {"-table", "mars"}, {"-systems", "mars"}, {"more"}, {"-mars"},
+		{"--rounds", "0"}, {"--duration", "0s"}, {"--only", "("}, {"--table", "mars"}, {"--systems", "mars"}, {"more"}, {"--mars"},
 	} {
 		var out, errs bytes.Buffer
-		if status := runSweep(args, &out, &errs); status != 2 || errs.Len() == 0 || out.Len() > 0 {
+		if status := runSweep(t.Context(), args, &out, &errs); status != 2 || errs.Len() == 0 || out.Len() > 0 {
 			t.Errorf("%v: status %d, said %q", args, status, &errs)
 		}
 	}
 	var out, errs bytes.Buffer
-	if status := runSweep([]string{"-h"}, &out, &errs); status != 0 || !strings.Contains(errs.String(), "-systems") {
+	if status := runSweep(t.Context(), []string{"--help"}, &out, &errs); status != 0 || !strings.Contains(errs.String(), "--systems") {
 		t.Errorf("-h: status %d, said %q", status, &errs)
 	}
-	for _, args := range [][]string{{"-against", "felix"}, {"-settings", "nosuch.json"}} {
+	for _, args := range [][]string{{"--against", "felix"}, {"--settings", "nosuch.json"}} {
 		errs.Reset()
-		if status := command(append([]string{"peers"}, args...), &out, &errs); status != 2 || errs.Len() == 0 {
+		if status := command(t.Context(), append([]string{"peers"}, args...), &out, &errs); status != 2 || errs.Len() == 0 {
 			t.Errorf("%v: status %d, said %q", args, status, &errs)
 		}
 	}
