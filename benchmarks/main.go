@@ -1,6 +1,6 @@
-// Command benchmarks measures what Felix does on this machine, one subcommand for each table. It prints the list without
-// arguments; docs/benchmarks.md says how to read the tables. Comparisons with other systems, with their clients, are in
-// the module benchmarks/peers, and the comparison of two commits is compare/run.sh.
+// Command benchmarks measures what Felix does on this machine, one subcommand for each table. It prints the list
+// without arguments; docs/measure/benchmarks.md says how to read the tables. Comparisons with other systems, with their
+// clients, are in the module benchmarks/peers, and the comparison of two commits is compare/run.sh.
 //
 // What one package costs by itself is measured next to its code. All packages together, publisher, broker and
 // subscriptions over real QUIC on loopback, are also measured by BenchmarkPublishDeliver here, whose output benchstat

@@ -122,7 +122,7 @@ var mutants = []mutant{
 // TestMutants shows that the cases notice: each mutant is built and judged by the cases that it must fail.
 func TestMutants(t *testing.T) {
 	if os.Getenv("FELIX_MUTANTS") != "1" {
-		t.Skip("builds a program for each mutant: make mutants")
+		t.Skip("builds a program for each mutant: make prove T=mutants")
 	}
 	for _, m := range mutants {
 		t.Run(m.name, func(t *testing.T) { m.judge(t) })

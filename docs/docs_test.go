@@ -240,7 +240,7 @@ func TestClientsNamesAreItsOwn(t *testing.T) {
 // plainPaths are the files and directories whose words are checked. Add a directory as soon as it has no findings.
 var plainPaths = []string{
 	".ci", ".github", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "README.md", "SECURITY.md", "auth", "benchmarks", "broker", "cache", "catalog",
-	"client", "cmd", "codec", "conformance", "deploy", "docs", "fanout", "internal", "loadgen", "profiles", "quicx", "ring", "storage", "telemetry",
+	"client", "cmd", "codec", "conformance", "deploy", "docs", "fanout", "internal", "loadgen", "profiles", "quicx", "reliability", "ring", "storage", "telemetry",
 	"testvectors", "tools",
 }
 

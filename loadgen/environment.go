@@ -159,8 +159,8 @@ func readMeter(s System) meter {
 	return m
 }
 
-// KernelCounter reads a counter of the whole machine, such as InErrors of "Udp:", datagrams that were dropped on receipt,
-// mostly because a socket's buffer was full. It is 0 where the system does not tell.
+// KernelCounter reads a counter of the whole machine, such as InErrors of "Udp:", datagrams that were dropped on
+// receipt, mostly because a socket's buffer was full. It is 0 where the system does not tell.
 func KernelCounter(protocol, counter string) int64 {
 	b, _ := os.ReadFile("/proc/net/snmp")
 	return snmp(string(b), protocol, counter)

@@ -30,8 +30,8 @@ type Result struct {
 	LateBatches int64    `json:"late_batches"`
 	SendLag     *Latency `json:"send_lag,omitempty"`
 
-	// LongestPublish is the longest time in µs from when a batch left or was due to its acknowledgement, if each batch was
-	// acknowledged.
+	// LongestPublish is the longest time in µs from when a batch left or was due to its acknowledgement, if each batch
+	// was acknowledged.
 	LongestPublish float64 `json:"longest_publish_us,omitempty"`
 
 	PacketsLost      int64 `json:"packets_lost"`       // of those that publisher and subscriptions sent

@@ -1,5 +1,5 @@
-// Command reliability proves what a broker keeps when it is attacked, loaded, stopped or killed, one subcommand for each
-// proof, and fails if it does not. It prints the list without arguments.
+// Command reliability proves what a broker keeps when it is attacked, loaded, stopped or killed, one subcommand for
+// each proof, and fails if it does not. It prints the list without arguments.
 //
 // Short forms of these proofs are tests, which CI runs. The long forms of three of them are those tests with other
 // numbers, so drain, swaps and hostile run go test. All commands work in the root of the module.

@@ -1,6 +1,6 @@
 // Package cachelife measures two promises of the cache that take time to show: how far from the end of an entry's
-// lifetime its end is seen under load ([TTL]), and what a broker holds resident while many times its cache's budget goes
-// through it ([Churn]). The broker lives in a process of its own.
+// lifetime its end is seen under load ([TTL]), and what a broker holds resident while many times its cache's budget
+// goes through it ([Churn]). The broker lives in a process of its own.
 package cachelife
 
 import (

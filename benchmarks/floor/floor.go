@@ -9,8 +9,8 @@
 // once to subscriptions that are idle, and a socket reader that polls before it parks.
 //
 // Its sockets take the settings of Felix's broker, those of FELIX_* variables included, so that the two stay comparable
-// when they change. A program that uses the package calls [Serve] first in main. Package loadgen does the loading and the
-// accounting. Begin at [RunRelay].
+// when they change. A program that uses the package calls [Serve] first in main. Package loadgen does the loading and
+// the accounting. Begin at [RunRelay].
 package floor
 
 import (

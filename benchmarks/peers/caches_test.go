@@ -38,15 +38,15 @@ func TestCachesAlone(t *testing.T) {
 }
 
 func TestCacheArguments(t *testing.T) {
-	for _, args := range [][]string{{"--rounds", "0"}, {"--duration", "0s"}, {"--warmup", "-1s"}, {"---get-ratio", "2"}, {"--only", "x"}, {"more"}} {
+	for _, args := range [][]string{{"--rounds", "0"}, {"--duration", "0s"}, {"--warmup", "-1s"}, {"--get-ratio", "2"}, {"--only", "x"}, {"more"}} {
 		var out, errs bytes.Buffer
 		if status := runCaches(t.Context(), args, &out, &errs); status != 2 || errs.Len() == 0 || out.Len() > 0 {
 			t.Errorf("%v: status %d, said %q", args, status, &errs)
 		}
 	}
 	var out, errs bytes.Buffer
-	if status := runCaches(t.Context(), []string{"--help"}, &out, &errs); status != 0 || !strings.Contains(errs.String(), "---get-ratio") {
-		t.Errorf("-h: status %d, said %q", status, &errs)
+	if status := runCaches(t.Context(), []string{"--help"}, &out, &errs); status != 0 || !strings.Contains(errs.String(), "--get-ratio") {
+		t.Errorf("--help: status %d, said %q", status, &errs)
 	}
 }
 

@@ -282,7 +282,7 @@ func TestSweepArguments(t *testing.T) {
 	}
 	var out, errs bytes.Buffer
 	if status := runSweep(t.Context(), []string{"--help"}, &out, &errs); status != 0 || !strings.Contains(errs.String(), "--systems") {
-		t.Errorf("-h: status %d, said %q", status, &errs)
+		t.Errorf("--help: status %d, said %q", status, &errs)
 	}
 	for _, args := range [][]string{{"--against", "felix"}, {"--settings", "nosuch.json"}} {
 		errs.Reset()

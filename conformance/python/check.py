@@ -1,4 +1,4 @@
-"""Runs the Python client against a broker, and its frames against the test vectors. make test-python starts it.
+"""Runs the Python client against a broker, and its frames against the test vectors. make test-modules starts it.
 
     python3 check.py vectors DIR
     python3 check.py broker HOST:PORT CA_FILE TENANT TOKEN_FILE READER_TOKEN_FILE

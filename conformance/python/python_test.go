@@ -17,7 +17,7 @@ import (
 	"github.com/felix-mq/felix/client"
 )
 
-// The test downloads packages, so it runs where somebody asks for it: make test-python sets this variable.
+// The test downloads packages, so it runs where somebody asks for it: make test-modules sets this variable.
 const asked = "FELIX_TEST_PYTHON"
 
 func TestVectors(t *testing.T) {
@@ -94,7 +94,7 @@ func check(t *testing.T, python string, args ...string) {
 func interpreter(t *testing.T) string {
 	t.Helper()
 	if os.Getenv(asked) == "" {
-		t.Skip("make test-python runs it")
+		t.Skip("make test-modules runs it")
 	}
 	missing := func(what string, err error, out []byte) {
 		t.Helper()

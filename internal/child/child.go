@@ -115,7 +115,8 @@ func input() *os.File {
 	return os.NewFile(uintptr(syscall.Stdin), os.Stdin.Name())
 }
 
-// Process is a child that was started. Its methods may be called from any goroutine, but for Stop, which is called once.
+// Process is a child that was started. Its methods may be called from any goroutine, but for Stop, which is called
+// once.
 type Process struct {
 	PID int
 

@@ -65,8 +65,8 @@ func NewHistogram() *hdrhistogram.Histogram { return hdrhistogram.New(1, int64(M
 // Clamp returns the nearest duration that a histogram holds.
 func Clamp(d time.Duration) int64 { return int64(min(max(d, 0), MaxDuration)) }
 
-// Welch returns the two-sided p-value of the hypothesis that both samples have the same mean, by [Welch's t-test], which
-// does not assume that both spread alike. Both have at least two values.
+// Welch returns the two-sided p-value of the hypothesis that both samples have the same mean, by [Welch's t-test],
+// which does not assume that both spread alike. Both have at least two values.
 //
 // [Welch's t-test]: B. L. Welch, The generalization of "Student's" problem when several different population variances
 // are involved, Biometrika 34 (1947).

@@ -54,8 +54,9 @@ type Comparison struct {
 	Unlike                 []string // what differs besides the code, if the comparison was made in spite of that
 }
 
-// Compare compares the trials of head with those of base, by [stats.Welch]. It returns an [UnlikeError] if a load of head is not one of base, or if they are of other machines or other
-// kinds of builds. It also fails if a load has too few trials.
+// Compare compares the trials of head with those of base, by [stats.Welch]. It returns an [UnlikeError] if a load of
+// head is not one of base, or if they are of other machines or other kinds of builds. It also fails if a load has too
+// few trials.
 func Compare(base, head *Report) (*Comparison, error) {
 	all, unlike, leftOut := pairs(base, head)
 	if unlike = append(unlikeSources(base.from("base"), head.from("this")), unlike...); len(unlike) > 0 {

@@ -120,8 +120,8 @@ func flood(ctx context.Context, a attack, f *forge, sockets []*net.UDPConn, rng 
 	}
 }
 
-// startSender floods from a process of its own, whose work is not to be mistaken for that of the others. The caller stops
-// it; it may end by itself before.
+// startSender floods from a process of its own, whose work is not to be mistaken for that of the others. The caller
+// stops it; it may end by itself before.
 func startSender(ctx context.Context, a attack) (*child.Process, error) {
 	if err := checkTarget(a.Target); err != nil {
 		return nil, err
