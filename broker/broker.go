@@ -41,6 +41,7 @@ import (
 	"github.com/felix-mq/felix/fanout"
 	"github.com/felix-mq/felix/internal/ledger"
 	"github.com/felix-mq/felix/quicx"
+	"github.com/felix-mq/felix/storage"
 )
 
 // ErrShutdown is returned by [Broker.Serve] after [Broker.Shutdown].
@@ -54,6 +55,7 @@ type Broker struct {
 	cfg      Config
 	log      *slog.Logger
 	hub      *fanout.Hub
+	store    *storage.Store // nil without durable streams
 	caches   *cache.Store
 	keys     *tenantKeys // of the catalog, if there is one
 	tenants  *tenants
@@ -107,6 +109,9 @@ func New(cfg Config) (*Broker, error) {
 		if snapshot, err = cfg.Catalog.Snapshot(context.Background()); err != nil {
 			return nil, fmt.Errorf("broker: %w", err)
 		}
+		if err := cfg.CheckCatalog(snapshot); err != nil {
+			return nil, err
+		}
 		catalogKeys = &tenantKeys{keys: make(auth.StaticKeys)}
 		keys = catalogKeys
 	}
@@ -159,6 +164,10 @@ func New(cfg Config) (*Broker, error) {
 	b.acceptCtx, b.stopAccept = context.WithCancel(context.Background())
 	b.closeCaches = sync.OnceFunc(b.caches.Close)
 	b.watchLogs = newWatchLogs(b)
+	if err := b.openStorage(); err != nil {
+		b.release()
+		return nil, err
+	}
 	b.metrics, b.registry = newMetrics(b)
 	if cfg.Catalog != nil {
 		b.update(catalog.Diff(nil, snapshot), nil)
@@ -175,16 +184,25 @@ func (b *Broker) Socket() quicx.SocketInfo { return b.listener.Socket() }
 // Registry returns the broker's metrics, for a handler to expose.
 func (b *Broker) Registry() *prometheus.Registry { return b.registry }
 
-// AddStream makes a stream with the broker's default policy. Names follow auth.ValidName. Adding one that exists is
-// harmless.
+// AddStream makes a stream in memory with the broker's default policy. Names follow auth.ValidName. Adding one that
+// exists is harmless, unless it is durable: see [Broker.PutStream].
 func (b *Broker) AddStream(tenant, namespace, stream string) error {
+	return b.PutStream(tenant, namespace, stream, catalog.Stream{})
+}
+
+// PutStream makes a stream, or makes the one that exists what is said of it. A durable one has the events that its log
+// has; it needs Config.Storage.Dir. A stream that becomes durable, or ceases to be, is removed and made again: its
+// subscriptions end.
+func (b *Broker) PutStream(tenant, namespace, stream string, s catalog.Stream) error {
 	for _, name := range []string{tenant, namespace, stream} {
 		if err := auth.ValidName(name); err != nil {
 			return fmt.Errorf("broker: adding stream: %w", err)
 		}
 	}
-	b.hub.Register(fanout.Key{Tenant: tenant, Namespace: namespace, Stream: stream}, b.policy(catalog.Stream{}))
-	return nil
+	if err := s.Validate(); err != nil {
+		return fmt.Errorf("broker: adding stream: %w", err)
+	}
+	return b.putStream(fanout.Key{Tenant: tenant, Namespace: namespace, Stream: stream}, s)
 }
 
 // RemoveStream removes a stream. Its subscriptions end cleanly once what was queued is written. It reports whether the
@@ -365,7 +383,13 @@ func (b *Broker) closeAll() {
 	b.stopAccept()
 	b.stopSweep()
 	b.wg.Wait()
+	b.release()
+}
+
+// release gives back what a broker has that serves nobody.
+func (b *Broker) release() {
 	b.hub.Close()
+	b.closeStorage()
 	b.closeCaches()
 	_ = b.listener.Close()
 }

@@ -180,6 +180,9 @@ type foundValue struct {
 
 func (ctl *control) replyValue(v cache.Value) {
 	b := v.Bytes()
+	if len(b) >= directValue && ctl.settle() != nil {
+		return // the peer takes no replies, and the stream ends
+	}
 	out := codec.AppendCacheValueHead(ctl.w.Buffer(), v.Version(), len(b))
 	if len(b) < directValue {
 		ctl.reply(append(out, b...))

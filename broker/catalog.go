@@ -87,8 +87,10 @@ func (b *Broker) apply(c *catalog.Change) {
 		if c.Removed {
 			b.hub.Remove(key)
 		} else {
-			policy := b.policy(c.Stream)
-			b.hub.Register(key, policy).SetPolicy(policy)
+			if err := b.putStream(key, c.Stream); err != nil { // the others are served all the same
+				b.metrics.streamsFailed.Add(1)
+				b.log.Error("stream not opened", "tenant", c.Tenant, "namespace", c.Namespace, "stream", c.Name, "error", err)
+			}
 		}
 	case catalog.KindCache:
 		scope := cache.Scope{Tenant: c.Tenant, Namespace: c.Namespace, Cache: c.Name}

@@ -80,6 +80,9 @@ type Config struct {
 	CacheScopeShare int   `env:"FELIX_CACHE_SCOPE_SHARE" unit:"percent" min:"1" max:"100" doc:"part of these that the entries of one cache may hold"`
 	CacheWatchBytes int   `env:"FELIX_CACHE_WATCH_BYTES" unit:"bytes" min:"1024" max:"2097152" doc:"bytes of changes that wait for the watchers of one cache; one that does not keep up gets an event that says that it missed some"`
 
+	// Storage is about durable streams.
+	Storage StorageConfig `prefix:"durable_"`
+
 	// Tenant is what each tenant may have of all this, as far as the catalog does not say it.
 	Tenant catalog.Limits `prefix:"tenant_"`
 
@@ -159,6 +162,7 @@ func DefaultConfig() Config {
 		KeepAlive:               10 * time.Second,
 		ReplyTimeout:            5 * time.Second,
 		ShutdownDrain:           25 * time.Second,
+		Storage:                 defaultStorage(),
 		Tenant:                  catalog.NoLimits(),
 		CacheMaxBytes:           256 << 20,
 		CacheScopeShare:         100,
@@ -189,6 +193,10 @@ func (c *Config) ensureDefaults() {
 	setDefault(&c.MaxUnauthenticatedConns, d.MaxUnauthenticatedConns)
 	setDefault(&c.MaxSubscriptions, d.MaxSubscriptions)
 	setDefault(&c.MaxWatches, d.MaxWatches)
+	setDefault(&c.Storage.SyncEvery, d.Storage.SyncEvery)
+	setDefault(&c.Storage.SegmentBytes, d.Storage.SegmentBytes)
+	setDefault(&c.Storage.IndexSpacing, d.Storage.IndexSpacing)
+	setDefault(&c.Storage.RetainEvery, d.Storage.RetainEvery)
 	c.Tenant = c.Tenant.Over(d.Tenant)
 	setDefault(&c.AuthTimeout, d.AuthTimeout)
 	setDefault(&c.AuthMaxBytes, d.AuthMaxBytes)
@@ -241,6 +249,9 @@ func (c *Config) Validate() error {
 	}
 	if err := c.Tenant.Validate(); err != nil {
 		errs = append(errs, fmt.Errorf("broker: limits of each tenant: %w", err))
+	}
+	if c.Storage.Ack == catalog.AckQuorum {
+		errs = append(errs, errors.New("broker: durable_fsync_mode: quorum needs a cluster of brokers, which there is not yet"))
 	}
 	if c.InitialMTU > 0 && c.InitialMTU < quicx.MinPacketSize {
 		errs = append(errs, fmt.Errorf("broker: initial_mtu: %d is less than %d, which QUIC needs", c.InitialMTU, quicx.MinPacketSize))

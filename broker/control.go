@@ -49,6 +49,8 @@ type stream struct {
 	cut     atomic.Int32                       // the limit for which the stream was ended
 	waiting atomic.Pointer[context.CancelFunc] // ends a publish that waits for space
 
+	owes *owedReply // of the durable publish that is being offered; nil when it has been appended
+
 	// beforeWait, if set, writes the replies that are owed: a publish that waits must not delay them.
 	beforeWait func() error
 }
@@ -58,6 +60,8 @@ type control struct {
 	stream
 	s *quicx.Stream
 	w *quicx.FrameWriter // replies not yet written
+
+	owed *owed // nil before the first durable publish
 
 	inFlight  int   // requests that they answer
 	charged   int64 // bytes of them in the connection's account
@@ -72,7 +76,7 @@ func serveControl(c *conn, s *quicx.Stream) {
 	ctl := &control{s: s, w: quicx.NewFrameWriter(s.Send(), 0)}
 	ctl.init(c, s.Recv())
 	ctl.send = s.Send()
-	ctl.beforeWait = ctl.flush
+	ctl.beforeWait = ctl.flushDue
 	c.b.metrics.controlStreams.Add(1)
 	defer c.b.metrics.controlStreamsClosed.Add(1)
 	defer ctl.fr.Close()
@@ -140,8 +144,19 @@ func (ctl *control) serve() {
 	}
 }
 
-// flush writes the replies. It blocks as long as the peer does not read them.
+// flushDue writes the replies that are due. Those after one that is owed for a durable publish follow it.
+func (ctl *control) flushDue() error {
+	if ctl.owing() {
+		return nil
+	}
+	return ctl.flush()
+}
+
+// flush writes the replies. It blocks as long as the peer does not read them, and until durable publishes have ended.
 func (ctl *control) flush() error {
+	if err := ctl.settle(); err != nil {
+		return err
+	}
 	ctl.writing.Store(true)
 	if telemetry.Enabled { // or a check of ctl.w for nil would stay
 		telemetry.Add(telemetry.BrokerReplyBytes, ctl.w.Pending())
@@ -174,6 +189,11 @@ const freeReply = 1 << 10
 // reply replaces the replies that wait to be written by those and one more. They are held as long as the peer does not
 // read, so the connection's account is charged for them; a stream that overdraws it ends.
 func (ctl *control) reply(out []byte) {
+	if ctl.owing() {
+		ctl.owed.after(out)
+		ctl.w.Close()
+		return
+	}
 	_ = ctl.reserve(cap(out) - ctl.w.Pending())
 	ctl.w.SetBuffer(out)
 }

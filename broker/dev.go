@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/felix-mq/felix/auth"
+	"github.com/felix-mq/felix/catalog"
 	"github.com/felix-mq/felix/internal/dev"
 )
 
@@ -84,7 +85,8 @@ type Dev struct {
 }
 
 // NewDev makes a broker as [New] does, with a tenant, a namespace, streams, a cache and a token of its own, and with a
-// certificate, which lives in memory only, unless cfg.TLS has one. Keys in cfg is overwritten.
+// certificate, which lives in memory only, unless cfg.TLS has one. Keys in cfg is overwritten. With a data directory in
+// cfg its streams are durable.
 func NewDev(cfg Config, o DevOptions) (*Dev, error) {
 	o.ensureDefaults()
 	if err := o.Validate(); err != nil {
@@ -127,7 +129,7 @@ func NewDev(cfg Config, o DevOptions) (*Dev, error) {
 	}
 	var errs []error
 	for _, s := range o.Streams {
-		errs = append(errs, b.AddStream(o.Tenant, o.Namespace, s))
+		errs = append(errs, b.PutStream(o.Tenant, o.Namespace, s, catalog.Stream{Durable: cfg.Storage.Dir != ""}))
 	}
 	errs = append(errs, b.AddCache(o.Tenant, o.Namespace, o.Cache))
 	d.Token, err = d.Mint(

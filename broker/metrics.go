@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/felix-mq/felix/cache"
+	"github.com/felix-mq/felix/fanout"
 	"github.com/felix-mq/felix/quicx"
 )
 
@@ -33,6 +34,7 @@ type metrics struct {
 	inFlightWaits          atomic.Uint64
 
 	catalogChanges, catalogErrors atomic.Uint64
+	streamsFailed                 atomic.Uint64
 	catalogStale                  atomic.Bool
 
 	malformed, authFailures, limits, connectionsClosed *prometheus.CounterVec // without series until something happens
@@ -47,6 +49,7 @@ const (
 	refusedUnknownStream
 	refusedForbidden
 	refusedRate
+	refusedStorage
 	publishRefusals // how many there are
 )
 
@@ -123,7 +126,7 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 	counter("felix_decompressed_batches_total", "Compressed batches decompressed for subscriptions that do not take them.", m.decompressed.Load)
 	counter("felix_corrupt_batches_total", "Compressed batches that could not be decompressed.", m.corruptBatches.Load)
 	counter("felix_publish_waits_total", "Publishes that waited for a queue or for memory.", m.publishWaits.Load)
-	labeled("felix_publish_refused_total", "Publishes that were not carried out, by reason.", "reason", []string{"no_room", "draining", "unknown_stream", "forbidden", "rate"},
+	labeled("felix_publish_refused_total", "Publishes that were not carried out, by reason.", "reason", []string{"no_room", "draining", "unknown_stream", "forbidden", "rate", "storage"},
 		func(i int) uint64 { return m.publishRefused[i].Load() })
 
 	r.MustRegister(packetCollector{b})
@@ -156,6 +159,18 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 				return st.Reclaimed
 			}
 		})
+	if b.store != nil {
+		counter("felix_log_fallbacks_total", "Times that a subscription of a durable stream read on from the log, because its queue was full or memory was short.", func() uint64 { return b.hub.Stats().FallBacks })
+		counter("felix_log_expired_events_total", "Events of durable streams that retention removed before a subscription came to them.", func() uint64 { return b.hub.Stats().Expired })
+		counter("felix_log_unreadable_total", "Subscriptions ended because their stream's log could not be read.", func() uint64 { return b.hub.Stats().Unreadable })
+		counter("felix_storage_appends_total", "Batches appended to logs.", func() uint64 { return uint64(b.store.Stats().Appends) })
+		counter("felix_storage_commits_total", "Writes to the journal; the appends for one of them are how well it is shared.", func() uint64 { return uint64(b.store.Stats().Commits) })
+		gauge("felix_storage_queued_bytes", "Bytes that wait for the disk.", func() float64 { return float64(b.store.Stats().Queued) })
+		gauge("felix_storage_full", "Whether less is free than has to be for a publish to be accepted.", func() float64 { return oneIf(b.store.Stats().Full) })
+		gauge("felix_storage_failed", "Whether a write or a sync has failed, so that nothing more is accepted.", func() float64 { return oneIf(b.store.Err() != nil) })
+		counter("felix_storage_retention_failures_total", "Times that retention could not remove a file; it tries again.", func() uint64 { return uint64(b.store.Stats().RetainFailures) })
+		r.MustRegister(logCollector{b})
+	}
 	gauge("felix_queued_bytes", "Bytes that wait in the queues of subscriptions, as of 50 ms ago.", func() float64 { return float64(b.hub.Stats().QueuedBytes) })
 	gauge("felix_queue_oldest_age_seconds", "How long the oldest of what waits in a queue has waited, to 50 ms.", func() float64 { return b.hub.Stats().Oldest.Seconds() })
 
@@ -169,12 +184,10 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 
 	if b.cfg.Catalog != nil {
 		counter("felix_catalog_changes_total", "Tenants, streams and caches added, changed or removed by the catalog.", m.catalogChanges.Load)
+		counter("felix_catalog_streams_failed_total", "Durable streams of the catalog that could not be opened, and are not served.", m.streamsFailed.Load)
 		counter("felix_catalog_errors_total", "Catalogs that could not be read; the one before stayed.", m.catalogErrors.Load)
 		gauge("felix_catalog_last_reload_successful", "Whether the catalog could be read when it last changed.", func() float64 {
-			if m.catalogStale.Load() {
-				return 0
-			}
-			return 1
+			return oneIf(!m.catalogStale.Load())
 		})
 	}
 	gauge("felix_streams", "Streams that exist.", func() float64 { return float64(b.hub.Stats().Topics) })
@@ -183,6 +196,57 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 	gauge("felix_udp_receive_buffer_bytes", "UDP receive buffer granted by the kernel.", func() float64 { return float64(b.listener.Socket().RecvBufferGranted) })
 	gauge("felix_udp_send_buffer_bytes", "UDP send buffer granted by the kernel.", func() float64 { return float64(b.listener.Socket().SendBufferGranted) })
 	return m, r
+}
+
+func oneIf(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// logCollector exposes the logs of durable streams: each of the first [maxLogLabels] by name, and the sum of others.
+type logCollector struct{ b *Broker }
+
+// maxLogLabels bounds the series of a broker that has thousands of durable streams.
+const maxLogLabels = 100
+
+var streamLabels = []string{"tenant", "namespace", "stream"}
+
+var (
+	logEvents   = prometheus.NewDesc("felix_log_events", "Events that the log of a durable stream has.", streamLabels, nil)
+	logBytes    = prometheus.NewDesc("felix_log_bytes", "Bytes of the files of a durable stream's log.", streamLabels, nil)
+	logSegments = prometheus.NewDesc("felix_log_segments", "Files of a durable stream's log.", streamLabels, nil)
+)
+
+// Describe implements [prometheus.Collector].
+func (logCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- logEvents
+	ch <- logBytes
+	ch <- logSegments
+}
+
+// Collect implements [prometheus.Collector].
+func (c logCollector) Collect(ch chan<- prometheus.Metric) {
+	send := func(k fanout.Key, events, bytes, segments float64) {
+		ch <- prometheus.MustNewConstMetric(logEvents, prometheus.GaugeValue, events, k.Tenant, k.Namespace, k.Stream)
+		ch <- prometheus.MustNewConstMetric(logBytes, prometheus.GaugeValue, bytes, k.Tenant, k.Namespace, k.Stream)
+		ch <- prometheus.MustNewConstMetric(logSegments, prometheus.GaugeValue, segments, k.Tenant, k.Namespace, k.Stream)
+	}
+	var events, bytes, segments float64
+	topics := c.b.durableTopics()
+	for i, t := range topics {
+		bounds := logOf(t).log.Bounds()
+		e, b, n := float64(bounds.Tail-bounds.Base), float64(bounds.Bytes), float64(bounds.Segments)
+		if i < maxLogLabels {
+			send(t.Key(), e, b, n)
+			continue
+		}
+		events, bytes, segments = events+e, bytes+b, segments+n
+	}
+	if len(topics) > maxLogLabels {
+		send(fanout.Key{Tenant: otherLabel, Namespace: otherLabel, Stream: otherLabel}, events, bytes, segments)
+	}
 }
 
 // cacheCollector exposes the counters of the first maxCacheLabels caches that the broker has had, for good. Those of

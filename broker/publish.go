@@ -62,25 +62,30 @@ func (s *stream) offer(f *fanout.Frame, wait time.Duration) error {
 	if err := s.awaitRate(len(f.Bytes()), wait); err != nil {
 		return err
 	}
-	err := s.offerOnce(f, wait)
+	if isCompressed(f) && s.scope.topic.Log() != nil {
+		plain, err := s.plain(f)
+		if err != nil {
+			return err
+		}
+		defer plain.Release()
+		f = plain
+	}
+	appended, err := s.offerOnce(f, wait)
 	for errors.Is(err, fanout.ErrClosed) && !s.untrusted() { // removed since it was looked up; there may be a new one
 		sc := &s.scope
 		if sc.topic = s.c.b.hub.Lookup(sc.tenant, sc.namespace, sc.name); sc.topic == nil {
 			s.c.b.metrics.publishRefused[refusedUnknownStream].Add(1)
 			return errStreamNotFound
 		}
-		err = s.offerOnce(f, wait)
+		appended, err = s.offerOnce(f, wait)
 	}
 	switch {
 	case err == nil:
 		telemetry.Observe(telemetry.StagePublishFanout, start)
-		telemetry.Add(telemetry.BrokerPublishBatches, 1)
 		s.stalled = false
-		m := s.c.b.metrics
-		m.publishedBatches.Add(1)
-		m.publishedEvents.Add(uint64(f.Count()))
-		m.publishedBytes.Add(uint64(len(f.Bytes())))
-		telemetry.Add(telemetry.BrokerPublishItems, f.Count())
+		if !appended {
+			s.c.b.metrics.published(f)
+		}
 		return nil
 	case s.untrusted():
 		return errTokenEnds
@@ -90,16 +95,50 @@ func (s *stream) offer(f *fanout.Frame, wait time.Duration) error {
 		s.c.b.metrics.publishRefused[refusedNoSpace].Add(1)
 	case errors.Is(err, fanout.ErrDraining):
 		s.c.b.metrics.publishRefused[refusedDraining].Add(1)
+	case !errors.Is(err, fanout.ErrClosed):
+		if r, _ := storageRefusal(err); r != nil {
+			s.c.b.metrics.publishRefused[refusedStorage].Add(1)
+		}
 	}
 	return err
 }
 
-func (s *stream) offerOnce(f *fanout.Frame, wait time.Duration) error {
-	_, err := s.scope.topic.Publish(s.c.ctx, f, 0)
+// published counts a publish that has been carried out.
+func (m *metrics) published(f *fanout.Frame) {
+	m.publishedBatches.Add(1)
+	m.publishedEvents.Add(uint64(f.Count()))
+	m.publishedBytes.Add(uint64(len(f.Bytes())))
+	telemetry.Add(telemetry.BrokerPublishBatches, 1)
+	telemetry.Add(telemetry.BrokerPublishItems, f.Count())
+}
+
+// offerOnce reports whether the frame was appended to a log: whether it is published is not known yet then.
+func (s *stream) offerOnce(f *fanout.Frame, wait time.Duration) (appended bool, err error) {
+	appended, err = s.hand(s.c.ctx, f, 0)
 	if errors.Is(err, fanout.ErrTimeout) && wait != 0 {
-		err = s.offerWaiting(f, wait)
+		err = s.pause(func(ctx context.Context) error {
+			appended, err = s.hand(ctx, f, wait)
+			return err
+		})
 	}
-	return err
+	return appended, err
+}
+
+// hand hands the frame to its topic.
+func (s *stream) hand(ctx context.Context, f *fanout.Frame, wait time.Duration) (appended bool, err error) {
+	t := s.scope.topic
+	if t.Log() == nil {
+		_, err = t.Publish(ctx, f, wait)
+		return false, err
+	}
+	var commit fanout.Commit = s.c.b
+	if s.owes != nil {
+		commit = s.owes
+	}
+	if err = t.Append(ctx, f, wait, commit); err == nil {
+		s.owes = nil
+	}
+	return true, err
 }
 
 // rateError says which rate of its tenant a publish is above.
@@ -145,13 +184,6 @@ func (s *stream) waitRate(size int, pause time.Duration) error {
 			pause, _ = s.tenant.mayPublish(size)
 		}
 		return nil
-	})
-}
-
-func (s *stream) offerWaiting(f *fanout.Frame, wait time.Duration) error {
-	return s.pause(func(ctx context.Context) error {
-		_, err := s.scope.topic.Publish(ctx, f, wait)
-		return err
 	})
 }
 
@@ -310,7 +342,10 @@ func (ctl *control) ackedPublish(f quicx.Frame, at int, compressed bool) outcome
 		return ctl.nackWith(id, codec.StreamNotFoundAck, ctl.notFound(p.tenant, p.namespace, p.stream))
 	}
 	telemetry.Observe(telemetry.StagePublishLookup, start)
-	err = ctl.offerBinary(f, &p, ctl.ackedWait())
+	waits, err := ctl.offerAcked(id, false, func(wait time.Duration) error { return ctl.offerBinary(f, &p, wait) })
+	if waits {
+		return keep
+	}
 	if err == nil {
 		telemetry.Add(telemetry.BrokerAcks, 1)
 		ctl.reply(codec.AppendPublishAckOK(ctl.w.Buffer(), id))
@@ -358,8 +393,10 @@ func (ctl *control) refusal(err error) (jsonForm, binaryForm *codec.Refusal) {
 		return &codec.AuthFailed, &codec.AuthFailed
 	case errors.Is(err, errStreamNotFound):
 		return &codec.StreamNotFound, &codec.StreamNotFoundAck
+	case errors.Is(err, errCorrupt): // only binary publishes are compressed
+		return &codec.MalformedBatch, &codec.MalformedBatch
 	}
-	return nil, nil
+	return storageRefusal(err)
 }
 
 // textOf returns the text of a refused publish, with the names of the stream where they belong.
@@ -387,13 +424,16 @@ func (ctl *control) publish(m *codec.Message) outcome {
 		}
 		return ctl.refuse(codec.MissingRequestIDBatch)
 	}
-	wait := ctl.ackedWait()
-	if !acked {
-		wait = ctl.unackedWait()
+	waits, err := false, errStreamNotFound
+	switch {
+	case ctl.scope.topic == nil:
+	case acked:
+		waits, err = ctl.offerAcked(m.RequestID, true, func(wait time.Duration) error { return ctl.offerMessage(m, wait) })
+	default:
+		err = ctl.offerMessage(m, ctl.unackedWait())
 	}
-	err := errStreamNotFound
-	if ctl.scope.topic != nil {
-		err = ctl.offerMessage(m, wait)
+	if waits {
+		return keep
 	}
 	if err == nil {
 		if acked {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"slices"
+	"time"
 )
 
 // StreamStats is what a stream is doing at one moment.
@@ -12,11 +13,13 @@ type StreamStats struct {
 	Tenant        string `json:"tenant"`
 	Namespace     string `json:"namespace"`
 	Stream        string `json:"stream"`
-	Events        uint64 `json:"events"` // published since the stream was made
+	Events        uint64 `json:"events"` // published since the stream was made; of a durable stream, ever
 	Subscriptions int    `json:"subscriptions"`
 	QueuedBytes   int    `json:"queued_bytes"`   // in the queues of all subscriptions
 	LagBytes      int    `json:"lag_bytes"`      // in the longest of these queues: the lag of the slowest subscription
 	DroppedEvents uint64 `json:"dropped_events"` // by the present subscriptions
+
+	Log *LogStats `json:"log,omitempty"` // of a durable stream
 }
 
 // StreamStats returns what each stream is doing, in the order of their names. Its time is linear in streams and
@@ -29,6 +32,9 @@ func (b *Broker) StreamStats() []StreamStats {
 		all[i] = StreamStats{
 			Tenant: key.Tenant, Namespace: key.Namespace, Stream: key.Stream,
 			Events: st.Next, Subscriptions: st.Subscriptions, QueuedBytes: st.QueuedBytes, LagBytes: st.Lag, DroppedEvents: st.Dropped,
+		}
+		if log := logOf(t); log != nil {
+			all[i].Log = log.stats(time.Now())
 		}
 	}
 	slices.SortFunc(all, func(a, b StreamStats) int {

@@ -80,7 +80,7 @@ func (ctl *control) subscribe(m *codec.Message) outcome {
 	if !ctl.tenant.take(kindSubs, tenantSubs) {
 		return ctl.refuse(codec.SubscriptionsReached)
 	}
-	s, refusal := ctl.newSubscription(m)
+	s, refusal := ctl.newSubscription(m, topic != nil && topic.Log() != nil)
 	switch {
 	case refusal != nil:
 		ctl.tenant.give(kindSubs)
@@ -149,15 +149,15 @@ func (ctl *control) startOf(m *codec.Message) fanout.From {
 }
 
 // newSubscription takes a place and an id on the connection, or returns the refusal.
-func (ctl *control) newSubscription(m *codec.Message) (*subscription, *codec.Refusal) {
+func (ctl *control) newSubscription(m *codec.Message, durable bool) (*subscription, *codec.Refusal) {
 	c := ctl.c
 	s := &subscription{c: c, tenant: ctl.tenant, id: m.SubscriptionID, maxItems: c.b.cfg.EventMaxItems, maxBytes: c.b.cfg.EventMaxBytes}
 	s.run = s.write
 	s.token, s.expires = ctl.token, ctl.expires.Load()
 	s.gaps = ctl.ext&codec.ExtGaps != 0
 	s.s2 = ctl.ext&codec.ExtS2 != 0
-	// In-memory streams have offsets only with the extension (docs/start/from-the-reference.md#defects, D18).
-	s.offsets = s.gaps && ctl.flags&codec.FlagEventOffsets != 0
+	// Streams in memory have offsets only with the extension (docs/start/from-the-reference.md#defects, D18).
+	s.offsets = (s.gaps || durable) && ctl.flags&codec.FlagEventOffsets != 0
 	if ctl.ext == 0 && s.maxItems == 0 {
 		s.maxItems = legacyMaxItems
 	}
@@ -288,6 +288,10 @@ func (s *subscription) writeInline() bool {
 	limit := s.c.b.cfg.InlineBytes
 	b := bursts.Get().(*burst)
 	for range maxInlineWrites {
+		if s.events.ReadsLog() { // it reads from the disk
+			bursts.Put(b)
+			return false
+		}
 		batch, ended := s.events.Take(b.batch, limit)
 		if len(batch) == 0 { // from here on s may belong to another writer
 			bursts.Put(b)
@@ -315,6 +319,9 @@ const maxInlineWrites = 4
 
 // ended frees a writer that is stuck in a write when the topic ends the subscription for its slowness.
 func (s *subscription) ended(reason fanout.EndReason) {
+	if reason == fanout.EndUnreadable {
+		s.c.b.log.Error("subscription unreadable", "remote", s.c.qc.RemoteAddr().String(), "subscription", s.id)
+	}
 	if reason != fanout.EndStalled {
 		return // the writer finishes what is queued
 	}
@@ -326,8 +333,8 @@ func (s *subscription) ended(reason fanout.EndReason) {
 	}
 }
 
-// busy reports whether events wait to be written.
-func (s *subscription) busy() bool { return s.running.Load() > 0 }
+// busy reports whether events wait to be written that will be lost otherwise. What is in a log can be read later.
+func (s *subscription) busy() bool { return s.running.Load() > 0 && !s.events.ReadsLog() }
 
 // write is the writer: it takes all that is queued, up to a bound, and issues one write for it, until nothing is left.
 func (s *subscription) write() {

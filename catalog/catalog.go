@@ -15,6 +15,8 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/felix-mq/felix/auth"
 	"github.com/felix-mq/felix/ring"
@@ -134,6 +136,86 @@ type Stream struct {
 	QueueBatches int       `yaml:"queue_batches" unit:"batches" min:"1" max:"1048576" doc:"batches that a subscription's queue holds"`
 	QueueBytes   int       `yaml:"queue_bytes" unit:"bytes" min:"1024" max:"2147483647" doc:"bytes that a subscription's queue holds"`
 	ReplayBytes  int       `yaml:"replay_bytes" unit:"bytes" min:"-1" max:"2147483647" doc:"bytes of past events kept for new subscriptions; -1 for none"`
+
+	// Durable says that the stream's events are kept in the broker's data directory. What follows is about such
+	// streams alone.
+	Durable         bool          `yaml:"durable" doc:"the stream's events are kept in the data directory"`
+	Ack             *Ack          `yaml:"ack" words:"memory,os,device,quorum" doc:"how safe an event is when its publish is acknowledged"`
+	RetentionBytes  int64         `yaml:"retention_bytes" unit:"bytes" min:"-1" max:"1152921504606846976" doc:"bytes that the stream's log keeps; -1 for any number"`
+	RetentionAge    time.Duration `yaml:"retention_age" min:"-1ms" max:"876000h" doc:"age up to which events are kept, such as 72h; -1 for any age"`
+	RetentionEvents int64         `yaml:"retention_events" min:"-1" max:"9223372036854775807" doc:"events that the stream's log keeps; -1 for any number"`
+}
+
+// Ack says how safe an event of a durable stream is when its publish is acknowledged and it is delivered.
+type Ack uint8
+
+// The classes of acknowledgement.
+const (
+	// AckDevice means that it survives a loss of power.
+	AckDevice Ack = iota
+	// AckOS means that it survives the end of the broker's process, however that comes. It is on the device a moment
+	// later.
+	AckOS
+	// AckMemory means that the broker has it. It is delivered when it would be acknowledged with AckOS.
+	AckMemory
+	// AckQuorum means that most of a cluster's brokers have it.
+	AckQuorum
+)
+
+// String returns the class as catalogs and settings name it.
+func (a Ack) String() string {
+	return [...]string{AckDevice: "device", AckOS: "os", AckMemory: "memory", AckQuorum: "quorum"}[min(a, AckQuorum)]
+}
+
+// MarshalText writes the name that [Ack.UnmarshalText] reads.
+func (a Ack) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
+
+// UnmarshalText reads the name of a class, or of a mode of the reference that has the same meaning. It fails on any
+// other word and leaves a as it was.
+func (a *Ack) UnmarshalText(text []byte) error {
+	switch strings.ToLower(string(text)) {
+	case "device", "on_commit", "on-commit", "commit":
+		*a = AckDevice
+	case "os", "periodic", "none", "off":
+		*a = AckOS
+	case "memory":
+		*a = AckMemory
+	case "quorum":
+		*a = AckQuorum
+	default:
+		return fmt.Errorf("catalog: unknown class of acknowledgement %q: want memory, os, device or quorum", text)
+	}
+	return nil
+}
+
+// errQuorum is why a class is refused.
+var errQuorum = errors.New("quorum needs a cluster of brokers, which there is not yet: use device, os or memory")
+
+// Validate reports settings that do not go together.
+func (s Stream) Validate() error {
+	if s.Ack != nil && *s.Ack == AckQuorum {
+		return fmt.Errorf("ack: %w", errQuorum)
+	}
+	if !s.Durable && (s.Ack != nil || s.RetentionBytes != 0 || s.RetentionAge != 0 || s.RetentionEvents != 0) {
+		return errors.New("ack and retention are of durable streams: add durable: true")
+	}
+	return nil
+}
+
+// DurableStreams returns the names of all durable streams, as tenant/namespace/stream, sorted.
+func (c *Catalog) DurableStreams() []string {
+	var all []string
+	for tenant, t := range c.Tenants {
+		for namespace, n := range t.Namespaces {
+			for stream, s := range n.Streams {
+				if s.Durable {
+					all = append(all, tenant+"/"+namespace+"/"+stream)
+				}
+			}
+		}
+	}
+	slices.Sort(all)
+	return all
 }
 
 // Cache is a cache. It has no settings of its own yet.

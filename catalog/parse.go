@@ -136,6 +136,11 @@ func objects[T any](p *parser, m settings.Member, in string) map[string]T {
 		var one T
 		if m.Value.Tag != "!!null" {
 			p.Decode(m.Value, settings.Join(key, m.Key), &one)
+			if v, ok := any(one).(interface{ Validate() error }); ok {
+				if err := v.Validate(); err != nil {
+					p.Problem(m.Value, settings.Join(key, m.Key), err)
+				}
+			}
 		}
 		all[m.Key] = one
 	}

@@ -22,6 +22,12 @@ func Marshal(c *Catalog) ([]byte, error) {
 		QueueBatches int    `yaml:"queue_batches,omitempty"`
 		QueueBytes   int    `yaml:"queue_bytes,omitempty"`
 		ReplayBytes  int    `yaml:"replay_bytes,omitempty"`
+
+		Durable         bool   `yaml:"durable,omitempty"`
+		Ack             string `yaml:"ack,omitempty"`
+		RetentionBytes  int64  `yaml:"retention_bytes,omitempty"`
+		RetentionAge    string `yaml:"retention_age,omitempty"`
+		RetentionEvents int64  `yaml:"retention_events,omitempty"`
 	}
 	type namespace struct {
 		Streams map[string]stream `yaml:"streams,omitempty"`
@@ -47,7 +53,16 @@ func Marshal(c *Catalog) ([]byte, error) {
 		for name, n := range t.Namespaces {
 			streams := make(map[string]stream)
 			for name, s := range n.Streams {
-				o := stream{QueueBatches: s.QueueBatches, QueueBytes: s.QueueBytes, ReplayBytes: s.ReplayBytes}
+				o := stream{
+					QueueBatches: s.QueueBatches, QueueBytes: s.QueueBytes, ReplayBytes: s.ReplayBytes,
+					Durable: s.Durable, RetentionBytes: s.RetentionBytes, RetentionEvents: s.RetentionEvents,
+				}
+				if s.RetentionAge != 0 {
+					o.RetentionAge = s.RetentionAge.String()
+				}
+				if s.Ack != nil {
+					o.Ack = s.Ack.String()
+				}
 				if s.Overflow != nil {
 					o.Overflow = s.Overflow.String()
 				}

@@ -64,6 +64,7 @@ var (
 	ErrLimit           = errors.New("client: limit reached")        // of the tenant, the connection or the broker
 	ErrOverloaded      = errors.New("client: broker overloaded")    // no space for it at present
 	ErrClosing         = errors.New("client: broker shutting down") // another will take its place
+	ErrStorage         = errors.New("client: broker's disk failed") // it is in doubt what was stored, so it matches [ErrInDoubt] too
 )
 
 // Code says what kind of refusal a [BrokerError] is: the short name in the table of errors, docs/protocol/errors.md. It
@@ -81,6 +82,7 @@ var sentinels = map[codec.Code]error{
 	codec.CodeLimit:           ErrLimit,
 	codec.CodeOverloaded:      ErrOverloaded,
 	codec.CodeClosing:         ErrClosing,
+	codec.CodeStorage:         ErrStorage,
 }
 
 // Retryable reports whether the call that failed with err may succeed if it is made again, after a pause. The broker
@@ -114,7 +116,11 @@ func (e *BrokerError) Code() Code { return Code(codec.CodeOf(e.Message)) }
 
 // Is reports whether target is the error of the refusal's code.
 func (e *BrokerError) Is(target error) bool {
-	want := sentinels[codec.CodeOf(e.Message)]
+	code := codec.CodeOf(e.Message)
+	if target == ErrInDoubt {
+		return code == codec.CodeStorage
+	}
+	want := sentinels[code]
 	return want != nil && want == target
 }
 

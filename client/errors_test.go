@@ -22,6 +22,7 @@ func TestRefusalsMatchTheirCode(t *testing.T) {
 		codec.CodeLimit:           client.ErrLimit,
 		codec.CodeOverloaded:      client.ErrOverloaded,
 		codec.CodeClosing:         client.ErrClosing,
+		codec.CodeStorage:         client.ErrStorage,
 	}
 	if len(sentinels) != len(codec.Codes()) {
 		t.Errorf("%d codes, %d errors for them", len(codec.Codes()), len(sentinels))

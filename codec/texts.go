@@ -78,6 +78,13 @@ var (
 	AdmissionClosed      = Refusal{CodeClosing, "publish admission closed", FormPublishError, "the broker is going down; JSON publish", StreamKept}
 	AdmissionClosedAck   = Refusal{CodeClosing, "publish admission closed", FormPublishAck, "the same for a binary publish", StreamKept}
 
+	StorageFull      = Refusal{CodeOverloaded, "storage full", FormPublishError, "a durable stream, when less than FELIX_DURABLE_HEADROOM_BYTES is free on its disk; nothing was stored; JSON publish", StreamKept}
+	StorageFullAck   = Refusal{CodeOverloaded, "storage full", FormPublishAck, "the same for a binary publish", StreamKept}
+	StorageFailed    = Refusal{CodeStorage, "storage failed", FormPublishError, "a durable stream, when a write or a sync of its disk has failed; the events may have been stored; JSON publish", StreamKept}
+	StorageFailedAck = Refusal{CodeStorage, "storage failed", FormPublishAck, "the same for a binary publish", StreamKept}
+	EventTooLarge    = Refusal{CodeTooLarge, "event too large", FormPublishError, "a durable stream, an event above 64 MiB or a batch above 256 MiB; JSON publish", StreamKept}
+	EventTooLargeAck = Refusal{CodeTooLarge, "event too large", FormPublishAck, "the same for a binary publish", StreamKept}
+
 	PublishRateReached     = Refusal{CodeLimit, LimitReached("publishes per second"), FormPublishError, "JSON publish, sooner than the tenant may; one without acknowledgement waits, or is dropped without FELIX_PUB_INGRESS_WAIT", StreamKept}
 	PublishRateReachedAck  = Refusal{CodeLimit, LimitReached("publishes per second"), FormPublishAck, "the same for a binary publish", StreamKept}
 	PublishBytesReached    = Refusal{CodeLimit, LimitReached("publish bytes per second"), FormPublishError, "the same for the bytes of a JSON publish", StreamKept}
@@ -127,6 +134,7 @@ const (
 	CodeLimit           Code = "limit"           // a limit of the tenant, the connection or the broker is reached
 	CodeOverloaded      Code = "overloaded"      // the broker has no space for it at present
 	CodeClosing         Code = "closing"         // the broker is shutting down
+	CodeStorage         Code = "storage"         // the broker's disk has failed; it may have been stored or not
 )
 
 // codes is the table of codes in the order of the documentation.
@@ -144,6 +152,7 @@ var codes = []struct {
 	{CodeLimit, true, "a limit of the tenant, the connection or the broker is reached; such texts begin with `limit reached: `"},
 	{CodeOverloaded, true, "the broker has no space for it at present"},
 	{CodeClosing, true, "the broker is shutting down"},
+	{CodeStorage, false, "the broker's disk has failed: it stores nothing until it is started again, and what was refused may have been stored"},
 }
 
 // Codes returns all codes but [CodeUnknown], in the order of the documentation.
@@ -202,6 +211,7 @@ var refusals = []Refusal{
 	MissingRequestID, MissingRequestIDBatch, MalformedBatch,
 	StreamNotFound, StreamNotFoundAck, StreamNotFoundSubscribe,
 	AdmissionTimedOut, AdmissionTimedOutAck, AdmissionClosed, AdmissionClosedAck,
+	StorageFull, StorageFullAck, StorageFailed, StorageFailedAck, EventTooLarge, EventTooLargeAck,
 	PublishRateReached, PublishRateReachedAck, PublishBytesReached, PublishBytesReachedAck,
 	MaxSubscriptions, SubscriptionsReached, SubscribeRateReached, MemoryReached, DuplicateSubscription, CursorRefused, OpenUniStream,
 	CacheScopeNotFound, CacheEntryTooLarge, WatchesReached, WatchMemoryReached, CacheBytesReached,

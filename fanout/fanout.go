@@ -139,6 +139,11 @@ type Hub struct {
 	closeOnce sync.Once
 	wg        sync.WaitGroup
 
+	deliveries sync.WaitGroup // goroutines that offer what logs have committed
+	fallBacks  atomic.Uint64
+	expired    atomic.Uint64 // events that retention removed before a subscription came to them
+	unreadable atomic.Uint64
+
 	stalled   atomic.Uint64
 	reclaims  atomic.Uint64
 	dropped   atomic.Uint64 // events that queues had no space for
@@ -198,7 +203,12 @@ func NewHub(o Options) *Hub {
 
 // Register makes a topic, or returns the one of that name that is there already, whose policy stays as it is
 // ([Topic.SetPolicy] changes it).
-func (h *Hub) Register(k Key, p Policy) *Topic {
+func (h *Hub) Register(k Key, p Policy) *Topic { return h.register(k, p, nil) }
+
+// RegisterDurable is [Hub.Register] for a topic whose events a log keeps.
+func (h *Hub) RegisterDurable(k Key, p Policy, log Log) *Topic { return h.register(k, p, log) }
+
+func (h *Hub) register(k Key, p Policy, log Log) *Topic {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if t := h.topics[k]; t != nil {
@@ -210,7 +220,7 @@ func (h *Hub) Register(k Key, p Policy) *Topic {
 		h.tenants[k.Tenant] = n
 	}
 	n.topics++
-	t := newTopic(h, n, k, p)
+	t := newTopic(h, n, k, p, log)
 	h.topics[k] = t
 	return t
 }
@@ -296,6 +306,9 @@ func (h *Hub) Close() {
 	h.wg.Wait()
 }
 
+// AwaitDeliveries returns when what logs have committed has been offered. It is called when they commit nothing more.
+func (h *Hub) AwaitDeliveries() { h.deliveries.Wait() }
+
 // Stats is a hub's state at one moment.
 type Stats struct {
 	Topics        int
@@ -304,6 +317,9 @@ type Stats struct {
 	Reclaims      uint64 // times that memory was given up
 	Dropped       uint64 // events that subscriptions lost because their queue had no space
 	Reclaimed     uint64 // events that subscriptions lost because there was no memory
+	FallBacks     uint64 // times that a subscription of a durable topic had to read on from the log
+	Expired       uint64 // events that retention removed before a subscription of a durable topic came to them
+	Unreadable    uint64 // subscriptions ended because the log could not be read
 	// What waits in all rings, and for how long the oldest of it has. A sweep finds it every 50 ms, so both may be that
 	// late, and the time is right to 50 ms. Replay, and what a writer has taken and not written, are not in it.
 	QueuedBytes int64
@@ -318,6 +334,7 @@ func (h *Hub) Stats() Stats {
 	return Stats{
 		Topics: n, RetainedBytes: h.budget.Used(),
 		Stalled: h.stalled.Load(), Reclaims: h.reclaims.Load(), Dropped: h.dropped.Load(), Reclaimed: h.reclaimed.Load(),
+		FallBacks: h.fallBacks.Load(), Expired: h.expired.Load(), Unreadable: h.unreadable.Load(),
 		QueuedBytes: h.queued.Load(), Oldest: time.Duration(h.oldest.Load()),
 	}
 }

@@ -49,6 +49,14 @@ func NewFrame(chunk *buf.Chunk, wire []byte, count int) *Frame {
 	return f
 }
 
+// NewLogFrame is [NewFrame] for events that come from a log: first is the sequence number of the first one, which wire
+// has in it already if its layout carries an offset.
+func NewLogFrame(chunk *buf.Chunk, wire []byte, count int, first uint64) *Frame {
+	f := NewFrame(chunk, wire, count)
+	f.first = first
+	return f
+}
+
 // NumberAt makes the topic write the sequence number of the first event into the encoded frame, as 8 bytes, big-endian,
 // at this position, which is not 0. It is for frames whose layout carries an offset, and called before the frame is
 // published.

@@ -22,6 +22,8 @@ const (
 	EndExpired
 	// EndStalled means that it kept publishers waiting and took nothing for the hub's stall timeout.
 	EndStalled
+	// EndUnreadable means that the topic's log has what it needs next and cannot read it. It has to begin elsewhere.
+	EndUnreadable
 )
 
 // String returns a word for logs and metrics.
@@ -35,6 +37,8 @@ func (r EndReason) String() string {
 		return "expired"
 	case EndStalled:
 		return "stalled"
+	case EndUnreadable:
+		return "unreadable"
 	}
 	return "unknown"
 }
@@ -49,7 +53,7 @@ const (
 	GapQueueFull
 	// GapReclaimed means that the ring was emptied because the budget was spent and its consumer did not move.
 	GapReclaimed
-	// GapExpired means that the position to resume at is no longer kept.
+	// GapExpired means that the position to resume at, or the one that it had come to in the log, is no longer kept.
 	GapExpired
 	// GapEpoch means that the position to resume at belongs to another epoch. How much was lost nobody knows.
 	GapEpoch
@@ -102,10 +106,12 @@ type Subscription struct {
 	cutOff    atomic.Bool // its consumer was told that it will not be waited for
 	left      atomic.Bool // its consumer takes nothing more
 	pages     atomic.Uint64
+	fallBacks atomic.Uint64 // times that it had to read on from the log
 
 	// The consumer's own.
 	next   uint64    // sequence number of the next event it expects
-	reason GapReason // of a gap that was there from the start
+	reason GapReason // of a gap that was there from the start, or that retention has made
+	reader LogReader // while it reads the log, or nil
 
 	// The sweep's own, but for stuckTicks, which those read who look for memory.
 	lastMoves    uint64       // moves that the last sweep saw
@@ -119,12 +125,12 @@ type Subscription struct {
 func newSubscription(t *Topic, o SubscriptionOptions) *Subscription {
 	s := &Subscription{
 		topic: t, wake: o.Wake, onEnd: o.OnEnd,
-		blocks: t.pol.Overflow == ring.Block,
+		blocks: t.log == nil && t.pol.Overflow == ring.Block,
 	}
 	s.ring.Init(ring.Options[*Frame]{
 		MaxBytes: t.pol.QueueBytes,
 		MaxItems: t.pol.QueueItems,
-		Overflow: t.pol.Overflow,
+		Overflow: t.overflow(),
 		Discard:  (*Frame).Release,
 		OnSpace:  func() { t.spaceFreed(s) },
 		Charge:   t.tenant.chargeSlots,
@@ -154,14 +160,23 @@ func (s *Subscription) Backlog() bool { return s.startsBusy }
 //
 // Take never waits for events, but it may wait for the topic's turn.
 func (s *Subscription) Take(out []Delivery, maxBytes int) (_ []Delivery, ended bool) {
-	if s.replaying.Load() || s.lossy.Load() {
-		before := len(out)
-		if out = s.topic.advance(s, out, maxBytes); len(out) > before {
-			return out, false
+	list := taken.Get().(*[]*Frame)
+	var frames []*Frame
+	for {
+		if s.replaying.Load() || s.lossy.Load() {
+			before := len(out)
+			if out = s.topic.advance(s, out, maxBytes); len(out) > before {
+				taken.Put(list)
+				return out, false
+			}
+		}
+		frames, ended = s.ring.Take((*list)[:0], maxBytes)
+		// It may have become one that reads the log in between. Who made it one has seen that it was parked, or it is
+		// parked for nobody.
+		if len(frames) > 0 || ended || !s.replaying.Load() || s.topic.log == nil || !s.ring.Unpark() {
+			break
 		}
 	}
-	list := taken.Get().(*[]*Frame)
-	frames, ended := s.ring.Take((*list)[:0], maxBytes)
 	for _, f := range frames { // if there are none, s may belong to another consumer from here on
 		if telemetry.Enabled { // f.offered has no size, but looking at it would cost a check of f
 			telemetry.Observe(telemetry.StageDeliverQueueWait, f.offered)
@@ -217,6 +232,13 @@ func (s *Subscription) gap(d *Delivery) {
 	s.next = d.Next
 }
 
+// ReadsLog reports whether the next Take may read the topic's log, and so wait for the disk.
+func (s *Subscription) ReadsLog() bool { return s.topic.log != nil && s.replaying.Load() }
+
+// FallBacks returns how often the subscription had to read on from the topic's log because its queue was full or there
+// was no memory for it.
+func (s *Subscription) FallBacks() uint64 { return s.fallBacks.Load() }
+
 // Start returns the sequence number of the first event that can come. It never changes.
 func (s *Subscription) Start() uint64 { return s.start }
 
@@ -239,6 +261,9 @@ func (s *Subscription) Lost(events int) {
 func (s *Subscription) Dropped() uint64 {
 	s.topic.mu.Lock()
 	defer s.topic.mu.Unlock()
+	if s.topic.log != nil {
+		return s.missed
+	}
 	n := s.ring.Stats().Dropped + s.missed
 	if s.paused {
 		n += s.topic.next - s.missedFrom

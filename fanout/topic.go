@@ -24,6 +24,7 @@ type Topic struct {
 
 	hub         *Hub
 	tenant      *tenant
+	log         Log // never changes; nil of a topic in memory
 	replayIndex int // in tenant.replaying, guarded by tenant.mu, or -1
 
 	mu       sync.Mutex // the turn; guards all below but the last group
@@ -52,10 +53,20 @@ type Topic struct {
 	key   Key
 	epoch uint64
 	gone  chan struct{} // closed with the topic
+
+	committing sync.Mutex // guards what follows; innermost, and held for moments
+	committed  []*appended
+	delivering bool // a goroutine offers what is committed
 }
 
-func newTopic(h *Hub, n *tenant, k Key, p Policy) *Topic {
-	t := &Topic{hub: h, tenant: n, key: k, pol: p, epoch: h.epochs.Add(1), gone: make(chan struct{}), replayIndex: -1}
+// newTopic returns a topic, with a log if it is durable.
+func newTopic(h *Hub, n *tenant, k Key, p Policy, log Log) *Topic {
+	t := &Topic{hub: h, tenant: n, key: k, pol: p, log: log, gone: make(chan struct{}), replayIndex: -1}
+	if log != nil {
+		t.epoch, t.next = log.Epoch(), log.Tail()
+	} else {
+		t.epoch = h.epochs.Add(1)
+	}
 	t.replay.maxBytes = p.replayBytes()
 	t.packer.owner = n.share
 	return t
@@ -74,7 +85,8 @@ func (t *Topic) SetPolicy(p Policy) {
 func (t *Topic) Key() Key { return t.key }
 
 // Epoch names the life of this topic: sequence numbers of another epoch have nothing to do with those of this one. It
-// differs from that of every other topic, those of the same name in earlier processes included.
+// differs from that of every other topic, those of the same name in earlier processes included. A durable topic has
+// that of its log.
 func (t *Topic) Epoch() uint64 { return t.epoch }
 
 // Publish gives f its place in the topic's order and offers it to every subscription. It returns the sequence number
@@ -86,43 +98,59 @@ func (t *Topic) Epoch() uint64 { return t.epoch }
 // returns [ErrTimeout], [ErrDraining], [ErrClosed], or the context's error, and nothing was published. While it waits
 // nothing is charged for f.
 func (t *Topic) Publish(ctx context.Context, f *Frame, wait time.Duration) (first uint64, err error) {
+	if t.log != nil {
+		return 0, errHasLog
+	}
 	start := telemetry.Start()
+	t.mu.Lock()
+	k, err := t.admitFirstLocked(ctx, f, wait)
+	if err != nil {
+		t.mu.Unlock()
+		return 0, err
+	}
+	telemetry.Observe(telemetry.StagePublishTurn, start)
+	first, woken := t.offerLocked(k, nil)
+	t.mu.Unlock()
+	k.Release()
+	wakeAll(woken)
+	return first, nil
+}
+
+// admitFirstLocked admits a publish: it returns the frame to offer, with a reference, when it is this one's turn.
+func (t *Topic) admitFirstLocked(ctx context.Context, f *Frame, wait time.Duration) (k *Frame, err error) {
 	select {
 	case <-t.hub.draining:
-		return 0, ErrDraining
+		return nil, ErrDraining
 	default:
 	}
-	t.mu.Lock()
-	var k *Frame
-	if t.closed {
+	switch {
+	case t.closed:
 		err = ErrClosed
-	} else if len(t.waiters) > 0 || t.tenant.share.Waiting() > 0 {
+	case len(t.waiters) > 0 || t.tenant.share.Waiting() > 0:
 		err = errNoSpace
-	} else {
+	default:
 		k, err = t.admitLocked(f)
 	}
 	if err != nil {
-		if k, err = t.admitLater(ctx, f, wait, err); err != nil {
-			t.mu.Unlock()
-			return 0, err
-		}
+		return t.admitLater(ctx, f, wait, err)
 	}
-	telemetry.Observe(telemetry.StagePublishTurn, start)
-	first, woken := t.offerLocked(k)
-	t.mu.Unlock()
-	k.Release()
-	if woken != nil {
-		start = telemetry.Start()
-		for i, s := range *woken {
-			(*woken)[i] = nil
-			s.wake()
-			s.waking.Done()
-		}
-		*woken = (*woken)[:0]
-		wokenPool.Put(woken)
-		telemetry.Observe(telemetry.StagePublishWake, start)
+	return k, nil
+}
+
+// wakeAll wakes the subscriptions of a list that offerLocked has made, without the turn.
+func wakeAll(woken *[]*Subscription) {
+	if woken == nil {
+		return
 	}
-	return first, nil
+	start := telemetry.Start()
+	for i, s := range *woken {
+		(*woken)[i] = nil
+		s.wake()
+		s.waking.Done()
+	}
+	*woken = (*woken)[:0]
+	wokenPool.Put(woken)
+	telemetry.Observe(telemetry.StagePublishWake, start)
 }
 
 // wokenPool holds lists of subscriptions to be woken by a publish when it has given the turn back.
@@ -136,6 +164,9 @@ var errNoSpace = errors.New("fanout: no space")
 func (t *Topic) admitLocked(f *Frame) (*Frame, error) {
 	if err := t.spaceLocked(f); err != nil {
 		return nil, err
+	}
+	if t.log != nil {
+		return t.admitDurableLocked(f)
 	}
 	if len(t.active) == 0 && !t.replay.wants(f.cost()) {
 		f.Retain()
@@ -249,8 +280,8 @@ func (t *Topic) spaceLocked(f *Frame) error {
 }
 
 // offerLocked is the hot path: numbers, replay, and one Offer for each active subscription. The caller keeps its
-// reference to f.
-func (t *Topic) offerLocked(f *Frame) (first uint64, woken *[]*Subscription) {
+// reference to f. Subscriptions that have to be woken are appended to the list woken, which it makes if it is nil.
+func (t *Topic) offerLocked(f *Frame, woken *[]*Subscription) (first uint64, _ *[]*Subscription) {
 	start := telemetry.Start()
 	first = t.next
 	f.number(first)
@@ -265,7 +296,7 @@ func (t *Topic) offerLocked(f *Frame) (first uint64, woken *[]*Subscription) {
 	dropped := t.paused * f.count
 	if len(t.active) == 0 {
 		t.hub.drop(dropped)
-		return first, nil
+		return first, woken
 	}
 	t.markDirtyLocked()
 	// One addition for all rings instead of one for each; what was refused is given back below.
@@ -281,11 +312,7 @@ func (t *Topic) offerLocked(f *Frame) (first uint64, woken *[]*Subscription) {
 		}
 		switch result {
 		case ring.AcceptedWake:
-			if woken == nil {
-				woken, _ = wokenPool.Get().(*[]*Subscription)
-			}
-			s.waking.Add(1)
-			*woken = append(*woken, s)
+			woken = appendWoken(woken, s)
 			if !s.busy {
 				t.busyLocked(s)
 			}
@@ -297,6 +324,12 @@ func (t *Topic) offerLocked(f *Frame) (first uint64, woken *[]*Subscription) {
 			refused++
 		case ring.Full:
 			refused++
+			if t.log != nil {
+				if t.fallBackLocked(s, first) { // swaps another one into place i
+					woken = appendWoken(woken, s)
+				}
+				continue
+			}
 			if s.blocks {
 				// Only memory for slots can be missing: spaceLocked has seen space. It is lost like anything else that
 				// there is no memory for.
@@ -316,6 +349,16 @@ func (t *Topic) offerLocked(f *Frame) (first uint64, woken *[]*Subscription) {
 	}
 	t.hub.drop(dropped)
 	return first, woken
+}
+
+// appendWoken notes a subscription that has to be woken when the turn has been given back.
+func appendWoken(woken *[]*Subscription, s *Subscription) *[]*Subscription {
+	if woken == nil {
+		woken, _ = wokenPool.Get().(*[]*Subscription)
+	}
+	s.waking.Add(1)
+	*woken = append(*woken, s)
+	return woken
 }
 
 // drop counts events that queues had no space for.
@@ -417,8 +460,27 @@ func (t *Topic) resumeLocked(s *Subscription) {
 // page of replay, or what was lost after the last event, which the consumer would otherwise learn of only with the next
 // one. It adds nothing if there is neither, or something in the queue to take first.
 func (t *Topic) advance(s *Subscription, out []Delivery, maxBytes int) []Delivery {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	before := len(out)
+	for more := true; more && len(out) == before; {
+		t.mu.Lock()
+		if !t.needsLogLocked(s) {
+			out = t.advanceLocked(s, out, maxBytes)
+			t.mu.Unlock()
+			break
+		}
+		if s.ended.Load() { // only what is in memory still comes
+			t.liveLocked(s)
+			t.mu.Unlock()
+			break
+		}
+		cursor, end := s.cursor, t.next
+		t.mu.Unlock()
+		out, more = t.readLog(s, out, maxBytes, cursor, end)
+	}
+	return out
+}
+
+func (t *Topic) advanceLocked(s *Subscription, out []Delivery, maxBytes int) []Delivery {
 	if s.ring.Stats().Items > 0 { // offered under the turn: what is lost comes with its delivery, or after it
 		return out
 	}
@@ -449,7 +511,7 @@ func (t *Topic) pageLocked(s *Subscription, out []Delivery, maxBytes int) []Deli
 	if s.ended.Load() {
 		end = s.endedAt
 	}
-	if oldest := t.replay.oldest(t.next); s.cursor < min(oldest, end) {
+	if oldest := t.replay.oldest(t.next); t.log == nil && s.cursor < min(oldest, end) {
 		lost := min(oldest, end) - s.cursor // replay has moved on without it
 		if s.cursor < t.forgotten {
 			s.reclaimed.Store(true)
@@ -515,6 +577,7 @@ func (t *Topic) liveLocked(s *Subscription) {
 	t.caughtUpLocked(s)
 	if !s.ended.Load() {
 		t.attachLocked(s)
+		s.reader = nil
 		if s.cursor < t.next { // nothing more is kept
 			s.missed += t.next - s.cursor
 			t.hub.drop(int(t.next - s.cursor))
@@ -614,7 +677,7 @@ func (t *Topic) subscribe(from From, o SubscriptionOptions) (*Subscription, erro
 		return nil, ErrClosed
 	}
 	s := newSubscription(t, o)
-	start, oldest := t.next, t.replay.oldest(t.next)
+	start, oldest := t.next, t.oldestLocked()
 	expected := start // the event that the subscriber knows to be the next
 	switch {
 	case from.Resume && from.Epoch != t.epoch:
@@ -731,6 +794,20 @@ func (t *Topic) empty(seen seen) bool {
 	if !ok {
 		return false
 	}
+	if t.log != nil && !s.ended.Load() { // it reads them again, from the log
+		end := t.next
+		if s.replaying.Load() {
+			end = s.cursor
+		}
+		if t.fallBackLocked(s, end-uint64(events)) {
+			s.waking.Add(1)
+			go func() {
+				s.wake()
+				s.waking.Done()
+			}()
+		}
+		return true
+	}
 	s.reclaimed.Store(true)
 	s.lossy.Store(true)
 	t.hub.reclaimed.Add(uint64(events))
@@ -791,6 +868,7 @@ func (t *Topic) sweep(totals *sweepTotals) {
 
 // TopicStats is a topic's state at one moment.
 type TopicStats struct {
+	Base          uint64 // oldest sequence number that a subscription can begin with
 	Next          uint64 // sequence number of the next event
 	Subscriptions int
 	Active        int // of these, those that a publish walks
@@ -807,7 +885,7 @@ func (t *Topic) Stats() TopicStats {
 	t.mu.Lock()
 	subs := slices.Clone(t.subs)
 	stats := TopicStats{
-		Next: t.next, Subscriptions: len(subs), Active: len(t.active),
+		Base: t.oldestLocked(), Next: t.next, Subscriptions: len(subs), Active: len(t.active),
 		Waiting: len(t.waiters), ReplayBytes: t.replay.bytes,
 	}
 	t.mu.Unlock()

@@ -312,11 +312,13 @@ func (r *Ring[T]) wantedLocked() bool {
 }
 
 // Unpark makes the ring count its consumer as running, so that nothing wakes it: for a consumer that starts by itself,
-// because it has something else to do before its first Take.
-func (r *Ring[T]) Unpark() {
+// because it has something else to do before its first Take. It reports whether the consumer had parked: of all that
+// unpark it at the same time one hears so.
+func (r *Ring[T]) Unpark() (parked bool) {
 	r.mu.Lock()
-	r.parked = false
-	r.mu.Unlock()
+	defer r.mu.Unlock()
+	parked, r.parked = r.parked, false
+	return parked
 }
 
 // Fits reports what [Ring.HasSpace] does, and asks for nothing.

@@ -21,6 +21,7 @@
 // Files of the directory:
 //
 //	lock                                     held while a Store is open
+//	epoch                                    a random number, which tells this directory from others
 //	journal/00000000000000000007.wal         journal files, oldest first
 //	acme_default_orders_0-0d3aed4b998d2798/  a log: tenant, namespace, stream, shard, and a hash of them
 //	    00000000000000000000.log             segments

@@ -92,7 +92,7 @@ func FuzzIndex(f *testing.F) {
 // FuzzJournal opens a directory with any bytes for a journal file.
 func FuzzJournal(f *testing.F) {
 	fs := &vfs.Mem{}
-	fs.CrashAfter(12)
+	fs.CrashAfter(18)
 	promises := make([]promise, 2)
 	s, err := Open("data", small(fs))
 	if err != nil {

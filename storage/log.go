@@ -7,6 +7,7 @@ import (
 	"path"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -35,11 +36,13 @@ type Log struct {
 	named  uint64 // the journal file that knows the log by number, plus one
 	number uint32
 
+	// Written under mu, and read without it by those who must not wait for the disk.
+	base atomic.Uint64 // of the oldest segment that is not being removed
+	tail atomic.Uint64 // offset after the last record in segments
+
 	mu        sync.Mutex // guards what follows; held for no I/O but that of the committer and of retention
 	segments  []segment  // ascending; none before the first record
 	firstID   uint64     // of the first segment, while there is none
-	base      uint64     // of the oldest segment that is not being removed
-	tail      uint64     // offset after the last record in segments
 	retention Retention
 	unsynced  []uint64 // segments written to since the last sync
 	newFiles  bool     // made since the last sync
@@ -66,11 +69,18 @@ type Bounds struct {
 	Oldest     int64 // the time of the newest record of the oldest segment, in microseconds since 1970
 }
 
-// Bounds returns what the log has. It counts records whose append has completed.
+// Base returns the oldest offset that the log has, and Tail the offset after the last one whose append has completed.
+// Both return at once, whatever the disk does.
+func (l *Log) Base() uint64 { return l.base.Load() }
+
+// Tail returns the offset after that of the last record; see [Log.Base].
+func (l *Log) Tail() uint64 { return l.tail.Load() }
+
+// Bounds returns what the log has. It counts records whose append has completed, and may wait for the disk.
 func (l *Log) Bounds() Bounds {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	b := Bounds{Base: l.base, Tail: l.tail, Segments: len(l.segments)}
+	b := Bounds{Base: l.base.Load(), Tail: l.tail.Load(), Segments: len(l.segments)}
 	if len(l.segments) > 0 {
 		b.Oldest = l.segments[0].last
 	}
@@ -129,6 +139,10 @@ func (l *Log) Append(batch [][]byte, class Class, done func(error)) (first uint6
 	return first, nil
 }
 
+// Size returns how many bytes of memory [Log.Append] holds for a batch, of that many records whose payloads have bytes
+// together, until it has completed.
+func Size(records, bytes int) int64 { return int64(records)*recordHeaderSize + int64(bytes) }
+
 func (l *Log) path(id uint64, kind string) string {
 	return path.Join(l.s.root, l.dir, segmentName(id, kind))
 }
@@ -137,7 +151,7 @@ func (l *Log) path(id uint64, kind string) string {
 func (l *Log) position() nameBody {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	n := nameBody{tail: l.tail, segment: l.firstID, dir: l.dir}
+	n := nameBody{tail: l.tail.Load(), segment: l.firstID, dir: l.dir}
 	if len(l.segments) > 0 {
 		last := l.segments[len(l.segments)-1]
 		n.segment = last.id
@@ -200,7 +214,7 @@ func (l *Log) writeRun(records []byte) error {
 		r := records[at:]
 		n := int(recordSize(int(binary.BigEndian.Uint32(r))))
 		l.note(binary.BigEndian.Uint64(r[4:]), last.size, int64(n))
-		l.tail++
+		l.tail.Add(1)
 		last.size += int64(n)
 		last.last = int64(binary.BigEndian.Uint64(r[12:]))
 		at += n
@@ -268,14 +282,14 @@ func (l *Log) create() error {
 		return err
 	}
 	l.newDir = true
-	return l.begin(l.firstID, l.tail)
+	return l.begin(l.firstID, l.tail.Load())
 }
 
 // roll ends the last segment and begins the next.
 func (l *Log) roll() error {
 	l.flushIndex()
 	last := l.segments[len(l.segments)-1]
-	return l.begin(last.id+1, l.tail)
+	return l.begin(last.id+1, l.tail.Load())
 }
 
 // begin makes a segment without records.
@@ -336,7 +350,7 @@ func (l *Log) retain(now time.Time) error {
 		l.mu.Lock()
 		id, ok := l.expired(now)
 		if ok {
-			l.base = l.segments[1].base
+			l.base.Store(l.segments[1].base)
 		}
 		l.mu.Unlock()
 		if !ok {
@@ -361,7 +375,7 @@ func (l *Log) expired(now time.Time) (id uint64, ok bool) {
 		return 0, false
 	}
 	head := l.segments[0]
-	if head.base < l.base {
+	if head.base < l.base.Load() {
 		return head.id, true
 	}
 	r := l.retention
@@ -374,7 +388,7 @@ func (l *Log) expired(now time.Time) (id uint64, ok bool) {
 	}
 	ok = r.Bytes > 0 && size > r.Bytes ||
 		r.Age > 0 && now.UnixMicro()-head.last > r.Age.Microseconds() ||
-		r.Count > 0 && l.tail-l.segments[1].base >= r.Count
+		r.Count > 0 && l.tail.Load()-l.segments[1].base >= r.Count
 	return head.id, ok
 }
 

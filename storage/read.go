@@ -5,9 +5,11 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"math"
 	"path"
 	"slices"
 	"sort"
+	"sync"
 
 	"github.com/felix-mq/felix/internal/vfs"
 )
@@ -30,8 +32,8 @@ type Reader struct {
 func (l *Log) Read(from uint64) (*Reader, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if from < l.base || from > l.tail {
-		return nil, &RangeError{Requested: from, Base: l.base, Tail: l.tail}
+	if from < l.base.Load() || from > l.tail.Load() {
+		return nil, &RangeError{Requested: from, Base: l.base.Load(), Tail: l.tail.Load()}
 	}
 	return &Reader{l: l, next: from}, nil
 }
@@ -41,18 +43,42 @@ func (r *Reader) Offset() uint64 { return r.next }
 
 // Next returns the next records: as many as have payloads of limit bytes together, and at least one. It returns none at
 // the tail of the log. Every record has been verified; damage is a [CorruptionError]. If retention has removed the next
-// record, the error is a [RangeError]. The payloads are views until the next call.
-func (r *Reader) Next(limit int) ([]Record, error) {
+// record, the error is a [RangeError]. The payloads are views until the next call, or that of Free.
+func (r *Reader) Next(limit int) ([]Record, error) { return r.NextBefore(limit, math.MaxUint64) }
+
+// Free gives the reader's memory back. It goes on where it was.
+func (r *Reader) Free() {
+	if b := r.buf; cap(b) > 0 && cap(b) <= readWindow {
+		buffers.Put(&b)
+	}
+	clear(r.records)
+	r.buf, r.records = nil, r.records[:0]
+}
+
+// Rewind makes Next begin with that record, which is one of those that the last call has returned.
+func (r *Reader) Rewind(to Record) {
+	for i := len(r.records) - 1; i >= 0 && r.next > to.Offset; i-- {
+		r.next--
+		r.pos -= recordSize(len(r.records[i].Payload))
+	}
+}
+
+// buffers has what readers gave back, as *[]byte.
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
+
+// NextBefore is [Reader.Next] for a log that ends before the offset end.
+func (r *Reader) NextBefore(limit int, end uint64) ([]Record, error) {
 	l := r.l
+	r.records = r.records[:0]
 	l.mu.Lock()
-	base, tail := l.base, l.tail
+	base, tail := l.base.Load(), l.tail.Load()
 	i := sort.Search(len(l.segments), func(i int) bool { return l.segments[i].base > r.next }) - 1
 	var s segment
 	if i >= 0 {
 		s = l.segments[i]
 	}
 	l.mu.Unlock()
-	if r.next == tail {
+	if r.next >= min(tail, end) {
 		return nil, nil
 	}
 	if r.next < base || i < 0 {
@@ -73,7 +99,7 @@ func (r *Reader) Next(limit int) ([]Record, error) {
 			return nil, err
 		}
 	}
-	return r.read(h, s, limit)
+	return r.read(h, s, limit, end)
 }
 
 // seek finds the next record in a segment.
@@ -148,9 +174,12 @@ func (l *Log) lookup(s segment, offset uint64) indexEntry {
 	return begin
 }
 
-// read returns records of a segment from r.pos on.
-func (r *Reader) read(h *handle, s segment, limit int) ([]Record, error) {
-	r.records = r.records[:0]
+// read returns records of a segment from r.pos on, those before the offset end.
+func (r *Reader) read(h *handle, s segment, limit int, end uint64) ([]Record, error) {
+	if r.buf == nil {
+		b := buffers.Get().(*[]byte)
+		r.buf = *b
+	}
 	want := int64(min(max(limit, 1), readWindow-recordHeaderSize) + recordHeaderSize)
 	for {
 		n, err := readAt(h, &r.buf, r.pos, min(want, s.size-r.pos))
@@ -159,7 +188,7 @@ func (r *Reader) read(h *handle, s segment, limit int) ([]Record, error) {
 		}
 		b := r.buf[:n]
 		pos, payloads := r.pos, 0
-		for len(b) > 0 {
+		for len(b) > 0 && r.next < end {
 			rec, size, bad := parseRecord(b, s.size-pos, r.next)
 			if bad != nil {
 				if len(r.records) > 0 {

@@ -84,7 +84,7 @@ func (s *Store) recover() error {
 	}
 	all := make([]*Log, 0, len(logs))
 	for _, r := range logs {
-		r.log.next = r.log.tail
+		r.log.next = r.log.tail.Load()
 		all = append(all, r.log)
 	}
 	if err := s.syncLogs(all); err != nil {
@@ -104,7 +104,7 @@ func (s *Store) recover() error {
 }
 
 func newRecovery(l *Log, claim nameBody) *recovery {
-	r := &recovery{log: l, pos: segmentHeaderSize, next: l.base}
+	r := &recovery{log: l, pos: segmentHeaderSize, next: l.base.Load()}
 	for i, seg := range l.segments {
 		if seg.id == claim.segment {
 			r.segment, r.pos, r.next = i, max(claim.position, segmentHeaderSize), claim.tail
@@ -119,7 +119,7 @@ func (r *recovery) apply(rec Record, b []byte) error {
 	if rec.Offset < r.next {
 		return nil // retention has removed it
 	}
-	if rec.Offset == r.next && r.next < l.tail {
+	if rec.Offset == r.next && r.next < l.tail.Load() {
 		same, err := r.compare(b)
 		if err != nil || same {
 			return err
@@ -128,8 +128,8 @@ func (r *recovery) apply(rec Record, b []byte) error {
 			return err
 		}
 	}
-	if rec.Offset != l.tail {
-		return &CorruptionError{Damage: DamageOffset, File: l.dir, Expected: l.tail, Found: rec.Offset}
+	if rec.Offset != l.tail.Load() {
+		return &CorruptionError{Damage: DamageOffset, File: l.dir, Expected: l.tail.Load(), Found: rec.Offset}
 	}
 	p := pending{bytes: b}
 	if err := l.write([]*pending{&p}, b); err != nil {
@@ -137,7 +137,7 @@ func (r *recovery) apply(rec Record, b []byte) error {
 	}
 	r.segment = len(l.segments) - 1
 	r.pos = l.segments[r.segment].size
-	r.next = l.tail
+	r.next = l.tail.Load()
 	return nil
 }
 
@@ -191,7 +191,8 @@ func (l *Log) cut(i int, pos int64, tail uint64) error {
 	if err := h.Truncate(pos); err != nil {
 		return err
 	}
-	seg.size, l.tail = pos, tail
+	seg.size = pos
+	l.tail.Store(tail)
 	return l.reindex(h)
 }
 
@@ -242,7 +243,7 @@ func (s *Store) openLog(dir string, claim *nameBody) (*Log, error) {
 		l.empty(claim, next)
 		return l, nil
 	}
-	l.base = l.segments[0].base
+	l.base.Store(l.segments[0].base)
 	last := l.segments[len(l.segments)-1]
 	h, err := s.files.get(l.path(last.id, segmentKind), false)
 	if err != nil {
@@ -262,7 +263,7 @@ func (s *Store) openLog(dir string, claim *nameBody) (*Log, error) {
 			return nil, err
 		}
 	}
-	l.next = l.tail
+	l.next = l.tail.Load()
 	// Its index is made from its records, and written with the next ones.
 	name := l.path(last.id, indexKind)
 	s.files.drop(name)
@@ -276,9 +277,11 @@ func (s *Store) openLog(dir string, claim *nameBody) (*Log, error) {
 func (l *Log) empty(claim *nameBody, id uint64) {
 	l.firstID = id
 	if claim != nil {
-		l.tail, l.firstID = claim.tail, max(id, claim.segment)
+		l.firstID = max(id, claim.segment)
+		l.tail.Store(claim.tail)
 	}
-	l.next, l.base = l.tail, l.tail
+	l.next = l.tail.Load()
+	l.base.Store(l.next)
 }
 
 // opening is a log that is being opened.
@@ -333,13 +336,13 @@ func (o *opening) segment(i int) (more bool, err error) {
 		// synced, and retention would have removed it.
 		return false, o.reset(i, h)
 	}
-	if len(l.segments) > 0 && base != l.tail {
+	if len(l.segments) > 0 && base != l.tail.Load() {
 		empty := size == segmentHeaderSize
 		if o.covered(id, 0) || o.claim == nil && newest && empty {
 			o.drop = append(o.drop, o.ids[i:]...)
 			return false, nil
 		}
-		return false, fail(&CorruptionError{Damage: DamageOffset, Expected: l.tail, Found: base}, 8)
+		return false, fail(&CorruptionError{Damage: DamageOffset, Expected: l.tail.Load(), Found: base}, 8)
 	}
 	seg := segment{id: id, base: base, size: segmentHeaderSize, last: int64(binary.BigEndian.Uint64(header[16:]))}
 	from := indexEntry{base, segmentHeaderSize}
@@ -358,7 +361,8 @@ func (o *opening) segment(i int) (more bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		seg.size, l.tail = end, next
+		seg.size = end
+		l.tail.Store(next)
 		if bad != nil && from.position > segmentHeaderSize {
 			from = indexEntry{base, segmentHeaderSize} // the index may be wrong
 			continue
@@ -414,7 +418,7 @@ func (o *opening) reset(i int, h *handle) error {
 	o.unsynced(id, h)
 	o.drop = append(o.drop, o.ids[i+1:]...)
 	l.segments = append(l.segments, segment{id: id, base: base, size: segmentHeaderSize, last: now})
-	l.tail = base
+	l.tail.Store(base)
 	l.index, l.indexed, l.sinceIdx = nil, 0, 0
 	return nil
 }

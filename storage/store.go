@@ -101,6 +101,7 @@ const maxGroup = 8 << 20
 type Store struct {
 	opt   Options
 	root  string
+	epoch uint64 // of the directory; see Log.Epoch
 	lock  io.Closer
 	files *pool
 
@@ -173,6 +174,9 @@ func Open(root string, opt Options) (_ *Store, err error) {
 	s.space = sync.NewCond(&s.mu)
 	s.files = newPool(opt.FS, opt.OpenFiles, s.fail)
 	s.journal = journal{fs: opt.FS, dir: path.Join(root, journalDir), limit: opt.JournalBytes}
+	if s.epoch, err = epochOf(opt.FS, root); err != nil {
+		return nil, errors.Join(err, s.files.close())
+	}
 	if err := s.recover(); err != nil {
 		if s.journal.file != nil {
 			err = errors.Join(err, s.journal.file.Close())

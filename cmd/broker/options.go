@@ -106,7 +106,10 @@ func (o *options) prepare(loaded *settings.Loaded) error {
 		errs = append(errs, o.prepareDev(problem))
 	case o.Catalog != "":
 		o.source = catalog.NewFile(o.Catalog)
-		_, err := o.source.Snapshot(context.Background())
+		snapshot, err := o.source.Snapshot(context.Background())
+		if err == nil {
+			err = o.broker.CheckCatalog(snapshot)
+		}
 		problem("catalog", err)
 	default:
 		problem("catalog", errors.New("nothing says which tenants, streams and keys exist: set catalog to a file, or use --dev"))

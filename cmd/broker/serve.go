@@ -57,7 +57,7 @@ func serve(o *options, stdout io.Writer, log *slog.Logger, limiter *logs.Limiter
 	var life ops.Lifecycle
 	metrics := registry(b, o.certs, limiter)
 	conf := o.metricsConfig()
-	conf.Metrics, conf.Checks, conf.Streams, conf.Debug = metrics, []ops.Check{life.Check()}, http.HandlerFunc(b.ServeStreams), stages()
+	conf.Metrics, conf.Checks, conf.Streams, conf.Debug = metrics, []ops.Check{life.Check(), {Name: "storage", Err: b.StorageError}}, http.HandlerFunc(b.ServeStreams), stages()
 	server, err := ops.Start(*conf)
 	if err != nil {
 		return errors.Join(err, b.Shutdown(context.Background()))

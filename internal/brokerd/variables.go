@@ -5,8 +5,8 @@ import "github.com/felix-mq/felix/internal/settings"
 // WithoutEffect are settings of the reference implementation that are accepted and mean nothing here, with the reason
 // (docs/start/from-the-reference.md).
 var WithoutEffect = []settings.WithoutEffect{
-	{Key: "ack_on_commit", Variable: "FELIX_ACK_ON_COMMIT", Why: "an acknowledgement always means that the publish was carried out"},
-	{Key: "ack_wait_timeout_ms", Variable: "FELIX_ACK_WAIT_TIMEOUT_MS", Why: "no acknowledgement waits for a commit"},
+	{Key: "ack_on_commit", Variable: "FELIX_ACK_ON_COMMIT", Why: "an acknowledgement always means that the publish was carried out, and was committed if its stream is durable; see durable_fsync_mode"},
+	{Key: "ack_wait_timeout_ms", Variable: "FELIX_ACK_WAIT_TIMEOUT_MS", Why: "an acknowledgement of a durable stream waits for the disk as long as that takes; clients bound their own wait"},
 	{Key: "pub_workers_per_conn", Variable: "FELIX_BROKER_PUB_WORKERS_PER_CONN", Why: "there is no queue between a publisher and its topic"},
 	{Key: "pub_queue_depth", Variable: "FELIX_BROKER_PUB_QUEUE_DEPTH", Why: "there is no queue between a publisher and its topic"},
 	{Key: "pub_inflight_bytes", Variable: "FELIX_BROKER_PUBLISH_INFLIGHT_BYTES", Why: "there is no queue between a publisher and its topic; see retained_bytes"},
@@ -38,18 +38,8 @@ var WithoutEffect = []settings.WithoutEffect{
 	{Variable: "FELIX_ACK_ELICITING_THRESHOLD", Why: "the QUIC library has no such extension"},
 	{Variable: "FELIX_IO_RUNTIME_THREADS", Why: "see GOMAXPROCS and quic_sockets"},
 	{Variable: "FELIX_PUMP_COLOCATE", Why: "there is one kind of goroutine"},
-	{Variable: "FELIX_DURABLE_STORAGE_DIR", Why: "there is no durable storage yet: what is published lives in memory"},
-	{Variable: "FELIX_DURABLE_FSYNC_MODE", Why: "there is no durable storage yet: what is published lives in memory"},
-	{Variable: "FELIX_DURABLE_FSYNC_INTERVAL_MS", Why: "there is no durable storage yet: what is published lives in memory"},
-	{Variable: "FELIX_DURABLE_SEGMENT_BYTES", Why: "there is no durable storage yet: what is published lives in memory"},
-	{Variable: "FELIX_DURABLE_INDEX_SPACING_BYTES", Why: "there is no durable storage yet: what is published lives in memory"},
-	{Variable: "FELIX_DURABLE_MAX_RECORDS_PER_READ", Why: "there is no durable storage yet: what is published lives in memory"},
-	{Variable: "FELIX_DURABLE_PREALLOCATE", Why: "there is no durable storage yet: what is published lives in memory"},
-	{Variable: "FELIX_DURABLE_VERIFY_ALL_ON_OPEN", Why: "there is no durable storage yet: what is published lives in memory"},
-	{Variable: "FELIX_DURABLE_REPAIR_CHECKSUM_TAIL", Why: "there is no durable storage yet: what is published lives in memory"},
-	{Variable: "FELIX_DURABLE_ROLLOVER_THRESHOLD_PERCENT", Why: "there is no durable storage yet: what is published lives in memory"},
-	{Variable: "FELIX_DURABLE_MAX_OVERSHOOT_PERCENT", Why: "there is no durable storage yet: what is published lives in memory"},
-	{Variable: "FELIX_DURABLE_RETENTION_BYTES", Why: "there is no durable storage yet: what is published lives in memory"},
-	{Variable: "FELIX_DURABLE_RETENTION_SECONDS", Why: "there is no durable storage yet: what is published lives in memory"},
-	{Variable: "FELIX_DURABLE_RETENTION_INTERVAL_SECONDS", Why: "there is no durable storage yet: what is published lives in memory"},
+	{Variable: "FELIX_DURABLE_MAX_RECORDS_PER_READ", Why: "a page of history is bounded by bytes; see subscriber_max_bytes_per_write"},
+	{Variable: "FELIX_DURABLE_PREALLOCATE", Why: "the journal is preallocated, and files of streams are written without a sync"},
+	{Variable: "FELIX_DURABLE_ROLLOVER_THRESHOLD_PERCENT", Why: "a file of a stream begins without a sync"},
+	{Variable: "FELIX_DURABLE_MAX_OVERSHOOT_PERCENT", Why: "a file of a stream begins without a sync"},
 }
