@@ -190,6 +190,11 @@ func (b *Broker) AddStream(tenant, namespace, stream string) error {
 	return b.PutStream(tenant, namespace, stream, catalog.Stream{})
 }
 
+// AddDurableStream is [Broker.AddStream] for a stream whose events are kept in the data directory of Config.Storage.
+func (b *Broker) AddDurableStream(tenant, namespace, stream string) error {
+	return b.PutStream(tenant, namespace, stream, catalog.Stream{Durable: true})
+}
+
 // PutStream makes a stream, or makes the one that exists what is said of it. A durable one has the events that its log
 // has; it needs Config.Storage.Dir. A stream that becomes durable, or ceases to be, is removed and made again: its
 // subscriptions end.

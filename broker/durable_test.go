@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -408,4 +409,167 @@ func TestDurableSlowSubscriber(t *testing.T) {
 	}
 	c.Close()
 	slow.Close()
+}
+
+// TestDurableRetentionGap lets retention remove what a subscriber is about to read: it is told exactly how many events
+// it has lost, and gets all others. A start below what is kept is refused.
+func TestDurableRetentionGap(t *testing.T) {
+	checkBuffers(t)
+	d := begin(t, durable(&vfs.Mem{}, "data", func(c *broker.Config) {
+		c.QueueCapacity, c.ReplayBytes, c.Storage.SegmentBytes, c.Storage.RetainEvery = 4, 8<<10, 32<<10, 1
+	}))
+	defer d.end(t)
+	ctx := testContext(t)
+	c, slow := connect(t, d.Dev), connect(t, d.Dev, client.WithTransport(client.Transport{StreamWindow: 16 << 10}))
+	s := subscribe(t, slow, "demo")
+	plain := subscribe(t, connect(t, d.Dev, client.WithoutExtensions(), client.WithTransport(client.Transport{StreamWindow: 16 << 10})), "demo")
+	payload := bytes.Repeat([]byte("x"), 1000)
+	p := c.Publisher("default", "demo")
+	const n = 3000
+	for range n {
+		p.PublishAsync(ctx, payload, func(err error) {
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	if err := p.Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.PutStream(d.Tenant, "default", "demo", catalog.Stream{Durable: true, RetentionEvents: 100}); err != nil {
+		t.Fatal(err)
+	}
+	base := uint64(0)
+	for base == 0 {
+		if err := ctx.Err(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Millisecond)
+		for _, st := range d.StreamStats() {
+			if st.Stream == "demo" {
+				base = st.Log.Base
+			}
+		}
+	}
+	if base < n-200 || base > n-100 {
+		t.Fatalf("base %d of %d events, want 100 of them and less than a file more", base, n)
+	}
+	_, err := c.Subscribe(ctx, "default", "demo", client.FromOffset(base-1), client.WithoutResume())
+	var cursor *client.CursorError
+	if !errors.As(err, &cursor) || !cursor.TooOld || cursor.Available != base {
+		t.Errorf("a start below the base: %v", err)
+	}
+	next, lost := uint64(0), uint64(0)
+	for next < n {
+		ev, err := s.Next(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ev.Gap != nil {
+			if ev.Gap.Reason != client.GapExpired || lost > 0 {
+				t.Fatalf("a gap %+v after one of %d", ev.Gap, lost)
+			}
+			lost = ev.Gap.Lost
+			if next+lost != base {
+				t.Errorf("a gap of %d events at %d, and the log begins at %d", lost, next, base)
+			}
+			next += lost
+		}
+		if ev.Payload != nil {
+			if ev.Offset != next {
+				t.Fatalf("offset %d, want %d", ev.Offset, next)
+			}
+			next++
+		}
+	}
+	if lost == 0 {
+		t.Error("nothing was lost")
+	}
+	jumps := 0
+	for next = 0; next < n; next++ {
+		ev, err := plain.Next(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ev.Offset != next {
+			jumps++
+			next = ev.Offset
+		}
+	}
+	if jumps != 1 || next != n {
+		t.Errorf("%d jumps of offsets without extensions", jumps)
+	}
+	if got := metric(t, d.Dev, "felix_log_expired_events_total"); got < float64(lost) {
+		t.Errorf("%v events expired, want at least %d", got, lost)
+	}
+	c.Close()
+	slow.Close()
+}
+
+// TestDurableCatalog changes streams between durable and not, and reads what is said of them in a catalog.
+func TestDurableCatalog(t *testing.T) {
+	quorum := catalog.AckQuorum
+	cfg := broker.DefaultConfig()
+	from := &catalog.Catalog{Tenants: map[string]catalog.Tenant{"t": {Namespaces: map[string]catalog.Namespace{"n": {Streams: map[string]catalog.Stream{
+		"b": {Durable: true}, "a": {Durable: true}, "c": {},
+	}}}}}}
+	if err := cfg.CheckCatalog(from); err == nil || !strings.Contains(err.Error(), "t/n/a, t/n/b") {
+		t.Errorf("durable streams without a data directory: %v", err)
+	}
+	cfg.Storage.Dir = "data"
+	if err := cfg.CheckCatalog(from); err != nil {
+		t.Error(err)
+	}
+	checkBuffers(t)
+	d := begin(t, durable(&vfs.Mem{}, "data"))
+	defer d.end(t)
+	if err := d.PutStream(d.Tenant, "default", "demo", catalog.Stream{Durable: true, Ack: &quorum}); err == nil || !strings.Contains(err.Error(), "cluster") {
+		t.Errorf("class quorum: %v", err)
+	}
+	ctx := testContext(t)
+	c := connect(t, d.Dev)
+	publishAll(ctx, t, c, "demo", numbered(0, 3))
+	s := subscribe(t, c, "demo")
+	if err := d.PutStream(d.Tenant, "default", "demo", catalog.Stream{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Next(ctx); !errors.Is(err, client.ErrEnded) {
+		t.Errorf("a subscription of a stream that is not durable any more: %v", err)
+	}
+	publishAll(ctx, t, c, "demo", []string{"in memory"})
+	if err := d.PutStream(d.Tenant, "default", "demo", catalog.Stream{Durable: true}); err != nil {
+		t.Fatal(err)
+	}
+	publishAll(ctx, t, c, "demo", numbered(3, 4))
+	wantOffsets(ctx, t, subscribe(t, c, "demo", client.FromEarliest()), 0, numbered(0, 4)...)
+	d.RemoveStream(d.Tenant, "default", "demo")
+	if err := d.AddDurableStream(d.Tenant, "default", "demo"); err != nil {
+		t.Fatal(err)
+	}
+	publishAll(ctx, t, c, "demo", numbered(4, 5))
+	wantOffsets(ctx, t, subscribe(t, c, "demo", client.FromEarliest()), 0, numbered(0, 5)...)
+	c.Close()
+}
+
+// TestDurableCompressed publishes compressed batches, whose events are stored one by one, and one that is corrupt.
+func TestDurableCompressed(t *testing.T) {
+	checkBuffers(t)
+	d := begin(t, durable(&vfs.Mem{}, "data"))
+	defer d.end(t)
+	ctx := testContext(t)
+	c := connect(t, d.Dev, client.WithCompression())
+	var batch [][]byte
+	var want []string
+	for i := range 100 {
+		want = append(want, fmt.Sprintf("%0200d", i))
+		batch = append(batch, []byte(want[i]))
+	}
+	if err := c.Publisher("default", "demo").Publish(ctx, batch...); err != nil {
+		t.Fatal(err)
+	}
+	if n := metric(t, d.Dev, "felix_decompressed_batches_total"); n != 1 {
+		t.Fatalf("%v batches decompressed", n)
+	}
+	wantOffsets(ctx, t, subscribe(t, c, "demo", client.FromOffset(50)), 50, want[50:]...)
+	c.Close()
 }

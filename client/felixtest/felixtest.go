@@ -4,6 +4,10 @@
 //	c := broker.Connect(t)
 //	err := c.Publisher(felixtest.Namespace, felixtest.Stream).Publish(t.Context(), []byte("hello"))
 //
+// With a data directory its streams are durable, and keep their events over [Broker.Restart]:
+//
+//	broker := felixtest.Start(t, func(c *broker.Config) { c.Storage.Dir = t.TempDir() })
+//
 // It is a real broker that speaks QUIC on loopback, through a relay for datagrams that can be told to lose them. It is
 // up after some milliseconds and gone with its test. Begin at [Start]; then see [Broker.Kick], [Broker.Restart],
 // [Broker.Pause], [Broker.Lose], [Broker.Shrink] and [Broker.Refuse].
@@ -120,7 +124,7 @@ func (b *Broker) serve() error {
 		_ = inner.Serve(context.Background()) // what ends it is kill
 	}(b.served)
 	for _, s := range b.streams {
-		err = errors.Join(err, inner.AddStream(Tenant, Namespace, s))
+		err = errors.Join(err, b.addStream(s))
 	}
 	for _, c := range b.caches {
 		err = errors.Join(err, inner.AddCache(Tenant, Namespace, c))
@@ -129,6 +133,14 @@ func (b *Broker) serve() error {
 		b.kill()
 	}
 	return err
+}
+
+// addStream makes a stream, which is durable if there is a data directory.
+func (b *Broker) addStream(name string) error {
+	if b.cfg.Storage.Dir != "" {
+		return b.b.AddDurableStream(Tenant, Namespace, name)
+	}
+	return b.b.AddStream(Tenant, Namespace, name)
 }
 
 // kill ends the broker, if there is one, without letting anything end in order.
@@ -190,12 +202,12 @@ func (b *Broker) Connect(tb testing.TB, opts ...client.Option) *client.Client {
 	return c
 }
 
-// AddStream makes a stream.
+// AddStream makes a stream. It is durable if the broker has a data directory.
 func (b *Broker) AddStream(tb testing.TB, name string) {
 	tb.Helper()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err := b.b.AddStream(Tenant, Namespace, name); err != nil {
+	if err := b.addStream(name); err != nil {
 		tb.Fatal(err)
 	}
 	b.streams = append(b.streams, name)
@@ -231,7 +243,7 @@ func (b *Broker) Kick() {
 }
 
 // Restart kills the broker as a crash would, without a word to its clients, and starts another at the same address,
-// which has the same streams and caches with nothing in them.
+// which has the same streams and caches with nothing in them. With a data directory streams have their events.
 func (b *Broker) Restart(tb testing.TB) {
 	tb.Helper()
 	b.Kill()
