@@ -187,8 +187,9 @@ func (t *Topic) deliver() {
 func (t *Topic) offerCommitted(list []*appended) {
 	var woken *[]*Subscription
 	t.mu.Lock()
+	closed := t.closed
 	for _, a := range list {
-		if a.err == nil {
+		if a.err == nil && !closed {
 			if a.frame.first != t.next {
 				t.skipLocked(a.frame.first)
 			}
@@ -198,8 +199,27 @@ func (t *Topic) offerCommitted(list []*appended) {
 	t.mu.Unlock()
 	wakeAll(woken)
 	for _, a := range list {
+		if a.err == nil && closed {
+			t.hub.skipTo(t, a.frame.end())
+		}
 		a.commit.Committed(a.frame, a.err)
 		a.free()
+	}
+}
+
+// skipTo tells the topic that has the place of a removed one of events that the removed one has appended. They come
+// before all that it appends itself.
+func (h *Hub) skipTo(removed *Topic, next uint64) {
+	h.mu.RLock()
+	t := h.topics[removed.key]
+	h.mu.RUnlock()
+	if t == nil || t.log == nil || t.epoch != removed.epoch {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if next > t.next && !t.closed {
+		t.skipLocked(next)
 	}
 }
 
@@ -285,15 +305,17 @@ func (t *Topic) readLog(s *Subscription, out []Delivery, maxBytes int, cursor, e
 	defer t.mu.Unlock()
 	s.pages.Add(1)
 	if f == nil { // retention was faster
-		lost := t.oldestLocked() - s.cursor
-		s.cursor += lost
-		s.missed += lost
-		t.hub.expired.Add(lost)
-		s.reason = GapExpired
-		s.lossy.Store(true)
+		if s.cursor = max(s.cursor, t.oldestLocked()); s.cursor > s.next {
+			s.reason = GapExpired
+			s.lossy.Store(true)
+		}
 		return out, true
 	}
 	s.cursor = f.end()
+	if s.cursor <= s.next { // the begin of a frame that it has had
+		f.Release()
+		return out, true
+	}
 	return append(out, s.delivery(f)), true
 }
 

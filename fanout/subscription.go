@@ -106,6 +106,7 @@ type Subscription struct {
 	cutOff    atomic.Bool // its consumer was told that it will not be waited for
 	left      atomic.Bool // its consumer takes nothing more
 	pages     atomic.Uint64
+	expired   atomic.Uint64 // events of a durable topic that retention removed before it came to them
 	fallBacks atomic.Uint64 // times that it had to read on from the log
 
 	// The consumer's own.
@@ -141,7 +142,7 @@ func newSubscription(t *Topic, o SubscriptionOptions) *Subscription {
 // Delivery is one frame to be written to one subscriber, and what was lost in front of it.
 type Delivery struct {
 	Frame *Frame // owned by the taker, who releases it after the write; nil if there is only a loss to tell
-	Skip  int    // events at its beginning that are not for this subscriber: before its start position
+	Skip  int    // events at its beginning that are not for this subscriber: before its start position, or had before
 	// Reason is GapNone unless events are missing between the previous delivery and this one: Gap events, or an unknown
 	// number if the reason is GapEpoch.
 	Reason GapReason
@@ -171,8 +172,8 @@ func (s *Subscription) Take(out []Delivery, maxBytes int) (_ []Delivery, ended b
 			}
 		}
 		frames, ended = s.ring.Take((*list)[:0], maxBytes)
-		// It may have become one that reads the log in between. Who made it one has seen that it was parked, or it is
-		// parked for nobody.
+		// It may have become one that reads the log in between. If whoever made it one has seen it parked, another
+		// consumer is woken; otherwise it goes on itself.
 		if len(frames) > 0 || ended || !s.replaying.Load() || s.topic.log == nil || !s.ring.Unpark() {
 			break
 		}
@@ -208,8 +209,9 @@ func (s *Subscription) fits(list []kept) bool {
 
 func (s *Subscription) delivery(f *Frame) Delivery {
 	d := Delivery{Frame: f}
-	if f.first < s.start {
-		d.Skip = int(s.start - f.first)
+	// It has had the begin of a frame if it has read that from the log, whose pages end anywhere.
+	if from := max(s.start, s.next); f.first < from {
+		d.Skip = int(from - f.first)
 	}
 	d.Next = f.first + uint64(d.Skip)
 	s.gap(&d)
@@ -221,8 +223,14 @@ func (s *Subscription) delivery(f *Frame) Delivery {
 func (s *Subscription) gap(d *Delivery) {
 	d.Gap = d.Next - s.next
 	switch {
+	case s.reason != GapNone && d.Gap == 0 && s.reason == GapExpired:
+		s.reason = GapNone // replay had it still
 	case s.reason != GapNone:
 		d.Reason, s.reason = s.reason, GapNone
+		if d.Reason == GapExpired && s.topic.log != nil {
+			s.expired.Add(d.Gap)
+			s.topic.hub.expired.Add(d.Gap)
+		}
 	case d.Gap == 0:
 	case s.reclaimed.Swap(false):
 		d.Reason = GapReclaimed
@@ -256,13 +264,15 @@ func (s *Subscription) Lost(events int) {
 	s.topic.tenant.pressed.Store(true)
 }
 
-// Dropped returns the number of events that this subscription has lost so far, exactly: those its queue dropped, those
-// that replay no longer had when it came to them, and those that passed while it was paused.
+// Dropped returns the number of events that this subscription has lost so far, exactly. Of a durable topic these are
+// the ones that retention removed before it came to them, as far as a delivery has told so. Of others they are those
+// that its queue dropped, those that replay no longer had when it came to them, and those that passed while it was
+// paused.
 func (s *Subscription) Dropped() uint64 {
 	s.topic.mu.Lock()
 	defer s.topic.mu.Unlock()
 	if s.topic.log != nil {
-		return s.missed
+		return s.expired.Load()
 	}
 	n := s.ring.Stats().Dropped + s.missed
 	if s.paused {
