@@ -411,7 +411,7 @@ func TestDurableSlowSubscriber(t *testing.T) {
 	slow.Close()
 }
 
-// TestDurableRetentionGap lets retention remove what a subscriber is about to read: it is told exactly how many events
+// TestDurableRetentionGap lets retention remove what a subscriber is about to read: it hears exactly how many events
 // it has lost, and gets all others. A start below what is kept is refused.
 func TestDurableRetentionGap(t *testing.T) {
 	checkBuffers(t)

@@ -172,7 +172,7 @@ func (s *Subscription) Take(out []Delivery, maxBytes int) (_ []Delivery, ended b
 			}
 		}
 		frames, ended = s.ring.Take((*list)[:0], maxBytes)
-		// It may have become one that reads the log in between. If whoever made it one has seen it parked, another
+		// It may have become one that reads the log in between. If the one who did that has seen it parked, another
 		// consumer is woken; otherwise it goes on itself.
 		if len(frames) > 0 || ended || !s.replaying.Load() || s.topic.log == nil || !s.ring.Unpark() {
 			break
