@@ -196,6 +196,7 @@ func (c *Config) ensureDefaults() {
 	setDefault(&c.Storage.SyncEvery, d.Storage.SyncEvery)
 	setDefault(&c.Storage.SegmentBytes, d.Storage.SegmentBytes)
 	setDefault(&c.Storage.IndexSpacing, d.Storage.IndexSpacing)
+	setDefault(&c.Storage.OpenFiles, d.Storage.OpenFiles)
 	setDefault(&c.Storage.RetainEvery, d.Storage.RetainEvery)
 	c.Tenant = c.Tenant.Over(d.Tenant)
 	setDefault(&c.AuthTimeout, d.AuthTimeout)

@@ -40,13 +40,15 @@ type StorageConfig struct {
 	RetainEvery     int64         `yaml:"retention_interval_seconds" unit:"s" min:"1" max:"86400" doc:"seconds between two looks at what retention removes"`
 	Headroom        int64         `yaml:"headroom_bytes" unit:"bytes" min:"0" max:"1125899906842624" doc:"bytes that have to be free on the disk for a publish to be accepted; 0 accepts until it is full, which ends all publishing until the broker is started again"`
 
+	OpenFiles int `yaml:"open_files" min:"16" max:"1048576" doc:"files of streams that may be open while nobody uses them; with more streams than that published to in turn, each publish costs a sync of its own"`
+
 	// FS is the file system of the directory; nil is that of the operating system. Tests have others.
 	FS vfs.FS
 }
 
 // defaultStorage returns the settings of a broker that was told a directory and nothing else.
 func defaultStorage() StorageConfig {
-	return StorageConfig{SyncEvery: 250 * time.Millisecond, SegmentBytes: 256 << 20, IndexSpacing: 4 << 10, RetainEvery: 60, Headroom: 128 << 20}
+	return StorageConfig{SyncEvery: 250 * time.Millisecond, SegmentBytes: 256 << 20, IndexSpacing: 4 << 10, RetainEvery: 60, Headroom: 128 << 20, OpenFiles: 4096}
 }
 
 // CheckCatalog reports the streams of a catalog that a broker with this configuration cannot have.
@@ -68,7 +70,7 @@ func (b *Broker) openStorage() (err error) {
 	b.store, err = storage.Open(c.Dir, storage.Options{
 		FS: c.FS, SegmentBytes: c.SegmentBytes, IndexSpacing: c.IndexSpacing, SyncEvery: c.SyncEvery,
 		RetainEvery: time.Duration(c.RetainEvery) * time.Second, Headroom: c.Headroom,
-		VerifyAll: c.VerifyAll, RepairTail: c.RepairTail,
+		OpenFiles: c.OpenFiles, VerifyAll: c.VerifyAll, RepairTail: c.RepairTail,
 		QueueBytes: math.MaxInt64 / 2, // what waits has been charged to its tenant
 		Failed: func(err error) {
 			b.log.Error("storage failed", "error", err, "hint", "no publish to a durable stream is accepted until the broker is started again")

@@ -3,10 +3,14 @@ package storage
 import (
 	"errors"
 	"fmt"
+
+	"github.com/felix-mq/felix/internal/vfs"
 )
 
 // Reasons for which the store or a log refuses something.
 var (
+	// ErrInUse means that another process has the data directory open.
+	ErrInUse = vfs.ErrLocked
 	// ErrClosed means that the store has been closed.
 	ErrClosed = errors.New("storage: closed")
 	// ErrFailed means that a write or a sync has failed before. Nothing is accepted until the store is opened again.

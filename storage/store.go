@@ -148,7 +148,7 @@ type checkpoint struct {
 }
 
 // Open opens the data directory root, makes it if it is missing, and brings the logs that have records in the journal
-// up to date. It returns [vfs.ErrLocked] if another process has it open, and a [CorruptionError] if it finds damage
+// up to date. It returns [ErrInUse] if another process has it open, and a [CorruptionError] if it finds damage
 // that a crash does not explain. The caller must [Store.Close] it.
 func Open(root string, opt Options) (_ *Store, err error) {
 	opt = opt.withDefaults()
@@ -191,8 +191,10 @@ func Open(root string, opt Options) (_ *Store, err error) {
 }
 
 // Log opens the log of that key. A log without records has no files. There is one Log for a key, and it is not closed.
-func (s *Store) Log(key Key) (*Log, error) {
-	dir := key.Dir()
+func (s *Store) Log(key Key) (*Log, error) { return s.open(key.Dir(), key.String()) }
+
+// open opens the log in a directory, which errors name in another way.
+func (s *Store) open(dir, name string) (*Log, error) {
 	if l, err := s.lookup(dir); l != nil || err != nil {
 		return l, err
 	}
@@ -203,13 +205,39 @@ func (s *Store) Log(key Key) (*Log, error) {
 	}
 	l, err := s.openLog(dir, nil)
 	if err != nil {
-		return nil, fmt.Errorf("log %s: %w", key, err)
+		return nil, fmt.Errorf("log %s: %w", name, err)
 	}
 	s.mu.Lock()
 	s.logs[dir] = l
 	s.mu.Unlock()
 	return l, nil
 }
+
+// Dirs returns the names of the directories that have logs, sorted: those of [Key.Dir], or what else is there and has
+// segments.
+func (s *Store) Dirs() ([]string, error) {
+	entries, err := s.opt.FS.List(s.root)
+	if err != nil {
+		return nil, err
+	}
+	var all []string
+	for _, e := range entries {
+		if !e.Dir || e.Name == journalDir {
+			continue
+		}
+		files, err := s.opt.FS.List(path.Join(s.root, e.Name))
+		if err != nil {
+			return nil, err
+		}
+		if slices.ContainsFunc(files, func(f vfs.Entry) bool { _, ok := parseID(f.Name, segmentKind); return ok && !f.Dir }) {
+			all = append(all, e.Name)
+		}
+	}
+	return all, nil
+}
+
+// LogIn opens the log in a directory of [Store.Dirs], for those who do not know its key. See [Store.Log].
+func (s *Store) LogIn(dir string) (*Log, error) { return s.open(dir, dir) }
 
 // lookup returns the log of that directory, if it is open.
 func (s *Store) lookup(dir string) (*Log, error) {

@@ -28,6 +28,7 @@ import (
 	"github.com/felix-mq/felix/internal/logs"
 	"github.com/felix-mq/felix/internal/ops"
 	"github.com/felix-mq/felix/internal/settings"
+	"github.com/felix-mq/felix/storage"
 )
 
 func (a *app) newDev() *cobra.Command {
@@ -36,8 +37,9 @@ func (a *app) newDev() *cobra.Command {
 		Use:   "dev",
 		Short: "Run a broker for development, and make a context that leads to it",
 		Long: `Run a broker for development until an interrupt (Ctrl-C), SIGTERM or SIGHUP: with a tenant, streams, a cache, a
-certificate and a token for everything in the tenant. Events and cache entries live in memory. A terminal that closes
-sends SIGHUP, which nohup has it ignore. In contrast to the broker, it does not read files again on SIGHUP.
+certificate and a token for everything in the tenant. Events and cache entries live in memory; with --data events are kept
+in a directory, and are there at the next start (docs/operate/durability.md). A terminal that closes sends SIGHUP,
+which nohup has it ignore. In contrast to the broker, it does not read files again on SIGHUP.
 
 When it ends it delivers what has been published, and leaves each subscriber up to a second to read that.
 
@@ -57,12 +59,14 @@ what it was before.
   token               token for everything
   catalog.yaml        what it serves: at the next start too if no streams and no cache are named, or for broker --catalog`,
 		Example: `  felix dev
+  felix dev --data ./felix-data
   felix dev --dir ./felix-dev --stream orders,payments --bind 127.0.0.1:0`,
 		Args: arguments(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error { return d.run(c) },
 	}
 	f := c.Flags()
 	f.StringVar(&d.dir, "dir", "", "`directory` that keeps what the broker makes, instead of that of the context; '' for none")
+	f.StringVar(&d.data, "data", "", "`directory` that keeps the events of streams, made if it is missing")
 	f.StringVar(&d.bind, "bind", d.bind, "UDP `address` to listen on; port 0 takes any")
 	f.StringVar(&d.metrics, "metrics-bind", d.metrics, "TCP `address` for /metrics; empty for none")
 	f.StringSliceVar(&d.streams, "stream", d.streams, "`names` of streams")
@@ -78,10 +82,10 @@ type development struct {
 	*app
 
 	// Flags.
-	dir, bind, metrics, cache string
-	streams                   []string
-	life                      time.Duration
-	noContext                 bool
+	dir, data, bind, metrics, cache string
+	streams                         []string
+	life                            time.Duration
+	noContext                       bool
 
 	// Settings of the broker.
 	process brokerd.Process
@@ -107,6 +111,7 @@ func (d *development) load(c *cobra.Command) (loaded *settings.Loaded, streams, 
 	}{
 		{given("bind"), func() { d.broker.Bind = d.bind }},
 		{given("metrics-bind"), func() { d.ops.Bind = d.metrics }},
+		{given("data"), func() { d.broker.Storage.Dir = d.data }},
 		{given("stream"), func() { d.options.Streams = d.streams }},
 		{given("cache"), func() { d.options.Cache = d.cache }},
 		{given("token-lifetime"), func() { d.options.TokenLife = d.life }},
@@ -162,6 +167,9 @@ func (d *development) run(c *cobra.Command) (err error) {
 	}
 	d.broker.TuneRuntime()
 	dev, err := broker.NewDev(d.broker, d.options)
+	if errors.Is(err, storage.ErrInUse) {
+		return usageError{fmt.Errorf("--data: %w", err), "another broker has it"}
+	}
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return fmt.Errorf("%w: another broker? --bind 127.0.0.1:0 takes any free port", err)
 	}
@@ -252,7 +260,7 @@ func (d *development) startHTTP(dev *broker.Dev, certs *certfile.Source, life *o
 	registry := dev.Registry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	conf := ops.Config{
-		Settings: d.ops, Metrics: registry, Checks: []ops.Check{life.Check()}, Streams: http.HandlerFunc(dev.ServeStreams), Log: d.broker.Logger,
+		Settings: d.ops, Metrics: registry, Checks: []ops.Check{life.Check(), {Name: "storage", Err: dev.StorageError}}, Streams: http.HandlerFunc(dev.ServeStreams), Log: d.broker.Logger,
 	}
 	if d.ops.TLS {
 		switch {
@@ -302,7 +310,7 @@ func (d *development) leads(dev *broker.Dev, server *ops.Server) (connection, er
 		if err := writeFile(one.TokenFile, []byte(dev.Token+"\n")); err != nil {
 			return one, fmt.Errorf("keeping the token: %w", err)
 		}
-		if err := writeCatalog(filepath.Join(d.home.dir, fileCatalog), dev.DevOptions); err != nil {
+		if err := writeCatalog(filepath.Join(d.home.dir, fileCatalog), dev.DevOptions, d.broker.Storage.Dir != ""); err != nil {
 			return one, fmt.Errorf("keeping the catalog: %w", err)
 		}
 	}

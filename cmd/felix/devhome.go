@@ -316,14 +316,14 @@ func issue(ca *dev.CA, dir string, hosts []string, keep bool) (*tls.Certificate,
 }
 
 // writeCatalog writes what the broker serves, as others can serve it.
-func writeCatalog(file string, o broker.DevOptions) error {
+func writeCatalog(file string, o broker.DevOptions, durable bool) error {
 	signer, err := auth.NewSigner(o.Key, broker.DevKeyID)
 	if err != nil {
 		return err
 	}
 	streams := make(map[string]catalog.Stream)
 	for _, name := range o.Streams {
-		streams[name] = catalog.Stream{}
+		streams[name] = catalog.Stream{Durable: durable}
 	}
 	namespace := catalog.Namespace{Streams: streams, Caches: map[string]catalog.Cache{o.Cache: {}}}
 	return catalog.Write(file, &catalog.Catalog{Tenants: map[string]catalog.Tenant{

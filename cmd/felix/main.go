@@ -130,7 +130,7 @@ Contexts are kept in a file (see "felix context"); "felix dev" makes one.
 	root.SetVersionTemplate("felix {{.Version}}\n")
 	a.flags.bind(root.PersistentFlags())
 	root.AddCommand(
-		a.newDev(), a.newPub(), a.newSub(), a.newCache(), a.newTop(), a.newBench(),
+		a.newDev(), a.newPub(), a.newSub(), a.newCache(), a.newStream(), a.newTop(), a.newBench(), newStorage(),
 		a.newContext(), a.newToken(), a.newConfig(), newDoctor(), newVersion(), newDocs(),
 	)
 	root.SetFlagErrorFunc(flagError)
