@@ -83,7 +83,7 @@ func casesFor(f *Fixture) []Case {
 	var all []Case
 	for _, group := range [][]Case{
 		transportCases(f), authCases(f), publishCases(f), subscribeCases(f), cacheCases(f), errorCases(f),
-		robustnessCases(), clientCases(), vectorCases(), elsewhere,
+		robustnessCases(), clientCases(), durableCases(), vectorCases(), elsewhere,
 	} {
 		all = append(all, group...)
 	}
@@ -98,13 +98,10 @@ var elsewhere = []Case{
 	{ID: "IB-18", Name: "reference client, broker advertising 7"},
 	{ID: "IC-32", Name: "client gets acknowledgements out of order"},
 	{ID: "IC-36", Name: "hello and events before subscribed"},
-	{ID: "IB-39", Name: "two subscribers of a durable stream, one with offsets"},
-	{ID: "IB-40", Name: "durable stream, resume over the replay/live boundary"},
 	{ID: "IC-41", Name: "0x0022 and 0x0024 on one event stream"},
 	{ID: "RAW-44", Name: "wrong subscription id in a 0x0002 frame"},
 	{ID: "IC-49", Name: "idle for 60 s with keep-alive"},
 	{ID: "IB-56", Name: "broker shutdown with open subscriptions"},
-	{ID: "IB-59", Name: "15 MiB item, live and replayed"},
 }
 
 // Run runs the chosen cases one after the other, each on connections of its own and within a bounded time, and returns

@@ -8,6 +8,7 @@ import (
 
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/conformance"
+	"github.com/felix-mq/felix/internal/vfs"
 )
 
 // embedded starts a development broker and describes it.
@@ -23,12 +24,18 @@ func embedded(t *testing.T) (conformance.Target, conformance.Options) {
 	}
 	cfg := broker.DefaultConfig()
 	cfg.Bind = "127.0.0.1:0"
+	cfg.Storage.FS, cfg.Storage.Dir = &vfs.Mem{}, "data"
 	// Other names than the usual ones, so that nothing depends on those.
 	d, err := broker.NewDev(cfg, broker.DevOptions{
-		Tenant: "acme", Namespace: "shop", Streams: []string{"orders", "returns"}, Cache: "stock", Key: key,
+		Tenant: "acme", Namespace: "shop", Streams: []string{"audit"}, Cache: "stock", Key: key,
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, name := range []string{"orders", "returns"} {
+		if err := d.AddStream("acme", "shop", name); err != nil {
+			t.Fatal(err)
+		}
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	served := make(chan error, 1)
@@ -43,7 +50,7 @@ func embedded(t *testing.T) (conformance.Target, conformance.Options) {
 		Addr: d.Addr().String(),
 		TLS:  d.ClientTLS(),
 		Fixture: conformance.Fixture{
-			Tenant: "acme", Namespace: "shop", Stream: "orders", OtherStream: "returns", Cache: "stock",
+			Tenant: "acme", Namespace: "shop", Stream: "orders", OtherStream: "returns", Cache: "stock", DurableStream: "audit",
 			SigningKey: pem, KeyID: broker.DevKeyID,
 		},
 	}

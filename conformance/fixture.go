@@ -18,7 +18,7 @@ import (
 // to trust its certificate, and limits. It is read from a JSON file; README of the members:
 // docs/protocol/conformance.md.
 //
-// Nobody else may use the two streams while the cases run.
+// Nobody else may use the streams while the cases run.
 type Fixture struct {
 	Tenant    string `json:"tenant"`
 	Namespace string `json:"namespace"`
@@ -26,6 +26,8 @@ type Fixture struct {
 	Stream      string `json:"stream"`
 	OtherStream string `json:"other_stream"`
 	Cache       string `json:"cache"`
+	// DurableStream exists and is durable; empty means that the broker has none, and skips what needs one.
+	DurableStream string `json:"durable_stream"`
 
 	// SigningKey is an Ed25519 private key, PKCS #8 in PEM, whose public half the broker knows for Tenant, under KeyID.
 	SigningKey string `json:"signing_key"`
@@ -110,6 +112,9 @@ func (f *Fixture) prepare() error {
 		if m.value == "" {
 			errs = append(errs, fmt.Errorf("%q is missing", m.name))
 		}
+	}
+	if f.DurableStream != "" && (f.DurableStream == f.Stream || f.DurableStream == f.OtherStream) {
+		errs = append(errs, errors.New(`"durable_stream" is one of the other streams`))
 	}
 	if f.Stream != "" && f.Stream == f.OtherStream {
 		errs = append(errs, errors.New(`"stream" and "other_stream" are the same`))

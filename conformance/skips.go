@@ -25,6 +25,7 @@ func skipsFor(cases []Case, f *Fixture, o Options) (map[string]string, error) {
 		"quick":     !o.Long,
 		"reference": f.Reference,
 		"fixed":     o.CreateStream == nil,
+		"memory":    f.DurableStream == "",
 	})
 	if err != nil {
 		return nil, fmt.Errorf("conformance: skipped.txt: %w", err)

@@ -18,6 +18,7 @@ import (
 	"github.com/felix-mq/felix/conformance"
 	"github.com/felix-mq/felix/internal/settings"
 	"github.com/felix-mq/felix/internal/version"
+	"github.com/felix-mq/felix/internal/vfs"
 )
 
 // Exit codes.
@@ -150,13 +151,18 @@ func embed(target *conformance.Target, opts *conformance.Options) (end func() er
 		return nil, fmt.Errorf("conformance: environment:\n%w", err)
 	}
 	cfg.Bind = "127.0.0.1:0"
-	d, err := broker.NewDev(cfg, broker.DevOptions{Streams: []string{"demo", "other"}, Key: key})
+	// The durable stream needs no disk to be judged.
+	cfg.Storage.FS, cfg.Storage.Dir = &vfs.Mem{}, "data"
+	d, err := broker.NewDev(cfg, broker.DevOptions{Streams: []string{"durable"}, Key: key})
+	if err == nil {
+		err = errors.Join(d.AddStream(d.Tenant, d.Namespace, "demo"), d.AddStream(d.Tenant, d.Namespace, "other"))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("conformance: %w", err)
 	}
 	target.Addr, target.TLS = d.Addr().String(), d.ClientTLS()
 	target.Fixture = conformance.Fixture{
-		Tenant: d.Tenant, Namespace: d.Namespace, Stream: d.Streams[0], OtherStream: d.Streams[1], Cache: d.Cache,
+		Tenant: d.Tenant, Namespace: d.Namespace, Stream: "demo", OtherStream: "other", DurableStream: d.Streams[0], Cache: d.Cache,
 		SigningKey: pem, KeyID: broker.DevKeyID,
 		MaxFrameBytes: cfg.MaxFrameBytes, MaxStreams: cfg.MaxStreamsPerConn, MaxSubscriptions: cfg.MaxSubscriptionsPerConn,
 		ReplayBytes: max(cfg.ReplayBytes, 0),

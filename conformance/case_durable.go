@@ -1,0 +1,159 @@
+package conformance
+
+import (
+	"fmt"
+	"math"
+	"strings"
+
+	"github.com/felix-mq/felix/client"
+	"github.com/felix-mq/felix/codec"
+	"github.com/felix-mq/felix/quicx"
+)
+
+// durableCases are the rows of the checklist about durable streams, and others once more for a durable stream. They
+// need one that nobody else uses.
+func durableCases() []Case {
+	all := []Case{
+		{ID: "IB-39", Name: "two subscribers of a durable stream, one with offsets", run: onDurable(durableOffsets)},
+		{ID: "IB-40", Name: "durable stream, resume over the replay/live boundary", run: onDurable(durableResume)},
+		{ID: "IC-40", Name: "client: durable stream, resume over the replay/live boundary", run: onDurable(clientDurableResume)},
+	}
+	for i, from := range []string{"middle", "tail", "latest", "earliest"} {
+		all = append(all, Case{ID: fmt.Sprintf("RAW-42%c", 'g'+i), Name: "durable stream, start at " + from, run: onDurable(func(p *probe) { startAt(p, from) })})
+	}
+	return append(all,
+		Case{ID: "RAW-42k", Name: "durable stream, start beyond the tail", run: onDurable(startInFuture)},
+		Case{ID: "RAW-43b", Name: "durable stream, replay larger than the client's stream window", run: onDurable(durableReplay)},
+		Case{ID: "RAW-45b", Name: "durable stream, 1000 items, 200 KiB, in one frame", run: onDurable(thousandItems)},
+		Case{ID: "IB-59", Name: "durable stream, 15 MiB item, live and replayed", run: onDurable(largestItem)},
+	)
+}
+
+// onDurable runs a case with the fixture's durable stream as its stream.
+func onDurable(run func(*probe)) func(*probe) {
+	return func(p *probe) {
+		fx := *p.fx
+		fx.Stream = fx.DurableStream
+		p.fx = &fx
+		run(p)
+	}
+}
+
+// authedWith opens an authenticated stream that offers these flags alone.
+func (c *conn) authedWith(flags codec.Flags) *control {
+	s := c.open()
+	s.send(codec.AppendAuth(nil, c.p.fx.Tenant, c.p.fx.token(allActions...), flags, true, 0))
+	s.expect("auth_ok 63")
+	s.authed = true
+	return s
+}
+
+// durableOffsets has each frame of one subscription carry the offset, live and replayed, and none of the other.
+func durableOffsets(p *probe) {
+	c := p.dial(plain)
+	t := p.fx.topic()
+	tail := c.tail(t)
+	c.authed().publishAll(t, "past")
+	subscribe := func(flags codec.Flags) *events {
+		s := c.authedWith(flags)
+		s.send(t.subscribe(codec.Start{Kind: codec.StartOffset, Offset: tail}))
+		return c.subscribed(s)
+	}
+	with, without := subscribe(codec.KnownFlags), subscribe(codec.KnownFlags&^codec.FlagEventOffsets)
+	items := p.payloads(20, 0)
+	c.authed().publishAll(t, items...)
+	items = append([]string{"past"}, items...)
+	without.expect(items...)
+	for i, item := range items {
+		ev, end := with.recv()
+		if end != "" || ev.payload != item || !ev.hasOffset || ev.offset != tail+uint64(i) {
+			p.fail(fmt.Sprintf("%s at offset %d", short(item), tail+uint64(i)), fmt.Sprintf("%s at offset %d %s", short(ev.payload), ev.offset, end))
+		}
+	}
+	if with.offsets != with.frames || without.offsets != 0 {
+		p.fail("offsets on all frames of one subscription and on none of the other", fmt.Sprintf("on %d of %d, and on %d of %d", with.offsets, with.frames, without.offsets, without.frames))
+	}
+}
+
+// durableResume reads 5 events live, goes away, and comes back after 3000 more, while others are published.
+func durableResume(p *probe) {
+	t := p.fx.topic()
+	pub := p.authed()
+	items := p.payloads(5+3000+100, 100)
+	c := p.dial(plain)
+	e := c.subscribe(p.fx.Stream, live)
+	tail := c.tail(t)
+	pub.publishAll(t, items[:5]...)
+	e.expect(items[:5]...)
+	_ = c.qc.Close(0, "")
+
+	pub.publishAll(t, items[5:3005]...)
+	c = p.dial(plain)
+	e = c.subscribe(p.fx.Stream, codec.Start{Kind: codec.StartOffset, Offset: tail + 5})
+	for i, item := range items[5:] {
+		if k := 3005 + i/30; i%30 == 0 && k < len(items) { // the last of them is read when all others were
+			pub.publishAll(t, items[k])
+		}
+		ev, end := e.recv()
+		if want := tail + 5 + uint64(i); end != "" || ev.payload != item || ev.offset != want {
+			p.fail(fmt.Sprintf("%s at offset %d", short(item), want), fmt.Sprintf("%s at offset %d %s", short(ev.payload), ev.offset, end))
+		}
+	}
+}
+
+// durableReplay replays 4 MiB into a window of 16 KiB. Nothing is read before the control stream has said "subscribed".
+func durableReplay(p *probe) {
+	c := p.dial(quicx.Config{StreamWindow: 16 << 10})
+	t := p.fx.topic()
+	tail := c.tail(t)
+	items := p.payloads(512, 8<<10)
+	s := p.authed()
+	for i := range 8 {
+		s.publishAll(t, items[i*64:(i+1)*64]...)
+	}
+	c.subscribe(p.fx.Stream, codec.Start{Kind: codec.StartOffset, Offset: tail}).expect(items...)
+}
+
+// largestItem publishes an item that leaves 1 MiB of the largest frame, 15 MiB by default.
+func largestItem(p *probe) {
+	c := p.dial(plain)
+	t := p.fx.topic()
+	tail := c.tail(t)
+	e := c.subscribe(p.fx.Stream, live)
+	item := p.unique()
+	item += strings.Repeat("x", max(p.fx.MaxFrameBytes/16*15-len(item), 0))
+	c.authed().publishAll(t, item)
+	e.expect(item)
+	c.subscribe(p.fx.Stream, codec.Start{Kind: codec.StartOffset, Offset: tail}).expect(item)
+}
+
+// clientDurableResume is durableResume with package client, by a position.
+func clientDurableResume(p *probe) {
+	c := p.client()
+	pub := c.Publisher(p.fx.Namespace, p.fx.Stream)
+	items := p.payloads(5+3000+100, 100)
+	tail := p.dial(plain).tail(p.fx.topic())
+	s := p.clientSubscribe(c)
+	p.must("Publish", pub.Publish(p.ctx, byteItems(items[:5])...))
+	s.expect(items[:5]...)
+	_ = s.s.Close()
+	for at := 5; at < 3005; at += 500 {
+		p.must("Publish", pub.Publish(p.ctx, byteItems(items[at:at+500])...))
+	}
+	s = p.clientSubscribe(c, client.FromOffset(tail+5))
+	published := make(chan error, 1)
+	go func() {
+		var err error
+		for _, item := range items[3005:] {
+			if err == nil {
+				err = pub.Publish(p.ctx, []byte(item))
+			}
+		}
+		published <- err
+	}()
+	s.expect(items[5:]...)
+	p.must("Publish", <-published)
+	if _, err := c.Subscribe(p.ctx, p.fx.Namespace, p.fx.Stream, client.FromOffset(math.MaxUint64)); err == nil {
+		p.fail("a start in the future is refused", "subscribed")
+	}
+}
