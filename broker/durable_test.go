@@ -573,3 +573,36 @@ func TestDurableCompressed(t *testing.T) {
 	wantOffsets(ctx, t, subscribe(t, c, "demo", client.FromOffset(50)), 50, want[50:]...)
 	c.Close()
 }
+
+// TestDurableSince begins subscriptions with the first event since a time.
+func TestDurableSince(t *testing.T) {
+	checkBuffers(t)
+	d := begin(t, durable(&vfs.Mem{}, "data", func(c *broker.Config) { c.Storage.SegmentBytes = 200 }))
+	defer d.end(t)
+	if err := d.AddStream(d.Tenant, "default", "memory"); err != nil {
+		t.Fatal(err)
+	}
+	ctx := testContext(t)
+	c := connect(t, d.Dev)
+	var times []time.Time // before each event
+	all := numbered(0, 8)
+	for i := range all {
+		times = append(times, time.Now())
+		publishAll(ctx, t, c, "demo", all[i:i+1])
+		publishAll(ctx, t, c, "memory", all[i:i+1])
+		time.Sleep(2 * time.Millisecond) // the time has milliseconds
+	}
+	for i, at := range times {
+		wantOffsets(ctx, t, subscribe(t, c, "demo", client.FromTime(at)), uint64(i), all[i:]...)
+	}
+	wantOffsets(ctx, t, subscribe(t, c, "demo", client.FromTime(time.Unix(0, 0))), 0, all...)
+	wantOffsets(ctx, t, subscribe(t, c, "memory", client.FromTime(time.Now())), 0, all...)
+	late := subscribe(t, c, "demo", client.FromTime(time.Now().Add(time.Hour)))
+	publishAll(ctx, t, c, "demo", []string{"late"})
+	wantOffsets(ctx, t, late, 8, "late")
+	plain := connect(t, d.Dev, client.WithoutExtensions())
+	if _, err := plain.Subscribe(ctx, "default", "demo", client.FromTime(times[0])); !errors.Is(err, client.ErrUnsupported) {
+		t.Errorf("a time without the extension: %v", err)
+	}
+	c.Close()
+}

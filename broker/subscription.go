@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math"
 	"sync/atomic"
 	"time"
 
@@ -89,7 +90,13 @@ func (ctl *control) subscribe(m *codec.Message) outcome {
 		ctl.c.forget(s)
 		return ctl.refuseWith(codec.StreamNotFoundSubscribe, ctl.notFound(m.Tenant, m.Namespace, m.Stream))
 	}
-	events, err := topic.Subscribe(ctl.startOf(m), fanout.SubscriptionOptions{Wake: s.wake, OnEnd: s.ended, Cost: subscriptionBytes})
+	start, err := ctl.startOf(m, topic)
+	if err != nil {
+		ctl.c.forget(s)
+		b.log.Error("start not found", "error", err)
+		return ctl.refuse(codec.StorageUnread)
+	}
+	events, err := topic.Subscribe(start, fanout.SubscriptionOptions{Wake: s.wake, OnEnd: s.ended, Cost: subscriptionBytes})
 	if err != nil {
 		ctl.c.forget(s)
 		if ce, ok := errors.AsType[*fanout.CursorError](err); ok {
@@ -136,16 +143,23 @@ const subscriptionBytes = 16 << 10
 // errNotSubscribed is what a trace tells of a subscribe that was refused.
 var errNotSubscribed = errors.New("broker: refused")
 
-func (ctl *control) startOf(m *codec.Message) fanout.From {
+// startOf returns where a subscription begins. To find an event by its time it may read from the disk.
+func (ctl *control) startOf(m *codec.Message, topic *fanout.Topic) (fanout.From, error) {
 	switch m.Start.Kind {
 	case codec.StartEarliest:
-		return fanout.From{Earliest: true}
+		log := logOf(topic)
+		if !m.HasSince || ctl.ext&codec.ExtTime == 0 || log == nil {
+			return fanout.From{Earliest: true}, nil
+		}
+		offset, err := log.log.OffsetAt(int64(min(m.Since, math.MaxInt64/1000)) * 1000)
+		// What retention removes meanwhile is no error, and what is not offered yet is the tail.
+		return fanout.From{At: true, Nearest: true, Offset: offset}, err
 	case codec.StartOffset:
 		resume := m.HasEpoch && ctl.ext&codec.ExtGaps != 0
-		return fanout.From{At: true, Offset: m.Start.Offset, Resume: resume, Epoch: m.Epoch}
+		return fanout.From{At: true, Offset: m.Start.Offset, Resume: resume, Epoch: m.Epoch}, nil
 	case codec.StartUnset, codec.StartLatest:
 	}
-	return fanout.From{}
+	return fanout.From{}, nil
 }
 
 // newSubscription takes a place and an id on the connection, or returns the refusal.

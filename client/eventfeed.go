@@ -61,6 +61,9 @@ func (c *Client) openFeed(ctx context.Context, namespace, stream string, start s
 		if start.resume && ctl.ext&codec.ExtGaps == 0 {
 			return 0, fmt.Errorf("%w: resuming at a position", ErrUnsupported)
 		}
+		if start.since > 0 && ctl.ext&codec.ExtTime == 0 {
+			return 0, fmt.Errorf("%w: a time to start at", ErrUnsupported)
+		}
 		return ctl.subscribe(positioned, request)
 	})
 	if err == nil {

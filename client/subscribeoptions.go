@@ -21,6 +21,7 @@ type startPoint struct {
 	codec.Start
 	resume bool
 	epoch  uint64
+	since  uint64 // with StartEarliest: milliseconds since 1970, or 0
 }
 
 // request appends the subscribe.
@@ -28,11 +29,15 @@ func (o startPoint) request(dst []byte, tenant, namespace, stream string) []byte
 	if o.resume {
 		return codec.AppendResume(dst, tenant, namespace, stream, o.epoch, o.Offset)
 	}
+	if o.since > 0 {
+		return codec.AppendSubscribeSince(dst, tenant, namespace, stream, o.since)
+	}
 	return codec.AppendSubscribe(dst, tenant, namespace, stream, o.Start, 0, false)
 }
 
 // Position is a place in a stream: after the last event or gap that a subscription has handed out. Offsets count
-// within an epoch, which ends when the broker forgets the stream's past, by a restart for instance.
+// within an epoch, which ends when the broker forgets the stream's past, by a restart for instance. A durable stream
+// keeps its epoch, so a position in one can be stored and used after restarts of both sides.
 type Position struct {
 	Epoch  uint64
 	Offset uint64 // of the next event
@@ -50,6 +55,15 @@ func FromPosition(p Position) SubscribeOption {
 // FromEarliest starts with the oldest event that the broker still has.
 func FromEarliest() SubscribeOption {
 	return func(o *subscribeOptions) { o.start = startPoint{Start: codec.Start{Kind: codec.StartEarliest}} }
+}
+
+// FromTime starts with the first event that was published at that time or later, to the millisecond, by the clock of
+// the broker. It is for durable streams: a stream in memory keeps no times, and starts with its oldest event. Subscribe
+// fails with [ErrUnsupported] if the broker does not negotiate that.
+func FromTime(t time.Time) SubscribeOption {
+	return func(o *subscribeOptions) {
+		o.start = startPoint{Start: codec.Start{Kind: codec.StartEarliest}, since: uint64(max(t.UnixMilli(), 1))}
+	}
 }
 
 // FromOffset starts with the event of that offset. Subscribe fails with a [CursorError] if the broker does not have

@@ -283,6 +283,9 @@ func TestMessages(t *testing.T) {
 		{"epoch with a fraction", `{"type":"subscribe","tenant_id":"t","namespace":"n","stream":"s","epoch":1.0}`, ""},
 		{"epoch below zero", `{"type":"subscribe","tenant_id":"t","namespace":"n","stream":"s","epoch":-1}`, ""},
 		{"epoch twice", `{"type":"subscribe","tenant_id":"t","namespace":"n","stream":"s","epoch":null,"epoch":7}`, ""},
+		{"since", `{"type":"subscribe","tenant_id":"t","namespace":"n","stream":"s","start":"earliest","since":18446744073709551615}`, ""},
+		{"since that is a string", `{"type":"subscribe","tenant_id":"t","namespace":"n","stream":"s","since":"1"}`, ""},
+		{"since twice", `{"type":"subscribe","tenant_id":"t","namespace":"n","stream":"s","since":1,"since":7}`, ""},
 		{"epoch that is no JSON", `{"type":"subscribe","tenant_id":"t","namespace":"n","stream":"s","epoch":01}`, jsonSyntax},
 		{"ext where nobody expects it", `{"type":"ok","ext":5,"ext":{}}`, ""},
 	} {
@@ -387,6 +390,8 @@ func fill(d *decoded, chosen func(slowField) bool) {
 			d.HasExt = true
 		case "epoch":
 			d.HasEpoch, d.Epoch = true, 1<<63
+		case "since":
+			d.HasSince, d.Since = true, 1<<62
 		}
 	}
 }

@@ -475,13 +475,17 @@ func (p *parser) extensionMember(f member) error {
 		p.m.Fence, err = p.name()
 		return err
 	}
-	if err := p.skip(2); err != nil || f != mEpoch {
+	if err := p.skip(2); err != nil || f != mEpoch && f != mSince {
 		return err
 	}
 	const most = 20 // digits of a number of 64 bits
 	if text := p.b[start:p.i]; len(text) <= most {
 		if v, err := strconv.ParseUint(string(text), 10, 64); err == nil {
-			p.m.Epoch, p.m.HasEpoch = v, true
+			if f == mEpoch {
+				p.m.Epoch, p.m.HasEpoch = v, true
+			} else {
+				p.m.Since, p.m.HasSince = v, true
+			}
 		}
 	}
 	return nil

@@ -194,6 +194,14 @@ func AppendResume(dst []byte, tenant, namespace, stream string, epoch, offset ui
 	return end(numberMember(dst, "epoch", epoch), start)
 }
 
+// AppendSubscribeSince appends a subscribe that begins with the first event since a time, in milliseconds since 1970
+// (docs/protocol/extensions.md#time). It is for brokers that negotiated [ExtTime] on the same stream.
+func AppendSubscribeSince(dst []byte, tenant, namespace, stream string, since uint64) []byte {
+	start := len(dst)
+	dst = topicMembers(begin(dst, MsgSubscribe), tenant, namespace, stream)
+	return end(numberMember(stringMember(dst, "start", "earliest"), "since", since), start)
+}
+
 // AppendCachePut appends a cache_put. Without a ttl the entry never expires; a ttl of 0 ms is over at once.
 func AppendCachePut(dst []byte, tenant, namespace, cache, key string, value []byte, requestID uint64, hasID bool, ttl uint64, hasTTL bool) []byte {
 	start := len(dst)

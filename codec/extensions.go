@@ -17,6 +17,7 @@ var registry = []extension{
 	{"gaps", ExtGaps},
 	{"s2", ExtS2},
 	{"cache", ExtCache},
+	{"time", ExtTime},
 }
 
 // The extensions.
@@ -27,6 +28,8 @@ const (
 	ExtS2
 	// ExtCache has binary cache requests, with more operations than JSON has, and watches.
 	ExtCache
+	// ExtTime lets a subscription begin with the first event since a time.
+	ExtTime
 )
 
 // KnownExtensions returns all extensions of the registry: what a complete implementation offers.

@@ -341,6 +341,9 @@ func fastMessageFrame(t *testing.T, dst []byte, d decoded) []byte {
 		if d.HasEpoch && !d.HasSubscriptionID && d.Start.Kind == codec.StartOffset {
 			return codec.AppendResume(dst, d.Tenant, d.Namespace, d.Stream, d.Epoch, d.Start.Offset)
 		}
+		if d.HasSince && !d.HasSubscriptionID && d.Start.Kind == codec.StartEarliest {
+			return codec.AppendSubscribeSince(dst, d.Tenant, d.Namespace, d.Stream, d.Since)
+		}
 		return codec.AppendSubscribe(dst, d.Tenant, d.Namespace, d.Stream, d.Start, d.SubscriptionID, d.HasSubscriptionID)
 	case codec.MsgCachePut:
 		return codec.AppendCachePut(dst, d.Tenant, d.Namespace, d.Cache, d.Key, []byte(d.Value), d.RequestID, d.HasRequestID, d.TTL, d.HasTTL)

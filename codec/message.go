@@ -65,6 +65,7 @@ const (
 	mAvailable
 	mExt
 	mEpoch
+	mSince
 	mFence
 )
 
@@ -74,7 +75,7 @@ const (
 
 	// Members of extensions. A peer that knows nothing of extensions may use the same names for anything at all, so
 	// values of another type are ignored, as those of unknown members are.
-	mExtension = mExt | mEpoch | mFence
+	mExtension = mExt | mEpoch | mSince | mFence
 )
 
 // messages says which members each type has; every other member is unknown to it and ignored.
@@ -85,7 +86,7 @@ var messages = [...]struct {
 	MsgAuth:                 {"auth", mTenant | mToken, mClientFlags | mExt | mFence},
 	MsgPublish:              {"publish", mTopic | mPayload, mRequestID | mAck},
 	MsgPublishBatch:         {"publish_batch", mTopic | mPayloads, mRequestID | mAck},
-	MsgSubscribe:            {"subscribe", mTopic, mSubscriptionID | mStart | mEpoch},
+	MsgSubscribe:            {"subscribe", mTopic, mSubscriptionID | mStart | mEpoch | mSince},
 	MsgCachePut:             {"cache_put", mEntry | mValue, mRequestID | mTTL},
 	MsgCacheGet:             {"cache_get", mEntry, mRequestID},
 	MsgAuthOK:               {"auth_ok", mServerFlags, mExt},
@@ -196,6 +197,8 @@ func memberOf(name []byte) member {
 		return mExt
 	case "epoch":
 		return mEpoch
+	case "since":
+		return mSince
 	case "fence":
 		return mFence
 	}
@@ -246,6 +249,8 @@ type Message struct {
 
 	Epoch    uint64 // of Start.Offset: the subscription is one to resume; see docs/protocol/extensions.md
 	HasEpoch bool
+	Since    uint64 // of subscribe: the time of the first event, in milliseconds since 1970; see docs/protocol/extensions.md
+	HasSince bool
 
 	Reason    CursorReason
 	Requested uint64

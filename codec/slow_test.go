@@ -245,7 +245,7 @@ var slowMessages = []struct {
 	{codec.MsgAuth, "auth", "tenant_id text, token text, client_flags u16?, ext ext?"},
 	{codec.MsgPublish, "publish", "tenant_id text, namespace text, stream text, payload base64, request_id u64?, ack ack?"},
 	{codec.MsgPublishBatch, "publish_batch", "tenant_id text, namespace text, stream text, payloads list, request_id u64?, ack ack?"},
-	{codec.MsgSubscribe, "subscribe", "tenant_id text, namespace text, stream text, subscription_id u64?, start start?, epoch epoch?"},
+	{codec.MsgSubscribe, "subscribe", "tenant_id text, namespace text, stream text, subscription_id u64?, start start?, epoch epoch?, since since?"},
 	{codec.MsgCachePut, "cache_put", "tenant_id text, namespace text, cache text, key text, value base64, request_id u64?, ttl_ms u64~"},
 	{codec.MsgCacheGet, "cache_get", "tenant_id text, namespace text, cache text, key text, request_id u64?"},
 	{codec.MsgAuthOK, "auth_ok", "server_flags u16, ext ext?"},
@@ -294,20 +294,20 @@ var (
 
 // decoded is a message whose parts alias nothing, with the meanings of codec.Message.
 type decoded struct {
-	Type                                               codec.MessageType
-	Tenant, Namespace, Stream, Cache, Key, Token, Text string
-	Payload, Value                                     string
-	Items                                              []string
-	RequestID, SubscriptionID, Offset, TTL             uint64
-	Requested, Available                               uint64
-	HasRequestID, HasSubscriptionID, HasOffset, HasTTL bool
-	HasValue, HasClientFlags, HasExt, HasEpoch         bool
-	Epoch                                              uint64
-	Ack                                                codec.AckMode
-	Start                                              codec.Start
-	ClientFlags, ServerFlags                           codec.Flags
-	Ext                                                codec.Extensions
-	Reason                                             codec.CursorReason
+	Type                                                 codec.MessageType
+	Tenant, Namespace, Stream, Cache, Key, Token, Text   string
+	Payload, Value                                       string
+	Items                                                []string
+	RequestID, SubscriptionID, Offset, TTL               uint64
+	Requested, Available                                 uint64
+	HasRequestID, HasSubscriptionID, HasOffset, HasTTL   bool
+	HasValue, HasClientFlags, HasExt, HasEpoch, HasSince bool
+	Epoch, Since                                         uint64
+	Ack                                                  codec.AckMode
+	Start                                                codec.Start
+	ClientFlags, ServerFlags                             codec.Flags
+	Ext                                                  codec.Extensions
+	Reason                                               codec.CursorReason
 }
 
 // decodedOf copies what m holds.
@@ -322,7 +322,7 @@ func decodedOf(m *codec.Message) decoded {
 		HasRequestID: m.HasRequestID, HasSubscriptionID: m.HasSubscriptionID, HasOffset: m.HasOffset, HasTTL: m.HasTTL,
 		HasValue: m.HasValue, HasClientFlags: m.HasClientFlags, HasExt: m.HasExt,
 		Ack: m.Ack, Start: m.Start, ClientFlags: m.ClientFlags, ServerFlags: m.ServerFlags, Ext: m.Ext, Reason: m.Reason,
-		Epoch: m.Epoch, HasEpoch: m.HasEpoch,
+		Epoch: m.Epoch, HasEpoch: m.HasEpoch, Since: m.Since, HasSince: m.HasSince,
 	}
 }
 
@@ -370,10 +370,13 @@ func (d *decoded) flags(name string) (*codec.Flags, *bool) {
 }
 
 // expressible returns d without what encoders leave out: an auth has ext only with client_flags, and no empty one; a
-// subscribe has an epoch only with an offset and without an id.
+// subscribe has an epoch only with an offset and without an id, and a time only with "earliest" and without an id.
 func (d decoded) expressible() decoded {
 	if d.HasSubscriptionID || d.Start.Kind != codec.StartOffset {
 		d.HasEpoch, d.Epoch = false, 0
+	}
+	if d.HasSubscriptionID || d.Start.Kind != codec.StartEarliest {
+		d.HasSince, d.Since = false, 0
 	}
 	if d.Type == codec.MsgAuth && (!d.HasClientFlags || d.Ext == 0) {
 		d.HasExt, d.Ext = false, 0
@@ -437,7 +440,7 @@ func slowParseMessage(payload []byte) (decoded, faults) {
 		j.faults[jsonType] = true
 	}
 	for _, f := range slowFields(d.Type) {
-		if f.kind == "ext" || f.kind == "epoch" {
+		if f.kind == "ext" || f.kind == "epoch" || f.kind == "since" {
 			for _, m := range slices.Backward(object) { // of several, the first counts
 				if m.name == f.name {
 					d.storeExtension(f, m.value)
@@ -480,7 +483,7 @@ func (j *slowJSON) countIgnored(object slowObject, t codec.MessageType) {
 		switch {
 		case m.name == "ext" && known["ext"] && !seenExt && isList:
 			ignored += n - 1 // the list itself is read
-		case !known[m.name] || m.name == "ext" || m.name == "epoch":
+		case !known[m.name] || m.name == "ext" || m.name == "epoch" || m.name == "since":
 			ignored += n
 		}
 		seenExt = seenExt || m.name == "ext"
@@ -591,6 +594,13 @@ func (d *decoded) store(f slowField, v any) (class string) {
 
 // storeExtension keeps the value of an extension's member, unless it has another type than the extension says.
 func (d *decoded) storeExtension(f slowField, v any) {
+	if f.kind == "since" {
+		d.Since, d.HasSince = 0, false
+		if n, ok := slowUint(v, math.MaxUint64); ok {
+			d.Since, d.HasSince = n, true
+		}
+		return
+	}
 	if f.kind == "epoch" {
 		d.Epoch, d.HasEpoch = 0, false
 		if n, ok := slowUint(v, math.MaxUint64); ok {
@@ -716,6 +726,8 @@ func slowMessageFrame(d decoded) []byte {
 			case codec.StartOffset:
 				value = fmt.Sprintf(`{"offset":%d}`, d.Start.Offset)
 			}
+		case "since":
+			value, has = strconv.FormatUint(d.Since, 10), d.HasSince
 		case "epoch":
 			value, has = strconv.FormatUint(d.Epoch, 10), d.HasEpoch
 		case "ext":

@@ -82,6 +82,7 @@ var (
 	StorageFullAck   = Refusal{CodeOverloaded, "storage full", FormPublishAck, "the same for a binary publish", StreamKept}
 	StorageFailed    = Refusal{CodeStorage, "storage failed", FormPublishError, "a durable stream, when a write or a sync of its disk has failed; the events may have been stored; JSON publish", StreamKept}
 	StorageFailedAck = Refusal{CodeStorage, "storage failed", FormPublishAck, "the same for a binary publish", StreamKept}
+	StorageUnread    = Refusal{CodeStorage, "storage failed", FormError, "subscribe by time to a durable stream whose log cannot be read", StreamCleanEnd}
 	EventTooLarge    = Refusal{CodeTooLarge, "event too large", FormPublishError, "a durable stream, an event above 64 MiB or a batch above 256 MiB; JSON publish", StreamKept}
 	EventTooLargeAck = Refusal{CodeTooLarge, "event too large", FormPublishAck, "the same for a binary publish", StreamKept}
 
@@ -211,7 +212,7 @@ var refusals = []Refusal{
 	MissingRequestID, MissingRequestIDBatch, MalformedBatch,
 	StreamNotFound, StreamNotFoundAck, StreamNotFoundSubscribe,
 	AdmissionTimedOut, AdmissionTimedOutAck, AdmissionClosed, AdmissionClosedAck,
-	StorageFull, StorageFullAck, StorageFailed, StorageFailedAck, EventTooLarge, EventTooLargeAck,
+	StorageFull, StorageFullAck, StorageFailed, StorageFailedAck, StorageUnread, EventTooLarge, EventTooLargeAck,
 	PublishRateReached, PublishRateReachedAck, PublishBytesReached, PublishBytesReachedAck,
 	MaxSubscriptions, SubscriptionsReached, SubscribeRateReached, MemoryReached, DuplicateSubscription, CursorRefused, OpenUniStream,
 	CacheScopeNotFound, CacheEntryTooLarge, WatchesReached, WatchMemoryReached, CacheBytesReached,

@@ -635,6 +635,8 @@ type From struct {
 	Earliest bool
 	Offset   uint64 // used if At
 	At       bool
+	// Nearest, with At, begins at the oldest event or at the tail if the position is outside of them.
+	Nearest bool
 	// Resume, with At, goes on where a subscription of that epoch ended. A position that cannot be served, other than
 	// one in the future, is no error: the subscription begins at the oldest event that is kept, and with a gap.
 	Resume bool
@@ -679,6 +681,9 @@ func (t *Topic) subscribe(from From, o SubscriptionOptions) (*Subscription, erro
 	s := newSubscription(t, o)
 	start, oldest := t.next, t.oldestLocked()
 	expected := start // the event that the subscriber knows to be the next
+	if from.Nearest {
+		from.Offset = min(max(from.Offset, oldest), t.next)
+	}
 	switch {
 	case from.Resume && from.Epoch != t.epoch:
 		start, expected, s.reason = oldest, oldest, GapEpoch

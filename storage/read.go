@@ -38,6 +38,44 @@ func (l *Log) Read(from uint64) (*Reader, error) {
 	return &Reader{l: l, next: from}, nil
 }
 
+// OffsetAt returns the offset of the first record that has that time, in microseconds since 1970, or a later one, and
+// the tail if there is none. Times of records are those of the machine's clock when they were appended. Where that was
+// set back, it is one of the records that qualify. It reads from the disk.
+func (l *Log) OffsetAt(t int64) (uint64, error) {
+	l.mu.Lock()
+	segments, base, tail := slices.Clone(l.segments), l.base.Load(), l.tail.Load()
+	l.mu.Unlock()
+	i := slices.IndexFunc(segments, func(s segment) bool { return s.last >= t })
+	if i < 0 {
+		return tail, nil
+	}
+	from, to := max(segments[i].base, base), tail
+	if i+1 < len(segments) {
+		to = segments[i+1].base
+	}
+	for from < to {
+		middle := from + (to-from)/2
+		r, err := l.Read(middle)
+		var records []Record
+		if err == nil {
+			records, err = r.Next(1)
+		}
+		if e, ok := errors.AsType[*RangeError](err); ok && e.TooOld() {
+			return e.Base, nil // retention was faster, and what it has left is as new
+		}
+		if err != nil {
+			return 0, err
+		}
+		if records[0].Time < t {
+			from = middle + 1
+		} else {
+			to = middle
+		}
+		r.Free()
+	}
+	return from, nil
+}
+
 // Offset returns the offset of the record that Next returns first.
 func (r *Reader) Offset() uint64 { return r.next }
 

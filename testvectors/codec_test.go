@@ -431,6 +431,7 @@ func decodeMessage(payload []byte) (string, map[string]any, error) {
 			values["start"] = m.Start.Offset
 		}
 		optional("epoch", m.Epoch, m.HasEpoch)
+		optional("since", m.Since, m.HasSince)
 	case codec.MsgCachePut:
 		entry()
 		values["value"] = string(m.Value)
@@ -522,6 +523,9 @@ func encode(t *testing.T, dst []byte, kind string, flags uint16, f testvectors.F
 	case "subscribe":
 		if f.Epoch != nil {
 			return codec.AppendResume(dst, tenant, namespace, stream, *f.Epoch, f.Start.Offset)
+		}
+		if f.Since != nil {
+			return codec.AppendSubscribeSince(dst, tenant, namespace, stream, *f.Since)
 		}
 		return codec.AppendSubscribe(dst, tenant, namespace, stream, startOf(t, f.Start), subscription, hasSubscription)
 	case "cache_put":
@@ -712,7 +716,7 @@ func valuesOf(f testvectors.Fields, kind string) map[string]any {
 	for name, p := range map[string]*uint64{
 		"request_id": f.RequestID, "subscription_id": f.SubscriptionID, "offset": f.Offset, "base_offset": f.BaseOffset,
 		"ttl_ms": f.TTL, "requested": f.Requested, "available": f.Available,
-		"epoch": f.Epoch, "lost": f.Lost, "next": f.Next,
+		"epoch": f.Epoch, "since": f.Since, "lost": f.Lost, "next": f.Next,
 		"version": f.Version, "expected": f.Expected,
 	} {
 		if p != nil {

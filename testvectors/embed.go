@@ -112,6 +112,7 @@ type Fields struct {
 	Ext       *[]string `json:"ext"`
 	Fence     Text      `json:"fence"`
 	Epoch     *uint64   `json:"epoch,string"`
+	Since     *uint64   `json:"since,string"`
 	GapReason *uint8    `json:"gap_reason"`
 	Lost      *uint64   `json:"lost,string"`
 	Next      *uint64   `json:"next,string"`

@@ -18,7 +18,7 @@ const pageBytes = 1 << 20
 
 func newStorage() *cobra.Command {
 	c := group("storage", "Look into the data directory of a broker", newStorageList(), newStorageVerify(), newStorageDump())
-	c.Long = `Look into the data directory of a broker that does not run (docs/durability.md). What a crash has left in the journal
+	c.Long = `Look into the data directory of a broker that does not run (docs/operate/durability.md). What a crash has left in the journal
 is written to the files of the streams first, as the start of a broker does.
 
 A log is named by its directory, as felix storage ls prints it.`

@@ -55,7 +55,7 @@ def encode(kind, f):
         for k in ("tenant_id", "namespace", "stream", "cache", "key", "token", "fence"):
             if k in f:
                 f[k] = text(f[k])
-        for k in ("request_id", "subscription_id", "ttl_ms", "epoch"):
+        for k in ("request_id", "subscription_id", "ttl_ms", "epoch", "since"):
             if k in f:
                 f[k] = int(f[k])
         if isinstance(f.get("start"), dict):
@@ -63,7 +63,7 @@ def encode(kind, f):
         if kind == "cache_put":
             f.setdefault("ttl_ms", None)
         order = ["tenant_id", "namespace", "stream", "cache", "key", "token", "payload", "payloads", "value",
-                 "client_flags", "ext", "fence", "subscription_id", "start", "epoch", "request_id", "ttl_ms", "ack"]
+                 "client_flags", "ext", "fence", "subscription_id", "start", "epoch", "since", "request_id", "ttl_ms", "ack"]
         return wire.message(kind, **{k: f[k] for k in order if k in f})
     if kind.startswith("extension_cache_") and kind not in ("extension_cache_reply", "extension_cache_events"):
         op = {"get": wire.GET, "put": wire.PUT, "delete": wire.DELETE, "put_if": wire.PUT_IF, "watch": wire.WATCH}

@@ -37,6 +37,9 @@ func gap(name, note string, reason int, lost, next uint64) vector {
 // extensions are frames and members that only peers understand which negotiated an extension.
 func extensions() []vector {
 	resume := func(members ...member) message { return msg("subscribe", topic(members...)...) }
+	since := func(members ...member) message {
+		return resume(append([]member{enum("start", "earliest")}, members...)...)
+	}
 	vectors := []vector{
 		canonical("ext", "An offer of extensions.",
 			msg("auth", str("tenant_id", "t1"), str("token", "x"), num16("client_flags", 63), extMember("gaps"))),
@@ -57,6 +60,9 @@ func extensions() []vector {
 		canonical("resume_max", "", resume(startOffset(maxU64), num("epoch", maxU64))),
 		accepted("subscribe_epoch_of_another_type", "", text(`{"type":"subscribe","tenant_id":"t1","namespace":"default",`+
 			`"stream":"demo","start":{"offset":42},"epoch":"7"}`), resume(startOffset(42))),
+		canonical("since", "Begins with the first event since a time.", since(num("since", 1700000000000))),
+		accepted("subscribe_since_of_another_type", "", text(`{"type":"subscribe","tenant_id":"t1","namespace":"default",`+
+			`"stream":"demo","start":"earliest","since":"yesterday"}`), since()),
 		position("plain", "", 7, 42),
 		position("zero", "", 0, 0),
 		position("max", "", maxU64, maxU64),
