@@ -2,6 +2,7 @@ package broker_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -19,10 +20,10 @@ import (
 
 // BenchmarkDurable measures acknowledged publishes of 1 KiB to streams of class device, from client to client over QUIC
 // on loopback: many publishers on one stream, each with a stream of its own, and one alone, next to a loop that writes
-// as much to a file and syncs it. The data directory is in FELIX_BENCH_DIR, or where temporary files are: that has to
-// be on the disk that is to be measured.
+// as much to a file and syncs it. Files are where temporary files are, which has to be on the disk that is to be
+// measured.
 //
-//	go test ./broker -run '^$' -bench Durable -benchtime 3s -count 5
+//	TMPDIR=/var/tmp go test ./broker -run '^$' -bench Durable -benchtime 3s -count 5
 func BenchmarkDurable(b *testing.B) {
 	b.Run("bare", benchmarkBare)
 	b.Run("publishers=1/streams=1", func(b *testing.B) { benchmarkDurable(b, 1, 1) })
@@ -31,19 +32,6 @@ func BenchmarkDurable(b *testing.B) {
 }
 
 const benchmarkPayload = 1 << 10
-
-func benchmarkDir(b *testing.B) string {
-	b.Helper()
-	if dir := os.Getenv("FELIX_BENCH_DIR"); dir != "" {
-		dir, err := os.MkdirTemp(dir, "durable-")
-		if err != nil {
-			b.Fatal(err)
-		}
-		b.Cleanup(func() { _ = os.RemoveAll(dir) })
-		return dir
-	}
-	return b.TempDir()
-}
 
 // report reports the rate, and percentiles of latencies.
 func report(b *testing.B, took time.Duration, latencies []time.Duration) {
@@ -58,7 +46,7 @@ func report(b *testing.B, took time.Duration, latencies []time.Duration) {
 
 // benchmarkBare is what the disk does: a write and a sync, one after the other, into space that exists.
 func benchmarkBare(b *testing.B) {
-	f, err := os.Create(filepath.Join(benchmarkDir(b), "bare"))
+	f, err := os.Create(filepath.Join(b.TempDir(), "bare"))
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -94,7 +82,7 @@ func randomBytes(n int) []byte {
 func benchmarkDurable(b *testing.B, publishers, streams int) {
 	cfg := broker.DefaultConfig()
 	cfg.Bind = "127.0.0.1:0"
-	cfg.Storage.Dir = benchmarkDir(b)
+	cfg.Storage.Dir = b.TempDir()
 	d, err := broker.NewDev(cfg, broker.DevOptions{})
 	if err != nil {
 		b.Fatal(err)
@@ -102,8 +90,12 @@ func benchmarkDurable(b *testing.B, publishers, streams int) {
 	served := make(chan error, 1)
 	go func() { served <- d.Serve(context.Background()) }()
 	defer func() {
-		_ = d.Shutdown(context.Background())
-		<-served
+		if err := d.Shutdown(context.Background()); err != nil {
+			b.Error(err)
+		}
+		if err := <-served; !errors.Is(err, broker.ErrShutdown) {
+			b.Error(err)
+		}
 	}()
 	ctx := b.Context()
 	c, err := client.Connect(ctx, d.Addr().String(), client.WithTLS(d.ClientTLS()), client.WithToken(d.Tenant, d.Token))

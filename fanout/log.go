@@ -230,11 +230,7 @@ func (t *Topic) skipLocked(next uint64) {
 	for len(t.active) > 0 {
 		s := t.active[0]
 		if t.fallBackLocked(s, t.next) {
-			s.waking.Add(1)
-			go func() { // seldom enough
-				s.wake()
-				s.waking.Done()
-			}()
+			s.waking.Go(s.wake) // seldom enough
 		}
 	}
 	t.next = next

@@ -805,11 +805,7 @@ func (t *Topic) empty(seen seen) bool {
 			end = s.cursor
 		}
 		if t.fallBackLocked(s, end-uint64(events)) {
-			s.waking.Add(1)
-			go func() {
-				s.wake()
-				s.waking.Done()
-			}()
+			s.waking.Go(s.wake)
 		}
 		return true
 	}

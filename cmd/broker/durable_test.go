@@ -13,7 +13,7 @@ import (
 	"github.com/felix-mq/felix/client"
 )
 
-// kills is how often TestDurableKills kills a broker: 20 times, or as often as FELIX_KILLS says (make kills).
+// kills is how often TestDurableKills kills a broker: 20 times, or as often as FELIX_KILLS says (make prove T=kills).
 func kills(t *testing.T) int {
 	t.Helper()
 	n := 20
@@ -81,7 +81,9 @@ func TestDurableKills(t *testing.T) {
 		if err := p.cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		<-p.exited
+		if err := <-p.exited; err == nil {
+			t.Error("a broker exited with 0 when it was killed")
+		}
 		p.exited = nil
 		cancel() // clients need not find out by themselves
 		work.Wait()

@@ -10,7 +10,9 @@ import (
 	"github.com/felix-mq/felix/broker"
 )
 
-func (a *app) newStream() *cobra.Command { return group("stream", "Look at streams", a.newStreamInfo()) }
+func (a *app) newStream() *cobra.Command {
+	return group("stream", "Look at streams", a.newStreamInfo())
+}
 
 func (a *app) newStreamInfo() *cobra.Command {
 	format := formatTable
