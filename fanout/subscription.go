@@ -161,22 +161,19 @@ func (s *Subscription) Backlog() bool { return s.startsBusy }
 //
 // Take never waits for events, but it may wait for the topic's turn.
 func (s *Subscription) Take(out []Delivery, maxBytes int) (_ []Delivery, ended bool) {
+	if s.replaying.Load() || s.lossy.Load() {
+		before := len(out)
+		if out = s.topic.advance(s, out, maxBytes); len(out) > before {
+			return out, false
+		}
+	}
 	list := taken.Get().(*[]*Frame)
-	var frames []*Frame
-	for {
-		if s.replaying.Load() || s.lossy.Load() {
-			before := len(out)
-			if out = s.topic.advance(s, out, maxBytes); len(out) > before {
-				taken.Put(list)
-				return out, false
-			}
-		}
-		frames, ended = s.ring.Take((*list)[:0], maxBytes)
-		// It may have become one that reads the log in between. If the one who did that has seen it parked, another
-		// consumer is woken; otherwise it goes on itself.
-		if len(frames) > 0 || ended || !s.replaying.Load() || s.topic.log == nil || !s.ring.Unpark() {
-			break
-		}
+	frames, ended := s.ring.Take((*list)[:0], maxBytes)
+	if len(frames) == 0 && s.replaying.Load() && !ended && s.topic.log != nil && s.ring.Unpark() {
+		// It has become one that reads the log in between. If the one who did that had seen it parked, another consumer
+		// would be woken.
+		taken.Put(list)
+		return s.Take(out, maxBytes)
 	}
 	for _, f := range frames { // if there are none, s may belong to another consumer from here on
 		if telemetry.Enabled { // f.offered has no size, but looking at it would cost a check of f

@@ -312,7 +312,11 @@ func (t *Topic) offerLocked(f *Frame, woken *[]*Subscription) (first uint64, _ *
 		}
 		switch result {
 		case ring.AcceptedWake:
-			woken = appendWoken(woken, s)
+			if woken == nil {
+				woken = newWoken()
+			}
+			s.waking.Add(1)
+			*woken = append(*woken, s)
 			if !s.busy {
 				t.busyLocked(s)
 			}
@@ -326,7 +330,11 @@ func (t *Topic) offerLocked(f *Frame, woken *[]*Subscription) (first uint64, _ *
 			refused++
 			if t.log != nil {
 				if t.fallBackLocked(s, first) { // swaps another one into place i
-					woken = appendWoken(woken, s)
+					if woken == nil {
+						woken = newWoken()
+					}
+					s.waking.Add(1)
+					*woken = append(*woken, s)
 				}
 				continue
 			}
@@ -351,13 +359,9 @@ func (t *Topic) offerLocked(f *Frame, woken *[]*Subscription) (first uint64, _ *
 	return first, woken
 }
 
-// appendWoken notes a subscription that has to be woken when the turn has been given back.
-func appendWoken(woken *[]*Subscription, s *Subscription) *[]*Subscription {
-	if woken == nil {
-		woken, _ = wokenPool.Get().(*[]*Subscription)
-	}
-	s.waking.Add(1)
-	*woken = append(*woken, s)
+// newWoken returns an empty list of subscriptions that have to be woken when the turn has been given back.
+func newWoken() *[]*Subscription {
+	woken, _ := wokenPool.Get().(*[]*Subscription)
 	return woken
 }
 
