@@ -218,9 +218,16 @@ func (s *Subscription) delivery(f *Frame) Delivery {
 
 // gap notes what is missing in front of event d.Next, and expects that one.
 func (s *Subscription) gap(d *Delivery) {
+	if d.Next != s.next || s.reason != GapNone {
+		s.explain(d)
+	}
+}
+
+// explain notes why something is missing in front of event d.Next, if it is.
+func (s *Subscription) explain(d *Delivery) {
 	d.Gap = d.Next - s.next
 	switch {
-	case s.reason != GapNone && d.Gap == 0 && s.reason == GapExpired:
+	case d.Gap == 0 && s.reason == GapExpired:
 		s.reason = GapNone // replay had it still
 	case s.reason != GapNone:
 		d.Reason, s.reason = s.reason, GapNone
@@ -228,7 +235,6 @@ func (s *Subscription) gap(d *Delivery) {
 			s.expired.Add(d.Gap)
 			s.topic.hub.expired.Add(d.Gap)
 		}
-	case d.Gap == 0:
 	case s.reclaimed.Swap(false):
 		d.Reason = GapReclaimed
 	default:
