@@ -196,13 +196,7 @@ prove.stall     = $(GO) run ./reliability stall $(FLAGS)
 prove.swaps     = $(GO) run ./reliability swaps $(FLAGS)
 prove.storm     = FELIX_STORM_SEEDS=$${FELIX_STORM_SEEDS:-10000} FELIX_STORM_PROCESSES=$${FELIX_STORM_PROCESSES:-100} \
 	FELIX_STORM_GRACE=$${FELIX_STORM_GRACE:-1s} FELIX_STORM_FAULTS=all $(GO) test -v -count=1 -timeout 3h -run TestStorm ./client/felixtest
-# `go test -list` prints a package's targets and then its "ok" line. The assignment keeps a compile error fatal.
-prove.fuzz = listing=$$($(GO) test -list '^Fuzz' $(PKGS)); \
-	awk '/^Fuzz/ { name[++n] = $$1 } /^ok/ { for (i = 1; i <= n; i++) print $$2, name[i]; n = 0 }' <<<"$$listing" | \
-	while read -r pkg target; do \
-		echo "$$pkg $$target"; \
-		$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) "$$pkg" </dev/null; \
-	done
+prove.fuzz      = FUZZTIME=$(FUZZTIME) .ci/fuzz $(PKGS)
 
 .PHONY: prove
 prove: ## T=shuffle|fuzz|storm|crashes|kills|conformance|mutants|hostile|flood|stall|chaos|drain|swaps|telemetry: what each does is in CONTRIBUTING.md
