@@ -49,7 +49,9 @@ type stream struct {
 	cut     atomic.Int32                       // the limit for which the stream was ended
 	waiting atomic.Pointer[context.CancelFunc] // ends a publish that waits for space
 
-	owes *owedReply // of the durable publish that is being offered; nil when it has been appended
+	answer answer      // to the publish that is being offered
+	owes   *owedReply  // of that publish, if its topic is durable; nil when it has been appended
+	oweIt  func() bool // control.oweAnswer; nil if nothing is answered
 
 	// beforeWait, if set, writes the replies that are owed: a publish that waits must not delay them.
 	beforeWait func() error
@@ -77,6 +79,7 @@ func serveControl(c *conn, s *quicx.Stream) {
 	ctl.init(c, s.Recv())
 	ctl.send = s.Send()
 	ctl.beforeWait = ctl.flushDue
+	ctl.oweIt = ctl.oweAnswer
 	c.b.metrics.controlStreams.Add(1)
 	defer c.b.metrics.controlStreamsClosed.Add(1)
 	defer ctl.fr.Close()

@@ -574,6 +574,56 @@ func TestDurableCompressed(t *testing.T) {
 	c.Close()
 }
 
+// TestDurableWhileItIsUsed makes streams durable that publishers have already used: the first publish afterwards is
+// answered when it is on the device, and a compressed one is kept as single events.
+func TestDurableWhileItIsUsed(t *testing.T) {
+	checkBuffers(t)
+	var broken atomic.Bool
+	fs := vfs.Faulty{FS: &vfs.Mem{}, Before: func(op vfs.Op, _ string) error {
+		if op == vfs.OpSync && broken.Load() {
+			return syscall.EIO
+		}
+		return nil
+	}}
+	d := begin(t, durable(fs, "data"))
+	defer d.end(t)
+	ctx := testContext(t)
+	c := connect(t, d.Dev, client.WithCompression())
+	var batch [][]byte
+	want := numbered(0, 600)
+	for _, text := range want {
+		batch = append(batch, []byte(text))
+	}
+	put := func(durable bool) {
+		t.Helper()
+		for _, name := range []string{"packed", "plain"} {
+			if err := d.PutStream(d.Tenant, "default", name, catalog.Stream{Durable: durable}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	put(false)
+	packed, plain := c.Publisher("default", "packed"), c.Publisher("default", "plain")
+	publish := func(p *client.Publisher, batch ...[]byte) {
+		t.Helper()
+		if err := p.Publish(ctx, batch...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish(packed, batch...)
+	put(true)
+	publish(packed, batch...)
+	wantOffsets(ctx, t, subscribe(t, c, "packed", client.FromEarliest()), 0, want...)
+	put(false)
+	publish(plain, []byte("x"))
+	put(true)
+	broken.Store(true)
+	if err := plain.Publish(ctx, []byte("y")); !errors.Is(err, client.ErrStorage) {
+		t.Errorf("a publish with a broken disk: %v", err)
+	}
+	c.Close()
+}
+
 // TestDurableSince begins subscriptions with the first event since a time.
 func TestDurableSince(t *testing.T) {
 	checkBuffers(t)

@@ -223,20 +223,27 @@ func (ctl *control) owing() bool { return ctl.owed != nil && ctl.owed.busy.Load(
 // offerAcked is an offer that is answered: at once, by the caller, if waits is false and err is nil, and otherwise when
 // it is committed.
 func (ctl *control) offerAcked(id uint64, isJSON bool, offer func(wait time.Duration) error) (waits bool, err error) {
-	log := logOf(ctl.scope.topic)
-	if log == nil || log.early() {
-		return false, offer(ctl.ackedWait())
-	}
-	r := ctl.owe(id, isJSON)
-	if r == nil {
-		return false, errStreamEnds
-	}
-	ctl.owes = r
+	ctl.answer = answer{wanted: true, id: id, isJSON: isJSON}
 	err = offer(ctl.ackedWait())
+	waits = ctl.answer.waits
+	ctl.answer = answer{}
 	if ctl.owes != nil { // nothing was appended
-		ctl.owed.take(r)
+		ctl.owed.take(ctl.owes)
 		ctl.owes = nil
-		return false, err
 	}
-	return err == nil, err
+	return waits, err
+}
+
+// answer is how the publish that is being offered is answered.
+type answer struct {
+	wanted, isJSON bool
+	waits          bool // it was appended, and is answered when it is committed
+	id             uint64
+}
+
+// oweAnswer sees to it that a reply is owed for the publish that is being offered. It reports false if the stream has
+// to end.
+func (ctl *control) oweAnswer() bool {
+	ctl.owes = ctl.owe(ctl.answer.id, ctl.answer.isJSON)
+	return ctl.owes != nil
 }

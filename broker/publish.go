@@ -62,22 +62,14 @@ func (s *stream) offer(f *fanout.Frame, wait time.Duration) error {
 	if err := s.awaitRate(len(f.Bytes()), wait); err != nil {
 		return err
 	}
-	if isCompressed(f) && s.scope.topic.Log() != nil {
-		plain, err := s.plain(f)
-		if err != nil {
-			return err
-		}
-		defer plain.Release()
-		f = plain
-	}
-	appended, err := s.offerOnce(f, wait)
+	appended, err := s.offerPlain(f, wait)
 	for errors.Is(err, fanout.ErrClosed) && !s.untrusted() { // removed since it was looked up; there may be a new one
 		sc := &s.scope
 		if sc.topic = s.c.b.hub.Lookup(sc.tenant, sc.namespace, sc.name); sc.topic == nil {
 			s.c.b.metrics.publishRefused[refusedUnknownStream].Add(1)
 			return errStreamNotFound
 		}
-		appended, err = s.offerOnce(f, wait)
+		appended, err = s.offerPlain(f, wait)
 	}
 	switch {
 	case err == nil:
@@ -112,8 +104,24 @@ func (m *metrics) published(f *fanout.Frame) {
 	telemetry.Add(telemetry.BrokerPublishItems, f.Count())
 }
 
+// offerPlain is offerOnce for a frame that may be compressed, which a log cannot have.
+func (s *stream) offerPlain(f *fanout.Frame, wait time.Duration) (appended bool, err error) {
+	if isCompressed(f) && s.scope.topic.Log() != nil {
+		plain, err := s.plain(f)
+		if err != nil {
+			return false, err
+		}
+		defer plain.Release()
+		f = plain
+	}
+	return s.offerOnce(f, wait)
+}
+
 // offerOnce reports whether the frame was appended to a log: whether it is published is not known yet then.
 func (s *stream) offerOnce(f *fanout.Frame, wait time.Duration) (appended bool, err error) {
+	if log := logOf(s.scope.topic); s.answer.wanted && s.owes == nil && log != nil && !log.early() && !s.oweIt() {
+		return false, errStreamEnds
+	}
 	appended, err = s.hand(s.c.ctx, f, 0)
 	if errors.Is(err, fanout.ErrTimeout) && wait != 0 {
 		err = s.pause(func(ctx context.Context) error {
@@ -136,6 +144,7 @@ func (s *stream) hand(ctx context.Context, f *fanout.Frame, wait time.Duration) 
 		commit = s.owes
 	}
 	if err = t.Append(ctx, f, wait, commit); err == nil {
+		s.answer.waits = s.owes != nil
 		s.owes = nil
 	}
 	return true, err
