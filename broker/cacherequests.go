@@ -79,9 +79,12 @@ func (ctl *control) cacheGet(m *codec.Message) outcome {
 			return keep
 		}
 		_ = ctl.c.b.heavy.enter(context.Background(), ctl.identity.Tenant) // cannot fail, and waits for milliseconds
-		defer ctl.c.b.heavy.leave()
 	}
-	ctl.reply(codec.AppendCacheValue(ctl.w.Buffer(), m.Tenant, m.Namespace, m.Cache, m.Key, b, hit, m.RequestID, m.HasRequestID))
+	out := codec.AppendCacheValue(ctl.w.Buffer(), m.Tenant, m.Namespace, m.Cache, m.Key, b, hit, m.RequestID, m.HasRequestID)
+	if len(b) >= heavyValue {
+		ctl.c.b.heavy.leave() // the reply may have to wait for a durable publish, and for the peer
+	}
+	ctl.reply(out)
 	telemetry.Observe(telemetry.StageCacheEncode, start)
 	return ctl.idDecides(m)
 }
