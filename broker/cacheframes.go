@@ -192,7 +192,6 @@ func (ctl *control) replyValue(v cache.Value) {
 	ctl.writing.Store(true)
 	_ = ctl.w.WriteBatch([][]byte{b}) // a failure shows again at the next flush
 	ctl.writing.Store(false)
-	ctl.c.account.Release(ctl.charged)
-	ctl.charged, ctl.inFlight = 0, 0
+	ctl.releaseReplies()
 	ctl.c.moved.Add(1)
 }

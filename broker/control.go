@@ -158,6 +158,8 @@ func (ctl *control) flushDue() error {
 // flush writes the replies. It blocks as long as the peer does not read them, and until durable publishes have ended.
 func (ctl *control) flush() error {
 	if err := ctl.settle(); err != nil {
+		ctl.w.Close()
+		ctl.releaseReplies()
 		return err
 	}
 	ctl.writing.Store(true)
@@ -168,10 +170,15 @@ func (ctl *control) flush() error {
 	err := ctl.w.Flush()
 	telemetry.Observe(telemetry.StageReplyWrite, start)
 	ctl.writing.Store(false)
-	ctl.c.account.Release(ctl.charged)
-	ctl.charged, ctl.inFlight = 0, 0
+	ctl.releaseReplies()
 	ctl.c.moved.Add(1)
 	return err
+}
+
+// releaseReplies gives back what was charged for replies: they are written, or somebody else is charged for them.
+func (ctl *control) releaseReplies() {
+	ctl.c.account.Release(ctl.charged)
+	ctl.charged, ctl.inFlight = 0, 0
 }
 
 // finish writes the replies and both ends of the stream: FIN for ours, STOP_SENDING for the peer's if it has not
@@ -193,6 +200,7 @@ const freeReply = 1 << 10
 // read, so the connection's account is charged for them; a stream that overdraws it ends.
 func (ctl *control) reply(out []byte) {
 	if ctl.owing() {
+		ctl.releaseReplies()
 		ctl.owed.after(out)
 		ctl.w.Close()
 		return

@@ -203,10 +203,11 @@ func (o *owed) append(r *owedReply) {
 	o.w.SetBuffer(out)
 }
 
-// settle waits until nothing is owed: all publishes have ended, and what they owed is written.
+// settle waits until nothing is owed: all publishes have ended, and what they owed is written. It fails if that could
+// not be written: nothing may come after a part of a reply.
 func (ctl *control) settle() error {
 	o := ctl.owed
-	if o == nil || !o.busy.Load() {
+	if o == nil {
 		return nil
 	}
 	o.mu.Lock()

@@ -117,3 +117,23 @@ func TestOwedHoldsNoTurn(t *testing.T) {
 		t.Errorf("%d turns are free while a reply waits, want %d", d.heavy.free, want)
 	}
 }
+
+// TestOwedGivesItsChargeBack ends a connection on which a value is owed after a durable publish: nothing stays charged.
+func TestOwedGivesItsChargeBack(t *testing.T) {
+	d, disk := startSlow(t, func(*Config) {})
+	get := putValue(t, d, heavyValue)
+	disk.held.Store(true)
+	client, s := openStream(t, d, authFrame(d))
+	send(t, s, durablePublish(d), get)
+	reads := d.tenants.get(d.Tenant).shares[kindReads]
+	until(t, "the value is charged", func() bool { return reads.Used() > heavyValue })
+	for _, c := range d.open() {
+		_ = c.qc.Close(0, "")
+	}
+	<-client.Context().Done()
+	disk.release()
+	until(t, "the connections end", func() bool { return len(d.open()) == 0 })
+	if n := reads.Used(); n != 0 {
+		t.Errorf("%d bytes stay charged", n)
+	}
+}
