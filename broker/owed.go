@@ -91,18 +91,19 @@ func (o *owed) take(r *owedReply) {
 	o.mu.Lock()
 	o.list[len(o.list)-1] = nil
 	o.list = o.list[:len(o.list)-1]
-	o.free(r)
+	o.ctl.c.account.Release(r.free())
 	if len(o.list) == 0 && !o.writing {
 		o.busy.Store(false)
 	}
 	o.mu.Unlock()
 }
 
-// free forgets a reply, with its charge.
-func (o *owed) free(r *owedReply) {
-	o.ctl.c.account.Release(owedBytes + int64(len(r.raw)))
+// free forgets a reply and returns its charge, which the caller releases when nothing holds the reply's bytes any more.
+func (r *owedReply) free() (charged int64) {
+	charged = owedBytes + int64(len(r.raw))
 	*r = owedReply{}
 	owedReplies.Put(r)
+	return charged
 }
 
 // after puts the reply to another request after those that are owed.
@@ -142,10 +143,10 @@ func (o *owed) write() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for {
-		n := 0
+		n, charged := 0, int64(0)
 		for n < len(o.list) && o.list[n].due && o.w.Pending() < ctl.c.b.cfg.InFlightBytes {
 			o.append(o.list[n])
-			o.free(o.list[n])
+			charged += o.list[n].free()
 			n++
 		}
 		if n == 0 {
@@ -168,6 +169,7 @@ func (o *owed) write() {
 			ctl.writing.Store(false)
 			ctl.c.moved.Add(1)
 		}
+		ctl.c.account.Release(charged)
 		o.mu.Lock()
 		if err != nil {
 			o.err = err

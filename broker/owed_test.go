@@ -137,3 +137,34 @@ func TestOwedGivesItsChargeBack(t *testing.T) {
 		t.Errorf("%d bytes stay charged", n)
 	}
 }
+
+// TestOwedIsChargedUntilItIsRead has replies owed to a peer that does not read: they are charged as long as that lasts.
+func TestOwedIsChargedUntilItIsRead(t *testing.T) {
+	d, disk := startSlow(t, func(*Config) {})
+	const size = quicx.DefaultStreamWindow * 2
+	get := putValue(t, d, size)
+	disk.held.Store(true)
+	_, s := openStream(t, d, authFrame(d))
+	send(t, s, durablePublish(d), get)
+	reads := d.tenants.get(d.Tenant).shares[kindReads]
+	until(t, "the value is charged", func() bool { return reads.Used() > size })
+	writing := func() bool {
+		for _, c := range d.open() {
+			c.mu.Lock()
+			for s := range c.readers {
+				if s.writing.Load() {
+					c.mu.Unlock()
+					return true
+				}
+			}
+			c.mu.Unlock()
+		}
+		return false
+	}
+	disk.release()
+	until(t, "the replies are written", writing)
+	until(t, "all of them are", func() bool { return d.metrics.publishedEvents.Load() == 1 })
+	if n := reads.Used(); n < size {
+		t.Errorf("%d bytes are charged for a reply of more than %d", n, size)
+	}
+}
