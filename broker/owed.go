@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"context"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -58,7 +59,7 @@ func (ctl *control) owe(id uint64, isJSON bool) *owedReply {
 	return r
 }
 
-// push puts a reply at the end. It waits while there are too many.
+// push puts a reply at the end. It waits while there are too many, or until the connection ends.
 func (o *owed) push(r *owedReply) bool {
 	ctl := o.ctl
 	if !o.busy.Load() && ctl.w.Pending() > 0 && ctl.flush() != nil {
@@ -72,11 +73,17 @@ func (o *owed) push(r *owedReply) bool {
 	defer o.mu.Unlock()
 	if len(o.list) >= ctl.c.b.cfg.InFlightRequests {
 		ctl.c.b.metrics.inFlightWaits.Add(1)
-		for o.err == nil && len(o.list) >= ctl.c.b.cfg.InFlightRequests {
+		stop := context.AfterFunc(ctl.c.ctx, func() { // who gave the connection up must not wait for the disk
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			o.changed.Broadcast()
+		})
+		for o.err == nil && ctl.c.ctx.Err() == nil && len(o.list) >= ctl.c.b.cfg.InFlightRequests {
 			o.changed.Wait()
 		}
+		stop()
 	}
-	if o.err != nil {
+	if o.err != nil || len(o.list) >= ctl.c.b.cfg.InFlightRequests {
 		ctl.c.account.Release(owedBytes + int64(len(r.raw)))
 		return false
 	}

@@ -168,3 +168,15 @@ func TestOwedIsChargedUntilItIsRead(t *testing.T) {
 		t.Errorf("%d bytes are charged for a reply of more than %d", n, size)
 	}
 }
+
+// TestFenceWaitsForNoDisk gives a connection up that waits for a slow disk with as many publishes as it may have: the
+// next one can be used at once.
+func TestFenceWaitsForNoDisk(t *testing.T) {
+	d, disk := startSlow(t, func(cfg *Config) { cfg.InFlightRequests = 1 })
+	_, s := openStream(t, d, fencedAuth(d, "k", 1))
+	waits := d.metrics.inFlightWaits.Load()
+	disk.held.Store(true)
+	send(t, s, durablePublish(d), durablePublish(d))
+	until(t, "a publish waits", func() bool { return d.metrics.inFlightWaits.Load() > waits })
+	openStream(t, d, fencedAuth(d, "k", 2))
+}
