@@ -273,13 +273,14 @@ const readRetry = sweepEvery
 // and for memory. Without the turn: only the consumer moves the cursor of a subscription that reads and has nothing
 // queued. It reports false if there is nothing more to read.
 func (t *Topic) readLog(s *Subscription, out []Delivery, maxBytes int, cursor, end uint64) ([]Delivery, bool) {
-	f, err := s.readPage(cursor, end, maxBytes)
+	f, wanted, err := s.readPage(cursor, end, maxBytes)
 	for memoryError(err) {
 		s.pages.Add(1) // it is not stuck
 		t.tenant.pressed.Store(true)
-		if t.hub.reclaim(t.tenant, int64(maxBytes), err) {
-			f, err = s.readPage(cursor, end, maxBytes)
-			continue
+		if t.hub.reclaim(t.tenant, wanted, err) && !s.ended.Load() {
+			if f, wanted, err = s.readPage(cursor, end, maxBytes); !memoryError(err) {
+				break
+			} // others were faster
 		}
 		retry := time.NewTimer(readRetry)
 		select {
@@ -290,7 +291,7 @@ func (t *Topic) readLog(s *Subscription, out []Delivery, maxBytes int, cursor, e
 		if s.ended.Load() {
 			return out, false
 		}
-		f, err = s.readPage(cursor, end, maxBytes)
+		f, wanted, err = s.readPage(cursor, end, maxBytes)
 	}
 	if err != nil && !errors.Is(err, ErrTrimmed) {
 		t.hub.unreadable.Add(1)
@@ -315,16 +316,18 @@ func (t *Topic) readLog(s *Subscription, out []Delivery, maxBytes int, cursor, e
 	return append(out, s.delivery(f)), true
 }
 
-// readPage returns the next frame of the log, or [ErrTrimmed].
-func (s *Subscription) readPage(cursor, end uint64, maxBytes int) (f *Frame, err error) {
+// readPage returns the next frame of the log, or [ErrTrimmed], and what is wanted for it, in bytes, also if there is no
+// memory.
+func (s *Subscription) readPage(cursor, end uint64, maxBytes int) (f *Frame, wanted int64, err error) {
 	if s.reader == nil || s.reader.Offset() != cursor {
 		if s.reader, err = s.topic.log.Read(cursor); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 	}
 	share, charged := s.topic.tenant.share, int64(0)
 	f, err = s.reader.Next(maxBytes, end, func(bytes int) error {
 		charged = int64(bytes + frameOverhead)
+		wanted = charged
 		err := share.Charge(charged)
 		if err != nil && charged > share.Reach() {
 			share.Force(charged) // a record that is larger than all that there may be has to pass at some time
@@ -337,13 +340,13 @@ func (s *Subscription) readPage(cursor, end uint64, maxBytes int) (f *Frame, err
 	})
 	if err != nil {
 		share.Release(charged)
-		return nil, err
+		return nil, wanted, err
 	}
 	if f == nil {
-		return nil, errors.New("fanout: the log ends too early")
+		return nil, 0, errors.New("fanout: the log ends too early")
 	}
 	f.owner, f.charge = share, charged
-	return f, nil
+	return f, wanted, nil
 }
 
 // overflow returns the policy of the queues. Of a durable topic nothing is dropped, and nobody waits.

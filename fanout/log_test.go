@@ -23,7 +23,8 @@ type memoryLog struct {
 	upTo    []uint64 // the tail that each of waiting makes
 	base    uint64
 	tail    uint64
-	refuse  error // what Append says
+	refuse  error  // what Append says
+	least   uint64 // events that a page has, whatever its limit is
 }
 
 const eventBytes = 100 // of each event in a frame
@@ -119,7 +120,7 @@ func (r *memoryReader) Next(limit int, end uint64, charge func(int) error) (*Fra
 	if r.next < r.l.base {
 		return nil, ErrTrimmed
 	}
-	n := min(uint64(max(limit/eventBytes, 1)), min(end, r.l.tail)-r.next)
+	n := min(max(uint64(limit/eventBytes), r.l.least, 1), min(end, r.l.tail)-r.next)
 	if n == 0 {
 		return nil, nil
 	}
@@ -248,6 +249,25 @@ func TestTopicMadeAgain(t *testing.T) {
 	s.Quiesce()
 	out, _ := drain(s)
 	wantGot(t, out, got{2, 1, 0, 0})
+}
+
+// TestReplayGivesWayToALargePage reads an event from the log for which the topic's replay has to go.
+func TestReplayGivesWayToALargePage(t *testing.T) {
+	const budget = 1 << 20
+	h := testHub(t, Options{MaxBytes: budget})
+	log := &memoryLog{least: budget / 4 / eventBytes}
+	topic := h.RegisterDurable(testKey, Policy{ReplayBytes: budget / 100 * 85}, log)
+	c := &commits{wake: make(chan struct{}, 10)}
+	for topic.replay.oldest(topic.next) < log.least {
+		appendNumbers(t, topic, c, make([]uint64, 100)...)
+		log.commit(1, nil)
+		<-c.wake
+		h.AwaitDeliveries()
+	}
+	s, _ := subscribe(t, topic, From{Earliest: true})
+	if out, _ := take(s, 1); len(out) != 1 || out[0].count != int(log.least) {
+		t.Errorf("took %v", out)
+	}
 }
 
 // TestEmptiedQueueIsReadFromLog takes the queue of a subscription that does not move, for want of memory: it gets the
