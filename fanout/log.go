@@ -128,15 +128,19 @@ func (t *Topic) Append(ctx context.Context, f *Frame, wait time.Duration, c Comm
 // too. A frame of which the tenant cannot hold both forms at once passes if there is memory for it alone.
 func (t *Topic) admitDurableLocked(f *Frame) (*Frame, error) {
 	cost, share := t.log.Cost(f), t.tenant.share
-	if err := share.Charge(cost); err != nil {
-		if cost+int64(t.packer.size(f)) <= share.Reach() {
-			return nil, err
+	var k *Frame
+	err := share.Charge(cost)
+	if err == nil {
+		if k, err = t.packer.keep(f, t.replay.bytes); err == nil {
+			return k, nil
 		}
-		share.Force(cost)
-	}
-	k, err := t.packer.keep(f, t.replay.bytes)
-	if err != nil {
 		share.Release(cost)
+	}
+	if cost+int64(t.packer.size(f)) <= share.Reach() {
+		return nil, err
+	}
+	if k, err = t.packer.keep(f, t.replay.bytes); err == nil {
+		share.Force(cost)
 	}
 	return k, err
 }

@@ -251,6 +251,21 @@ func TestTopicMadeAgain(t *testing.T) {
 	wantGot(t, out, got{2, 1, 0, 0})
 }
 
+// TestAppendOfMostOfTheMemory appends frames of which the tenant cannot hold both forms at once.
+func TestAppendOfMostOfTheMemory(t *testing.T) {
+	const budget = 1 << 20
+	h := testHub(t, Options{MaxBytes: budget})
+	log := &memoryLog{}
+	topic := h.RegisterDurable(testKey, noReplay(0, 2), log)
+	c := &commits{wake: make(chan struct{}, 10)}
+	for _, size := range []int{budget / 4 * 3, 2 * budget} {
+		appendNumbers(t, topic, c, make([]uint64, size/eventBytes)...)
+		log.commit(1, nil)
+		<-c.wake
+		h.AwaitDeliveries()
+	}
+}
+
 // TestReplayGivesWayToALargePage reads an event from the log for which the topic's replay has to go.
 func TestReplayGivesWayToALargePage(t *testing.T) {
 	const budget = 1 << 20
