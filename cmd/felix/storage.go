@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -104,9 +105,12 @@ object of JSON for each log, and fails if one of them is damaged.`,
 		Args:    arguments(1, 2),
 		RunE: func(c *cobra.Command, args []string) error {
 			return withStore(args[0], storage.Options{VerifyAll: true}, func(s *storage.Store) error {
-				dirs, err := args[1:], error(nil)
-				if len(dirs) == 0 {
-					dirs, err = s.Dirs()
+				dirs, err := s.Dirs()
+				if err == nil && len(args) > 1 {
+					if !slices.Contains(dirs, args[1]) {
+						return noLog(args[1])
+					}
+					dirs = args[1:]
 				}
 				damaged := 0
 				for _, dir := range dirs {
@@ -205,7 +209,11 @@ func logNamed(s *storage.Store, dirs []string, name string) (*storage.Log, error
 			return s.LogIn(dir)
 		}
 	}
-	return nil, usageError{fmt.Errorf("there is no log %q", name), "felix storage ls lists them"}
+	return nil, noLog(name)
+}
+
+func noLog(name string) error {
+	return usageError{fmt.Errorf("there is no log %q", name), "felix storage ls lists them"}
 }
 
 func dump(w io.Writer, l *storage.Log, from, limit uint64) error {
