@@ -324,3 +324,32 @@ func TestLock(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestEpochIsKept fails to read the number of a data directory once: it is not replaced by another one.
+func TestEpochIsKept(t *testing.T) {
+	disk := &vfs.Mem{}
+	epoch := func(fs vfs.FS) (uint64, error) {
+		s, err := Open("data", Options{FS: fs})
+		if err != nil {
+			return 0, err
+		}
+		defer s.Close()
+		return s.epoch, nil
+	}
+	want, err := epoch(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken := vfs.Faulty{FS: disk, Before: func(op vfs.Op, name string) error {
+		if op == vfs.OpRead && strings.HasSuffix(name, epochFile) {
+			return syscall.EIO
+		}
+		return nil
+	}}
+	if _, err := epoch(broken); !errors.Is(err, syscall.EIO) {
+		t.Errorf("opened although its number cannot be read: %v", err)
+	}
+	if got, err := epoch(disk); got != want || err != nil {
+		t.Errorf("the number is %x, and was %x: %v", got, want, err)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"path"
@@ -32,8 +33,11 @@ func epochOf(fsys vfs.FS, root string) (uint64, error) {
 	switch {
 	case err == nil:
 		var b [17]byte
-		n, _ := f.ReadAt(b[:], 0) // what is too short does not parse
-		if err := f.Close(); err != nil {
+		n, err := f.ReadAt(b[:], 0)
+		if errors.Is(err, io.EOF) {
+			err = nil // what is too short does not parse
+		}
+		if err := errors.Join(err, f.Close()); err != nil {
 			return 0, err
 		}
 		if epoch, err := strconv.ParseUint(strings.TrimSuffix(string(b[:n]), "\n"), 16, 64); err == nil && n == len(b) {
