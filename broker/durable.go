@@ -316,7 +316,7 @@ type LogStats struct {
 }
 
 func (d *durableLog) stats(now time.Time) *LogStats {
-	bounds := d.log.Bounds()
+	bounds := d.log.LastBounds()
 	st := &LogStats{
 		Ack: catalog.Ack(d.ack.Load()).String(), Base: bounds.Base, Tail: bounds.Tail, Bytes: bounds.Bytes, Segments: bounds.Segments,
 	}

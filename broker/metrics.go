@@ -236,7 +236,7 @@ func (c logCollector) Collect(ch chan<- prometheus.Metric) {
 	var events, bytes, segments float64
 	topics := c.b.durableTopics()
 	for i, t := range topics {
-		bounds := logOf(t).log.Bounds()
+		bounds := logOf(t).log.LastBounds()
 		e, b, n := float64(bounds.Tail-bounds.Base), float64(bounds.Bytes), float64(bounds.Segments)
 		if i < maxLogLabels {
 			send(t.Key(), e, b, n)

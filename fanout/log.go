@@ -282,7 +282,7 @@ func (t *Topic) readLog(s *Subscription, out []Delivery, maxBytes int, cursor, e
 		s.pages.Add(1) // it is not stuck
 		t.tenant.pressed.Store(true)
 		if t.hub.reclaim(t.tenant, wanted, err) && !s.ended.Load() {
-			if f, wanted, err = s.readPage(cursor, end, maxBytes); !memoryError(err) {
+			if f, _, err = s.readPage(cursor, end, maxBytes); !memoryError(err) {
 				break
 			} // others were faster
 		}

@@ -40,13 +40,15 @@ type Log struct {
 	base atomic.Uint64 // of the oldest segment that is not being removed
 	tail atomic.Uint64 // offset after the last record in segments
 
-	mu        sync.Mutex // guards what follows; held for no I/O but that of the committer and of retention
-	segments  []segment  // ascending; none before the first record
-	firstID   uint64     // of the first segment, while there is none
-	retention Retention
-	unsynced  []uint64 // segments written to since the last sync
-	newFiles  bool     // made since the last sync
-	newDir    bool
+	retention atomic.Pointer[Retention]
+	seen      atomic.Pointer[Bounds] // the last that were asked for
+
+	mu       sync.Mutex // guards what follows; held for no I/O but that of the committer and of retention
+	segments []segment  // ascending; none before the first record
+	firstID  uint64     // of the first segment, while there is none
+	unsynced []uint64   // segments written to since the last sync
+	newFiles bool       // made since the last sync
+	newDir   bool
 
 	index    []indexEntry // of the last segment, not written yet
 	indexed  int64        // entries of the last segment that are written, or -1 if its index cannot be written
@@ -80,6 +82,22 @@ func (l *Log) Tail() uint64 { return l.tail.Load() }
 func (l *Log) Bounds() Bounds {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.boundsLocked()
+}
+
+// LastBounds is [Log.Bounds] for those who must not wait. It returns at once: while the log waits for the disk, bytes,
+// segments and the oldest time are those that were seen last.
+func (l *Log) LastBounds() Bounds {
+	if l.mu.TryLock() {
+		defer l.mu.Unlock()
+		return l.boundsLocked()
+	}
+	b := *l.seen.Load()
+	b.Base, b.Tail = l.base.Load(), l.tail.Load()
+	return b
+}
+
+func (l *Log) boundsLocked() Bounds {
 	b := Bounds{Base: l.base.Load(), Tail: l.tail.Load(), Segments: len(l.segments)}
 	if len(l.segments) > 0 {
 		b.Oldest = l.segments[0].last
@@ -87,15 +105,12 @@ func (l *Log) Bounds() Bounds {
 	for _, s := range l.segments {
 		b.Bytes += s.size
 	}
+	l.seen.Store(&b)
 	return b
 }
 
-// SetRetention sets what the log keeps from now on.
-func (l *Log) SetRetention(r Retention) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.retention = r
-}
+// SetRetention sets what the log keeps from now on. It returns at once.
+func (l *Log) SetRetention(r Retention) { l.retention.Store(&r) }
 
 // Append appends a batch of records and returns the offset of the first; the others follow without a gap. All of them
 // have the same time. The payloads are copied before it returns.
@@ -378,7 +393,7 @@ func (l *Log) expired(now time.Time) (id uint64, ok bool) {
 	if head.base < l.base.Load() {
 		return head.id, true
 	}
-	r := l.retention
+	r := *l.retention.Load()
 	if len(l.segments) < 2 || r == (Retention{}) {
 		return 0, false
 	}

@@ -200,6 +200,8 @@ func (l *Log) cut(i int, pos int64, tail uint64) error {
 // nil if the journal says nothing.
 func (s *Store) openLog(dir string, claim *nameBody) (*Log, error) {
 	l := &Log{s: s, dir: dir}
+	l.retention.Store(new(Retention))
+	l.seen.Store(new(Bounds))
 	full := path.Join(s.root, dir)
 	entries, err := s.opt.FS.List(full)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -270,6 +272,7 @@ func (s *Store) openLog(dir string, claim *nameBody) (*Log, error) {
 	if err := s.opt.FS.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
+	l.boundsLocked()
 	return l, nil
 }
 

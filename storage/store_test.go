@@ -3,6 +3,7 @@ package storage
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -348,5 +349,53 @@ func TestForgedEntries(t *testing.T) {
 	}
 	if err := s.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestBoundsOfHeldLog holds up the write of a segment. Who must not wait for the disk still sees what the log has, and
+// sets what it keeps.
+func TestBoundsOfHeldLog(t *testing.T) {
+	var hold atomic.Bool
+	reached, release := make(chan struct{}, 1), make(chan struct{})
+	fs := vfs.Faulty{FS: &vfs.Mem{}, Before: func(op vfs.Op, name string) error {
+		if op == vfs.OpWrite && strings.HasSuffix(name, ".log") && hold.CompareAndSwap(true, false) {
+			reached <- struct{}{}
+			<-release
+		}
+		return nil
+	}}
+	s, err := Open("data", small(fs))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	l, err := s.Log(key(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 2)
+	publish := func() {
+		if _, err := l.Append([][]byte{payloadOf(0, 0)}, ClassDevice, func(err error) { done <- err }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	want := l.Bounds()
+	hold.Store(true)
+	publish()
+	<-reached
+	if got := l.LastBounds(); got != want {
+		t.Errorf("while a write is held: %+v, want %+v", got, want)
+	}
+	l.SetRetention(Retention{Count: 1})
+	close(release)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if got := l.Bounds(); got.Tail != 2 || got.Bytes <= want.Bytes {
+		t.Errorf("after it: %+v, before %+v", got, want)
 	}
 }
