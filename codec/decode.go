@@ -21,6 +21,9 @@ const MaxIgnoredValues = 4096
 // maxName is longer than the names of all members and extensions, written with an escape for each character.
 const maxName = 6 * 32
 
+// maxFence is as long as a fence can be, written with an escape for each character.
+const maxFence = 6 * (maxFenceID + len(".18446744073709551615"))
+
 // ParseMessage decodes the payload of a frame of [LayoutJSON] into m, whose former content and views are lost. It is as
 // strict as docs/protocol/wire.md#decoding asks: members that the message does not have are ignored but must be well
 // formed, and hold at most [MaxIgnoredValues] values together. Its time is linear in the payload, whatever that holds.
@@ -242,6 +245,14 @@ func (p *parser) key(first bool) (key []byte, done bool, err error) {
 // name reads a string that is compared with names and not kept: it lives until the next read. One that is too long for
 // any name is nil, so that it takes no memory.
 func (p *parser) name() ([]byte, error) {
+	at := len(p.m.scratch)
+	s, err := p.short(maxName)
+	p.m.scratch = p.m.scratch[:at] // it is looked at once
+	return s, err
+}
+
+// short reads a string at the position, and returns nil if it has escapes and is longer than most bytes as it is written.
+func (p *parser) short(most int) ([]byte, error) {
 	start := p.i + 1
 	end, escaped, fault := jsonscan.String(p.b, p.i)
 	p.i = end
@@ -252,13 +263,12 @@ func (p *parser) name() ([]byte, error) {
 	if !escaped {
 		return s, nil
 	}
-	if len(s) > maxName {
+	if len(s) > most {
 		return nil, nil
 	}
 	at := len(p.m.scratch)
 	p.m.scratch = jsonscan.Unescape(p.m.scratch, s)
-	s, p.m.scratch = p.m.scratch[at:], p.m.scratch[:at]
-	return s, nil
+	return p.m.scratch[at:len(p.m.scratch):len(p.m.scratch)], nil
 }
 
 // object calls value at each value of the object at the position, and moves past the object.
@@ -472,7 +482,7 @@ func (p *parser) extensionMember(f member) error {
 	}
 	if f == mFence && p.peek() == '"' {
 		var err error
-		p.m.Fence, err = p.name()
+		p.m.Fence, err = p.short(maxFence)
 		return err
 	}
 	if err := p.skip(2); err != nil || f != mEpoch && f != mSince {

@@ -1,6 +1,7 @@
 package codec_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -29,10 +30,30 @@ func TestParseFence(t *testing.T) {
 	}
 }
 
+// TestFenceWithEscapes reads fences that are written with escapes, with another such member after them.
+func TestFenceWithEscapes(t *testing.T) {
+	for _, id := range []string{"k", strings.Repeat("\x01", 64)} {
+		want := codec.Fence{ID: id, Number: 1}
+		var escaped strings.Builder
+		for i := range len(id) {
+			fmt.Fprintf(&escaped, "\\u%04x", id[i])
+		}
+		var m codec.Message
+		text := `{"type":"auth","tenant_id":"t","token":"x","fence":"` + escaped.String() + `.1","\u007a\u007a\u007a\u007a":1}`
+		if err := codec.ParseMessage([]byte(text), &m); err != nil {
+			t.Fatal(err)
+		}
+		if got, ok := codec.ParseFence(m.Fence); !ok || got != want {
+			t.Errorf("%s: %+v, %v", text, got, ok)
+		}
+	}
+}
+
 // FuzzParseFence parses what an encoder makes of what was parsed.
 func FuzzParseFence(f *testing.F) {
 	f.Add([]byte("k.1"))
 	f.Add([]byte("..0"))
+	f.Add([]byte(strings.Repeat("\x01", 64) + ".18446744073709551615"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		fence, ok := codec.ParseFence(b)
 		if !ok {
