@@ -251,7 +251,8 @@ func (p *parser) name() ([]byte, error) {
 	return s, err
 }
 
-// short reads a string at the position, and returns nil if it has escapes and is longer than most bytes as it is written.
+// short reads a string at the position. It returns nil if the string has escapes and is longer than most bytes as it is
+// written.
 func (p *parser) short(most int) ([]byte, error) {
 	start := p.i + 1
 	end, escaped, fault := jsonscan.String(p.b, p.i)
