@@ -238,16 +238,7 @@ func isCompressed(f *fanout.Frame) bool {
 // something that cannot be decompressed, which nobody has looked at before, or if the tenant has no memory for it.
 func (s *subscription) decompressed(d fanout.Delivery) (*fanout.Frame, codec.GapReason) {
 	b, f := s.c.b, d.Frame
-	c, err := codec.ParseCompressedEvents(f.Bytes()[extensionAt:])
-	if err == nil {
-		if n, e := s2.DecodedLen(c.Block); e != nil || n != c.RawLen {
-			err = fmt.Errorf("broker: block of %d bytes, %d declared: %w", n, c.RawLen, cmp.Or(e, s2.ErrCorrupt))
-		}
-	}
-	size := 0
-	if err == nil {
-		size = buf.CapOf(listAt + 4 + c.RawLen)
-	}
+	c, size, err := parseCompressed(f)
 	tried := false
 	plain, short := f.Derive(size, func() (made *fanout.Frame) {
 		if tried = true; err == nil {
@@ -268,6 +259,17 @@ func (s *subscription) decompressed(d fanout.Delivery) (*fanout.Frame, codec.Gap
 		b.metrics.decompressed.Add(1)
 	}
 	return plain, codec.GapCorrupt
+}
+
+// parseCompressed parses a compressed frame. size is the capacity of the chunk that its plain form takes, or 0.
+func parseCompressed(f *fanout.Frame) (c codec.CompressedEvents, size int, err error) {
+	if c, err = codec.ParseCompressedEvents(f.Bytes()[extensionAt:]); err != nil {
+		return c, 0, err
+	}
+	if n, err := s2.DecodedLen(c.Block); err != nil || n != c.RawLen {
+		return c, 0, fmt.Errorf("broker: block of %d bytes, %d declared: %w", n, c.RawLen, cmp.Or(err, s2.ErrCorrupt))
+	}
+	return c, buf.CapOf(listAt + 4 + c.RawLen), nil
 }
 
 func decompress(count int, c *codec.CompressedEvents) (*fanout.Frame, error) {

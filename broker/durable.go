@@ -6,13 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/klauspost/compress/s2"
 
 	"github.com/felix-mq/felix/catalog"
 	"github.com/felix-mq/felix/codec"
@@ -40,7 +37,7 @@ type StorageConfig struct {
 	RetainEvery     int64         `yaml:"retention_interval_seconds" unit:"s" min:"1" max:"86400" doc:"seconds between two looks at what retention removes"`
 	Headroom        int64         `yaml:"headroom_bytes" unit:"bytes" min:"0" max:"1125899906842624" doc:"bytes that have to be free on the disk for a publish to be accepted; 0 accepts until it is full, which ends all publishing until the broker is started again"`
 
-	OpenFiles int `yaml:"open_files" min:"16" max:"1048576" doc:"files of streams that may be open while nobody uses them; with more streams than that published to in turn, each publish costs a sync of its own"`
+	OpenFiles int `yaml:"open_files" min:"16" max:"1048576" doc:"files of streams that stay open for their next use; if more streams than that are published to all the time, each publish costs a sync of its own"`
 
 	// FS is the file system of the directory; nil is that of the operating system. Tests have others.
 	FS vfs.FS
@@ -255,18 +252,12 @@ var errCorrupt = errors.New("broker: compressed batch is corrupt")
 
 // plain decompresses a batch that is published to a durable stream, whose log has single events.
 func (s *stream) plain(f *fanout.Frame) (*fanout.Frame, error) {
-	c, err := codec.ParseCompressedEvents(f.Bytes()[extensionAt:])
+	c, size, err := parseCompressed(f)
 	if err == nil {
-		if n, e := s2.DecodedLen(c.Block); e != nil || n != c.RawLen {
-			err = errCorrupt
-		}
-	}
-	if err == nil {
-		size := int64(buf.CapOf(listAt + 4 + c.RawLen))
-		if s.c.account.Charge(size) != nil {
+		if s.c.account.Charge(int64(size)) != nil {
 			return nil, fanout.ErrTimeout
 		}
-		defer s.c.account.Release(size) // what is kept of it is charged to the tenant
+		defer s.c.account.Release(int64(size)) // what is kept of it is charged to the tenant
 		if err = s.c.b.heavy.enter(s.c.ctx, s.tenant.name); err != nil {
 			return nil, err
 		}
@@ -324,14 +315,4 @@ func (d *durableLog) stats(now time.Time) *LogStats {
 		st.OldestMillis = max(0, now.UnixMilli()-bounds.Oldest/1000)
 	}
 	return st
-}
-
-// durableTopics returns the durable topics in the order of their names.
-func (b *Broker) durableTopics() []*fanout.Topic {
-	topics := slices.DeleteFunc(b.hub.Topics(), func(t *fanout.Topic) bool { return t.Log() == nil })
-	slices.SortFunc(topics, func(a, b *fanout.Topic) int {
-		x, y := a.Key(), b.Key()
-		return cmp.Or(cmp.Compare(x.Tenant, y.Tenant), cmp.Compare(x.Namespace, y.Namespace), cmp.Compare(x.Stream, y.Stream))
-	})
-	return topics
 }

@@ -373,16 +373,7 @@ func TestDurableSlowSubscriber(t *testing.T) {
 	payload := bytes.Repeat([]byte("x"), 1000)
 	p := c.Publisher("default", "demo")
 	var publishing sync.WaitGroup
-	for range n {
-		p.PublishAsync(ctx, payload, func(err error) {
-			if err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	if err := p.Flush(ctx); err != nil {
-		t.Fatal(err)
-	}
+	publishMany(ctx, t, p, payload, n)
 	var reading sync.WaitGroup
 	for _, s := range subs {
 		reading.Go(func() {
@@ -426,16 +417,7 @@ func TestDurableRetentionGap(t *testing.T) {
 	payload := bytes.Repeat([]byte("x"), 1000)
 	p := c.Publisher("default", "demo")
 	const n = 3000
-	for range n {
-		p.PublishAsync(ctx, payload, func(err error) {
-			if err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	if err := p.Flush(ctx); err != nil {
-		t.Fatal(err)
-	}
+	publishMany(ctx, t, p, payload, n)
 	if err := d.PutStream(d.Tenant, "default", "demo", catalog.Stream{Durable: true, RetentionEvents: 100}); err != nil {
 		t.Fatal(err)
 	}
@@ -655,4 +637,19 @@ func TestDurableSince(t *testing.T) {
 		t.Errorf("a time without the extension: %v", err)
 	}
 	c.Close()
+}
+
+// publishMany publishes the payload n times, and returns when all are acknowledged.
+func publishMany(ctx context.Context, t *testing.T, p *client.Publisher, payload []byte, n int) {
+	t.Helper()
+	for range n {
+		p.PublishAsync(ctx, payload, func(err error) {
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	if err := p.Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -234,7 +234,7 @@ func (c logCollector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(logSegments, prometheus.GaugeValue, segments, k.Tenant, k.Namespace, k.Stream)
 	}
 	var events, bytes, segments float64
-	topics := c.b.durableTopics()
+	topics := byName(c.b.hub.DurableTopics())
 	for i, t := range topics {
 		bounds := logOf(t).log.LastBounds()
 		e, b, n := float64(bounds.Tail-bounds.Base), float64(bounds.Bytes), float64(bounds.Segments)

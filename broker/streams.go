@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"slices"
 	"time"
+
+	"github.com/felix-mq/felix/fanout"
 )
 
 // StreamStats is what a stream is doing at one moment.
@@ -25,7 +27,7 @@ type StreamStats struct {
 // StreamStats returns what each stream is doing, in the order of their names. Its time is linear in streams and
 // subscriptions: it is for people who look at a broker, and unlike a metric may tell of any number of streams.
 func (b *Broker) StreamStats() []StreamStats {
-	topics := b.hub.Topics()
+	topics := byName(b.hub.Topics())
 	all := make([]StreamStats, len(topics))
 	for i, t := range topics {
 		key, st := t.Key(), t.Stats()
@@ -37,10 +39,16 @@ func (b *Broker) StreamStats() []StreamStats {
 			all[i].Log = log.stats(time.Now())
 		}
 	}
-	slices.SortFunc(all, func(a, b StreamStats) int {
-		return cmp.Or(cmp.Compare(a.Tenant, b.Tenant), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Stream, b.Stream))
-	})
 	return all
+}
+
+// byName sorts topics by their names.
+func byName(topics []*fanout.Topic) []*fanout.Topic {
+	slices.SortFunc(topics, func(a, b *fanout.Topic) int {
+		x, y := a.Key(), b.Key()
+		return cmp.Or(cmp.Compare(x.Tenant, y.Tenant), cmp.Compare(x.Namespace, y.Namespace), cmp.Compare(x.Stream, y.Stream))
+	})
+	return topics
 }
 
 // StreamsPath is where programs serve [Broker.ServeStreams], next to their metrics.

@@ -123,7 +123,8 @@ type Hub struct {
 
 	mu      sync.RWMutex
 	topics  map[Key]*Topic
-	tenants map[string]*tenant // those that have topics
+	durable map[*Topic]struct{} // those with a log
+	tenants map[string]*tenant  // those that have topics
 
 	sweepMu sync.Mutex
 	dirty   []*Topic // topics with something to look at
@@ -189,6 +190,7 @@ func NewHub(o Options) *Hub {
 		stallTicks: max(stuckAfter, int32(o.StallTimeout/sweepEvery)),
 		ticks:      o.Ticks,
 		topics:     make(map[Key]*Topic),
+		durable:    make(map[*Topic]struct{}),
 		tenants:    make(map[string]*tenant),
 		kick:       make(chan struct{}, 1),
 		draining:   make(chan struct{}),
@@ -222,6 +224,9 @@ func (h *Hub) register(k Key, p Policy, log Log) *Topic {
 	n.topics++
 	t := newTopic(h, n, k, p, log)
 	h.topics[k] = t
+	if log != nil {
+		h.durable[t] = struct{}{}
+	}
 	return t
 }
 
@@ -244,6 +249,7 @@ func (h *Hub) newTenant(name string) *tenant {
 // unregisterLocked takes a topic's place in its tenant, with Hub.mu held. A tenant without topics is forgotten: what is
 // made under its name later is another one.
 func (h *Hub) unregisterLocked(t *Topic) {
+	delete(h.durable, t)
 	n := t.tenant
 	if n.topics--; n.topics > 0 {
 		return
@@ -283,6 +289,13 @@ func (h *Hub) Topics() []*Topic {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	return slices.Collect(maps.Values(h.topics))
+}
+
+// DurableTopics returns the topics that have a log, in no order. Its time does not depend on the number of others.
+func (h *Hub) DurableTopics() []*Topic {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return slices.Collect(maps.Keys(h.durable))
 }
 
 // Drain makes every publish that waits or comes fail with [ErrDraining]. Subscriptions go on, so that what is queued

@@ -525,3 +525,17 @@ func (t *Topic) positionOf(s *Subscription) uint64 {
 	}
 	return t.next
 }
+
+// TestDurableTopics lists topics with a log, and no other, as long as they exist.
+func TestDurableTopics(t *testing.T) {
+	h := testHub(t, Options{})
+	memory := h.Register(Key{Tenant: "t", Stream: "memory"}, Policy{})
+	durable := h.RegisterDurable(testKey, Policy{}, &memoryLog{})
+	if got := h.DurableTopics(); len(got) != 1 || got[0] != durable || memory.Log() != nil {
+		t.Errorf("got %d topics, want the durable one", len(got))
+	}
+	h.Remove(testKey)
+	if got := h.DurableTopics(); len(got) != 0 {
+		t.Errorf("%d topics after it was removed", len(got))
+	}
+}

@@ -54,7 +54,7 @@ type Options struct {
 	RetainEvery time.Duration
 	// Headroom is how many bytes must be free on the device for an append to be accepted (0: no check).
 	Headroom int64
-	// OpenFiles is how many files may be open while nobody uses them (512).
+	// OpenFiles is how many files stay open for their next use (512).
 	OpenFiles int
 	// VerifyAll makes a log verify all its records when it is opened, not only those since its last index entry.
 	VerifyAll bool
