@@ -124,8 +124,8 @@ func (r *Reader) NextBefore(limit int, end uint64) ([]Record, error) {
 	}
 	h, err := l.s.files.get(l.path(s.id, segmentKind), false)
 	if errors.Is(err, fs.ErrNotExist) {
-		if b := l.Bounds(); r.next < b.Base {
-			return nil, &RangeError{Requested: r.next, Base: b.Base, Tail: b.Tail}
+		if base := l.Base(); r.next < base { // retention has removed it meanwhile
+			return nil, &RangeError{Requested: r.next, Base: base, Tail: l.Tail()}
 		}
 	}
 	if err != nil {
