@@ -278,13 +278,7 @@ func TestCacheTarget(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	served := make(chan error, 1)
-	go func() { served <- dev.Serve(context.Background()) }()
-	defer func() {
-		if _, err := shutDown(dev, served); err != nil {
-			t.Error(err)
-		}
-	}()
+	defer serve(t, dev)()
 	cfg := DefaultCacheConfig()
 	cfg.Target = &Target{
 		Addr: dev.Addr().String(), Tenant: dev.Tenant, Namespace: dev.Namespace, Stream: "sessions", Token: dev.Token, TLS: dev.ClientTLS(),

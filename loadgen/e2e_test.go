@@ -200,16 +200,7 @@ func TestTarget(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	served := make(chan error, 1)
-	go func() { served <- dev.Serve(context.Background()) }()
-	defer func() {
-		if err := dev.Shutdown(context.Background()); err != nil {
-			t.Error(err)
-		}
-		if err := <-served; !errors.Is(err, broker.ErrShutdown) {
-			t.Error(err)
-		}
-	}()
+	defer serve(t, dev)()
 	target := func() *Target {
 		return &Target{
 			Addr: dev.Addr().String(), Tenant: dev.Tenant, Namespace: dev.Namespace, Stream: "demo", Token: dev.Token, TLS: dev.ClientTLS(),
@@ -253,13 +244,7 @@ func TestOnClient(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	served := make(chan error, 1)
-	go func() { served <- dev.Serve(context.Background()) }()
-	defer func() {
-		if _, err := shutDown(dev, served); err != nil {
-			t.Error(err)
-		}
-	}()
+	defer serve(t, dev)()
 	c, err := client.Connect(t.Context(), dev.Addr().String(), client.WithTLS(dev.ClientTLS()), client.WithToken(dev.Tenant, dev.Token))
 	if err != nil {
 		t.Fatal(err)
@@ -281,4 +266,15 @@ func must[T any](v T, err error) T {
 		panic(err)
 	}
 	return v
+}
+
+// serve has a broker serve until the returned function is called.
+func serve(t *testing.T, dev *broker.Dev) (stop func()) {
+	served := make(chan error, 1)
+	go func() { served <- dev.Serve(context.Background()) }()
+	return func() {
+		if _, err := shutDown(dev, served); err != nil {
+			t.Error(err)
+		}
+	}
 }

@@ -30,28 +30,22 @@ func main() {
 		program.Command{Name: "flood", About: "what 20 000 connection attempts per second from false addresses cost (about 80 seconds)", Run: flood.Run},
 		program.Command{Name: "stall", About: "what thousands of subscriptions that do not read cost those that do (about six minutes)", Run: stall.Run},
 		program.Command{Name: "isolation", About: "attack a broker as one tenant, and measure what another one feels (about 25 minutes)", Run: isolation.Run},
-		program.Command{Name: "drain", About: "end 50 brokers under load: nothing acknowledged is lost, and readiness falls first (about two minutes)", Run: drain},
-		program.Command{Name: "swaps", About: "replace a broker's certificate 200 times under load: no handshake fails (about four minutes)", Run: swaps},
+		program.Command{Name: "drain", About: "end 50 brokers under load: nothing acknowledged is lost, and readiness falls first (about two minutes)", Run: longTest("drain", "TestDrainUnderLoad", "drain.", "rounds", 50, "brokers that are ended")},
+		program.Command{Name: "swaps", About: "replace a broker's certificate 200 times under load: no handshake fails (about four minutes)", Run: longTest("swaps", "TestCertificateSwaps", "", "swaps", 200, "times that the certificate is replaced")},
 		program.Command{Name: "hostile", About: "a million damaged frames and 60 hostile scripts, with a healthy pair next to them (about two minutes)", Run: hostile},
 	))
 }
 
-func drain(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	flags := program.Flags("drain", stderr)
-	rounds := flags.Int("rounds", 50, "brokers that are ended")
-	if code, ok := program.Parse(flags, args); !ok {
-		return code
+// longTest is a command that runs a test of cmd/broker, whose flag with a prefix says how often.
+func longTest(name, test, prefix, flag string, times int, about string) func(context.Context, []string, io.Writer, io.Writer) int {
+	return func(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+		flags := program.Flags(name, stderr)
+		n := flags.Int(flag, times, about)
+		if code, ok := program.Parse(flags, args); !ok {
+			return code
+		}
+		return goTest(ctx, stdout, stderr, "./cmd/broker", test, fmt.Sprintf("-%s%s=%d", prefix, flag, *n))
 	}
-	return goTest(ctx, stdout, stderr, "./cmd/broker", "TestDrainUnderLoad", fmt.Sprintf("-drain.rounds=%d", *rounds))
-}
-
-func swaps(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	flags := program.Flags("swaps", stderr)
-	swaps := flags.Int("swaps", 200, "times that the certificate is replaced")
-	if code, ok := program.Parse(flags, args); !ok {
-		return code
-	}
-	return goTest(ctx, stdout, stderr, "./cmd/broker", "TestCertificateSwaps", fmt.Sprintf("-swaps=%d", *swaps))
 }
 
 func hostile(ctx context.Context, args []string, stdout, stderr io.Writer) int {

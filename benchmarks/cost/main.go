@@ -19,7 +19,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"strings"
 	"time"
 
 	"github.com/felix-mq/felix/internal/program"
@@ -64,17 +63,5 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			maxRounds, maxSubs, maxTopics, maxConns, maxDuration)
 		return 2
 	}
-	tables := map[string]func(context.Context) error{"deliveries": b.deliveries, "allocations": b.allocations, "memory": b.memory, "connections": b.connections}
-	for name := range strings.SplitSeq(*only, ",") {
-		table := tables[name]
-		if table == nil {
-			fmt.Fprintf(stderr, "cost: no table %q\n", name)
-			return 2
-		}
-		if err := table(ctx); err != nil {
-			fmt.Fprintln(stderr, "cost:", err)
-			return 1
-		}
-	}
-	return 0
+	return program.Tables(ctx, "cost", *only, map[string]func(context.Context) error{"deliveries": b.deliveries, "allocations": b.allocations, "memory": b.memory, "connections": b.connections}, stderr)
 }

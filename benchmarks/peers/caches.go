@@ -100,7 +100,7 @@ func runCaches(ctx context.Context, args []string, stdout, stderr io.Writer) int
 			}
 			for i, system := range systems {
 				if len(results[i]) == 0 {
-					continue // its failures are told
+					continue // its errors have been printed
 				}
 				median := func(of func(*loadgen.CacheResult) float64) float64 { return stats.MedianOf(results[i], of) }
 				fmt.Fprintf(stdout, "| %v | %d B | %s | %.0f | %.0f | %.0f | %.0f |\n", shape, value, system.name,

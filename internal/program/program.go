@@ -69,6 +69,22 @@ func Parse(flags *pflag.FlagSet, args []string) (code int, ok bool) {
 	return 2, false
 }
 
+// Tables runs those of a command's tables that are named, separated by commas, and returns the exit status.
+func Tables(ctx context.Context, command, names string, tables map[string]func(context.Context) error, stderr io.Writer) int {
+	for name := range strings.SplitSeq(names, ",") {
+		table := tables[name]
+		if table == nil {
+			fmt.Fprintf(stderr, "%s: no table %q\n", command, name)
+			return 2
+		}
+		if err := table(ctx); err != nil {
+			fmt.Fprintf(stderr, "%s: %v\n", command, err)
+			return 1
+		}
+	}
+	return 0
+}
+
 // Progress is where a command says how far it is.
 type Progress struct{ io.Writer }
 

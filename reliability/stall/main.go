@@ -72,19 +72,7 @@ func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			maxConns, maxSubs, maxTopics, maxRounds, maxDuration)
 		return 2
 	}
-	tables := map[string]func(context.Context) error{"same-topic": b.sameTopic, "many-topics": b.manyTopics, "one-conn": b.oneConn}
-	for name := range strings.SplitSeq(*only, ",") {
-		table := tables[name]
-		if table == nil {
-			fmt.Fprintf(stderr, "stall: no table %q\n", name)
-			return 2
-		}
-		if err := table(ctx); err != nil {
-			fmt.Fprintln(stderr, "stall:", err)
-			return 1
-		}
-	}
-	return 0
+	return program.Tables(ctx, "stall", *only, map[string]func(context.Context) error{"same-topic": b.sameTopic, "many-topics": b.manyTopics, "one-conn": b.oneConn}, stderr)
 }
 
 // row is one measurement.
