@@ -123,7 +123,7 @@ func (b *Broker) putStream(key fanout.Key, s catalog.Stream) error {
 		if err != nil {
 			return fmt.Errorf("broker: stream %s/%s/%s: %w", key.Tenant, key.Namespace, key.Stream, err)
 		}
-		log = &durableLog{log: inner}
+		log = &durableLog{store: b.store, log: inner}
 	}
 	log.ack.Store(uint32(b.cfg.Storage.Ack))
 	if s.Ack != nil {
@@ -141,8 +141,9 @@ func (b *Broker) putStream(key fanout.Key, s catalog.Stream) error {
 
 // durableLog is a log of package storage as package fanout wants it.
 type durableLog struct {
-	log *storage.Log
-	ack atomic.Uint32 // a catalog.Ack
+	store *storage.Store
+	log   *storage.Log
+	ack   atomic.Uint32 // a catalog.Ack
 }
 
 // logOf returns the log of a durable topic, or nil.
@@ -166,6 +167,18 @@ var payloads = sync.Pool{New: func() any { return new([][]byte) }}
 
 // Append implements [fanout.Log].
 func (d *durableLog) Append(f *fanout.Frame, done func(error)) (first uint64, err error) {
+	return d.append(d.log.Append, f, done)
+}
+
+// AppendLater implements [fanout.Log].
+func (d *durableLog) AppendLater(f *fanout.Frame, done func(error)) (first uint64, err error) {
+	return d.append(d.log.AppendLater, f, done)
+}
+
+// Commit implements [fanout.Log].
+func (d *durableLog) Commit() { d.store.Commit() }
+
+func (d *durableLog) append(to func([][]byte, storage.Class, func(error)) (uint64, error), f *fanout.Frame, done func(error)) (first uint64, err error) {
 	items, _, err := codec.ParseItems(f.Bytes()[listAt:])
 	if err != nil {
 		panic("broker: event frame does not parse: " + err.Error())
@@ -175,7 +188,7 @@ func (d *durableLog) Append(f *fanout.Frame, done func(error)) (first uint64, er
 	for _, item := range items.All() {
 		all = append(all, item)
 	}
-	first, err = d.log.Append(all, d.class(), done)
+	first, err = to(all, d.class(), done)
 	clear(all)
 	*list = all
 	payloads.Put(list)

@@ -26,6 +26,7 @@ type owed struct {
 	changed sync.Cond // on mu: replies were written
 	list    []*owedReply
 	writing bool
+	held    bool  // the stream's goroutine looks for itself what is due
 	err     error // the peer does not take our replies
 }
 
@@ -137,9 +138,34 @@ func (r *owedReply) Committed(f *fanout.Frame, err error) {
 
 // startLocked starts the writer if there is something to write.
 func (o *owed) startLocked() {
-	if !o.writing && len(o.list) > 0 && o.list[0].due {
+	if !o.held && o.dueLocked() {
 		o.writing = true
 		go o.write()
+	}
+}
+
+// dueLocked reports whether there is something to write, and nobody who does.
+func (o *owed) dueLocked() bool { return !o.writing && len(o.list) > 0 && o.list[0].due }
+
+// hold keeps replies from being written by another goroutine, until unhold. The stream's goroutine calls it, and does
+// not wait in between for what others do.
+func (o *owed) hold() {
+	o.mu.Lock()
+	o.held = true
+	o.mu.Unlock()
+}
+
+// unhold writes what has become due since hold.
+func (o *owed) unhold() {
+	o.mu.Lock()
+	o.held = false
+	due := o.dueLocked()
+	if due {
+		o.writing = true
+	}
+	o.mu.Unlock()
+	if due {
+		o.write()
 	}
 }
 

@@ -140,10 +140,16 @@ func (s *stream) hand(ctx context.Context, f *fanout.Frame, wait time.Duration) 
 		return false, err
 	}
 	var commit fanout.Commit = s.c.b
+	here := wait == 0 && !s.fr.Ready() // nothing else to do
 	if s.owes != nil {
 		commit = s.owes
+		if here {
+			o := s.owes.o
+			o.hold()
+			defer o.unhold()
+		}
 	}
-	if err = t.Append(ctx, f, wait, commit); err == nil {
+	if err = t.Append(ctx, f, wait, here, commit); err == nil {
 		s.answer.waits = s.owes != nil
 		s.owes = nil
 	}

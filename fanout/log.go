@@ -3,6 +3,7 @@ package fanout
 import (
 	"context"
 	"errors"
+	"math"
 	"sync"
 	"time"
 
@@ -29,6 +30,10 @@ type Log interface {
 	// done is called once, when the events are as safe as they have to be, or with an error if that is not known. Calls
 	// come in the order of offsets, and done returns at once. If Append itself fails, nothing was appended.
 	Append(f *Frame, done func(error)) (first uint64, err error)
+	// AppendLater is Append for a caller that calls Commit next.
+	AppendLater(f *Frame, done func(error)) (first uint64, err error)
+	// Commit commits what AppendLater has appended. That may be done when it returns.
+	Commit()
 	// Cost returns the bytes of memory that an append of f holds until it is done.
 	Cost(f *Frame) int64
 	// Base returns the oldest offset that can be read, and Tail the one after the last that is committed.
@@ -100,12 +105,27 @@ func (a *appended) free() {
 func (t *Topic) Log() Log { return t.log }
 
 // Append appends the events of f to the topic's log. When they are committed they are offered to all subscriptions, and
-// after that c hears of it; see [Commit]. It returns before that. If it returns an error, nothing was appended, and c
-// hears nothing.
+// after that c hears of it; see [Commit]. If it returns an error, nothing was appended, and c hears nothing.
+//
+// Here says that the caller has nothing else to do. Its goroutine then commits and offers the events itself, where that
+// is quick, so c may hear of it before Append returns. Otherwise Append returns before that.
 //
 // The caller keeps its reference to f. Append waits when there is no memory, as [Topic.Publish] does, with the same
 // errors. Those of the log come as they are.
-func (t *Topic) Append(ctx context.Context, f *Frame, wait time.Duration, c Commit) error {
+func (t *Topic) Append(ctx context.Context, f *Frame, wait time.Duration, here bool, c Commit) error {
+	if err := t.append(ctx, f, wait, here, c); err != nil || !here {
+		return err
+	}
+	// Who takes part in committing offers what comes of it, unless somebody does already.
+	delivers := t.claimDelivery()
+	t.log.Commit()
+	if delivers {
+		t.deliver(1)
+	}
+	return nil
+}
+
+func (t *Topic) append(ctx context.Context, f *Frame, wait time.Duration, later bool, c Commit) error {
 	start := telemetry.Start()
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -115,7 +135,12 @@ func (t *Topic) Append(ctx context.Context, f *Frame, wait time.Duration, c Comm
 	}
 	telemetry.Observe(telemetry.StagePublishTurn, start)
 	a := newAppended(t, k, t.log.Cost(f), c)
-	first, err := t.log.Append(k, a.done)
+	var first uint64
+	if later {
+		first, err = t.log.AppendLater(k, a.done)
+	} else {
+		first, err = t.log.Append(k, a.done)
+	}
 	if err != nil {
 		a.free()
 		return err
@@ -145,38 +170,52 @@ func (t *Topic) admitDurableLocked(f *Frame) (*Frame, error) {
 	return k, err
 }
 
-// ended is called by the log, in the order of offsets, on a goroutine that serves all logs.
+// ended is called by the log, in the order of offsets, on the goroutine that commits for all logs.
 func (a *appended) ended(err error) {
 	t := a.topic
 	a.err = err
 	t.committing.Lock()
 	t.committed = append(t.committed, a)
-	start := !t.delivering
-	if start {
-		t.delivering = true
-		t.hub.deliveries.Add(1)
-	}
 	t.committing.Unlock()
-	if start {
-		go t.deliver()
+	if t.claimDelivery() {
+		go t.deliver(math.MaxInt)
 	}
+}
+
+// claimDelivery reports whether the caller has to call deliver, which nobody else does then.
+func (t *Topic) claimDelivery() bool {
+	t.committing.Lock()
+	defer t.committing.Unlock()
+	if t.delivering {
+		return false
+	}
+	t.delivering = true
+	t.hub.deliveries.Add(1)
+	return true
 }
 
 // deliverStretch is how many frames are offered under one turn.
 const deliverStretch = 64
 
-// deliver offers what is committed, until there is no more.
-func (t *Topic) deliver() {
-	defer t.hub.deliveries.Done()
+// deliver offers what is committed, until there is no more. After a number of lists it leaves the rest to another
+// goroutine.
+func (t *Topic) deliver(lists int) {
 	var list, spare []*appended
-	for {
+	for ; ; lists-- {
 		t.committing.Lock()
-		list, t.committed = t.committed, spare[:0]
-		if len(list) == 0 {
+		if len(t.committed) == 0 {
 			t.delivering = false
+			t.committed = spare[:0]
 			t.committing.Unlock()
+			t.hub.deliveries.Done()
 			return
 		}
+		if lists == 0 {
+			t.committing.Unlock()
+			go t.deliver(math.MaxInt)
+			return
+		}
+		list, t.committed = t.committed, spare[:0]
 		t.committing.Unlock()
 		for rest := list; len(rest) > 0; {
 			n := min(len(rest), deliverStretch)

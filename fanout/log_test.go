@@ -17,6 +17,8 @@ import (
 
 // memoryLog is a log in memory. It commits when the test lets it, or, with run, by itself in groups of random size.
 type memoryLog struct {
+	committing sync.Mutex // held while appends are committed
+
 	mu      sync.Mutex
 	events  []uint64 // what was appended, by offset; an event is a number
 	waiting []func(error)
@@ -60,8 +62,24 @@ func (l *memoryLog) Append(f *Frame, done func(error)) (uint64, error) {
 	return first, nil
 }
 
+func (l *memoryLog) AppendLater(f *Frame, done func(error)) (uint64, error) { return l.Append(f, done) }
+
+// Commit commits one append, unless somebody else does already.
+func (l *memoryLog) Commit() {
+	if l.committing.TryLock() {
+		defer l.committing.Unlock()
+		l.commitLocked(1, nil)
+	}
+}
+
 // commit commits the next appends, up to n of them, and returns how many.
 func (l *memoryLog) commit(n int, err error) int {
+	l.committing.Lock()
+	defer l.committing.Unlock()
+	return l.commitLocked(n, err)
+}
+
+func (l *memoryLog) commitLocked(n int, err error) int {
 	l.mu.Lock()
 	n = min(n, len(l.waiting))
 	done := l.waiting[:n]
@@ -151,7 +169,7 @@ func appendNumbers(t *testing.T, topic *Topic, c Commit, numbers ...uint64) {
 	t.Helper()
 	f := numbersFrame(numbers)
 	defer f.Release()
-	if err := topic.Append(context.Background(), f, 0, c); err != nil {
+	if err := topic.Append(context.Background(), f, 0, false, c); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -208,7 +226,7 @@ func TestAppendIsOfferedWhenCommitted(t *testing.T) {
 	log.refuse = broken
 	f := numbersFrame([]uint64{5})
 	defer f.Release()
-	if err := topic.Append(context.Background(), f, 0, c); !errors.Is(err, broken) {
+	if err := topic.Append(context.Background(), f, 0, false, c); !errors.Is(err, broken) {
 		t.Errorf("the log refuses, and append says %v", err)
 	}
 	if _, err := topic.Publish(context.Background(), f, 0); err == nil {
@@ -438,7 +456,7 @@ func TestDurableStress(t *testing.T) {
 						numbers[k] = uint64(p)<<32 + uint64(i)<<8 + uint64(k)
 					}
 					f := numbersFrame(numbers)
-					if err := topic.Append(context.Background(), f, -1, count); err != nil {
+					if err := topic.Append(context.Background(), f, -1, r.IntN(2) == 0, count); err != nil {
 						t.Error(err)
 					}
 					told.Add(1)

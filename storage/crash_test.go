@@ -99,7 +99,11 @@ func work(t *testing.T, fs vfs.FS, promises []promise, rounds int, unsynced func
 			if unsynced(i) {
 				class = ClassOS
 			}
-			first, err := l.Append(batch, class, func(err error) {
+			add, commit := l.Append, func() {}
+			if (round+i)%2 == 0 {
+				add, commit = l.AppendLater, s.Commit
+			}
+			first, err := add(batch, class, func(err error) {
 				defer done.Done()
 				if err == nil && class == ClassDevice {
 					p.mu.Lock()
@@ -115,6 +119,7 @@ func work(t *testing.T, fs vfs.FS, promises []promise, rounds int, unsynced func
 			if first != next {
 				t.Fatalf("log %d: first offset %d, want %d", i, first, next)
 			}
+			commit()
 			if round%4 == 3 {
 				l.SetRetention(Retention{Count: []uint64{30, 3, 8}[i]})
 			}

@@ -124,12 +124,22 @@ type Store struct {
 
 	unretained atomic.Int64 // times that retention has failed
 
-	journal     journal
-	touched     []*Log // that have records in the current journal file
+	// committing is held by whoever commits a group: the committer, or a caller of Commit. It guards what follows.
+	committing sync.Mutex
+	journal    journal
+	touched    []*Log // that have records in the current journal file
+	committer  committer
+	armed      bool // the committer will sync what has not been synced
+
+	quick       atomic.Bool // the last commit took less than quickCommit
 	checkpoints chan checkpoint
 	stop        chan struct{}
 	tasks       sync.WaitGroup // the committer, the checkpoints and the clock
 }
+
+// quickCommit is how long a commit may take for the next one to be carried out by the goroutine that appends. A device
+// that takes longer gains nothing from that, and would hold that goroutine up.
+const quickCommit = time.Millisecond
 
 // pending is an append on its way to the journal.
 type pending struct {
@@ -172,6 +182,7 @@ func Open(root string, opt Options) (_ *Store, err error) {
 		checkpoints: make(chan checkpoint, checkpointsBehind), stop: make(chan struct{}),
 	}
 	s.space = sync.NewCond(&s.mu)
+	s.committer.s = s
 	s.files = newPool(opt.FS, opt.OpenFiles, s.fail)
 	s.journal = journal{fs: opt.FS, dir: path.Join(root, journalDir), limit: opt.JournalBytes}
 	if s.epoch, err = epochOf(opt.FS, root); err != nil {
@@ -350,14 +361,36 @@ func (s *Store) admit(n int64) error {
 	return nil
 }
 
-// enqueue hands p to the committer.
+// enqueue puts p into the queue. The caller goes on to kick or to Commit.
 func (s *Store) enqueue(p *pending) {
 	s.mu.Lock()
 	s.queue = append(s.queue, p)
 	s.mu.Unlock()
+}
+
+// kick wakes the committer.
+func (s *Store) kick() {
 	select {
 	case s.wake <- struct{}{}:
 	default:
+	}
+}
+
+// Commit commits what [Log.AppendLater] has appended. If the device is quick and nobody else commits, the caller's
+// goroutine does it, and has called done when Commit returns. Otherwise the committer does it.
+func (s *Store) Commit() {
+	if !s.quick.Load() || !s.committing.TryLock() {
+		s.kick()
+		return
+	}
+	// To begin a journal file takes longer than a commit.
+	if j := &s.journal; j.file != nil && j.pos < s.opt.JournalBytes/8*7 {
+		s.committer.next()
+	}
+	toArm := s.unsynced() && !s.armed
+	s.committing.Unlock()
+	if toArm || s.ended() {
+		s.kick() // it waits for the last append before it ends
 	}
 }
 
@@ -384,64 +417,64 @@ func (s *Store) take(group []*pending) []*pending {
 // commitAll is the committer. It ends when the store is closed and nothing waits.
 func (s *Store) commitAll() {
 	defer close(s.checkpoints)
-	var (
-		group []*pending
-		c     = committer{s: s}
-		timer = time.NewTimer(0)
-		armed = true
-	)
+	timer := time.NewTimer(s.opt.SyncEvery)
+	defer timer.Stop()
+	stop := s.stop
 	for {
 		select { // also if there is always something to do
 		case <-timer.C:
-			armed = false
-			c.syncLater()
+			s.syncLater()
 		default:
 		}
-		group = s.take(group)
-		if len(group) == 0 {
-			select {
-			case <-s.wake:
-				continue
-			case <-timer.C:
-				armed = false
-				c.syncLater()
-				continue
-			case <-s.stop:
-			}
-			// Appends that were admitted before the end may still come.
-			s.mu.Lock()
-			idle := s.queued == 0
-			s.mu.Unlock()
-			if !idle {
-				<-s.wake
-				continue
-			}
-			c.close()
-			return
-		}
-		err := c.commit(group)
-		if err != nil {
-			s.fail(err)
-			err = fmt.Errorf("%w: %w", ErrFailed, err)
-		}
-		for i, p := range group {
-			p.done(err)
-			p.log, p.done, p.bytes = nil, nil, p.bytes[:0]
-			if cap(p.bytes) <= maxGroup/8 {
-				pendings.Put(p)
-			}
-			group[i] = nil
-		}
-		if s.journal.synced != s.journal.sequence && !armed {
+		s.committing.Lock()
+		more := s.committer.next()
+		if s.unsynced() && !s.armed {
 			timer.Reset(s.opt.SyncEvery)
-			armed = true
+			s.armed = true
+		}
+		ended := !more && s.ended()
+		if ended {
+			s.committer.close()
+		}
+		s.committing.Unlock()
+		switch {
+		case ended:
+			return
+		case more:
+			continue
+		}
+		select {
+		case <-s.wake:
+		case <-timer.C:
+			s.syncLater()
+		case <-stop:
+			stop = nil // appends that were admitted before may still come
 		}
 	}
 }
 
-// committer is what the goroutine of commitAll keeps between groups.
+// ended reports whether the store is closed, and no append can come any more.
+func (s *Store) ended() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return errors.Is(s.err, ErrClosed) && s.queued == 0
+}
+
+// unsynced reports whether the journal has entries that are not on the device. The caller holds s.committing.
+func (s *Store) unsynced() bool { return s.journal.synced != s.journal.sequence }
+
+// syncLater syncs records of [ClassOS] whose time has come.
+func (s *Store) syncLater() {
+	s.committing.Lock()
+	defer s.committing.Unlock()
+	s.armed = false
+	s.committer.sync()
+}
+
+// committer is what is kept between groups. Store.committing guards it.
 type committer struct {
 	s      *Store
+	group  []*pending
 	buf    []byte
 	groups []logGroup
 	failed error
@@ -454,6 +487,31 @@ type logGroup struct {
 	batches []*pending
 	class   Class
 	records []byte // in committer.buf
+}
+
+// next commits the next group of those that wait, and reports whether there was one.
+func (c *committer) next() bool {
+	s := c.s
+	c.group = s.take(c.group)
+	if len(c.group) == 0 {
+		return false
+	}
+	began := time.Now()
+	err := c.commit(c.group)
+	s.quick.Store(time.Since(began) < quickCommit)
+	if err != nil {
+		s.fail(err)
+		err = fmt.Errorf("%w: %w", ErrFailed, err)
+	}
+	for i, p := range c.group {
+		p.done(err)
+		p.log, p.done, p.bytes = nil, nil, p.bytes[:0]
+		if cap(p.bytes) <= maxGroup/8 {
+			pendings.Put(p)
+		}
+		c.group[i] = nil
+	}
+	return true
 }
 
 // commit writes the group to the journal, syncs it if one of the group asks for that, and writes it to segments.
@@ -586,8 +644,8 @@ func (c *committer) rotate() error {
 	return j.begin(j.number, 0)
 }
 
-// syncLater syncs records of [ClassOS] whose time has come.
-func (c *committer) syncLater() {
+// sync syncs what has not been synced.
+func (c *committer) sync() {
 	if c.failed != nil || c.s.journal.file == nil {
 		return
 	}

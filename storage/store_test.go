@@ -37,7 +37,11 @@ func TestManyPublishers(t *testing.T) {
 					done := make(chan error, 1)
 					var first atomic.Uint64
 					mu.Lock() // so that the offset is known to done
-					n, err := l.Append(batch, class, func(err error) {
+					add, commit := l.Append, func() {}
+					if p%2 == 0 {
+						add, commit = l.AppendLater, s.Commit
+					}
+					n, err := add(batch, class, func(err error) {
 						if err == nil {
 							mu.Lock()
 							if f := first.Load(); f != completed {
@@ -55,6 +59,7 @@ func TestManyPublishers(t *testing.T) {
 						t.Error(err)
 						return
 					}
+					commit()
 					if err := <-done; err != nil {
 						t.Error(err)
 						return
@@ -101,6 +106,80 @@ func TestManyPublishers(t *testing.T) {
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestCommit commits on the goroutine that appends, if the device is quick, and what that leaves unsynced is synced in
+// time.
+func TestCommit(t *testing.T) {
+	s, err := Open("data", Options{FS: &vfs.Mem{}, SyncEvery: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	l, err := s.Log(key(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	here := 0
+	for i := range 200 {
+		done := make(chan error, 1)
+		if _, err := l.AppendLater([][]byte{payloadOf(0, uint64(i))}, Class(i%2), func(err error) { done <- err }); err != nil {
+			t.Fatal(err)
+		}
+		s.Commit()
+		if len(done) > 0 {
+			here++
+		}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		for synced := false; !synced; time.Sleep(100 * time.Microsecond) {
+			s.committing.Lock()
+			synced = !s.unsynced()
+			s.committing.Unlock()
+		}
+	}
+	if here == 0 {
+		t.Error("the committer has done it all")
+	}
+}
+
+// TestCloseCommitting closes stores while goroutines append and commit: each append completes or is refused.
+func TestCloseCommitting(t *testing.T) {
+	for round := range 100 {
+		s, err := Open("data", Options{FS: &vfs.Mem{}, SyncEvery: time.Hour})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var work sync.WaitGroup
+		for i := range 4 {
+			l, err := s.Log(key(i))
+			if err != nil {
+				t.Fatal(err)
+			}
+			work.Go(func() {
+				for k := 0; ; k++ {
+					done := make(chan error, 1)
+					_, err := l.AppendLater([][]byte{payloadOf(i, uint64(k))}, ClassDevice, func(err error) { done <- err })
+					if errors.Is(err, ErrClosed) {
+						return
+					}
+					s.Commit()
+					if err := errors.Join(err, <-done); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			})
+		}
+		for s.Stats().Commits < int64(round) {
+			time.Sleep(10 * time.Microsecond)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		work.Wait()
 	}
 }
 
