@@ -117,8 +117,8 @@ func (l *Log) SetRetention(r Retention) { l.retention.Store(&r) }
 //
 // done is called once, when the batch is as safe as class says, or with [ErrFailed] if that is not known; then the
 // records may or may not be there after the next [Open]. Calls for one log come in the order of offsets, from the
-// goroutine that commits for all logs, so done must not block. If Append itself returns an error, nothing was appended and
-// done is not called.
+// goroutine that commits for all logs, so done must not block. If Append itself returns an error, nothing was appended
+// and done is not called.
 //
 // Append blocks while [Options.QueueBytes] wait for the device.
 func (l *Log) Append(batch [][]byte, class Class, done func(error)) (first uint64, err error) {
@@ -129,8 +129,8 @@ func (l *Log) Append(batch [][]byte, class Class, done func(error)) (first uint6
 	return first, err
 }
 
-// AppendLater is [Log.Append] for a caller that calls [Store.Commit] next: before that, nothing may happen to what was
-// appended.
+// AppendLater is [Log.Append] for a caller that calls [Store.Commit] next. Until then what was appended may stay where
+// it is.
 func (l *Log) AppendLater(batch [][]byte, class Class, done func(error)) (first uint64, err error) {
 	if len(batch) == 0 {
 		return 0, ErrEmpty

@@ -124,7 +124,7 @@ type Store struct {
 
 	unretained atomic.Int64 // times that retention has failed
 
-	// committing is held by whoever commits a group: the committer, or a caller of Commit. It guards what follows.
+	// committing is held while a group is committed, by the committer or by a caller of Commit. It guards what follows.
 	committing sync.Mutex
 	journal    journal
 	touched    []*Log // that have records in the current journal file
