@@ -62,7 +62,7 @@ func (h *Cache) exchange(ctx context.Context, r *requestStream, c *call, size in
 	if sent = err == nil || errors.Is(err, ErrInDoubt); err == nil {
 		select {
 		case <-c.done:
-			return c.binary, true, c.err
+			return c.binary, !c.unread, c.err
 		case <-ctx.Done():
 			err = context.Cause(ctx)
 		case <-c.timer.C:
@@ -70,7 +70,7 @@ func (h *Cache) exchange(ctx context.Context, r *requestStream, c *call, size in
 		}
 	}
 	if !r.forget(c) && sent {
-		return c.binary, true, c.err
+		return c.binary, !c.unread, c.err
 	}
 	return a, sent, err
 }

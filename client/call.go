@@ -16,6 +16,7 @@ type call struct {
 	done     chan struct{}     // capacity 1
 	err      error
 	answered bool // by the broker; otherwise err is why no reply will come
+	unread   bool // by the broker: it has not been carried out
 	expected telemetry.Time
 	deadline int64       // by the client's clock; 0 if the context has one
 	timer    *time.Timer // of a request without a deadline
@@ -37,7 +38,7 @@ func (c *call) finish() {
 
 // outcome returns what a publish that was sent came to.
 func (c *call) outcome() error {
-	if c.err != nil && !c.answered {
+	if c.err != nil && !c.answered && !c.unread {
 		return inDoubt(c.err)
 	}
 	return c.err
@@ -52,7 +53,7 @@ var callPool = sync.Pool{New: func() any {
 // startCall returns a call for a request, whose timer runs if ctx has no deadline.
 func (c *Client) startCall(ctx context.Context) *call {
 	k, _ := callPool.Get().(*call)
-	k.err, k.answered, k.binary = nil, false, cacheReply{}
+	k.err, k.answered, k.unread, k.binary = nil, false, false, cacheReply{}
 	if k.deadline = c.deadline(ctx); k.deadline > 0 {
 		k.timer.Reset(c.o.requestTimeout)
 	}

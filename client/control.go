@@ -24,11 +24,23 @@ type control struct {
 
 // openControl opens a stream and sends auth, and right after it what the caller wants to send.
 func (k *conn) openControl(ctx context.Context, pipelined func([]byte) []byte) (*control, error) {
-	token, err := k.c.token(ctx)
+	return withToken(ctx, k.c, func(token string) (*control, error) { return k.openControlWith(ctx, token, pipelined) })
+}
+
+// withToken calls open with a token. A token may end on its way to the broker, so if the broker does not take it and the
+// source has another one by then, it calls open again with that.
+func withToken[T any](ctx context.Context, c *Client, open func(token string) (T, error)) (stream T, err error) {
+	token, err := c.token(ctx)
 	if err != nil {
-		return nil, err
+		return stream, err
 	}
-	return k.openControlWith(ctx, token, pipelined)
+	if stream, err = open(token); !errors.Is(err, ErrAuth) {
+		return stream, err
+	}
+	if newer, noToken := c.token(ctx); noToken == nil && newer != token {
+		return open(newer)
+	}
+	return stream, err
 }
 
 // token asks for the token to authenticate with.

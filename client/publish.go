@@ -184,11 +184,13 @@ func (p *Publisher) exchangeOn(ctx context.Context, r *requestStream, c *call, p
 	err = p.write(ctx, r, c.id, mode, payloads, frameLen, c.deadline)
 	switch {
 	case err == nil:
-		return true, p.await(ctx, r, c)
+		err = p.await(ctx, r, c)
+		return !c.unread, err
 	case r.forget(c):
 		return errors.Is(err, ErrInDoubt), err
 	case errors.Is(err, ErrInDoubt): // what ended it came first
-		return true, c.outcome()
+		err = c.outcome()
+		return !c.unread, err
 	}
 	return false, err
 }
@@ -215,7 +217,7 @@ func (s *streamSlot) again(ctx context.Context, r *requestStream, err error) err
 	switch {
 	case !r.broken():
 		return err
-	case errors.Is(err, errMoved): // nothing that the caller would want to know
+	case errors.Is(err, errMoved), errors.Is(err, errTokenOver): // nothing that the caller would want to know
 		return context.Cause(ctx)
 	case s.shared.policy != WhileDownFail && ctx.Err() == nil && errors.Is(err, ErrDisconnected):
 		return nil

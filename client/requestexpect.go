@@ -84,7 +84,7 @@ func (r *requestStream) expectAck(c *call) error {
 		return r.err
 	}
 	r.nextID++
-	c.id, c.err, c.answered = r.nextID, nil, false // of an attempt before this
+	c.id, c.err, c.answered, c.unread = r.nextID, nil, false, false // of an attempt before this
 	c.expected = telemetry.Start()
 	r.acks[c.id] = c
 	if c.owner != nil && !r.sweeps {

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/felix-mq/felix/codec"
@@ -48,9 +49,19 @@ func (r *requestStream) ack(payload []byte) error {
 	if a.OK {
 		r.settle(a.RequestID, nil)
 	} else {
-		r.settle(a.RequestID, &BrokerError{string(a.Message)})
+		r.refused(a.RequestID, string(a.Message))
 	}
 	return nil
+}
+
+// refused ends the publish with that id, which the broker has refused.
+func (r *requestStream) refused(id uint64, text string) {
+	err := error(&BrokerError{text})
+	if errors.Is(err, ErrUnauthenticated) { // the publish waited for space until the token ended
+		err = errTokenOver
+		r.retire(err)
+	}
+	r.settle(id, err)
 }
 
 // settle ends the publish with that id. An id that nobody waits for any more is ignored.
@@ -63,7 +74,7 @@ func (r *requestStream) settle(id uint64, err error) {
 	if c != nil {
 		telemetry.Observe(telemetry.StageClientAckWait, c.expected)
 		telemetry.Add(telemetry.ClientAcks, 1)
-		c.err, c.answered = err, true
+		c.err, c.answered, c.unread = err, err != errTokenOver, err == errTokenOver
 		c.finish()
 	}
 }
@@ -78,7 +89,7 @@ func (r *requestStream) reply(payload []byte) error {
 		r.settle(m.RequestID, nil)
 		return nil
 	case codec.MsgPublishError:
-		r.settle(m.RequestID, &BrokerError{string(m.Text)})
+		r.refused(m.RequestID, string(m.Text))
 		return nil
 	case codec.MsgCacheOK, codec.MsgCacheValue:
 		c := r.oldestCache()
@@ -99,6 +110,9 @@ func (r *requestStream) reply(payload []byte) error {
 		return nil
 	case codec.MsgError:
 		err := &BrokerError{string(m.Text)}
+		if errors.Is(err, ErrUnauthenticated) {
+			return errTokenOver
+		}
 		if c := r.oldestCache(); c != nil {
 			c.err = err
 			c.finish()

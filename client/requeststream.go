@@ -56,11 +56,7 @@ type requestStream struct {
 
 // openRequestStream opens and authenticates a stream and starts its reader.
 func (k *conn) openRequestStream(ctx context.Context) (*requestStream, error) {
-	token, err := k.c.token(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return k.openRequestStreamWith(ctx, token)
+	return withToken(ctx, k.c, func(token string) (*requestStream, error) { return k.openRequestStreamWith(ctx, token) })
 }
 
 // openRequestStreamWith is openRequestStream with a token.
@@ -135,7 +131,7 @@ func (r *requestStream) fail(err error) {
 	r.quietLocked()
 	r.mu.Unlock()
 	for _, c := range pending {
-		c.err = err
+		c.err, c.unread = err, err == errTokenOver
 		c.finish()
 	}
 	r.ctl.s.Send().Cancel(0)
@@ -155,6 +151,11 @@ func (r *requestStream) moving() bool {
 // errMoved is why a stream takes no more requests that is being replaced by another one. Those that were about to use
 // it take that.
 var errMoved = fmt.Errorf("%w: request stream is being replaced", ErrDisconnected)
+
+// errTokenOver is why a stream takes no more requests whose token has ended before it was replaced: that happens if the
+// clocks differ, or a token is revoked. The broker has answered all that it has carried out, and what comes after that
+// it has not read (docs/protocol/tokens.md#expiry). So requests without an answer go to another stream.
+var errTokenOver = fmt.Errorf("%w: the token of the request stream has ended", ErrDisconnected)
 
 // reason returns why the stream takes no more requests.
 func (r *requestStream) reason() error {

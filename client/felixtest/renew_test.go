@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -121,4 +122,130 @@ func TestStreamsOutliveTheirTokens(t *testing.T) {
 	if n := minted.Load(); n < 16 {
 		t.Errorf("only %d tokens were asked for", n)
 	}
+}
+
+// TestTokensEndAtOnce lets the broker's clock jump beyond the end of all tokens, again and again, while publishes and
+// cache requests wait for replies: the client hears of it, and carries on with new tokens. No call of its users fails
+// or is in doubt for that, and none is carried out twice.
+func TestTokensEndAtOnce(t *testing.T) {
+	ctx := testContext(t)
+	var ahead atomic.Int64 // of the broker's clock
+	b := felixtest.Start(t, func(c *broker.Config) {
+		c.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+		c.AuthTimeout = 200 * time.Millisecond
+	})
+	c, err := client.Connect(ctx, b.Addr(), client.WithTLS(b.TLS()),
+		client.WithTokenSource(felixtest.Tenant, func(context.Context) (string, error) {
+			return b.Token(time.Duration(ahead.Load()) + 30*time.Second)
+		}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	token, err := b.Token(24 * time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reader, err := client.Connect(ctx, b.Addr(), client.WithTLS(b.TLS()), client.WithToken(felixtest.Tenant, token))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	sub, err := reader.Subscribe(ctx, felixtest.Namespace, felixtest.Stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sub.Close()
+	const callers = 16
+	var work sync.WaitGroup
+	stop := make(chan struct{})
+	going := func() bool {
+		select {
+		case <-stop:
+			return false
+		default:
+			return true
+		}
+	}
+	read := make(chan []int, 1)
+	go func() {
+		got := make([]int, callers)
+		defer func() { read <- got }()
+		for {
+			ev, err := sub.Next(ctx)
+			if string(ev.Payload) == "end" {
+				return
+			}
+			var i, n int
+			if err == nil {
+				_, err = fmt.Sscan(string(ev.Payload), &i, &n)
+			}
+			if err != nil || n != got[i] {
+				t.Errorf("event %q of %d, want number %d: gap %v, %v", ev.Payload, i, got[i], ev.Gap, err)
+				return
+			}
+			got[i]++
+		}
+	}()
+	published := make([]int, callers)
+	for i := range callers {
+		work.Go(func() {
+			pub := c.Publisher(felixtest.Namespace, felixtest.Stream)
+			for going() {
+				if err := pub.Publish(ctx, fmt.Append(nil, i, " ", published[i])); err != nil {
+					t.Errorf("publisher %d: %v", i, err)
+					return
+				}
+				published[i]++
+			}
+		})
+		work.Go(func() {
+			h, key := c.Cache(felixtest.Namespace, felixtest.Cache), fmt.Sprint(i)
+			for n := 0; going(); n++ {
+				if err := h.Put(ctx, key, fmt.Append(nil, n), 0); err != nil {
+					t.Errorf("put: %v", err)
+					return
+				}
+			}
+		})
+	}
+	for range 10 {
+		time.Sleep(300 * time.Millisecond)
+		ahead.Add(int64(95 * time.Second))
+	}
+	close(stop)
+	work.Wait()
+	if err := c.Publisher(felixtest.Namespace, felixtest.Stream).Publish(ctx, []byte("end")); err != nil {
+		t.Error(err)
+	}
+	if got := <-read; !slices.Equal(got, published) && !t.Failed() {
+		t.Errorf("got %v of %v", got, published)
+	}
+}
+
+// TestTokenEndsOnItsWay gives the client each second time a token that has ended: each call asks once more, and
+// succeeds.
+func TestTokenEndsOnItsWay(t *testing.T) {
+	ctx := testContext(t)
+	b := felixtest.Start(t)
+	var asked atomic.Int64
+	c, err := client.Connect(ctx, b.Addr(), client.WithTLS(b.TLS()),
+		client.WithTokenSource(felixtest.Tenant, func(context.Context) (string, error) {
+			if asked.Add(1)%2 == 1 {
+				return b.Token(-2 * time.Minute)
+			}
+			return b.Token(time.Minute)
+		}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.Publisher(felixtest.Namespace, felixtest.Stream).Publish(ctx, []byte("x")); err != nil {
+		t.Error(err)
+	}
+	sub, err := c.Subscribe(ctx, felixtest.Namespace, felixtest.Stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sub.Close()
 }
