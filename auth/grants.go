@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"hash/maphash"
 	"math/bits"
+	"unsafe"
 )
 
 // grants are the permissions of an identity, indexed for [Identity.Allowed]. Literal patterns and those whose only star
@@ -62,6 +63,20 @@ func keyOf(action int, prefix bool) uint8 {
 
 func hashOf(text []byte, key uint8) uint32 {
 	return uint32(maphash.Bytes(hashSeed, text)>>8) ^ uint32(key)*0x9e3779b1
+}
+
+// size is how many bytes of memory the grants hold.
+func (g *grants) size() int {
+	if g == nil {
+		return 0
+	}
+	n := cap(g.text) + cap(g.entries)*int(unsafe.Sizeof(grant{})) + cap(g.slots)*4
+	for _, of := range g.actions {
+		if of != nil {
+			n += int(unsafe.Sizeof(*of)) + cap(of.globs)*int(unsafe.Sizeof(globGrant{}))
+		}
+	}
+	return n
 }
 
 // reserve makes space for n patterns of size bytes together.

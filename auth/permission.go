@@ -96,6 +96,9 @@ type Identity struct {
 	grants *grants // nil: none
 }
 
+// Size returns about how many bytes of memory the identity holds. A token of [MaxTokenLen] can make one of 150 KiB.
+func (id *Identity) Size() int { return len(id.Tenant) + len(id.Subject) + id.grants.size() }
+
 // maxStackResource fits the longest resource whose three names are valid ([ValidName]).
 const maxStackResource = 400
 

@@ -3,6 +3,7 @@ package broker
 import (
 	"bytes"
 	"time"
+	"unsafe"
 
 	"github.com/felix-mq/felix/auth"
 	"github.com/felix-mq/felix/cache"
@@ -109,8 +110,10 @@ func (ctl *control) findCache(namespace, name []byte) *cacheScope {
 		return s
 	}
 	tenant := []byte(ctl.identity.Tenant)
-	s.namespace, s.name = append(s.namespace[:0], namespace...), append(s.name[:0], name...)
 	s.cache = ctl.c.b.caches.Lookup(tenant, namespace, name)
+	if s.cache != nil { // other names can be of any length, and an idle stream should hold little
+		s.namespace, s.name = append(s.namespace[:0], namespace...), append(s.name[:0], name...)
+	}
 	s.read = ctl.identity.Allowed(auth.ActionCacheRead, auth.KindCache, tenant, namespace, name)
 	s.write = ctl.identity.Allowed(auth.ActionCacheWrite, auth.KindCache, tenant, namespace, name)
 	return s
@@ -121,7 +124,8 @@ func (ctl *control) findCache(namespace, name []byte) *cacheScope {
 func (ctl *control) cacheGetKeys(c *cache.Cache, r *codec.CacheRequest) outcome {
 	limit := ctl.c.b.cfg.MaxFrameBytes - codec.CacheValuesHead - r.Keys.Len()*codec.CacheValueHead
 	ctl.found = ctl.found[:0]
-	total, held := 0, int64(0)
+	total, direct := 0, false
+	held := max(int64(r.Keys.Len()-keptKeys), 0) * int64(unsafe.Sizeof(foundValue{})) // bytes that stay until the peer has read
 	start := telemetry.Start()
 	for key, ok := r.Keys.Next(); ok; key, ok = r.Keys.Next() {
 		v, hit := c.Get(key)
@@ -129,8 +133,8 @@ func (ctl *control) cacheGetKeys(c *cache.Cache, r *codec.CacheRequest) outcome 
 		if hit {
 			if n := len(v.Bytes()); total+n <= limit || r.Keys.Len() == 0 && len(ctl.found) == 0 {
 				total += n
-				if n >= directValue {
-					held += int64(n) // evicted or not, it stays until the peer has read it
+				if direct = direct || n >= directValue; direct {
+					held += int64(v.Cap()) // evicted or not: those that are copied come after one that is not
 				}
 			} else {
 				v.Release()
@@ -170,8 +174,9 @@ func (ctl *control) cacheGetKeys(c *cache.Cache, r *codec.CacheRequest) outcome 
 	return keep
 }
 
-// keptKeys is how long a list of values a stream keeps for its next request: one may ask for 65 535 keys.
-const keptKeys = 1024
+// keptKeys is how long a list of values a stream keeps for its next request, without being charged: one may ask for
+// 65 535 keys.
+const keptKeys = 32
 
 type foundValue struct {
 	value        cache.Value

@@ -192,9 +192,30 @@ func (c *conn) verify(tenant string, text []byte) (*auth.Identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.proven = provenToken{sum, id}
+	c.proven = provenToken{}
+	if id.Size() <= provenSize {
+		c.proven = provenToken{sum, id}
+	}
 	return id, nil
 }
+
+// provenSize is how large an identity a connection remembers. It is not charged for it.
+const provenSize = 4 << 10
+
+// chargeIdentity charges for what the bearer of the stream's token holds beyond what streamBytes is for. It reports
+// false if there is no memory for it.
+func (s *stream) chargeIdentity(id *auth.Identity) bool {
+	n := int64(max(id.Size()-freeIdentity, 0))
+	if err := s.c.held.Charge(n); err != nil {
+		s.c.refuseRead(err)
+		return false
+	}
+	s.identityBytes = n
+	return true
+}
+
+// freeIdentity is the part of streamBytes that a stream's identity may take.
+const freeIdentity = 1 << 10
 
 // streamBytes is what a stream costs that a peer has opened and that is idle: state of QUIC, a goroutine and a reader.
 const streamBytes = 8 << 10
@@ -235,6 +256,7 @@ func (c *conn) doneReading(s *stream) {
 	c.mu.Lock()
 	delete(c.readers, s)
 	c.mu.Unlock()
+	c.held.Release(s.identityBytes)
 	c.streamEnded(s)
 }
 

@@ -32,13 +32,16 @@ type stream struct {
 	writing  atomic.Bool       // a write of replies is under way
 	fr       *quicx.FrameReader
 	msg      codec.Message
-	identity *auth.Identity   // nil before auth
-	tenant   *tenant          // that it is for
-	token    token            // that it has shown
-	surplus  bool             // it would have been for a tenant that may have no more connections
-	flags    codec.Flags      // what the peer advertised
-	ext      codec.Extensions // what was agreed on
-	scope    scope
+	identity *auth.Identity // nil before auth
+	// The connection is charged for identityBytes of it, and while a publish waits for what was made of its message:
+	// the decoded events, and the frame of them.
+	identityBytes, made int64
+	tenant              *tenant          // that it is for
+	token               token            // that it has shown
+	surplus             bool             // it would have been for a tenant that may have no more connections
+	flags               codec.Flags      // what the peer advertised
+	ext                 codec.Extensions // what was agreed on
+	scope               scope
 	// stalled says that an acknowledged publish of this stream waited in vain: those after it are refused at once
 	// until there is space again.
 	stalled      bool
@@ -396,6 +399,9 @@ func (s *stream) authenticate(m *codec.Message) *codec.Refusal {
 	if !s.c.fence(t.name, m.Fence) {
 		return &codec.AuthFailed
 	}
+	if !s.chargeIdentity(id) {
+		return &endsForMemory
+	}
 	s.identity, s.tenant = id, t
 	s.token = token{t, id.Key}
 	s.expires.Store(expiryOf(id))
@@ -409,6 +415,9 @@ func (s *stream) authenticate(m *codec.Message) *codec.Refusal {
 	s.fr.SetMaxFrame(s.c.b.cfg.MaxFrameBytes)
 	return nil
 }
+
+// endsForMemory ends a stream without a text, as one does that finds no memory for a request.
+var endsForMemory = codec.Refusal{Form: codec.FormNone, Stream: codec.StreamErrorEnd}
 
 // tooMuchUnknown reports whether a stream has sent more than it may before it has authenticated.
 func (s *stream) tooMuchUnknown(f quicx.Frame) bool {

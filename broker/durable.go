@@ -267,10 +267,11 @@ var errCorrupt = errors.New("broker: compressed batch is corrupt")
 func (s *stream) plain(f *fanout.Frame) (*fanout.Frame, error) {
 	c, size, err := parseCompressed(f)
 	if err == nil {
-		if s.c.account.Charge(int64(size)) != nil {
+		if err := s.c.account.Charge(int64(size)); err != nil {
+			s.c.refuseRead(err)
 			return nil, fanout.ErrTimeout
 		}
-		defer s.c.account.Release(int64(size)) // what is kept of it is charged to the tenant
+		defer s.c.account.Release(int64(size)) // what is kept of it is charged to the tenant, and while it waits see stream.made
 		if err = s.c.b.heavy.enter(s.c.ctx, s.tenant.name); err != nil {
 			return nil, err
 		}

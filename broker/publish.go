@@ -36,23 +36,37 @@ type scope struct {
 // resolve finds the topic that a publish names and reports whether the identity may publish to it.
 func (s *stream) resolve(tenant, namespace, name []byte) bool {
 	sc := &s.scope
-	if sc.tenant == nil || !bytes.Equal(sc.name, name) || !bytes.Equal(sc.namespace, namespace) || !bytes.Equal(sc.tenant, tenant) {
-		sc.tenant = append(sc.tenant[:0], tenant...)
-		sc.namespace = append(sc.namespace[:0], namespace...)
-		sc.name = append(sc.name[:0], name...)
+	known := sc.tenant != nil && bytes.Equal(sc.name, name) && bytes.Equal(sc.namespace, namespace) && bytes.Equal(sc.tenant, tenant)
+	if !known {
 		sc.allowed = s.identity.Allowed(auth.ActionStreamPublish, auth.KindStream, tenant, namespace, name)
 		sc.topic = nil
 	}
-	if !sc.allowed {
+	if sc.allowed && sc.topic == nil {
+		sc.topic = s.c.b.hub.Lookup(tenant, namespace, name)
+	}
+	if !known {
+		sc.remember(tenant, namespace, name)
+	}
+	switch {
+	case !sc.allowed:
 		s.c.b.metrics.publishRefused[refusedForbidden].Add(1)
 		return false
-	}
-	if sc.topic == nil {
-		if sc.topic = s.c.b.hub.Lookup(tenant, namespace, name); sc.topic == nil {
-			s.c.b.metrics.publishRefused[refusedUnknownStream].Add(1)
-		}
+	case sc.topic == nil:
+		s.c.b.metrics.publishRefused[refusedUnknownStream].Add(1)
 	}
 	return true
+}
+
+// remember notes the names. Those that no stream has can be of any length, and are forgotten if they are long: an idle
+// stream should hold little.
+func (sc *scope) remember(tenant, namespace, name []byte) {
+	if sc.topic == nil && max(len(namespace), len(name)) > auth.MaxNameLen {
+		sc.tenant = nil
+		return
+	}
+	sc.tenant = append(sc.tenant[:0], tenant...)
+	sc.namespace = append(sc.namespace[:0], namespace...)
+	sc.name = append(sc.name[:0], name...)
 }
 
 // offer hands the frame to its topic. wait is how long it may take; see [fanout.Topic.Publish]. While it waits,
@@ -112,6 +126,8 @@ func (s *stream) offerPlain(f *fanout.Frame, wait time.Duration) (appended bool,
 			return false, err
 		}
 		defer plain.Release()
+		s.made = int64(buf.CapOf(len(plain.Bytes())))
+		defer func() { s.made = 0 }()
 		f = plain
 	}
 	return s.offerOnce(f, wait)
@@ -209,6 +225,11 @@ func (s *stream) pause(wait func(context.Context) error) error {
 		s.c.b.limited(limitPausedPublishers)
 		return errStreamEnds
 	}
+	if err := s.c.account.Charge(s.made); err != nil {
+		s.c.refuseRead(err)
+		return errStreamEnds
+	}
+	defer s.c.account.Release(s.made)
 	s.c.b.metrics.publishWaits.Add(1)
 	if s.beforeWait != nil && s.beforeWait() != nil {
 		return errStreamEnds
@@ -283,8 +304,10 @@ func (s *stream) offerMessage(m *codec.Message, wait time.Duration) error {
 	}
 	frame := fanout.NewFrame(chunk, wire, count)
 	frame.NumberAt(numberAt)
+	s.made = int64(chunk.Cap() + len(wire))
 	chunk.Release()
 	err := s.offer(frame, wait)
+	s.made = 0
 	frame.Release()
 	return err
 }

@@ -23,6 +23,9 @@ func servePublish(c *conn, r *quicx.RecvStream) {
 	}
 	defer c.doneReading(p)
 	for {
+		if !p.fr.Ready() {
+			p.msg.Reset() // what is held while nothing comes should be little
+		}
 		start := telemetry.Start()
 		f, err := p.fr.Next()
 		telemetry.Observe(telemetry.StageRequestRead, start)

@@ -258,6 +258,9 @@ type Value struct {
 // Bytes returns the value, which is not nil even if it is empty.
 func (v Value) Bytes() []byte { return v.chunk.Bytes()[:v.n:v.n] }
 
+// Cap returns the bytes of the buffer that the value lies in, which is what it costs while anybody holds it.
+func (v Value) Cap() int { return v.chunk.Cap() }
+
 // Version returns the version that the value was stored as.
 func (v Value) Version() uint64 { return v.version }
 
