@@ -80,13 +80,16 @@ are better.`,
 				fmt.Fprintf(errOut, "in the %v until the interrupt: %d published, %d delivered, %d dropped; at last %.0f/s, p99 %.0f µs\n",
 					p.Elapsed.Round(time.Millisecond), p.Published, p.Delivered, p.Dropped, p.Rate, p.P99)
 			}
+			if err != nil && cfg.Target != nil && last.Load() == nil && isConnectFailure(c.Context(), err) {
+				err = connectError{err, cfg.Target.Addr, flagAddr}
+			}
 			if err != nil {
 				return err
 			}
 			if format != formatTable {
 				return printJSON(c.OutOrStdout(), format, result)
 			}
-			return result.WriteText(c.OutOrStdout())
+			return asOutput(result.WriteText(c.OutOrStdout()))
 		},
 	}
 	f := c.Flags()

@@ -273,12 +273,17 @@ func (a *app) connect(ctx context.Context, opts ...client.Option) (*client.Clien
 	if cause := context.Cause(ctx); errors.Is(cause, errInterrupted) {
 		return nil, nil, connectError{cause, r.Addr, flagAddr}
 	}
-	_, refusal := errors.AsType[*client.BrokerError](err)
-	_, network := errors.AsType[net.Error](err) // a name that nobody knows, a certificate that is not trusted
-	if refusal || network || ctx.Err() != nil || client.Retryable(err) || errors.Is(err, client.ErrProtocol) {
+	if isConnectFailure(ctx, err) {
 		return nil, nil, connectError{err, r.Addr, flagAddr}
 	}
 	return nil, nil, usageError{error: err} // a setting
+}
+
+// isConnectFailure reports whether an attempt to connect has failed for what is at the other end, or on the way there.
+func isConnectFailure(ctx context.Context, err error) bool {
+	_, refusal := errors.AsType[*client.BrokerError](err)
+	_, network := errors.AsType[net.Error](err) // a name that nobody knows, a certificate that is not trusted
+	return refusal || network || ctx.Err() != nil || client.Retryable(err) || errors.Is(err, client.ErrProtocol)
 }
 
 func (a *app) newConfig() *cobra.Command {

@@ -280,8 +280,8 @@ func (a *app) newContextCurrent() *cobra.Command {
 			if r.context == "" {
 				return fmt.Errorf("no context is in use: %w", errNotFound)
 			}
-			fmt.Fprintln(c.OutOrStdout(), r.context)
-			return nil
+			_, err = fmt.Fprintln(c.OutOrStdout(), r.context)
+			return asOutput(err)
 		},
 	}
 }

@@ -403,7 +403,9 @@ It writes ca.pem, cert.pem and key.pem, and replaces none without --force.`,
 				return err
 			}
 			for _, name := range []string{fileCA, fileCert, fileKey} {
-				fmt.Fprintln(c.OutOrStdout(), filepath.Join(dir, name))
+				if _, err := fmt.Fprintln(c.OutOrStdout(), filepath.Join(dir, name)); err != nil {
+					return asOutput(err)
+				}
 			}
 			return nil
 		},

@@ -179,7 +179,7 @@ func printChecks(w io.Writer, f format, checks []check) error {
 		fmt.Fprintf(t, "%s  %s\t%s\n", colored(w, colors[c.Verdict], fmt.Sprintf("%-7s", c.Verdict)), c.Name, c.Is)
 	}
 	if err := t.Flush(); err != nil {
-		return err
+		return asOutput(err)
 	}
 	var advice strings.Builder
 	for _, c := range checks {
@@ -188,5 +188,5 @@ func printChecks(w io.Writer, f format, checks []check) error {
 		}
 	}
 	_, err := io.WriteString(w, advice.String())
-	return err
+	return asOutput(err)
 }

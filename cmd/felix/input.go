@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
@@ -17,8 +18,8 @@ import (
 	"github.com/felix-mq/felix/internal/settings"
 )
 
-// Standard input is read in this file. Reading cannot be interrupted, so a goroutine does it, which keeps running when
-// the command ends before its input: the process ends soon.
+// Standard input and files of payloads are read in this file. Reading cannot be interrupted, so a goroutine does it,
+// which keeps running when the command ends before its input: the process ends soon.
 
 // standardInput is the argument and the name of a file that stand for the standard input.
 const standardInput = "-"
@@ -55,11 +56,46 @@ func fileOrInput(c *cobra.Command, name, what string) ([]byte, error) {
 	if name == standardInput {
 		return readAll(c.Context(), c.InOrStdin(), limit, what, c.ErrOrStderr())
 	}
-	content, err := os.ReadFile(name)
-	if err != nil {
-		return nil, usageError{error: err}
+	return interruptible(c.Context(), func() ([]byte, error) {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, usageError{error: err}
+		}
+		defer func() { _ = f.Close() }() // it was only read
+		content, err := readAtMost(f, limit, name)
+		if _, failed := errors.AsType[*fs.PathError](err); failed { // a directory, for instance
+			err = usageError{error: err}
+		}
+		return content, err
+	})
+}
+
+// readAtMost reads all of r, which has at most limit bytes.
+func readAtMost(r io.Reader, limit int, name string) ([]byte, error) {
+	content, err := io.ReadAll(io.LimitReader(r, int64(limit)+1))
+	if err == nil && len(content) > limit {
+		err = tooLong(name, limit)
 	}
-	return content, nil
+	return content, err
+}
+
+// interruptible returns what read returns, unless ctx ends before.
+func interruptible(ctx context.Context, read func() ([]byte, error)) ([]byte, error) {
+	type result struct {
+		content []byte
+		err     error
+	}
+	done := make(chan result, 1)
+	go func() {
+		content, err := read()
+		done <- result{content, err}
+	}()
+	select {
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	case got := <-done:
+		return got.content, got.err
+	}
 }
 
 // delimiter is the value of --delimiter: what ends each event or value. Empty is nothing.
@@ -89,24 +125,7 @@ func (d *delimiter) Type() string { return "text" }
 // expected.
 func readAll(ctx context.Context, r io.Reader, limit int, what string, errOut io.Writer) ([]byte, error) {
 	tellReading(r, what, errOut)
-	type result struct {
-		content []byte
-		err     error
-	}
-	done := make(chan result, 1)
-	go func() {
-		content, err := io.ReadAll(io.LimitReader(r, int64(limit)+1))
-		done <- result{content, err}
-	}()
-	select {
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	case got := <-done:
-		if got.err == nil && len(got.content) > limit {
-			got.err = tooLong("the standard input", limit)
-		}
-		return got.content, got.err
-	}
+	return interruptible(ctx, func() ([]byte, error) { return readAtMost(r, limit, "the standard input") })
 }
 
 // tellReading tells a person at a terminal what is read from it.
@@ -117,8 +136,9 @@ func tellReading(r io.Reader, what string, errOut io.Writer) {
 }
 
 // readEvents returns a function that yields what stands between delimiters in r, none of which may be longer than
-// limit, and io.EOF at the end. A delimiter at the very end begins no event. It ends with ctx.
-func readEvents(ctx context.Context, r io.Reader, end delimiter, limit int) func() ([]byte, error) {
+// limit, and io.EOF at the end. A delimiter at the very end begins no event. Reading ends with ctx, and a wait for the
+// next event with the context of that call.
+func readEvents(ctx context.Context, r io.Reader, end delimiter, limit int) func(context.Context) ([]byte, error) {
 	events := make(chan []byte)
 	var failure error // why there are no more, set before events is closed
 	go func() {
@@ -156,7 +176,7 @@ func readEvents(ctx context.Context, r io.Reader, end delimiter, limit int) func
 			failure = io.EOF
 		}
 	}()
-	return func() ([]byte, error) {
+	return func(ctx context.Context) ([]byte, error) {
 		select {
 		case event, ok := <-events:
 			if ok {

@@ -85,9 +85,10 @@ events that were sent, of which nobody says what has become. What failed may hav
 	return c
 }
 
-// source returns a function that yields one payload after the other, and io.EOF at the end.
-func (p *publishing) source(c *cobra.Command, payload []string) (func() ([]byte, error), error) {
-	if p.count < 1 || p.rate < 0 {
+// source returns a function that yields one payload after the other, and io.EOF at the end. What has to be waited for
+// is waited for as long as the function's context lives.
+func (p *publishing) source(c *cobra.Command, payload []string) (func(context.Context) ([]byte, error), error) {
+	if p.count < 1 || !(p.rate >= 0) {
 		return nil, usageError{error: errors.New("--count is at least 1, and --rate at least 0")}
 	}
 	var text []byte
@@ -121,7 +122,7 @@ func (p *publishing) source(c *cobra.Command, payload []string) (func() ([]byte,
 	}
 	var e templateEvent
 	if !lines {
-		return func() ([]byte, error) {
+		return func(context.Context) ([]byte, error) {
 			if e.Count == p.count {
 				return nil, io.EOF
 			}
@@ -135,9 +136,9 @@ func (p *publishing) source(c *cobra.Command, payload []string) (func() ([]byte,
 	}
 	tellReading(c.InOrStdin(), "events, one a line,", c.ErrOrStderr())
 	next := readEvents(c.Context(), c.InOrStdin(), p.delimiter, limit)
-	return func() ([]byte, error) {
+	return func(ctx context.Context) ([]byte, error) {
 		e.Count++
-		line, err := next()
+		line, err := next(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -212,7 +213,7 @@ func (p *publishing) filler(text []byte) (func(templateEvent, []byte) ([]byte, e
 }
 
 // publish publishes what next yields and returns how many events were acknowledged, or without acknowledgements sent.
-func (p *publishing) publish(ctx context.Context, conn *client.Client, to *client.Publisher, next func() ([]byte, error)) (int, error) {
+func (p *publishing) publish(ctx context.Context, conn *client.Client, to *client.Publisher, next func(context.Context) ([]byte, error)) (int, error) {
 	limit := rate.Inf
 	if p.rate > 0 {
 		limit = rate.Limit(p.rate)
@@ -233,7 +234,7 @@ func (p *publishing) publish(ctx context.Context, conn *client.Client, to *clien
 	var err error
 	for err == nil && ctx.Err() == nil {
 		var payload []byte
-		if payload, err = next(); err != nil {
+		if payload, err = next(ctx); err != nil { // a failure does not wait for the next line
 			break
 		}
 		if err = pace.Wait(ctx); err != nil {

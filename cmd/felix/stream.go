@@ -43,7 +43,7 @@ It asks the HTTP server with the broker's metrics, as felix top does.`,
 					return printStream(c, s)
 				}
 			}
-			return fmt.Errorf("there is no stream %s in namespace %s of tenant %s", args[0], r.Namespace, r.Tenant)
+			return fmt.Errorf("stream %s in namespace %s of tenant %s: %w", args[0], r.Namespace, r.Tenant, errNotFound)
 		},
 	}
 	format.bind(c)

@@ -168,7 +168,7 @@ func (i tokenInfo) print(w io.Writer, f format) error {
 	for _, p := range i.Permissions {
 		fmt.Fprintf(t, "may\t%s\n", escape(p))
 	}
-	return t.Flush()
+	return asOutput(t.Flush())
 }
 
 func (a *app) newTokenMint() *cobra.Command {
@@ -205,7 +205,7 @@ stream.subscribe, cache.read, cache.write.`,
 			}
 			if jwks {
 				_, err = fmt.Fprintf(c.OutOrStdout(), "%s\n", bytes.TrimSpace(signer.JWKS()))
-				return err
+				return asOutput(err)
 			}
 			r, err := a.resolve()
 			if err != nil {
@@ -219,7 +219,7 @@ stream.subscribe, cache.read, cache.write.`,
 				return usageError{error: err}
 			}
 			_, err = fmt.Fprintln(c.OutOrStdout(), token)
-			return err
+			return asOutput(err)
 		},
 	}
 	f := c.Flags()

@@ -97,11 +97,10 @@ func (a *app) watchBroker(c *cobra.Command, interval time.Duration, format forma
 	var before *snapshot
 	for away := false; ; {
 		now, err := a.look(ctx)
-		_, unreachable := errors.AsType[connectError](err)
 		switch {
 		case err != nil && ctx.Err() != nil:
 			return nil // an interrupt is the ordinary end
-		case unreachable && before != nil:
+		case err != nil && before != nil: // also in the middle of an answer
 			if !away {
 				fmt.Fprintf(c.ErrOrStderr(), "%s; looking again every %v\n", plain(err), interval)
 			}

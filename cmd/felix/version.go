@@ -17,7 +17,7 @@ func newVersion() *cobra.Command {
 				return printJSON(c.OutOrStdout(), format, version.Get())
 			}
 			_, err := fmt.Fprintf(c.OutOrStdout(), "felix %v\n", version.Get())
-			return err
+			return asOutput(err)
 		},
 	}
 	format.bind(c)
