@@ -224,6 +224,22 @@ func (s *Store) open(dir, name string) (*Log, error) {
 	return l, nil
 }
 
+// Present reports whether a directory has something of a store: its journal, or a log. It makes nothing.
+func Present(root string, opt Options) (bool, error) {
+	s := &Store{opt: opt.withDefaults(), root: root}
+	entries, err := s.opt.FS.List(root)
+	if err != nil {
+		return false, err
+	}
+	for _, e := range entries {
+		if e.Dir && e.Name == journalDir {
+			return true, nil
+		}
+	}
+	dirs, err := s.Dirs()
+	return len(dirs) > 0, err
+}
+
 // Dirs returns the names of the directories that have logs, sorted: those of [Key.Dir], or what else is there and has
 // segments.
 func (s *Store) Dirs() ([]string, error) {

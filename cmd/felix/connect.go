@@ -262,7 +262,13 @@ func (a *app) connect(ctx context.Context, opts ...client.Option) (*client.Clien
 	}
 	all := append([]client.Option{
 		client.FromEnv(), client.WithTLS(tlsConf), client.WithRequestTimeout(r.timeout),
-		client.WithTokenSource(r.Tenant, func(context.Context) (string, error) { return r.readToken() }),
+		client.WithTokenSource(r.Tenant, func(context.Context) (string, error) {
+			again, err := r.readToken()
+			if err == nil && again == "" {
+				again = token // a pipe is read once, and a file that is being replaced may be empty for a moment
+			}
+			return again, err
+		}),
 	}, opts...)
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()

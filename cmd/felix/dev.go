@@ -135,6 +135,15 @@ func (d *development) load(c *cobra.Command) (loaded *settings.Loaded, streams, 
 			flag.set()
 		}
 	}
+	if _, err := net.ResolveUDPAddr("udp", d.broker.Bind); err != nil {
+		return nil, false, false, usagef("--bind: %w", err)
+	}
+	if given("token-lifetime") && d.life < time.Second {
+		return nil, false, false, usagef("--token-lifetime %v: want at least 1s", d.life)
+	}
+	if err := d.options.Validate(); err != nil {
+		return nil, false, false, usageError{error: err}
+	}
 	named := func(flag, key string) bool {
 		return given(flag) || slices.ContainsFunc(loaded.Settings, func(s *settings.Setting) bool { return s.Key == key && s.Origin != fromDefault })
 	}

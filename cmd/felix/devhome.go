@@ -254,11 +254,8 @@ const renewBefore = 15 * 24 * time.Hour
 // host is replaced by another of the same authority, so that clients trust it as well.
 func keptCertificate(dir string, hosts []string, errOut io.Writer) (*tls.Certificate, error) {
 	path := func(name string) string { return filepath.Join(dir, name) }
-	cert, err := tls.LoadX509KeyPair(path(fileCert), path(fileKey))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	there := err == nil
+	cert, pairErr := tls.LoadX509KeyPair(path(fileCert), path(fileKey))
+	there := pairErr == nil
 	left := time.Duration(0)
 	if there {
 		left = time.Until(cert.Leaf.NotAfter)
@@ -268,7 +265,9 @@ func keptCertificate(dir string, hosts []string, errOut io.Writer) (*tls.Certifi
 	case errors.Is(err, fs.ErrNotExist) && there && left > time.Hour:
 		return &cert, nil // made elsewhere
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
-		return nil, err
+		return nil, fmt.Errorf("%s with %s: %w", path(fileCA), path(fileCAKey), err)
+	case err != nil && !there && !errors.Is(pairErr, fs.ErrNotExist): // with the authority another pair is made
+		return nil, fmt.Errorf("%s with %s: %w", path(fileCert), path(fileKey), pairErr)
 	case err != nil || ca.Expired(renewBefore):
 		if there {
 			fmt.Fprintf(errOut, "%s has expired: there is another authority now, for which clients have to be started again\n", path(fileCA))

@@ -36,7 +36,7 @@ func maxInput() (int, error) {
 	if limit.Bytes == 0 {
 		limit.Bytes = 16 << 20 // as in package client
 	}
-	return limit.Bytes, nil
+	return min(limit.Bytes, 1<<30), nil // no broker takes more
 }
 
 // tooLong says that an event or a value cannot be sent.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"time"
 
@@ -28,8 +27,11 @@ A log is named by its directory, as felix storage ls prints it.`
 
 // withStore runs f with the data directory open.
 func withStore(dir string, opt storage.Options, f func(*storage.Store) error) error {
-	if _, err := os.Stat(dir); err != nil {
-		return usageError{error: err} // which would be made
+	switch present, err := storage.Present(dir, opt); { // what is not there would be made
+	case err != nil:
+		return usageError{error: err}
+	case !present:
+		return usagef("%s is no data directory: it has neither a journal nor a log", dir)
 	}
 	s, err := storage.Open(dir, opt)
 	if errors.Is(err, storage.ErrInUse) {

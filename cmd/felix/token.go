@@ -77,7 +77,7 @@ for their clocks.`,
 					info.Signature = "refused"
 				}
 			}
-			if info.Expired = info.Expires.Unix() > 0 && info.Expires.Before(time.Now()); info.Expired && refused == nil {
+			if info.Expired = info.Expires.Before(time.Now()); info.Expired && refused == nil {
 				refused = info.refuseExpired(c.ErrOrStderr())
 			}
 			return errors.Join(info.print(c.OutOrStdout(), format), refused)
