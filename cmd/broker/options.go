@@ -95,6 +95,9 @@ func (o *options) prepare(loaded *settings.Loaded) error {
 		errs = append(errs, o.metricsConfig().Validate())
 	}
 	errs = append(errs, o.broker.Validate())
+	if dir := o.broker.Storage.Dir; dir != "" {
+		problem("durable_storage_dir", dev.CheckMadeDir(dir))
+	}
 	o.tracer, err = traces.Start(context.Background(), "felix-broker", o.broker.Logger)
 	if err != nil {
 		errs = append(errs, err)

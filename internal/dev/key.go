@@ -34,7 +34,24 @@ func CheckKey(path string) error {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	dir := filepath.Dir(path)
+	return checkDir(filepath.Dir(path))
+}
+
+// CheckMadeDir reports why a directory could not be used, or made with those above it, as far as that can be seen
+// without making anything.
+func CheckMadeDir(dir string) error {
+	for {
+		_, err := os.Stat(dir)
+		above := filepath.Dir(dir)
+		if !errors.Is(err, fs.ErrNotExist) || above == dir {
+			return checkDir(dir)
+		}
+		dir = above
+	}
+}
+
+// checkDir reports why no file can be made in a directory.
+func checkDir(dir string) error {
 	info, err := os.Stat(dir)
 	if err != nil {
 		return err
