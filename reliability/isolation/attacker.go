@@ -49,7 +49,7 @@ func (a *attacker) serve(ctx context.Context) (any, error) {
 	if a.token, err = token(tenantA, a.signer, time.Now().Add(24*time.Hour)); err != nil {
 		return nil, err
 	}
-	if err := chosen[0].run(ctx, a); err != nil && ctx.Err() == nil {
+	if err := attempt(func() { chosen[0].run(ctx, a) }); err != nil && ctx.Err() == nil {
 		a.fault(fmt.Sprintf("the attack itself fails: %.300v", err))
 	}
 	a.stands()
@@ -129,28 +129,60 @@ func (a *attacker) closeAll() {
 	wg.Wait()
 }
 
-// crowd does n things, some at a time, and waits for them.
-func (a *attacker) crowd(ctx context.Context, n, atATime int, do func(i int) error) {
+// stepEnd is what a step panics with to end.
+type stepEnd struct{ err error }
+
+// check ends the step under way if err is not nil. A step is the attack itself, or what it has crowd, repeat or attempt
+// do: it reads as a conversation, as the cases of package conformance do.
+func check(err error) {
+	if err != nil {
+		panic(stepEnd{err})
+	}
+}
+
+// must returns what a call returned, or ends the step.
+func must[T any](v T, err error) T {
+	check(err)
+	return v
+}
+
+// attempt does a step and returns the error that ended it, or nil.
+func attempt(step func()) (err error) {
+	defer func() {
+		switch r := recover().(type) {
+		case nil:
+		case stepEnd:
+			err = r.err
+		default:
+			panic(r)
+		}
+	}()
+	step()
+	return nil
+}
+
+// crowd does n steps, some at a time, and waits for them.
+func (a *attacker) crowd(ctx context.Context, n, atATime int, step func(i int)) {
 	var wg sync.WaitGroup
 	var next atomic.Int64
 	for range min(n, atATime) {
 		wg.Go(func() {
 			for i := next.Add(1); i <= int64(n) && ctx.Err() == nil; i = next.Add(1) {
-				a.try(do(int(i - 1)))
+				a.try(attempt(func() { step(int(i - 1)) }))
 			}
 		})
 	}
 	wg.Wait()
 }
 
-// repeat does something again and again on so many goroutines until ctx ends, with a pause after a refusal. every is
-// the least time between the beginnings of two of one goroutine; 0 for none.
-func (a *attacker) repeat(ctx context.Context, goroutines int, every time.Duration, do func() error) {
+// repeat does a step again and again on so many goroutines until ctx ends, with a pause after a refusal. every is the
+// least time between the beginnings of two of one goroutine; 0 for none.
+func (a *attacker) repeat(ctx context.Context, goroutines int, every time.Duration, step func()) {
 	for range goroutines {
 		a.wg.Go(func() {
 			for ctx.Err() == nil {
 				began := time.Now()
-				if !a.try(do()) {
+				if !a.try(attempt(step)) {
 					_ = pause(ctx, 20*time.Millisecond)
 				}
 				if left := every - time.Since(began); left > 0 {
@@ -167,49 +199,40 @@ func small() quicx.Config {
 }
 
 // dial connects. The connection is closed when the attack is over.
-func (a *attacker) dial(ctx context.Context, cfg quicx.Config) (*quicx.Conn, error) {
+func (a *attacker) dial(ctx context.Context, cfg quicx.Config) *quicx.Conn {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	c, err := quicx.Dial(ctx, a.Addr, a.tls, cfg)
-	if err != nil {
-		return nil, err
-	}
+	c := must(quicx.Dial(ctx, a.Addr, a.tls, cfg))
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	a.conns = append(a.conns, c)
-	a.mu.Unlock()
-	return c, nil
+	return c
 }
 
-// dials is that many connections, as far as they are granted; and an error if there are none.
-func (a *attacker) dials(ctx context.Context, n int, cfg quicx.Config) ([]*quicx.Conn, error) {
+// dials is that many connections, as far as they are granted. There is at least one.
+func (a *attacker) dials(ctx context.Context, n int, cfg quicx.Config) (all []*quicx.Conn) {
 	var mu sync.Mutex
-	var all []*quicx.Conn
 	var last error
-	a.crowd(ctx, n, 4, func(int) error {
-		c, err := a.dial(ctx, cfg)
+	a.crowd(ctx, n, 4, func(int) {
+		var c *quicx.Conn
+		err := attempt(func() { c = a.dial(ctx, cfg) })
 		mu.Lock()
 		defer mu.Unlock()
-		if err != nil {
-			last = err
-			return err
-		}
+		last = err
+		check(err)
 		all = append(all, c)
-		return nil
 	})
 	if len(all) == 0 {
-		return nil, fmt.Errorf("no connection: %w", last)
+		check(fmt.Errorf("no connection: %w", last))
 	}
-	return all, nil
+	return all
 }
 
 // connect returns a client of A. It is closed when the attack is over.
-func (a *attacker) connect(ctx context.Context) (*client.Client, error) {
-	c, err := client.Connect(ctx, a.Addr, client.WithTLS(a.tls), client.WithToken(tenantA, a.token))
-	if err != nil {
-		return nil, err
-	}
+func (a *attacker) connect(ctx context.Context) *client.Client {
+	c := must(client.Connect(ctx, a.Addr, client.WithTLS(a.tls), client.WithToken(tenantA, a.token)))
 	a.atTheEnd(func() { _ = c.Close() })
-	return c, nil
+	return c
 }
 
 // auth is the first frame of a stream.
@@ -218,79 +241,61 @@ func (a *attacker) auth(ext codec.Extensions) []byte {
 }
 
 // open opens a control stream, authenticates and writes frames.
-func (a *attacker) open(ctx context.Context, c *quicx.Conn, ext codec.Extensions, frames ...[]byte) (*quicx.Stream, error) {
-	s, err := c.OpenStream(ctx)
-	if err != nil {
-		return nil, err
-	}
-	_, err = s.Send().Write(slices.Concat(append([][]byte{a.auth(ext)}, frames...)...))
-	return s, err
+func (a *attacker) open(ctx context.Context, c *quicx.Conn, ext codec.Extensions, frames ...[]byte) *quicx.Stream {
+	s := must(c.OpenStream(ctx))
+	must(s.Send().Write(slices.Concat(append([][]byte{a.auth(ext)}, frames...)...)))
+	return s
 }
 
 // openUni opens a publish stream on a connection, which has to know the token already if ext is not empty.
-func (a *attacker) openUni(ctx context.Context, c *quicx.Conn, frames ...[]byte) (*quicx.SendStream, error) {
-	s, err := c.OpenUniStream(ctx)
-	if err != nil {
-		return nil, err
-	}
-	_, err = s.Write(slices.Concat(append([][]byte{a.auth(codec.KnownExtensions())}, frames...)...))
-	return s, err
+func (a *attacker) openUni(ctx context.Context, c *quicx.Conn, frames ...[]byte) *quicx.SendStream {
+	s := must(c.OpenUniStream(ctx))
+	must(s.Write(slices.Concat(append([][]byte{a.auth(codec.KnownExtensions())}, frames...)...)))
+	return s
 }
 
 // errRefused is an error message of the broker.
 var errRefused = errors.New("refused")
 
 // replies reads so many replies on a stream, of which none may be a refusal.
-func replies(ctx context.Context, s *quicx.Stream, n int) error {
+func replies(ctx context.Context, s *quicx.Stream, n int) {
 	stop := context.AfterFunc(ctx, func() { s.Recv().Cancel(0) })
 	defer stop()
 	fr := quicx.NewFrameReader(s.Recv(), 0)
 	defer fr.Close()
 	for range n {
-		f, err := fr.Next()
-		if err != nil {
-			return err
-		}
+		f := must(fr.Next())
 		if f.Header.Flags != codec.LayoutJSON {
 			continue
 		}
 		var m codec.Message
-		if err := codec.ParseMessage(f.Payload(), &m); err != nil {
-			return err
-		}
+		check(codec.ParseMessage(f.Payload(), &m))
 		if m.Type == codec.MsgError || m.Type == codec.MsgPublishError {
-			return fmt.Errorf("%w: %s", errRefused, m.Text)
+			check(fmt.Errorf("%w: %s", errRefused, m.Text))
 		}
 	}
-	return nil
 }
 
 // finish says that a stream has nothing more to send. The broker may have stopped reading it.
 func finish(s *quicx.Stream) { _ = s.Send().Close() }
 
 // known authenticates a connection.
-func (a *attacker) known(ctx context.Context, c *quicx.Conn) error {
+func (a *attacker) known(ctx context.Context, c *quicx.Conn) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	s, err := a.open(ctx, c, codec.KnownExtensions())
-	if err != nil {
-		return err
-	}
+	s := a.open(ctx, c, codec.KnownExtensions())
 	defer finish(s)
-	return replies(ctx, s, 1)
+	replies(ctx, s, 1)
 }
 
 // subscribe makes a subscription. Its event stream is left to the caller, who need not accept it.
-func (a *attacker) subscribe(ctx context.Context, c *quicx.Conn, ext codec.Extensions, stream string, from codec.StartKind) error {
+func (a *attacker) subscribe(ctx context.Context, c *quicx.Conn, ext codec.Extensions, stream string, from codec.StartKind) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	s, err := a.open(ctx, c, ext, codec.AppendSubscribe(nil, tenantA, namespace, stream, codec.Start{Kind: from}, 0, false))
-	if err != nil {
-		return err
-	}
+	s := a.open(ctx, c, ext, codec.AppendSubscribe(nil, tenantA, namespace, stream, codec.Start{Kind: from}, 0, false))
 	defer s.Recv().Cancel(0)
-	_ = s.Send().Close() // it fails if the broker has answered and ended the stream already
-	return replies(ctx, s, 2)
+	finish(s)
+	replies(ctx, s, 2)
 }
 
 // process is an attacker's process, seen from the measurement.

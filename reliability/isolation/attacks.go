@@ -8,11 +8,11 @@ type attack struct {
 	does   string
 	breaks string   // what it would do to B if nothing bounded it
 	set    []string // settings of the broker, where the attack needs others
-	run    func(ctx context.Context, a *attacker) error
+	run    func(ctx context.Context, a *attacker)
 }
 
 // attacks are all of them. What a run starts goes on until ctx ends; it returns, or says that it stands, when all is
-// set up. Rates are bounded where the point is what the broker holds and not how fast it works.
+// set up. What fails ends its step (see check). Rates are bounded where the point is what the broker holds and not how fast it works.
 var attacks = []attack{
 	// What the broker holds for A.
 	{

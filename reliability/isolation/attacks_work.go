@@ -21,35 +21,28 @@ import (
 )
 
 // takeConnections makes connections with a subscription each, and keeps them.
-func takeConnections(n int) func(context.Context, *attacker) error {
-	return func(ctx context.Context, a *attacker) error {
+func takeConnections(n int) func(context.Context, *attacker) {
+	return func(ctx context.Context, a *attacker) {
 		cfg := small()
 		cfg.KeepAlive = 5 * time.Second
-		a.crowd(ctx, n, 4, func(int) error {
-			c, err := a.dial(ctx, cfg)
-			if err != nil {
-				return err
-			}
-			return a.subscribe(ctx, c, codec.KnownExtensions(), streamOther, codec.StartLatest)
+		a.crowd(ctx, n, 4, func(int) {
+			c := a.dial(ctx, cfg)
+			a.subscribe(ctx, c, codec.KnownExtensions(), streamOther, codec.StartLatest)
 		})
-		return nil
 	}
 }
 
-func unauthenticated(ctx context.Context, a *attacker) error {
+func unauthenticated(ctx context.Context, a *attacker) {
 	held := make(chan *quicx.Conn, 100)
 	a.stands()
-	a.repeat(ctx, 4, 10*time.Millisecond, func() error {
+	a.repeat(ctx, 4, 10*time.Millisecond, func() {
 		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 		defer cancel()
-		c, err := quicx.Dial(ctx, a.Addr, a.tls, small())
-		if err != nil {
-			return err
-		}
+		c := must(quicx.Dial(ctx, a.Addr, a.tls, small()))
 		for {
 			select {
 			case held <- c:
-				return nil
+				return
 			case old := <-held:
 				_ = old.Close(0, "")
 			}
@@ -65,87 +58,61 @@ func unauthenticated(ctx context.Context, a *attacker) error {
 			}
 		}
 	})
-	return nil
 }
 
 // handshakes come from a network of their own, as those of a stranger do: the bound for each network is not B's.
-func handshakes(ctx context.Context, a *attacker) error {
-	to, err := net.ResolveUDPAddr("udp", a.Addr)
-	if err != nil {
-		return err
-	}
+func handshakes(ctx context.Context, a *attacker) {
+	to := must(net.ResolveUDPAddr("udp", a.Addr))
 	for i := range 8 {
-		socket, err := net.ListenPacket("udp4", fmt.Sprintf("127.66.0.%d:0", i+1))
-		if err != nil {
-			return err
-		}
+		socket := must(net.ListenPacket("udp4", fmt.Sprintf("127.66.0.%d:0", i+1)))
 		tr := &quic.Transport{Conn: socket}
 		a.atTheEnd(func() {
 			_ = tr.Close()
 			_ = socket.Close()
 		})
-		a.repeat(ctx, 1, 0, func() error {
+		a.repeat(ctx, 1, 0, func() {
 			ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 			defer cancel()
-			c, err := tr.Dial(ctx, to, a.tls, nil)
-			if err != nil {
-				return err
-			}
-			return c.CloseWithError(0, "")
+			c := must(tr.Dial(ctx, to, a.tls, nil))
+			check(c.CloseWithError(0, ""))
 		})
 	}
-	return nil
 }
 
 // tokens makes tokens for a flood, and says whether they are valid.
 type tokens func(a *attacker) (all []string, valid bool)
 
 // authFlood opens streams with tokens, 200 per second.
-func authFlood(of tokens) func(context.Context, *attacker) error {
-	return func(ctx context.Context, a *attacker) error {
+func authFlood(of tokens) func(context.Context, *attacker) {
+	return func(ctx context.Context, a *attacker) {
 		all, valid := of(a)
 		a.stands()
 		var n atomic.Int64
 		for range 4 {
 			var mu sync.Mutex
 			var c *quicx.Conn
-			conn := func(ctx context.Context) (*quicx.Conn, error) {
+			conn := func(ctx context.Context) *quicx.Conn {
 				mu.Lock()
 				defer mu.Unlock()
-				if c != nil && c.Context().Err() == nil {
-					return c, nil
+				if c == nil || c.Context().Err() != nil {
+					c = a.dial(ctx, small())
+					a.known(ctx, c)
 				}
-				var err error
-				if c, err = a.dial(ctx, small()); err != nil {
-					return nil, err
-				}
-				return c, a.known(ctx, c)
+				return c
 			}
-			a.repeat(ctx, 4, 80*time.Millisecond, func() error {
+			a.repeat(ctx, 4, 80*time.Millisecond, func() {
 				ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 				defer cancel()
-				c, err := conn(ctx)
-				if err != nil {
-					return err
-				}
-				s, err := c.OpenStream(ctx)
-				if err != nil {
-					return err
-				}
+				s := must(conn(ctx).OpenStream(ctx))
 				defer s.Send().Cancel(0)
 				request := codec.AppendAuth(nil, tenantA, all[int(n.Add(1))%len(all)], codec.KnownFlags, true, 0)
 				request = codec.AppendPublish(request, tenantA, namespace, streamOther, []byte("x"), codec.AckPerMessage, 1, true)
-				if _, err := s.Send().Write(request); err != nil {
-					return err
-				}
-				err = replies(ctx, s, 1)
-				if err == nil && !valid {
+				must(s.Send().Write(request))
+				if attempt(func() { replies(ctx, s, 1) }) == nil && !valid {
 					a.fault("a token that is not valid is accepted")
 				}
-				return nil
 			})
 		}
-		return nil
 	}
 }
 
@@ -222,7 +189,7 @@ func oddTokens() tokens {
 	}
 }
 
-func permissionGlobs(ctx context.Context, a *attacker) error {
+func permissionGlobs(ctx context.Context, a *attacker) {
 	var all []string
 	for _, scope := range []string{"*", "*/*", "b/*", "*b*", "b/default/events", "a/*", "**", "*/default/*", "a*b/default/events"} {
 		t, err := a.signer.Mint(auth.Claims{Tenant: tenantA, Subject: "x", IssuedAt: time.Now(), Permissions: []string{
@@ -234,13 +201,8 @@ func permissionGlobs(ctx context.Context, a *attacker) error {
 		}
 		all = append(all, t)
 	}
-	c, err := a.dial(ctx, small())
-	if err != nil {
-		return err
-	}
-	if err := a.known(ctx, c); err != nil {
-		return err
-	}
+	c := a.dial(ctx, small())
+	a.known(ctx, c)
 	requests := map[string][]byte{
 		"publish":   codec.AppendPublish(nil, tenantB, namespace, streamKept, []byte("x"), codec.AckPerMessage, 1, true),
 		"subscribe": codec.AppendSubscribe(nil, tenantB, namespace, streamKept, codec.Start{}, 0, false),
@@ -248,150 +210,102 @@ func permissionGlobs(ctx context.Context, a *attacker) error {
 		"put":       codec.AppendCachePut(nil, tenantB, namespace, cacheEntries, key(0), nil, 1, true, 0, false),
 	}
 	var n atomic.Int64
-	a.repeat(ctx, 4, 20*time.Millisecond, func() error {
+	a.repeat(ctx, 4, 20*time.Millisecond, func() {
 		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 		defer cancel()
 		for what, request := range requests {
 			for _, as := range []string{tenantA, tenantB} { // whose tenant it claims to be
-				s, err := c.OpenStream(ctx)
-				if err != nil {
-					return err
-				}
+				s := must(c.OpenStream(ctx))
 				t := all[int(n.Add(1))%len(all)]
-				if _, err := s.Send().Write(append(codec.AppendAuth(nil, as, t, codec.KnownFlags, true, 0), request...)); err != nil {
-					return err
-				}
-				if err := replies(ctx, s, 2); err == nil {
+				must(s.Send().Write(append(codec.AppendAuth(nil, as, t, codec.KnownFlags, true, 0), request...)))
+				if attempt(func() { replies(ctx, s, 2) }) == nil {
 					a.fault("A may " + what + " what is B's")
 				}
 				s.Send().Cancel(0)
 			}
 		}
-		return nil
 	})
-	return nil
 }
 
-func publishFlood(streams, batch, size int) func(context.Context, *attacker) error {
-	return func(ctx context.Context, a *attacker) error {
+func publishFlood(streams, batch, size int) func(context.Context, *attacker) {
+	return func(ctx context.Context, a *attacker) {
 		for i := range streams {
-			c, err := a.connect(ctx)
-			if err != nil {
-				return err
-			}
+			c := a.connect(ctx)
 			pub, items := c.Publisher(namespace, filler(i)), payloads(batch, size)
-			a.repeat(ctx, 1, 0, func() error { return pub.Send(ctx, items...) })
+			a.repeat(ctx, 1, 0, func() { check(pub.Send(ctx, items...)) })
 		}
-		return nil
 	}
 }
 
-func bursts(ctx context.Context, a *attacker) error {
-	c, err := a.connect(ctx)
-	if err != nil {
-		return err
-	}
+func bursts(ctx context.Context, a *attacker) {
+	c := a.connect(ctx)
 	pub, event := c.Publisher(namespace, streamOther), make([]byte, 1000)
-	a.repeat(ctx, 1, 200*time.Millisecond, func() error {
+	a.repeat(ctx, 1, 200*time.Millisecond, func() {
 		for range 2000 {
-			if err := pub.Send(ctx, event); err != nil {
-				return err
-			}
+			check(pub.Send(ctx, event))
 		}
-		return nil
 	})
-	return nil
 }
 
-func subscribeFlood(ctx context.Context, a *attacker) error {
-	conns, err := a.dials(ctx, 4, small())
-	if err != nil {
-		return err
-	}
+func subscribeFlood(ctx context.Context, a *attacker) {
+	conns := a.dials(ctx, 4, small())
 	for _, c := range conns {
-		a.repeat(ctx, 4, 0, func() error {
-			if err := a.subscribe(ctx, c, codec.KnownExtensions(), streamOther, codec.StartEarliest); err != nil {
-				return err
-			}
-			events, err := c.AcceptUniStream(ctx)
-			if err == nil {
-				events.Cancel(0)
-			}
-			return err
+		a.repeat(ctx, 4, 0, func() {
+			a.subscribe(ctx, c, codec.KnownExtensions(), streamOther, codec.StartEarliest)
+			must(c.AcceptUniStream(ctx)).Cancel(0)
 		})
 	}
-	return nil
 }
 
-func resets(ctx context.Context, a *attacker) error {
+func resets(ctx context.Context, a *attacker) {
 	for range 4 {
 		var c *quicx.Conn
-		a.repeat(ctx, 1, 0, func() (err error) {
+		a.repeat(ctx, 1, 0, func() {
 			if c == nil || c.Context().Err() != nil {
-				if c, err = a.dial(ctx, small()); err != nil {
-					return err
-				}
-				if err := a.known(ctx, c); err != nil {
-					return err
-				}
+				c = a.dial(ctx, small())
+				a.known(ctx, c)
 			}
-			s, err := c.OpenStream(ctx)
-			if err != nil {
-				return err
-			}
+			s := must(c.OpenStream(ctx))
 			_, _ = s.Send().Write([]byte("F"))
 			s.Send().Cancel(0)
 			s.Recv().Cancel(0)
-			return nil
 		})
 	}
-	return nil
 }
 
-func hotKey(ctx context.Context, a *attacker) error {
-	return a.cacheCalls(ctx, func(ctx context.Context, cache *client.Cache) error {
-		_, err := cache.Get(ctx, key(0))
-		return err
-	})
+func hotKey(ctx context.Context, a *attacker) {
+	a.cacheCalls(ctx, func(cache *client.Cache) { must(cache.Get(ctx, key(0))) })
 }
 
 // cacheCalls makes calls with 64 under way on each of 4 clients. key(0) exists.
-func (a *attacker) cacheCalls(ctx context.Context, call func(context.Context, *client.Cache) error) error {
+func (a *attacker) cacheCalls(ctx context.Context, call func(*client.Cache)) {
 	for range 4 {
-		c, err := a.connect(ctx)
-		if err != nil {
-			return err
-		}
-		cache := c.Cache(namespace, cacheEntries)
-		if err := cache.Put(ctx, key(0), value(0), client.NoExpiry); err != nil {
-			return err
-		}
-		a.repeat(ctx, 64, 0, func() error { return call(ctx, cache) })
+		cache := a.connect(ctx).Cache(namespace, cacheEntries)
+		check(cache.Put(ctx, key(0), value(0), client.NoExpiry))
+		a.repeat(ctx, 64, 0, func() { call(cache) })
 	}
-	return nil
 }
 
-func ttlStorm(ctx context.Context, a *attacker) error {
+func ttlStorm(ctx context.Context, a *attacker) {
 	var n atomic.Int64
-	return a.cacheCalls(ctx, func(ctx context.Context, cache *client.Cache) error {
+	a.cacheCalls(ctx, func(cache *client.Cache) {
 		i := n.Add(1)
-		return cache.Put(ctx, fmt.Sprint("short-", i), nil, time.Duration(i%1000+1)*time.Millisecond)
+		check(cache.Put(ctx, fmt.Sprint("short-", i), nil, time.Duration(i%1000+1)*time.Millisecond))
 	})
 }
 
-func deletes(ctx context.Context, a *attacker) error {
+func deletes(ctx context.Context, a *attacker) {
 	var n atomic.Int64
-	return a.cacheCalls(ctx, func(ctx context.Context, cache *client.Cache) error {
-		i := n.Add(1)
-		if i%4 == 0 {
-			return cache.Put(ctx, fmt.Sprint("gone-", i%1000), nil, client.NoExpiry)
+	a.cacheCalls(ctx, func(cache *client.Cache) {
+		if i := n.Add(1); i%4 == 0 {
+			check(cache.Put(ctx, fmt.Sprint("gone-", i%1000), nil, client.NoExpiry))
+		} else {
+			must(cache.Delete(ctx, fmt.Sprint("gone-", i%100_000)))
 		}
-		_, err := cache.Delete(ctx, fmt.Sprint("gone-", i%100_000))
-		return err
 	})
 }
 
-func extensionConfusion(ctx context.Context, a *attacker) error {
+func extensionConfusion(ctx context.Context, a *attacker) {
 	frame := func(body ...byte) []byte {
 		return append(codec.AppendHeader(nil, codec.LayoutExtension, len(body)), body...)
 	}
@@ -406,57 +320,37 @@ func extensionConfusion(ctx context.Context, a *attacker) error {
 	all = append(all, frame(), bomb(), append(codec.AppendHeader(nil, codec.LayoutExtension|codec.LayoutPublish, 1), 3))
 	a.stands()
 	for range 2 {
-		c, err := a.dial(ctx, small())
-		if err != nil {
-			return err
-		}
-		if err := a.known(ctx, c); err != nil {
-			return err
-		}
+		c := a.dial(ctx, small())
+		a.known(ctx, c)
 		var n atomic.Int64
-		a.repeat(ctx, 4, 5*time.Millisecond, func() error {
+		a.repeat(ctx, 4, 5*time.Millisecond, func() {
 			ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 			defer cancel()
 			f, ext := all[int(n.Add(1))%len(all)], codec.KnownExtensions()
 			if n.Load()%2 == 0 {
 				ext = 0
 			}
-			s, err := a.open(ctx, c, ext, f)
-			if err != nil {
-				return err
-			}
+			s := a.open(ctx, c, ext, f)
 			s.Send().Cancel(0)
 			s.Recv().Cancel(0)
-			u, err := a.openUni(ctx, c, f)
-			if err == nil {
-				u.Cancel(0)
-			}
-			return nil
+			_ = attempt(func() { a.openUni(ctx, c, f).Cancel(0) })
 		})
 	}
-	return nil
 }
 
-func datagrams(ctx context.Context, a *attacker) error {
-	socket, err := net.Dial("udp", a.Addr)
-	if err != nil {
-		return err
-	}
+func datagrams(ctx context.Context, a *attacker) {
+	socket := must(net.Dial("udp", a.Addr))
 	a.atTheEnd(func() { _ = socket.Close() })
 	random := rand.New(rand.NewPCG(1, 2))
 	buffer := make([]byte, 1400)
-	a.repeat(ctx, 1, 10*time.Millisecond, func() error {
+	a.repeat(ctx, 1, 10*time.Millisecond, func() {
 		for i := range 50 {
 			b := buffer[:1+random.IntN(len(buffer))]
 			for j := range b {
 				b[j] = byte(random.Uint32())
 			}
 			b[0] = []byte{0x40, 0xc0, 0xff, 0x00, 0xc3}[i%5] // short, long, and no header
-			if _, err := socket.Write(b); err != nil {
-				return err
-			}
+			must(socket.Write(b))
 		}
-		return nil
 	})
-	return nil
 }
