@@ -510,10 +510,8 @@ func invalidJSON() []invalidVector {
 	} {
 		add(classType, "integer/u64_"+c.name, "", `{"type":"publish_ok","request_id":`+c.json+`}`)
 		add(classType, "integer/u16_"+c.name, "", `{"type":"auth_ok","server_flags":`+c.json+`}`)
-		add(classType, "integer/optional_"+c.name, "", `{"type":"cache_put","tenant_id":"t1","namespace":"default",`+
-			`"cache":"primary","key":"k","value":"","ttl_ms":`+c.json+`}`)
-		add(classType, "integer/start_"+c.name, "", `{"type":"subscribe","tenant_id":"t1","namespace":"default",`+
-			`"stream":"demo","start":{"offset":`+c.json+`}}`)
+		add(classType, "integer/optional_"+c.name, "", onEntry("cache_put", `"value":"","ttl_ms":`+c.json))
+		add(classType, "integer/start_"+c.name, "", onTopic("subscribe", `"start":{"offset":`+c.json+`}`))
 	}
 	add(classType, "integer/u16_above", "", `{"type":"auth_ok","server_flags":65536}`)
 	add(classType, "integer/u16_wraps", "63 if cut to 16 bits.", `{"type":"auth_ok","server_flags":65599}`)
@@ -521,7 +519,7 @@ func invalidJSON() []invalidVector {
 
 	// Enumerations.
 	start := func(json string) string {
-		return `{"type":"subscribe","tenant_id":"t1","namespace":"default","stream":"demo","start":` + json + `}`
+		return onTopic("subscribe", `"start":`+json)
 	}
 	for _, c := range []struct{ name, json string }{
 		{"number", "42"},
@@ -543,10 +541,8 @@ func invalidJSON() []invalidVector {
 	for _, c := range []struct{ name, json string }{
 		{"unknown", `"all"`}, {"upper_case", `"None"`}, {"camel_case", `"perBatch"`}, {"empty", `""`}, {"number", "1"}, {"longer", `"none "`},
 	} {
-		add(classType, "ack/publish_"+c.name, "", `{"type":"publish","tenant_id":"t1","namespace":"default","stream":"demo",`+
-			`"payload":"","ack":`+c.json+`}`)
-		add(classType, "ack/publish_batch_"+c.name, "", `{"type":"publish_batch","tenant_id":"t1","namespace":"default",`+
-			`"stream":"demo","payloads":[],"ack":`+c.json+`}`)
+		add(classType, "ack/publish_"+c.name, "", onTopic("publish", `"payload":"","ack":`+c.json))
+		add(classType, "ack/publish_batch_"+c.name, "", onTopic("publish_batch", `"payloads":[],"ack":`+c.json))
 	}
 	for _, c := range []struct{ name, json string }{
 		{"unknown", `"too_new"`}, {"upper_case", `"TOO_OLD"`}, {"empty", `""`},
@@ -558,13 +554,10 @@ func invalidJSON() []invalidVector {
 	for _, c := range []struct{ name, json string }{
 		{"null_item", "[null]"}, {"number_item", "[5]"}, {"array_item", `[["aGVsbG8="]]`}, {"second_item", `["aGVsbG8=",true]`},
 	} {
-		add(classType, "payloads/"+c.name, "", `{"type":"publish_batch","tenant_id":"t1","namespace":"default",`+
-			`"stream":"demo","payloads":`+c.json+`}`)
+		add(classType, "payloads/"+c.name, "", onTopic("publish_batch", `"payloads":`+c.json))
 	}
-	add(classSyntax, "payloads/trailing_comma", "", `{"type":"publish_batch","tenant_id":"t1","namespace":"default",`+
-		`"stream":"demo","payloads":["aGVsbG8=",]}`)
-	add(classSyntax, "payloads/no_comma", "", `{"type":"publish_batch","tenant_id":"t1","namespace":"default",`+
-		`"stream":"demo","payloads":["aGVsbG8=" ""]}`)
+	add(classSyntax, "payloads/trailing_comma", "", onTopic("publish_batch", `"payloads":["aGVsbG8=",]`))
+	add(classSyntax, "payloads/no_comma", "", onTopic("publish_batch", `"payloads":["aGVsbG8=" ""]`))
 
 	// base64.
 	for _, c := range []struct{ name, note, value string }{
@@ -597,12 +590,9 @@ func invalidJSON() []invalidVector {
 		{"leftover_bits_2", "", "aB=="},
 		{"leftover_bits_all", "", "//=="},
 	} {
-		add(classBase64, "base64/payload_"+c.name, c.note, `{"type":"publish","tenant_id":"t1","namespace":"default",`+
-			`"stream":"demo","payload":"`+c.value+`"}`)
-		add(classBase64, "base64/item_"+c.name, c.note, `{"type":"publish_batch","tenant_id":"t1","namespace":"default",`+
-			`"stream":"demo","payloads":["aGVsbG8=","`+c.value+`"]}`)
-		add(classBase64, "base64/value_"+c.name, c.note, `{"type":"cache_value","tenant_id":"t1","namespace":"default",`+
-			`"cache":"primary","key":"k","value":"`+c.value+`"}`)
+		add(classBase64, "base64/payload_"+c.name, c.note, onTopic("publish", `"payload":"`+c.value+`"`))
+		add(classBase64, "base64/item_"+c.name, c.note, onTopic("publish_batch", `"payloads":["aGVsbG8=","`+c.value+`"]`))
+		add(classBase64, "base64/value_"+c.name, c.note, onEntry("cache_value", `"value":"`+c.value+`"`))
 	}
 	return vectors
 }

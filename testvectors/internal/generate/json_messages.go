@@ -12,6 +12,16 @@ func entry(more ...member) []member {
 	}, more...)
 }
 
+// onTopic and onEntry are the texts of messages that begin with these members, for what no encoder writes.
+
+func onTopic(kind, more string) string {
+	return `{"type":"` + kind + `","tenant_id":"t1","namespace":"default","stream":"demo",` + more + `}`
+}
+
+func onEntry(kind, more string) string {
+	return `{"type":"` + kind + `","tenant_id":"t1","namespace":"default","cache":"primary","key":"k",` + more + `}`
+}
+
 // allBytes is every value of a byte once.
 func allBytes() blob {
 	b := make([]byte, 256)
