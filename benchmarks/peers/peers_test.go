@@ -224,7 +224,7 @@ func TestRun(t *testing.T) {
 					t.Error(err)
 					continue
 				}
-				if img, err := png.DecodeConfig(f); err != nil || img.Width != 1200 || img.Height < 200 {
+				if img, err := png.DecodeConfig(f); err != nil || img.Width != 1000 || img.Height < 200 {
 					t.Errorf("plot %s: %d × %d dots, %v", plot, img.Width, img.Height, err)
 				}
 				f.Close()

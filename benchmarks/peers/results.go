@@ -54,9 +54,10 @@ func keep(s *suite, o *options, began time.Time, state machineState, results []o
 		os.WriteFile(filepath.Join(dir, s.name+".json"), append(runs, '\n'), 0o644),
 	}
 	if s.plots != nil {
-		for name, p := range s.plots(o, results) {
-			p.caption = rec.lines(o)
-			errs = append(errs, p.save(filepath.Join(dir, s.name+"-"+name+".png")))
+		pictures, err := s.plots(o, results)
+		for name, p := range pictures {
+			p.Caption = rec.lines(o)
+			errs = append(errs, err, p.WriteFile(filepath.Join(dir, s.name+"-"+name+".png")))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/felix-mq/felix/loadgen"
+	"github.com/felix-mq/felix/loadgen/plot"
 )
 
 // Names of what is measured in addition to the peers.
@@ -27,7 +28,7 @@ type suite struct {
 	defaults options
 	// report writes the table, and plots returns its pictures by their names.
 	report func(out io.Writer, o *options, results []outcome)
-	plots  func(o *options, results []outcome) map[string]picture
+	plots  func(o *options, results []outcome) (map[string]*plot.Picture, error)
 }
 
 var suites = []suite{floorSuite, peersSuite, matrixSuite}

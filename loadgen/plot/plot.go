@@ -2,7 +2,7 @@
 // picture says what it shows, by what command it was made and where.
 //
 // It is a package of its own because drawing brings fonts and rasterizers along, which a program that only measures can
-// do without. Begin at [WriteFiles].
+// do without. Begin at [WriteFiles]; other programs that measure draw theirs with [Picture] and [Grid].
 package plot
 
 import (
@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"image/color"
-	"io"
 	"math"
 	"path/filepath"
 	"slices"
@@ -19,29 +18,12 @@ import (
 
 	"github.com/HdrHistogram/hdrhistogram-go"
 	"gonum.org/v1/plot"
-	"gonum.org/v1/plot/font"
-	"gonum.org/v1/plot/palette/moreland"
 	"gonum.org/v1/plot/plotter"
-	"gonum.org/v1/plot/text"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
-	"gonum.org/v1/plot/vg/vgimg"
-	"gonum.org/v1/plot/vg/vgsvg"
 
 	"github.com/felix-mq/felix/loadgen"
 	"github.com/felix-mq/felix/loadgen/report"
-)
-
-// Size of a picture. A PNG has a pixel for each of these points; text of 13 is legible at that size.
-const (
-	Width  = 1000
-	Height = 700
-
-	titleSize = 18
-	textSize  = 14
-	smallSize = 12
-	margin    = 14
-	lineSkip  = 1.3
 )
 
 // colors are told apart by those who see red and green alike, too (Okabe and Ito, Color universal design, 2008).
@@ -58,7 +40,7 @@ var colors = []color.Color{
 // WriteFiles draws the percentiles of all cells, the timeline of each, and maps of what was swept, and writes each
 // picture twice.
 func WriteFiles(r *report.Report, dir string) error {
-	pictures := map[string]*picture{"percentiles": percentiles(r)}
+	pictures := map[string]*Picture{"percentiles": percentiles(r)}
 	for _, c := range r.Cells {
 		pictures[c.FileName()+".timeline"] = timeline(r, c)
 	}
@@ -69,117 +51,33 @@ func WriteFiles(r *report.Report, dir string) error {
 	}
 	errs := make([]error, 0, 2*len(pictures))
 	for name, p := range pictures {
-		png := vgimg.PngCanvas{Canvas: vgimg.NewWith(vgimg.UseWH(Width, Height), vgimg.UseDPI(int(vg.Inch)))}
-		for suffix, c := range map[string]vg.CanvasWriterTo{".png": png, ".svg": vgsvg.New(Width, Height)} {
-			p.draw(draw.New(c))
-			errs = append(errs, report.WriteFile(filepath.Join(dir, name+suffix), func(w io.Writer) error {
-				_, err := c.WriteTo(w)
-				return err
-			}))
+		for _, suffix := range []string{".png", ".svg"} {
+			errs = append(errs, p.WriteFile(filepath.Join(dir, name+suffix)))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// picture is some plots above each other, with a title above and a caption below.
-type picture struct {
-	title, caption []string
-	plots          []*plot.Plot
-}
-
 // newPicture makes a picture of something that a report has measured.
-func newPicture(r *report.Report, load string, title string) *picture {
-	return &picture{title: []string{title, load}, caption: r.Provenance()}
+func newPicture(r *report.Report, load string, title string) *Picture {
+	return &Picture{Title: []string{title, load}, Caption: r.Provenance(), Height: Height}
 }
 
-// sans is the face of all text: at these sizes serifs blur.
-func sans(size vg.Length) font.Font {
-	return font.From(font.Font{Typeface: plot.DefaultFont.Typeface, Variant: "Sans"}, size)
-}
-
-func style(size vg.Length) text.Style {
-	return text.Style{Color: color.Black, Font: sans(size), Handler: plot.DefaultTextHandler, YAlign: draw.YTop}
-}
-
-// newPlot adds a plot to the picture.
-func (p *picture) newPlot(x, y string) *plot.Plot {
-	q := plot.New()
-	q.X.Label.Text, q.Y.Label.Text = x, y
-	q.Legend.TextStyle.Font = sans(smallSize)
-	q.Legend.Padding = 3
-	q.Legend.ThumbnailWidth = 28
-	for _, a := range []*plot.Axis{&q.X, &q.Y} {
-		a.Label.TextStyle.Font = sans(textSize)
-		a.Tick.Label.Font = sans(smallSize)
-		a.Label.Padding = 4
-	}
-	p.plots = append(p.plots, q)
+// newPlot adds a plot to the picture, below the others.
+func newPlot(p *Picture, x, y string) *plot.Plot {
+	q := New(x, y)
+	p.Rows = append(p.Rows, []*plot.Plot{q})
 	return q
 }
 
-func (p *picture) draw(c draw.Canvas) {
-	c.SetColor(color.White)
-	c.Fill(c.Path())
-	c = draw.Crop(c, margin, -margin, margin, -margin)
-	c.Max.Y -= write(c, p.title[:1], style(titleSize))
-	c.Max.Y -= write(c, p.title[1:], style(textSize)) + margin/2
-	small := style(smallSize)
-	small.Color = color.Gray{0x40}
-	caption := c
-	caption.Max.Y = c.Min.Y + height(c, p.caption, small)
-	write(caption, p.caption, small)
-	c.Min.Y = caption.Max.Y + margin/2
-	rows := make([][]*plot.Plot, len(p.plots))
-	for i, q := range p.plots {
-		rows[i] = []*plot.Plot{q}
-	}
-	tiles := draw.Tiles{Rows: len(rows), Cols: 1, PadY: margin}
-	for i, canvas := range plot.Align(rows, tiles, c) {
-		p.plots[i].Draw(canvas[0])
-	}
-}
-
-// height is how much space write takes.
-func height(c draw.Canvas, lines []string, s text.Style) vg.Length {
-	return vg.Length(len(wrap(lines, s, c.Size().X))) * s.Font.Size * lineSkip
-}
-
-// write writes lines at the top of a canvas, broken where they are too long, and returns the height they took.
-func write(c draw.Canvas, lines []string, s text.Style) vg.Length {
-	at := c.Max.Y
-	for _, line := range wrap(lines, s, c.Size().X) {
-		c.FillText(s, vg.Point{X: c.Min.X, Y: at}, line)
-		at -= s.Font.Size * lineSkip
-	}
-	return c.Max.Y - at
-}
-
-// wrap breaks lines at spaces so that each fits into a width.
-func wrap(lines []string, s text.Style, width vg.Length) []string {
-	var out []string
-	for _, line := range lines {
-		current := ""
-		for word := range strings.FieldsSeq(line) {
-			if next := strings.TrimSpace(current + " " + word); current == "" || s.Width(next) <= width {
-				current = next
-				continue
-			}
-			out = append(out, current)
-			current = word
-		}
-		out = append(out, current)
-	}
-	return out
-}
-
 // percentiles draws the latency at each percentile, for each cell.
-func percentiles(r *report.Report) *picture {
+func percentiles(r *report.Report) *Picture {
 	load := r.Cells[0].Load
 	if len(r.Cells) > 1 {
 		load = fmt.Sprintf("%s: %d loads", r.Scenario, len(r.Cells))
 	}
 	p := newPicture(r, load, "Latency by percentile (lower is better)")
-	q := p.newPlot("percentile p, spaced by 1/(1−p)", "latency")
+	q := newPlot(p, "percentile p, spaced by 1/(1−p)", "latency")
 	q.Y.Scale, q.Y.Tick.Marker = plot.LogScale{}, durationTicks{}
 	q.X.Scale = plot.LogScale{}
 	q.Add(plotter.NewGrid())
@@ -317,7 +215,7 @@ func addLine(q *plot.Plot, name string, points plotter.XYs, number int) {
 }
 
 // timeline draws what happened when, one trial after the other.
-func timeline(r *report.Report, c *report.Cell) *picture {
+func timeline(r *report.Report, c *report.Cell) *Picture {
 	title := "Timeline: rate, latency and memory by interval"
 	if len(c.Trials) > 1 {
 		title += fmt.Sprintf(", %d trials one after the other", len(c.Trials))
@@ -328,7 +226,7 @@ func timeline(r *report.Report, c *report.Cell) *picture {
 		of   func(*loadgen.Interval) float64
 	}
 	panel := func(label string, logarithmic bool, curves ...curve) {
-		q := p.newPlot("", label)
+		q := newPlot(p, "", label)
 		q.Add(plotter.NewGrid())
 		q.Legend.Top = true
 		most := 0.0
@@ -401,33 +299,22 @@ func timeline(r *report.Report, c *report.Cell) *picture {
 	if r.Scenario == "soak" {
 		panel("goroutines", false, goroutines...)
 	}
-	p.plots[len(p.plots)-1].X.Label.Text = "seconds"
+	p.Rows[len(p.Rows)-1][0].X.Label.Text = "seconds"
 	// All panels show the same time, and have their legends next to it.
 	last := 0.0
-	for _, q := range p.plots {
-		last = math.Max(last, q.X.Max)
+	for _, row := range p.Rows {
+		last = math.Max(last, row[0].X.Max)
 	}
-	for _, q := range p.plots {
-		q.X.Min, q.X.Max = 0, last*1.22
-		q.X.Tick.Marker = quantityTicks{}
+	for _, row := range p.Rows {
+		row[0].X.Min, row[0].X.Max = 0, last*1.22
+		row[0].X.Tick.Marker = quantityTicks{}
 	}
 	return p
 }
 
-// grid is a table of means, whose rows and columns are the values of what was swept.
-type grid struct {
-	columns, rows []string
-	values        [][]float64 // by column and row, NaN where there is none
-}
-
-func (g *grid) Dims() (c, r int)   { return len(g.columns), len(g.rows) }
-func (g *grid) Z(c, r int) float64 { return math.Log(g.values[c][r]) }
-func (g *grid) X(c int) float64    { return float64(c) }
-func (g *grid) Y(r int) float64    { return float64(r) }
-
 // newGrid has a column for each value of the first axis, and a row for each combination of the others.
-func newGrid(r *report.Report, metric int) *grid {
-	g := new(grid)
+func newGrid(r *report.Report, metric int) *Grid {
+	g := new(Grid)
 	index := func(of *[]string, name string) int {
 		i := slices.Index(*of, name)
 		if i < 0 {
@@ -440,17 +327,17 @@ func newGrid(r *report.Report, metric int) *grid {
 	at := make(map[place]float64)
 	for _, c := range r.Cells {
 		rest := report.Cell{Axes: c.Axes[1:]}
-		where := place{index(&g.columns, c.Axes[0].Value), index(&g.rows, rest.Name())}
+		where := place{index(&g.Columns, c.Axes[0].Value), index(&g.Rows, rest.Name())}
 		for _, t := range c.Trials {
 			at[where] += t.Metrics[metric].Value / float64(len(c.Trials))
 		}
 	}
-	for column := range g.columns {
-		g.values = append(g.values, make([]float64, len(g.rows)))
-		for row := range g.rows {
-			g.values[column][row] = math.NaN()
+	for column := range g.Columns {
+		g.Values = append(g.Values, make([]float64, len(g.Rows)))
+		for row := range g.Rows {
+			g.Values[column][row] = math.NaN()
 			if v := at[place{column, row}]; v > 0 {
-				g.values[column][row] = v
+				g.Values[column][row] = v
 			}
 		}
 	}
@@ -458,7 +345,7 @@ func newGrid(r *report.Report, metric int) *grid {
 }
 
 // heatMap draws one figure for all cells.
-func heatMap(r *report.Report, metric int) *picture {
+func heatMap(r *report.Report, metric int) *Picture {
 	g := newGrid(r, metric)
 	m := r.Cells[0].Trials[0].Metrics[metric]
 	better := "lower"
@@ -470,56 +357,10 @@ func heatMap(r *report.Report, metric int) *picture {
 		title += fmt.Sprintf(", mean of %d trials", n)
 	}
 	p := newPicture(r, fmt.Sprintf("%s: colors are on a logarithmic scale, lighter is more", r.Scenario), title)
-	q := p.newPlot(r.Cells[0].Axes[0].Name, "")
-	heat := plotter.NewHeatMap(g, shades(moreland.Kindlmann().Palette(256).Colors()[50:240])) // without black and white
-	if !(heat.Max > heat.Min) {
-		heat.Max = heat.Min + 1
+	text := quantity
+	if m.Unit == "µs" {
+		text = micros
 	}
-	heat.NaN = color.Gray{0xDD}
-	q.Add(heat)
-	var dark, light plotter.XYLabels // on light cells and dark ones
-	for c := range g.columns {
-		for row := range g.rows {
-			v := g.values[c][row]
-			label, on := quantity(v), &light
-			switch {
-			case math.IsNaN(v):
-				label, on = "no result", &dark
-			case m.Unit == "µs":
-				label = micros(v)
-			}
-			if (g.Z(c, row)-heat.Min)/(heat.Max-heat.Min) > 0.45 {
-				on = &dark
-			}
-			on.XYs = append(on.XYs, plotter.XY{X: float64(c), Y: float64(row)})
-			on.Labels = append(on.Labels, label)
-		}
-	}
-	for on, ink := range map[*plotter.XYLabels]color.Color{&dark: color.Black, &light: color.White} {
-		labels, err := plotter.NewLabels(on)
-		if err != nil || len(on.Labels) == 0 {
-			continue
-		}
-		for i := range labels.TextStyle {
-			s := style(titleSize)
-			s.Color, s.XAlign, s.YAlign = ink, draw.XCenter, draw.YCenter
-			labels.TextStyle[i] = s
-		}
-		q.Add(labels)
-	}
-	ticks := func(names []string) plot.ConstantTicks {
-		t := make(plot.ConstantTicks, 0, len(names))
-		for i, name := range names {
-			t = append(t, plot.Tick{Value: float64(i), Label: name})
-		}
-		return t
-	}
-	q.X.Tick.Marker, q.Y.Tick.Marker = ticks(g.columns), ticks(g.rows)
-	q.X.Tick.Label.Font, q.Y.Tick.Label.Font = sans(textSize), sans(textSize)
+	g.Draw(newPlot(p, r.Cells[0].Axes[0].Name, ""), text)
 	return p
 }
-
-// shades is a palette.
-type shades []color.Color
-
-func (s shades) Colors() []color.Color { return s }

@@ -219,10 +219,10 @@ func TestGrid(t *testing.T) {
 		r.Cells = append(r.Cells, cell)
 	}
 	g := newGrid(r, 0)
-	if !slices.Equal(g.columns, []string{"1", "10"}) || !slices.Equal(g.rows, []string{"payload=256", "payload=4096"}) {
+	if !slices.Equal(g.Columns, []string{"1", "10"}) || !slices.Equal(g.Rows, []string{"payload=256", "payload=4096"}) {
 		t.Errorf("got %+v", g)
 	}
-	if g.values[0][0] != 15 || g.values[1][0] != 30 || g.values[1][1] != 40 || !math.IsNaN(g.values[0][1]) {
-		t.Errorf("got %v", g.values)
+	if g.Values[0][0] != 15 || g.Values[1][0] != 30 || g.Values[1][1] != 40 || !math.IsNaN(g.Values[0][1]) {
+		t.Errorf("got %v", g.Values)
 	}
 }
