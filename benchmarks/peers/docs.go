@@ -51,9 +51,6 @@ type summaryRow struct {
 // shownTables are the suites whose figures the documents show.
 var shownTables = []string{floorSuite.name, peersSuite.name}
 
-// A document shows the figures between two lines of comment.
-var shown = regexp.MustCompile(`(?s)(<!-- results -->\n).*?(<!-- end of results -->\n)`)
-
 // runDocs brings the summary of a release up to date with a directory of results, if one is named, and puts its figures
 // into documents. What the directory does not have stays as it is.
 func runDocs(_ context.Context, args []string, _, stderr io.Writer) int {
@@ -70,7 +67,11 @@ func runDocs(_ context.Context, args []string, _, stderr io.Writer) int {
 	sum, err := updateSummary(*file, *from)
 	for _, document := range flags.Args() {
 		if err == nil {
-			err = fillIn(document, sum)
+			err = program.FillIn(document, "results", func([]byte) []byte {
+				text := bytes.NewBufferString("\n")
+				sum.write(text)
+				return append(text.Bytes(), '\n')
+			})
 		}
 	}
 	if err != nil {
@@ -176,23 +177,6 @@ func sixDigits(v float64) float64 {
 		return v
 	}
 	return short
-}
-
-func fillIn(file string, sum *summary) error {
-	old, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
-	var text bytes.Buffer
-	sum.write(&text)
-	filled := shown.ReplaceAllFunc(old, func(block []byte) []byte {
-		parts := shown.FindSubmatch(block)
-		return bytes.Join([][]byte{parts[1], text.Bytes(), parts[2]}, []byte("\n"))
-	})
-	if bytes.Equal(filled, old) && !shown.Match(old) {
-		return fmt.Errorf("%s has no place for results", file)
-	}
-	return os.WriteFile(file, filled, 0o644)
 }
 
 // write writes the medians of all systems side by side, and where they come from.

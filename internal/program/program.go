@@ -10,6 +10,8 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -103,6 +105,24 @@ type Verdicts struct {
 func (v *Verdicts) Say(what string, measured float64, wanted string, met bool) {
 	v.Missed = v.Missed || !met
 	fmt.Fprintf(v, "%-60s %10.3f   wanted %-14s %s\n", what, measured, wanted, map[bool]string{true: "met", false: "MISSED"}[met])
+}
+
+// FillIn puts what fill makes of it in the place of what a document has between two lines of comment, <!-- name --> and
+// <!-- end of name -->.
+func FillIn(file, name string, fill func(old []byte) []byte) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	between := regexp.MustCompile(`(?s)(<!-- ` + name + ` -->\n)(.*?)(<!-- end of ` + name + ` -->\n)`)
+	if !between.Match(text) {
+		return fmt.Errorf("%s has no place for %s", file, name)
+	}
+	text = between.ReplaceAllFunc(text, func(block []byte) []byte {
+		parts := between.FindSubmatch(block)
+		return slices.Concat(parts[1], fill(parts[2]), parts[3])
+	})
+	return os.WriteFile(file, text, 0o644)
 }
 
 // Table is lines of cells, the head first.

@@ -2,15 +2,13 @@ package isolation
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
-	"os"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/felix-mq/felix/internal/program"
 	"github.com/felix-mq/felix/internal/stats"
 )
 
@@ -196,37 +194,27 @@ func rules() string {
 		maxRatio, callFloor, connectFloor, memorySlack*100, maxBack, backSlack*100, backSlackBytes>>20)
 }
 
-// A document shows the table between two lines of comment.
-var shown = regexp.MustCompile(`(?s)(<!-- isolation -->\n)(.*?)(<!-- end of isolation -->\n)`)
-
 // fillIn puts rows into the table of a document, in the order of the attacks. Rows of other attacks stay as they are.
 func fillIn(file string, results []*result) error {
-	old, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
-	parts := shown.FindSubmatch(old)
-	if parts == nil {
-		return errors.New(file + " has no place for the table")
-	}
-	rows := make(map[string][]byte)
-	for line := range bytes.Lines(parts[2]) {
-		if cells := bytes.SplitN(line, []byte("|"), 3); len(cells) == 3 {
-			rows[string(bytes.TrimSpace(cells[1]))] = line
+	return program.FillIn(file, "isolation", func(old []byte) []byte {
+		rows := make(map[string][]byte)
+		for line := range bytes.Lines(old) {
+			if cells := bytes.SplitN(line, []byte("|"), 3); len(cells) == 3 {
+				rows[string(bytes.TrimSpace(cells[1]))] = line
+			}
 		}
-	}
-	for _, r := range results {
-		var row bytes.Buffer
-		r.print(&row)
-		rows[r.Attack] = row.Bytes()
-	}
-	var table bytes.Buffer
-	fmt.Fprintf(&table, "\n%s\n", rules())
-	printHead(&table)
-	for _, a := range attacks {
-		table.Write(rows[a.name])
-	}
-	table.WriteByte('\n')
-	text := shown.ReplaceAllLiteral(old, slices.Concat(parts[1], table.Bytes(), parts[3]))
-	return os.WriteFile(file, text, 0o644)
+		for _, r := range results {
+			var row bytes.Buffer
+			r.print(&row)
+			rows[r.Attack] = row.Bytes()
+		}
+		var table bytes.Buffer
+		fmt.Fprintf(&table, "\n%s\n", rules())
+		printHead(&table)
+		for _, a := range attacks {
+			table.Write(rows[a.name])
+		}
+		table.WriteByte('\n')
+		return table.Bytes()
+	})
 }
