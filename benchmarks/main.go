@@ -16,15 +16,11 @@ import (
 	"github.com/felix-mq/felix/benchmarks/cost"
 	"github.com/felix-mq/felix/benchmarks/endtoend"
 	"github.com/felix-mq/felix/benchmarks/gate"
-	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/internal/program"
-	"github.com/felix-mq/felix/internal/settings"
-	"github.com/felix-mq/felix/loadgen"
 	"github.com/felix-mq/felix/loadgen/brokerproc"
 )
 
 func main() {
-	loadgen.ServeBroker(func(cfg *broker.Config) error { return settings.Environment(cfg) })
 	brokerproc.Serve()
 	program.Main(program.Commands(
 		"benchmarks",

@@ -2,18 +2,14 @@ package loadgen
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"time"
 
 	"github.com/felix-mq/felix/broker"
-	"github.com/felix-mq/felix/internal/child"
+	"github.com/felix-mq/felix/loadgen/brokerproc"
+	"github.com/felix-mq/felix/quicx"
 	"github.com/felix-mq/felix/ring"
-	"github.com/felix-mq/felix/telemetry"
 )
 
 // BrokerInfo says what broker a run was made against.
@@ -114,24 +110,32 @@ func startBroker(ctx context.Context, cfg Config) (*startedBroker, error) {
 	if err != nil {
 		return nil, err
 	}
-	dev, info, err := newDev(bc, cfg.Topics)
+	dev, err := newDev(bc, cfg.Topics)
 	if err != nil {
 		return nil, err
 	}
 	served := make(chan error, 1)
 	go func() { served <- dev.Serve(context.Background()) }() // ends with stop
-	info.Kind = "embedded"
+	info := infoOf("embedded", dev.Addr().String(), bc.QueuePolicy.String(), dev.Socket())
 	return &startedBroker{
 		target: &Target{
 			Addr: info.Addr, Tenant: dev.Tenant, Namespace: dev.Namespace, Stream: stream, Token: dev.Token, TLS: dev.ClientTLS(),
 		},
-		info: info.BrokerInfo,
+		info: info,
 		sample: func() brokerSample {
 			counters, _ := countersOf(dev) // a sample that fails is missing
 			return brokerSample{BrokerCounters: counters}
 		},
 		stop: func() (BrokerCounters, error) { return shutDown(dev, served) },
 	}, nil
+}
+
+// infoOf tells of a broker that was started for a run.
+func infoOf(kind, addr, policy string, s quicx.SocketInfo) BrokerInfo {
+	return BrokerInfo{
+		Kind: kind, Addr: addr, Policy: policy, ReceiveBuffer: s.RecvBufferGranted, SendBuffer: s.SendBufferGranted, GRO: s.GRO, GSO: s.GSO,
+		ReceiveBufferAsked: s.RecvBufferAsked, SendBufferAsked: s.SendBufferAsked,
+	}
 }
 
 // brokerConfig returns the settings of a broker that is started for a run.
@@ -147,25 +151,22 @@ func brokerConfig(policy ring.Overflow, tune func(*broker.Config) error) (broker
 	return cfg, nil
 }
 
-// newDev makes a development broker on loopback and says what others need to know of it.
-func newDev(cfg broker.Config, topics int) (*broker.Dev, ready, error) {
-	streams := make([]string, max(topics, 1))
-	for i := range streams {
-		streams[i] = topicName(stream, i, len(streams))
-	}
-	dev, err := broker.NewDev(cfg, broker.DevOptions{Streams: streams})
+// newDev makes a development broker on loopback.
+func newDev(cfg broker.Config, topics int) (*broker.Dev, error) {
+	dev, err := broker.NewDev(cfg, broker.DevOptions{Streams: topicNames(topics)})
 	if err != nil {
-		return nil, ready{}, fmt.Errorf("loadgen: starting a broker: %w", err)
+		return nil, fmt.Errorf("loadgen: starting a broker: %w", err)
 	}
-	socket := dev.Socket()
-	return dev, ready{
-		BrokerInfo: BrokerInfo{
-			Addr: dev.Addr().String(), Policy: cfg.QueuePolicy.String(),
-			ReceiveBuffer: socket.RecvBufferGranted, SendBuffer: socket.SendBufferGranted, GRO: socket.GRO, GSO: socket.GSO,
-			ReceiveBufferAsked: socket.RecvBufferAsked, SendBufferAsked: socket.SendBufferAsked,
-		},
-		Tenant: dev.Tenant, Namespace: dev.Namespace, Token: dev.Token, CertPEM: dev.CertPEM,
-	}, nil
+	return dev, nil
+}
+
+// topicNames are the streams of a broker with so many topics, at least one.
+func topicNames(topics int) []string {
+	names := make([]string, max(topics, 1))
+	for i := range names {
+		names[i] = topicName(stream, i, len(names))
+	}
+	return names
 }
 
 func shutDown(dev *broker.Dev, served <-chan error) (BrokerCounters, error) {
@@ -182,121 +183,46 @@ func shutDown(dev *broker.Dev, served <-chan error) (BrokerCounters, error) {
 }
 
 func countersOf(dev *broker.Dev) (BrokerCounters, error) {
-	families, err := dev.Registry().Gather()
-	if err != nil {
-		return BrokerCounters{}, fmt.Errorf("loadgen: reading the broker's metrics: %w", err)
-	}
-	var c BrokerCounters
-	for _, f := range families {
-		var field *uint64
-		switch f.GetName() {
-		case "felix_dropped_events_total":
-			field = &c.DroppedEvents
-		case "felix_publish_waits_total":
-			field = &c.PublishWaits
-		case "felix_subscriptions_stalled_total":
-			field = &c.Stalled
-		case "felix_quic_packets_sent_total":
-			field = &c.PacketsSent
-		case "felix_quic_packets_lost_total":
-			field = &c.PacketsLost
-		default:
-			continue
-		}
-		for _, m := range f.GetMetric() {
-			*field += uint64(m.GetCounter().GetValue())
-		}
-	}
-	return c, nil
+	metrics, err := brokerproc.Metrics(dev.Broker)
+	return countersIn(metrics), err
 }
 
-// brokerRole is the role of a process that is a broker. It answers each question with a [brokerSample], and its account
-// is the last one.
-const brokerRole = "loadgen-broker"
-
-// brokerJob says how such a process differs from others.
-type brokerJob struct {
-	Policy ring.Overflow
-	Topics int
-}
-
-// ready is what such a process says when it serves.
-type ready struct {
-	BrokerInfo
-	Tenant    string `json:"tenant"`
-	Namespace string `json:"namespace"`
-	Token     string `json:"token"`
-	CertPEM   []byte `json:"cert_pem"`
-}
-
-// ServeBroker makes [Config.Processes] = 2 possible: the broker's process is another instance of this program, and a
-// program that wants it calls ServeBroker before anything else in main. In the broker's process it serves and exits;
-// in any other it returns at once. tune, if not nil, changes the settings of that broker.
-func ServeBroker(tune func(*broker.Config) error) {
-	child.Serve(brokerRole, func(_ context.Context, job brokerJob, parent *child.Parent) (any, error) {
-		counters, err := serveBroker(job, tune, parent)
-		fmt.Fprint(os.Stderr, telemetry.Text())
-		return brokerSample{BrokerCounters: counters}, err
-	})
-}
-
-func serveBroker(job brokerJob, tune func(*broker.Config) error, parent *child.Parent) (BrokerCounters, error) {
-	cfg, err := brokerConfig(job.Policy, tune)
-	if err != nil {
-		return BrokerCounters{}, err
+func countersIn(metrics map[string]float64) BrokerCounters {
+	return BrokerCounters{
+		DroppedEvents: uint64(metrics["felix_dropped_events_total"]),
+		PublishWaits:  uint64(metrics["felix_publish_waits_total"]),
+		Stalled:       uint64(metrics["felix_subscriptions_stalled_total"]),
+		PacketsSent:   uint64(metrics["felix_quic_packets_sent_total"]),
+		PacketsLost:   uint64(metrics["felix_quic_packets_lost_total"]),
 	}
-	cfg.TuneRuntime() // as cmd/broker does
-	dev, info, err := newDev(cfg, job.Topics)
-	if err != nil {
-		return BrokerCounters{}, err
-	}
-	served := make(chan error, 1)
-	go func() { served <- dev.Serve(context.Background()) }()
-	err = parent.Send(info)
-	for err == nil {
-		if err = parent.Receive(new(struct{})); err != nil {
-			break
-		}
-		var s brokerSample
-		if s.BrokerCounters, err = countersOf(dev); err == nil {
-			s.Resources = new(resources())
-			err = parent.Send(s)
-		}
-	}
-	if errors.Is(err, io.EOF) {
-		err = nil
-	}
-	counters, stopErr := shutDown(dev, served)
-	return counters, errors.Join(err, stopErr)
 }
 
 // spawn starts a broker in another process of this program.
 func spawn(ctx context.Context, policy ring.Overflow, topics int) (*startedBroker, error) {
-	var r ready
-	p, err := child.Start(ctx, brokerRole, brokerJob{policy, topics}, nil, &r)
+	p, err := brokerproc.StartWith(ctx, brokerproc.Options{Streams: topicNames(topics), Policy: &policy})
 	if err != nil {
 		return nil, fmt.Errorf("loadgen: starting a broker: %w", err)
 	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(r.CertPEM) {
-		return nil, errors.Join(errors.New("loadgen: the broker process sent no certificate"), p.Stop(nil))
-	}
-	r.Kind = "process"
+	info := infoOf("process", p.Addr, p.Policy, p.Socket)
 	return &startedBroker{
-		target: &Target{
-			Addr: r.Addr, Tenant: r.Tenant, Namespace: r.Namespace, Stream: stream, Token: r.Token,
-			TLS: &tls.Config{RootCAs: roots, ServerName: "localhost", MinVersion: tls.VersionTLS13},
-		},
-		info: r.BrokerInfo,
+		target: TargetOf(p, stream),
+		info:   info,
 		sample: func() (s brokerSample) {
 			defer time.AfterFunc(stopTimeout, func() { _ = p.Kill() }).Stop()
-			_ = p.Ask(struct{}{}, &s) // a sample that fails is missing; the end says why
+			metrics, err := p.Metrics() // a sample that fails is missing; the end says why
+			if r, rErr := p.Resources(); err == nil && rErr == nil {
+				s = brokerSample{BrokerCounters: countersIn(metrics), Resources: &r}
+			}
 			return s
 		},
 		stop: func() (BrokerCounters, error) {
-			var last brokerSample
-			err := p.Stop(&last)
-			return last.BrokerCounters, err
+			metrics, err := p.StopAndCount()
+			return countersIn(metrics), err
 		},
 	}, nil
+}
+
+// TargetOf is a broker in a process of its own, of which one stream, or cache, is to be loaded.
+func TargetOf(p *brokerproc.Process, stream string) *Target {
+	return &Target{Addr: p.Addr, Tenant: p.Tenant, Namespace: p.Namespace, Stream: stream, Token: p.Token, TLS: p.TLS}
 }

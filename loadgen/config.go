@@ -110,10 +110,10 @@ type Config struct {
 	// Target is the broker to load. Nil starts one.
 	Target *Target
 	// Processes says where a broker that is started lives: 1 in this process, 2 in one of its own, which needs
-	// [ServeBroker]. Zero means 1.
+	// [brokerproc.Serve]. Zero means 1.
 	Processes int
 	// Tune, if not nil, changes the settings of a broker that is started in this process. One in a process of its own
-	// has its own, see [ServeBroker].
+	// knows those of the environment alone.
 	Tune func(*broker.Config) error
 
 	Observer

@@ -240,7 +240,7 @@ func TestTuneFails(t *testing.T) {
 // A client that is there can be loaded, with batches that are acknowledged, and stays open.
 func TestOnClient(t *testing.T) {
 	cfg := small(Config{Topics: 3, Fanout: 2, Batch: 4, Rate: 4000, Duration: 100 * time.Millisecond, Acked: true})
-	dev, _, err := newDev(must(brokerConfig(ring.Block, nil)), cfg.Topics)
+	dev, err := newDev(must(brokerConfig(ring.Block, nil)), cfg.Topics)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,14 +5,11 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/felix-mq/felix/broker"
+	"github.com/felix-mq/felix/loadgen/brokerproc"
 )
 
 // TestMain is also the broker's process of the tests with two.
 func TestMain(m *testing.M) {
-	ServeBroker(func(cfg *broker.Config) error {
-		cfg.ReplayBytes = -1
-		return nil
-	})
+	brokerproc.Serve()
 	goleak.VerifyTestMain(m)
 }

@@ -102,19 +102,20 @@ func part(intervals []Interval) SoakPart {
 		events += float64(i.Latency.Samples)
 		p.P99, p.Max = max(p.P99, i.Latency.P99), max(p.Max, i.Latency.Max)
 		p.Dropped += i.Dropped
-		p.Process.peak(&i.Process)
+		peak(&p.Process, &i.Process)
 		if i.Server != nil {
 			if p.Server == nil {
 				p.Server = new(Resources)
 			}
-			p.Server.peak(i.Server)
+			peak(p.Server, i.Server)
 		}
 	}
 	p.Rate = events / seconds
 	return p
 }
 
-func (r *Resources) peak(of *Resources) {
+// peak raises r to what of holds more.
+func peak(r, of *Resources) {
 	r.RSS, r.Heap, r.Goroutines = max(r.RSS, of.RSS), max(r.Heap, of.Heap), max(r.Goroutines, of.Goroutines)
 }
 

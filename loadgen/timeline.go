@@ -1,15 +1,13 @@
 package loadgen
 
 import (
-	"os"
 	"runtime"
-	"runtime/metrics"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
+
+	"github.com/felix-mq/felix/internal/child"
 )
 
 // Measurement is what the results of all scenarios have in common.
@@ -44,24 +42,7 @@ type Interval struct {
 }
 
 // Resources are what a process holds at one moment.
-type Resources struct {
-	RSS        int64 `json:"rss_bytes"`  // 0 if the system does not tell
-	Heap       int64 `json:"heap_bytes"` // in use, garbage included
-	Goroutines int   `json:"goroutines"`
-}
-
-func resources() Resources {
-	heap := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
-	metrics.Read(heap)
-	r := Resources{Heap: int64(heap[0].Value.Uint64()), Goroutines: runtime.NumGoroutine()}
-	if statm, err := os.ReadFile("/proc/self/statm"); err == nil {
-		if fields := strings.Fields(string(statm)); len(fields) > 1 {
-			pages, _ := strconv.ParseInt(fields[1], 10, 64)
-			r.RSS = pages * int64(os.Getpagesize())
-		}
-	}
-	return r
-}
+type Resources = child.Resources
 
 // recorder is the histogram of one worker, which is taken away at the end of each interval. The lock costs the worker
 // little, since nobody else wants it but then, and for as long as it takes to exchange two pointers.
@@ -161,7 +142,7 @@ func (t *timeline) end(now int64) {
 	sample := t.brokerSample()
 	i := Interval{
 		Start: time.Duration(t.last - t.start).Seconds(), Seconds: time.Duration(now - t.last).Seconds(),
-		Dropped: max(sample.DroppedEvents, t.dropped) - t.dropped, Latency: t.sum.summary(), Process: resources(), Server: sample.Resources,
+		Dropped: max(sample.DroppedEvents, t.dropped) - t.dropped, Latency: t.sum.summary(), Process: child.Held(), Server: sample.Resources,
 	}
 	if i.Seconds > 0 {
 		i.Rate = float64(i.Latency.Samples) / i.Seconds

@@ -56,7 +56,7 @@ func (b *bench) ttl(ctx context.Context) (err error) {
 	<-watching
 
 	load := loadgen.DefaultCacheConfig()
-	load.Target = broker.Target("primary")
+	load.Target = loadgen.TargetOf(broker, "primary")
 	load.GetRatio, load.Keys, load.TTL, load.Duration = 0.5, 20_000, loadLifetime, b.duration
 	over := make(chan struct{})
 	var loaded *loadgen.CacheResult

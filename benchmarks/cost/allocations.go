@@ -33,7 +33,7 @@ func (b *bench) allocationsOf(ctx context.Context, cfg loadgen.Config) (err erro
 		return err
 	}
 	defer func() { err = errors.Join(err, broker.Stop()) }()
-	cfg.Target = broker.Target("demo")
+	cfg.Target = loadgen.TargetOf(broker, "demo")
 	b.progress.Say("allocations at fanout %d", cfg.Fanout)
 	before, err := broker.Allocations()
 	if err != nil {

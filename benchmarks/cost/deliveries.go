@@ -118,7 +118,7 @@ func (b *bench) deliver(ctx context.Context, broker *brokerproc.Process, l load,
 	var first, last reading
 	var failed error
 	cfg := loadgen.Config{
-		Target: broker.Target("demo"), Fanout: fanout, Payload: l.payload, Batch: l.batch, Rate: rate, Duration: b.duration,
+		Target: loadgen.TargetOf(broker, "demo"), Fanout: fanout, Payload: l.payload, Batch: l.batch, Rate: rate, Duration: b.duration,
 		Observer: loadgen.Observer{Progress: func(p loadgen.Progress) {
 			if p.WarmingUp || failed != nil {
 				return

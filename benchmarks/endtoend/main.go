@@ -17,7 +17,7 @@ import (
 	"github.com/felix-mq/felix/loadgen"
 )
 
-// Run is the command. The program has called [loadgen.ServeBroker] before.
+// Run is the command. The program has called [brokerproc.Serve] before.
 func Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags := program.Flags("endtoend", stderr)
 	duration := flags.Duration("duration", 2500*time.Millisecond, "measured time of each row")

@@ -16,8 +16,6 @@ package floor
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"sync"
 	"sync/atomic"
@@ -87,7 +85,7 @@ func serve(ctx context.Context, parent *child.Parent, handle func(*quicx.Conn)) 
 	})
 	err = parent.Send(ready{
 		Addr:    ln.Addr().String(),
-		CertPEM: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]}),
+		CertPEM: dev.CertPEM(cert.Leaf),
 		Socket:  ln.Socket(),
 	})
 	if err == nil {
@@ -96,14 +94,6 @@ func serve(ctx context.Context, parent *child.Parent, handle func(*quicx.Conn)) 
 	err = errors.Join(err, ln.Close())
 	conns.Wait()
 	return account{PacketsLost: lost.Load()}, err
-}
-
-func (r *ready) tls() (*tls.Config, error) {
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(r.CertPEM) {
-		return nil, errors.New("floor: the process sent no certificate")
-	}
-	return &tls.Config{RootCAs: roots, ServerName: "localhost", MinVersion: tls.VersionTLS13}, nil
 }
 
 func (r *ready) brokerInfo() loadgen.BrokerInfo {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/felix-mq/felix/codec"
 	"github.com/felix-mq/felix/internal/child"
+	"github.com/felix-mq/felix/internal/dev"
 	"github.com/felix-mq/felix/loadgen"
 	"github.com/felix-mq/felix/quicx"
 )
@@ -45,7 +46,7 @@ type system struct {
 
 // open connects to the relay, with a connection for the publisher and those of the subscriptions.
 func (r *ready) open(ctx context.Context, cfg *loadgen.Config, _ func(error)) (loadgen.System, error) {
-	conf, err := r.tls()
+	conf, err := dev.ClientTLS(r.CertPEM)
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/felix-mq/felix/internal/child"
+	"github.com/felix-mq/felix/internal/dev"
 	"github.com/felix-mq/felix/loadgen"
 	"github.com/felix-mq/felix/quicx"
 )
@@ -41,7 +42,7 @@ func RunPipe(ctx context.Context, warmup, duration time.Duration, env []string) 
 		err = errors.Join(err, proc.Stop(&acc))
 		res.PacketsLost += acc.PacketsLost
 	}()
-	conf, err := r.tls()
+	conf, err := dev.ClientTLS(r.CertPEM)
 	if err != nil {
 		return nil, err
 	}

@@ -30,15 +30,13 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/felix-mq/felix/benchmarks/floor"
-	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/internal/child"
 	"github.com/felix-mq/felix/internal/program"
-	brokersettings "github.com/felix-mq/felix/internal/settings"
-	"github.com/felix-mq/felix/loadgen"
+	"github.com/felix-mq/felix/loadgen/brokerproc"
 )
 
 func main() {
-	loadgen.ServeBroker(func(cfg *broker.Config) error { return brokersettings.Environment(cfg) })
+	brokerproc.Serve()
 	floor.Serve()
 	child.Serve(natsName, serveNATS)
 	child.Serve(workerName, serveWorker)

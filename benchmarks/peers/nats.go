@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"net"
@@ -50,7 +48,7 @@ func serveNATS(ctx context.Context, secure bool, parent *child.Parent) (any, err
 	if secure {
 		opts.TLSConfig = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13}
 		opts.TLSTimeout = 10
-		certPEM = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]})
+		certPEM = dev.CertPEM(cert.Leaf)
 	}
 	s, err := natsserver.NewServer(opts)
 	if err != nil {
@@ -78,11 +76,9 @@ func startNATS(ctx context.Context, secure bool, _ settings) (*server, error) {
 	}
 	s := &server{addr: r.Addr, stop: func() error { return p.Stop(nil) }}
 	if secure {
-		roots := x509.NewCertPool()
-		if !roots.AppendCertsFromPEM(r.CertPEM) {
-			return nil, errors.Join(errors.New("nats: the server sent no certificate"), s.stop())
+		if s.tls, err = dev.ClientTLS(r.CertPEM); err != nil {
+			return nil, errors.Join(err, s.stop())
 		}
-		s.tls = clientTLS(roots)
 	}
 	return s, nil
 }

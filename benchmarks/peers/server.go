@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"net"
@@ -48,7 +46,7 @@ func startServer(ctx context.Context, program string, args func(f files) ([]stri
 
 func serverIn(ctx context.Context, dir, path string, args func(f files) ([]string, error)) (*server, error) {
 	f := files{dir: dir, cert: filepath.Join(dir, "cert.pem"), key: filepath.Join(dir, "key.pem")}
-	roots, err := f.writeCertificate()
+	conf, err := f.writeCertificate()
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +67,7 @@ func serverIn(ctx context.Context, dir, path string, args func(f files) ([]strin
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	s := &server{addr: addr, tls: clientTLS(roots), stop: func() error {
+	s := &server{addr: addr, tls: conf, stop: func() error {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait() // that it was killed is no news
 		return os.RemoveAll(dir)
@@ -87,23 +85,21 @@ func serverIn(ctx context.Context, dir, path string, args func(f files) ([]strin
 	return nil, errors.Join(errors.New("it does not listen"), s.stop())
 }
 
-func (f files) writeCertificate() (*x509.CertPool, error) {
-	cert, roots, err := dev.SelfSigned()
+// writeCertificate writes a certificate and its key, and returns what a client needs to trust it.
+func (f files) writeCertificate() (*tls.Config, error) {
+	cert, _, err := dev.SelfSigned()
 	if err != nil {
 		return nil, err
 	}
-	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
+	key, err := dev.KeyPEM(cert)
 	if err != nil {
 		return nil, err
 	}
-	return roots, errors.Join(
-		os.WriteFile(f.cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]}), 0o600),
-		os.WriteFile(f.key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}), 0o600))
-}
-
-// clientTLS accepts the certificate that is in roots, over nothing less than TLS 1.3.
-func clientTLS(roots *x509.CertPool) *tls.Config {
-	return &tls.Config{RootCAs: roots, ServerName: "localhost", MinVersion: tls.VersionTLS13}
+	certPEM := dev.CertPEM(cert.Leaf)
+	if err := errors.Join(os.WriteFile(f.cert, certPEM, 0o600), os.WriteFile(f.key, key, 0o600)); err != nil {
+		return nil, err
+	}
+	return dev.ClientTLS(certPEM)
 }
 
 // versionOf returns the word that follows a word in the output of a program, if it is installed.

@@ -12,7 +12,7 @@ import (
 
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/internal/settings"
-	"github.com/felix-mq/felix/loadgen"
+	"github.com/felix-mq/felix/loadgen/brokerproc"
 	"github.com/felix-mq/felix/loadgen/report"
 	"github.com/felix-mq/felix/telemetry"
 )
@@ -26,7 +26,7 @@ const (
 )
 
 func main() {
-	loadgen.ServeBroker(tune)
+	brokerproc.Serve()
 	code := run(os.Args[1:], os.Stdout, os.Stderr)
 	fmt.Fprint(os.Stderr, telemetry.Text())
 	os.Exit(code)

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -172,7 +171,7 @@ func TestExitCodes(t *testing.T) {
 		"no such file":    {args: []string{"--addr=127.0.0.1:1", "--token=x", "--ca=nosuch.pem"}, code: exitUsage, want: "nosuch.pem"},
 		"environment":     {env: "FELIX_SUB_QUEUE_POLICY=sometimes", code: exitUsage, want: "sometimes"},
 		"small duration":  {args: []string{"--payload=65536", "--duration=1ns", "--warmup=0", "--idle-timeout=5m"}, code: exitFailed, want: "run too small"},
-		"broker process":  {args: brokerProcess, stdin: `{"Policy":"sometimes"}`, code: exitFailed, want: "sometimes"},
+		"broker process":  {args: []string{"__child", "broker"}, stdin: `{"Policy":"sometimes"}`, code: exitFailed, want: "sometimes"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cmd := program(t, tc.args...)
@@ -192,41 +191,6 @@ func TestVersion(t *testing.T) {
 	code, stdout, stderr := execute(t, program(t, "--version"))
 	if want := "loadgen " + version.Get().String() + "\n"; code != exitOK || stdout != want {
 		t.Errorf("exit code %d, printed %q, want %q\n%s", code, stdout, want, stderr)
-	}
-}
-
-// brokerProcess are the arguments of the broker's process, whose job is a line of standard input.
-var brokerProcess = []string{"__child", "loadgen-broker"}
-
-// The broker process of a load generator that is gone ends by itself.
-func TestBrokerProcessEndsWithItsInput(t *testing.T) {
-	cmd := program(t, brokerProcess...)
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.WriteString(stdin, `{"Policy":"block","Topics":1}`+"\n"); err != nil {
-		t.Fatal(err)
-	}
-	in := json.NewDecoder(stdout)
-	var ready struct{ Addr, Token string }
-	if err := in.Decode(&ready); err != nil || ready.Addr == "" || ready.Token == "" {
-		t.Errorf("ready line %+v, %v", ready, err)
-	}
-	_ = stdin.Close()
-	var counters loadgen.BrokerCounters
-	if err := in.Decode(&counters); err != nil {
-		t.Errorf("no counters: %v", err)
-	}
-	if err := cmd.Wait(); err != nil {
-		t.Error(err)
 	}
 }
 

@@ -24,7 +24,6 @@ package script
 import (
 	"context"
 	"crypto/tls"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"slices"
@@ -67,7 +66,7 @@ func Listen(ctx context.Context, cfg quicx.Config) (*Server, error) {
 	}
 	s := &Server{
 		tls:  &tls.Config{RootCAs: pool},
-		cert: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]}),
+		cert: dev.CertPEM(cert.Leaf),
 	}
 	l, err := quicx.Listen("127.0.0.1:0", &tls.Config{
 		Certificates: []tls.Certificate{cert},

@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -98,6 +99,16 @@ func SelfSigned(hosts ...string) (tls.Certificate, *x509.CertPool, error) {
 // Localhost returns the hosts that lead to a broker for development from its own machine, and more.
 func Localhost(more ...string) []string {
 	return append([]string{"localhost", "127.0.0.1", "::1"}, more...)
+}
+
+// ClientTLS returns what a client needs to trust a server on localhost, whose authority it is given in PEM. It asks for
+// TLS 1.3.
+func ClientTLS(caPEM []byte) (*tls.Config, error) {
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(caPEM) {
+		return nil, errors.New("dev: the server gave no certificate")
+	}
+	return &tls.Config{RootCAs: roots, ServerName: "localhost", MinVersion: tls.VersionTLS13}, nil
 }
 
 // CertPEM returns a certificate as a file holds it.

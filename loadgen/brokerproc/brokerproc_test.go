@@ -1,11 +1,18 @@
 package brokerproc
 
 import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 
 	"github.com/google/pprof/profile"
 	"go.uber.org/goleak"
+
+	"github.com/felix-mq/felix/ring"
 )
 
 // TestMain is also the broker's process.
@@ -53,6 +60,59 @@ func TestQuestions(t *testing.T) {
 	after, err := p.CPUTime()
 	if err != nil || after <= before {
 		t.Errorf("processor time %v after %v, %v", after, before, err)
+	}
+}
+
+// The process of a program that is gone ends by itself, and tells its metrics if anybody still listens.
+func TestEndsWithItsInput(t *testing.T) {
+	id, err := newIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0], "__child", role)
+	stdin, err1 := cmd.StdinPipe()
+	stdout, err2 := cmd.StdoutPipe()
+	if err := errors.Join(err1, err2, cmd.Start(), json.NewEncoder(stdin).Encode(id)); err != nil {
+		t.Fatal(err)
+	}
+	in := json.NewDecoder(stdout)
+	var r ready
+	if err := in.Decode(&r); err != nil || r.Addr == "" || r.Token == "" || r.Policy == "" || r.Socket.RecvBufferGranted == 0 {
+		t.Errorf("ready %+v, %v", r, err)
+	}
+	_ = stdin.Close()
+	var metrics map[string]float64
+	if err := in.Decode(&metrics); err != nil || metrics["felix_udp_receive_buffer_bytes"] == 0 {
+		t.Errorf("metrics %v, %v", metrics, err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Options win over the environment where they name streams, and do not where they name a policy.
+func TestOptions(t *testing.T) {
+	block := ring.Block
+	for env, want := range map[string]string{"FELIX_READ_BYTES=64MiB": "block", "FELIX_SUB_QUEUE_POLICY=drop_old": "drop_old"} {
+		p, err := StartWith(t.Context(), Options{Streams: []string{"a", "b"}, Policy: &block, Env: []string{"FELIX_DEV_STREAMS=c", env}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := p.Metrics()
+		if err != nil || m["felix_streams"] != 2 || p.Policy != want {
+			t.Errorf("%s: %v streams, policy %s, %v", env, m["felix_streams"], p.Policy, err)
+		}
+		if r, err := p.Resources(); err != nil || r.Heap <= 0 || r.Goroutines <= 0 {
+			t.Errorf("resources %+v, %v", r, err)
+		}
+		if last, err := p.StopAndCount(); err != nil || len(last) < len(m) {
+			t.Errorf("%d metrics in the end, %d before, %v", len(last), len(m), err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if p, err := StartWith(ctx, Options{}); err == nil {
+		t.Errorf("started with a context that has ended: %v", p.Stop())
 	}
 }
 

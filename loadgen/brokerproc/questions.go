@@ -25,6 +25,7 @@ type question struct {
 // What is asked.
 const (
 	askMetrics         = "metrics"
+	askResources       = "resources"
 	askCPUTime         = "cpu time"
 	askMemory          = "memory"
 	askProfile         = "profile" // of that name in runtime/pprof
@@ -64,7 +65,9 @@ func (a *answerer) serve(parent *child.Parent) error {
 func (a *answerer) answer(q question) (any, error) {
 	switch q.Ask {
 	case askMetrics:
-		return a.metrics()
+		return Metrics(a.dev.Broker)
+	case askResources:
+		return child.Held(), nil
 	case askCPUTime:
 		return child.CPUTime()
 	case askMemory:
@@ -99,11 +102,11 @@ func (a *answerer) answer(q question) (any, error) {
 	return nil, fmt.Errorf("brokerproc: asked for %q", q.Ask)
 }
 
-// metrics reads counters and gauges, summed over their labels.
-func (a *answerer) metrics() (map[string]float64, error) {
-	families, err := a.dev.Registry().Gather()
+// Metrics returns the counters and gauges of a broker, summed over their labels.
+func Metrics(b *broker.Broker) (map[string]float64, error) {
+	families, err := b.Registry().Gather()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("brokerproc: reading the broker's metrics: %w", err)
 	}
 	all := make(map[string]float64, len(families))
 	for _, f := range families {
@@ -142,10 +145,16 @@ func (p *Process) ask(q question, answer any) error {
 	return p.proc.Ask(q, answer)
 }
 
-// Metrics returns the broker's counters and gauges, summed over their labels.
+// Metrics returns the broker's counters and gauges, as the function of that name does.
 func (p *Process) Metrics() (m map[string]float64, err error) {
 	err = p.ask(question{Ask: askMetrics}, &m)
 	return m, err
+}
+
+// Resources returns what the broker's process holds, garbage included.
+func (p *Process) Resources() (r child.Resources, err error) {
+	err = p.ask(question{Ask: askResources}, &r)
+	return r, err
 }
 
 // CPUTime returns the processor time that the broker's process has used.

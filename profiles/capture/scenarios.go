@@ -2,12 +2,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"sync"
 	"time"
 
-	"github.com/felix-mq/felix/client"
 	"github.com/felix-mq/felix/loadgen"
 	"github.com/felix-mq/felix/loadgen/brokerproc"
 )
@@ -43,10 +40,13 @@ func pgoLoads() (loads []scenario) {
 // run loads the broker for so long, and a little before.
 func (s scenario) run(ctx context.Context, broker *brokerproc.Process, duration time.Duration) error {
 	if s.fanout == 0 {
-		return cacheLoad(ctx, broker, duration)
+		load := loadgen.DefaultCacheConfig()
+		load.Target, load.Keys, load.Value, load.Concurrency, load.Duration = loadgen.TargetOf(broker, "primary"), 16, 1024, 16, duration
+		_, err := loadgen.RunCache(ctx, load)
+		return err
 	}
 	_, err := loadgen.Run(ctx, loadgen.Config{
-		Target: broker.Target("demo"), Fanout: s.fanout, Payload: s.payload, Batch: s.batch, Window: s.window,
+		Target: loadgen.TargetOf(broker, "demo"), Fanout: s.fanout, Payload: s.payload, Batch: s.batch, Window: s.window,
 		Warmup: 100 * time.Millisecond, Duration: duration, MaxDuration: time.Minute,
 	})
 	return err
@@ -63,39 +63,4 @@ func operations(broker *brokerproc.Process) (done, delivered float64, err error)
 	m, err := broker.Metrics()
 	gets := m["felix_cache_hits_total"] + m["felix_cache_misses_total"]
 	return m["felix_published_batches_total"] + m["felix_cache_puts_total"] + gets, m["felix_delivered_events_total"] + gets, err
-}
-
-// cacheCallers is how many cache requests are under way at a time.
-const cacheCallers = 16
-
-// cacheLoad puts values and gets each of them nine times.
-func cacheLoad(ctx context.Context, broker *brokerproc.Process, duration time.Duration) (err error) {
-	c, err := broker.Connect(ctx)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, c.Close()) }()
-	ctx, fail := context.WithCancelCause(ctx)
-	defer fail(nil)
-	cache, end := c.Cache(broker.Namespace, "primary"), time.Now().Add(duration)
-	var wg sync.WaitGroup
-	for i := range cacheCallers {
-		wg.Go(func() {
-			key, value := fmt.Sprint("key-", i), make([]byte, 256<<(i%4))
-			for time.Now().Before(end) {
-				if err := cache.Put(ctx, key, value, client.NoExpiry); err != nil {
-					fail(err)
-					return
-				}
-				for range 9 {
-					if _, err := cache.Get(ctx, key); err != nil {
-						fail(err)
-						return
-					}
-				}
-			}
-		})
-	}
-	wg.Wait()
-	return context.Cause(ctx)
 }

@@ -3,7 +3,6 @@ package isolation
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"slices"
@@ -15,6 +14,7 @@ import (
 	"github.com/felix-mq/felix/client"
 	"github.com/felix-mq/felix/codec"
 	"github.com/felix-mq/felix/internal/child"
+	"github.com/felix-mq/felix/internal/dev"
 	"github.com/felix-mq/felix/quicx"
 )
 
@@ -40,9 +40,9 @@ func (a *attacker) serve(ctx context.Context) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM([]byte(a.CertPEM))
-	a.tls = clientTLS(roots)
+	if a.tls, err = dev.ClientTLS([]byte(a.CertPEM)); err != nil {
+		return nil, err
+	}
 	if a.signer, err = signer(tenantA, a.SeedA); err != nil {
 		return nil, err
 	}

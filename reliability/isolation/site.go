@@ -6,7 +6,6 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,6 +23,7 @@ import (
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/catalog"
 	"github.com/felix-mq/felix/internal/child"
+	"github.com/felix-mq/felix/internal/dev"
 	"github.com/felix-mq/felix/internal/settings"
 	"github.com/felix-mq/felix/ring"
 )
@@ -192,12 +192,11 @@ func startSite(ctx context.Context, binary, dir, attack string, set []string) (_
 		_ = s.cmd.Wait() // a broker that was killed says so
 		close(s.exited)
 	}()
-	roots := x509.NewCertPool()
-	if err == nil && !roots.AppendCertsFromPEM([]byte(ready.CACert)) {
-		err = errors.New("it has no certificate")
+	if err == nil {
+		s.Addr, s.CertPEM = ready.Addr, ready.CACert
+		s.tls, err = dev.ClientTLS([]byte(s.CertPEM))
 	}
 	if err == nil {
-		s.Addr, s.CertPEM, s.tls = ready.Addr, ready.CACert, clientTLS(roots)
 		s.HTTP, err = s.metricsAddr(ctx)
 	}
 	if err != nil {
@@ -206,10 +205,6 @@ func startSite(ctx context.Context, binary, dir, attack string, set []string) (_
 		return nil, fmt.Errorf("the broker does not start: %w\n%s", err, said)
 	}
 	return s, nil
-}
-
-func clientTLS(roots *x509.CertPool) *tls.Config {
-	return &tls.Config{RootCAs: roots, ServerName: "localhost", MinVersion: tls.VersionTLS13}
 }
 
 // metricsAddr waits for the line of the log that says where the probes are.

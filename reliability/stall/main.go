@@ -141,7 +141,7 @@ func (b *bench) sameTopic(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, broker.Stop()) }()
 	cfg := loadgen.Config{
-		Target: broker.Target("demo"), Fanout: fanout, Payload: payloadSize, Batch: batch, Duration: b.duration,
+		Target: loadgen.TargetOf(broker, "demo"), Fanout: fanout, Payload: payloadSize, Batch: batch, Duration: b.duration,
 		// All that stalls has filled its windows and queues before latencies count.
 		Warmup: 5 * time.Second,
 	}

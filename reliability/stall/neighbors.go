@@ -4,12 +4,13 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
-	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/felix-mq/felix/codec"
 	"github.com/felix-mq/felix/internal/child"
+	"github.com/felix-mq/felix/internal/dev"
 	"github.com/felix-mq/felix/loadgen/brokerproc"
 	"github.com/felix-mq/felix/quicx"
 )
@@ -40,44 +41,35 @@ func serveNeighbors() {
 }
 
 func (n *neighbors) hold(ctx context.Context, parent *child.Parent) error {
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(n.CertPEM)
-	conf := &tls.Config{RootCAs: roots, ServerName: "localhost", MinVersion: tls.VersionTLS13}
+	conf, err := dev.ClientTLS(n.CertPEM)
+	if err != nil {
+		return err
+	}
 	// A dialed connection has a socket of its own: without GRO its buffers are 16 KiB instead of 256 KiB. The broker's
 	// keep-alives are enough for both sides.
 	cfg := quicx.Config{
 		DisableGRO: true, RecvBuffer: 64 << 10, SendBuffer: 64 << 10, KeepAlive: -1,
 		StreamWindow: stalledWindow, StreamsHint: len(n.Streams)/n.Conns + 1,
 	}
-	dialing, fail := context.WithCancelCause(ctx)
-	defer fail(nil)
-	var mu sync.Mutex
-	var conns []*quicx.Conn
-	var wg sync.WaitGroup
-	for worker := range dialsAtATime {
-		wg.Go(func() {
-			for i := worker; i < n.Conns && dialing.Err() == nil; i += dialsAtATime {
-				c, err := n.connect(dialing, conf, cfg, i)
-				if err != nil {
-					fail(err)
-					return
-				}
-				mu.Lock()
-				conns = append(conns, c)
-				mu.Unlock()
-			}
+	conns := make([]*quicx.Conn, n.Conns)
+	dials, dialing := errgroup.WithContext(ctx)
+	dials.SetLimit(dialsAtATime)
+	for i := range conns {
+		dials.Go(func() (err error) {
+			conns[i], err = n.connect(dialing, conf, cfg, i)
+			return err
 		})
 	}
-	wg.Wait()
-	err := context.Cause(dialing)
-	if err == nil {
+	if err = dials.Wait(); err == nil {
 		err = parent.Send("all stand")
 	}
 	if err == nil {
 		<-ctx.Done()
 	}
 	for _, c := range conns {
-		_ = c.Close(0, "")
+		if c != nil {
+			_ = c.Close(0, "")
+		}
 	}
 	return err
 }
