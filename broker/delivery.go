@@ -64,46 +64,50 @@ func (s *subscription) writeBatch(b *burst) (events, bytes uint64, err error) {
 		if d.Reason != fanout.GapNone && s.gaps {
 			b.head(codec.AppendGap(b.heads, codec.Gap{Reason: gapReasons[d.Reason], Lost: d.Gap, Next: d.Next}))
 		}
-		if d.Frame == nil {
+		n, size := 0, 0
+		switch {
+		case d.Frame == nil:
 			continue
+		case isCompressed(d.Frame) && !s.takesCompressed(d):
+			n, size, err = s.writeDecompressed(b, d)
+		case isCompressed(d.Frame):
+			n, size = d.Frame.Count(), len(d.Frame.Bytes())
+			b.frames = append(b.frames, d.Frame.Bytes())
+		default:
+			n, size = d.Frame.Count()-d.Skip, len(d.Frame.Bytes())
+			err = s.addFrame(b, d.Frame, d.Skip)
 		}
-		frame := d.Frame
-		if isCompressed(frame) {
-			if s.s2 && d.Skip == 0 && (s.maxItems == 0 || frame.Count() <= s.maxItems) && s.maxBytes == 0 {
-				b.frames = append(b.frames, frame.Bytes())
-				events += uint64(frame.Count())
-				bytes += uint64(len(frame.Bytes()))
-				continue
-			}
-			plain, reason := s.decompressed(d)
-			if plain == nil {
-				if s.gaps {
-					lost, next := uint64(d.Frame.Count()-d.Skip), d.Frame.First()+uint64(d.Frame.Count())
-					b.head(codec.AppendGap(b.heads, codec.Gap{Reason: reason, Lost: lost, Next: next}))
-				}
-				continue
-			}
-			// It is written before the next one is made, so that one subscription holds one of them at a time.
-			err := s.addFrame(b, plain, d.Skip)
-			if err == nil {
-				err = s.writeFrames(b)
-			}
-			events += uint64(plain.Count() - d.Skip)
-			bytes += uint64(len(plain.Bytes()))
-			plain.Release()
-			if err != nil {
-				return 0, 0, err
-			}
-			continue
-		}
-		events += uint64(frame.Count() - d.Skip)
-		bytes += uint64(len(frame.Bytes()))
-		if err := s.addFrame(b, frame, d.Skip); err != nil {
+		if err != nil {
 			return 0, 0, err
 		}
+		events += uint64(n)
+		bytes += uint64(size)
 	}
 	telemetry.Observe(telemetry.StageDeliverBuild, start)
 	return events, bytes, s.writeFrames(b)
+}
+
+// takesCompressed reports whether a compressed frame can go out as it is.
+func (s *subscription) takesCompressed(d fanout.Delivery) bool {
+	return s.s2 && d.Skip == 0 && (s.maxItems == 0 || d.Frame.Count() <= s.maxItems) && s.maxBytes == 0
+}
+
+// writeDecompressed writes what is queued and the plain form of a compressed frame, or queues a gap if it has none.
+func (s *subscription) writeDecompressed(b *burst, d fanout.Delivery) (events, bytes int, err error) {
+	plain, reason := s.decompressed(d)
+	if plain == nil {
+		if s.gaps {
+			lost, next := uint64(d.Frame.Count()-d.Skip), d.Frame.First()+uint64(d.Frame.Count())
+			b.head(codec.AppendGap(b.heads, codec.Gap{Reason: reason, Lost: lost, Next: next}))
+		}
+		return 0, 0, nil
+	}
+	defer plain.Release()
+	// It is written before the next one is made, so that one subscription holds one of them at a time.
+	if err = s.addFrame(b, plain, d.Skip); err == nil {
+		err = s.writeFrames(b)
+	}
+	return plain.Count() - d.Skip, len(plain.Bytes()), err
 }
 
 // addFrame queues a plain frame to be written as the peer wants it. One that has to be cut is written at once.

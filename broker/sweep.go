@@ -161,45 +161,51 @@ func soonest(a, b time.Time) time.Time {
 	return a
 }
 
+// findOverdue returns what has to end now, and when to look again. Three clocks run: the time that a stream has to
+// authenticate, the time that a frame which has begun has to arrive in, and the time that a connection may be without a
+// good token.
 func (c *conn) findOverdue(now time.Time) (found ends, next time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	cfg := &c.b.cfg
+	// due notes a time, and reports whether it has come.
+	due := func(end time.Time) bool {
+		if now.Before(end) {
+			next = soonest(next, end)
+			return false
+		}
+		return true
+	}
 	for s, w := range c.readers {
-		if w.token == (token{}) {
-			if end := w.since.Add(cfg.AuthTimeout); now.Before(end) {
-				next = soonest(next, end)
-			} else {
-				found.streams = append(found.streams, overdue{s, limitAuthTimeout})
-			}
+		if w.token == (token{}) && due(w.since.Add(c.b.cfg.AuthTimeout)) {
+			found.streams = append(found.streams, overdue{s, limitAuthTimeout})
 		}
 		next = soonest(next, now.Add(c.b.frameLook()))
-		count, inside, payload := s.fr.Progress()
-		if !inside || count != w.count || w.stuck.IsZero() {
-			w.count, w.stuck = count, time.Time{}
-			if inside {
-				w.stuck = now
-			}
-		} else if now.Sub(w.stuck) > cfg.FrameTimeout+time.Duration(payload/minFrameRate)*time.Second {
+		if c.b.standsStill(s, w, now) {
 			found.streams = append(found.streams, overdue{s, limitFrameTimeout})
 		}
 	}
 	// A connection that opens streams and authenticates none of them is nobody's, and so is one whose tokens are not
 	// good any more. One without streams may be a client that will subscribe later.
-	var end time.Time
-	switch {
+	switch auth := c.b.cfg.AuthTimeout; {
 	case !c.lapsed.IsZero():
-		end = c.lapsed.Add(cfg.AuthTimeout)
+		found.conn = due(c.lapsed.Add(auth))
 	case len(c.tokens) == 0 && !c.openedAt.IsZero():
-		end = c.openedAt.Add(cfg.AuthTimeout + cfg.AuthTimeout/2)
-	default:
-		return found, next
+		found.conn = due(c.openedAt.Add(auth + auth/2))
 	}
-	if now.Before(end) {
-		return found, soonest(next, end)
-	}
-	found.conn = true
 	return found, next
+}
+
+// standsStill reports whether a frame of a stream has not moved for longer than its size allows.
+func (b *Broker) standsStill(s *stream, w *watch, now time.Time) bool {
+	count, inside, payload := s.fr.Progress()
+	if inside && count == w.count && !w.stuck.IsZero() {
+		return now.Sub(w.stuck) > b.cfg.FrameTimeout+time.Duration(payload/minFrameRate)*time.Second
+	}
+	w.count, w.stuck = count, time.Time{}
+	if inside {
+		w.stuck = now
+	}
+	return false
 }
 
 // trust notes a token that a stream of the connection has shown.
