@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -242,7 +241,6 @@ func (l *callLoad) run(ctx context.Context) (*callResult, error) {
 	}
 	base := time.Now()
 	t := newTimeline(l.observer, l.broker, base, tags...)
-	begin, end := int64(l.warmup), int64(l.warmup+l.duration)
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	workers := make([]*worker, l.workers)
@@ -294,9 +292,14 @@ func (l *callLoad) run(ctx context.Context) (*callResult, error) {
 	if l.rate > 0 {
 		l.notBegun(unclaimed, pace, next.Load(), now)
 	}
+	return l.result(append(workers, unclaimed), t), nil
+}
+
+// result sums up what the workers counted. It is called when their accounts are closed.
+func (l *callLoad) result(workers []*worker, t *timeline) *callResult {
 	r := &callResult{kinds: make([]callKind, len(l.kinds)), seconds: l.duration.Seconds()}
-	stop := end
-	for _, w := range slices.Concat(workers, []*worker{unclaimed}) {
+	begin, stop := int64(l.warmup), int64(l.warmup+l.duration)
+	for _, w := range workers {
 		stop = max(stop, w.last)
 		r.late += w.late
 		for i := range r.kinds {
@@ -317,7 +320,7 @@ func (l *callLoad) run(ctx context.Context) (*callResult, error) {
 		r.kinds[kind].lat = t.series[kind].total
 	}
 	r.Measurement = t.measurement()
-	return r, nil
+	return r
 }
 
 // work makes a worker's calls until the measured time ends.
