@@ -304,8 +304,8 @@ func TestConnect(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if cfg.Rate > 0 && r.Connections != int64(cfg.Rate*cfg.Duration.Seconds()) {
-				t.Errorf("%d connections in %v", r.Connections, cfg.Duration)
+			if n := r.Connections + r.Hung + r.NotBegun; cfg.Rate > 0 && n != int64(cfg.Rate*cfg.Duration.Seconds()) {
+				t.Errorf("%d attempts in %v", n, cfg.Duration)
 			}
 			if r.Rate <= 0 || r.Latency.P50 <= 0 || r.Seconds < cfg.Duration.Seconds() || r.Broker.PacketsSent == 0 {
 				t.Errorf("got %+v", r)

@@ -12,7 +12,8 @@ type attack struct {
 }
 
 // attacks are all of them. What a run starts goes on until ctx ends; it returns, or says that it stands, when all is
-// set up. What fails ends its step (see check). Rates are bounded where the point is what the broker holds and not how fast it works.
+// set up. What fails ends its step (see check). Rates are bounded where the point is what the broker holds and not how
+// fast it works.
 var attacks = []attack{
 	// What the broker holds for A.
 	{
