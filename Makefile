@@ -151,6 +151,7 @@ bench.floor  = $(PEERS) floor $(KEEP) $(FLAGS)
 bench.peers  = $(PEERS) peers $(KEEP) $(FLAGS)
 bench.matrix = $(PEERS) matrix $(KEEP) $(if $(FULL),--full) $(FLAGS)
 bench.cache  = $(PEERS) cache $(FLAGS)
+bench.durable = $(PEERS) durable $(KEEP) $(FLAGS)
 bench.sweep  = $(PEERS) sweep --commit $(COMMIT) --out "$(SWEEP)" $(FLAGS)
 bench.docs   = $(PEERS) docs --summary "$(SUMMARY)" --from "$(FROM)" docs/measure/performance.md
 bench.cost   = $(GO) run ./benchmarks cost $(FLAGS)
@@ -162,7 +163,7 @@ bench.compare     = BASE=$(BASE) PLANT=$(PLANT) UNLIKE=$(UNLIKE) ROUNDS=$(ROUNDS
 names = $(sort $(patsubst $1.%,%,$(filter $1.%,$(.VARIABLES))))
 one   = $(if $(filter $2,$(call names,$1)),$($1.$2),$(error "$2": there are: $(call names,$1)))
 
-bench-%: ## Print a table: floor, peers, matrix (FULL=1), cache, cost, cache-ttl, cache-churn, sweep, docs (FROM=), compare (BASE=, ROUNDS=, PLANT=1)
+bench-%: ## Print a table: floor, peers, matrix (FULL=1), cache, durable, cost, cache-ttl, cache-churn, sweep, docs (FROM=), compare (BASE=, ROUNDS=, PLANT=1)
 	$(call one,bench,$*)
 
 SCENARIO ?= fanout

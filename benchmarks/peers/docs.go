@@ -72,6 +72,11 @@ func runDocs(_ context.Context, args []string, _, stderr io.Writer) int {
 				sum.write(text)
 				return append(text.Bytes(), '\n')
 			})
+			if durable, missing := os.ReadFile(filepath.Join(*from, durableName+".md")); err == nil && *from != "" && missing == nil {
+				err = program.FillIn(document, durableName, func([]byte) []byte {
+					return slices.Concat([]byte("\n"), durable, []byte("\n"))
+				})
+			}
 		}
 	}
 	if err != nil {

@@ -5,6 +5,7 @@
 //   - peers: NATS, Redis and Mosquitto, in the clear and with TLS 1.3; one that is not installed is reported
 //   - matrix: Felix alone, over payloads, fanouts and batches
 //   - cache: Felix's cache next to Redis over TLS 1.3 and memcached (caches.go)
+//   - durable: durable streams next to what the disk does, to NATS JetStream, and to streams in memory (durable.go)
 //   - sweep: finds the settings with which each system is at its best, by which the tables are made (sweep.go)
 //   - docs: keeps the figures of a directory of results, and puts them into documents (docs.go)
 //
@@ -36,11 +37,20 @@ import (
 )
 
 func main() {
+	serve()
+	program.Main(command)
+}
+
+// serve serves and exits if this is one of the processes that a run consists of.
+func serve() {
 	brokerproc.Serve()
 	floor.Serve()
 	child.Serve(natsName, serveNATS)
 	child.Serve(workerName, serveWorker)
-	program.Main(command)
+	child.Serve(durableName, serveDurable)
+	child.Serve(jetStreamRole, serveJetStream)
+	child.Serve(cursorsRole, serveCursors)
+	child.Serve(writerRole, serveWriter)
 }
 
 // command runs what its first argument names.
@@ -53,6 +63,7 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	all = append(
 		all,
 		program.Command{Name: "cache", About: "Felix's cache next to Redis over TLS 1.3 and memcached", Run: runCaches},
+		program.Command{Name: durableName, About: "durable streams next to the bare disk, NATS JetStream and streams in memory", Run: runDurable},
 		program.Command{Name: sweepName, About: "find the settings with which each system is at its best", Run: runSweep},
 		program.Command{Name: "docs", About: "put the tables of a directory of results into documents", Run: runDocs},
 	)

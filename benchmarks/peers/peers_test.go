@@ -19,18 +19,13 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/felix-mq/felix/benchmarks/floor"
-	"github.com/felix-mq/felix/internal/child"
 	"github.com/felix-mq/felix/internal/stats"
 	"github.com/felix-mq/felix/loadgen"
-	"github.com/felix-mq/felix/loadgen/brokerproc"
 )
 
 // TestMain is also the other processes of the tests.
 func TestMain(m *testing.M) {
-	brokerproc.Serve()
-	floor.Serve()
-	child.Serve(natsName, serveNATS)
-	child.Serve(workerName, serveWorker)
+	serve()
 	goleak.VerifyTestMain(m)
 }
 

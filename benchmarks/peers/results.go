@@ -41,18 +41,15 @@ func keep(s *suite, o *options, began time.Time, state machineState, results []o
 	if err != nil || o.results == "" {
 		return err
 	}
-	dir := filepath.Join(o.results, rec.Began.Format(time.DateOnly)+"-"+o.commit)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
 	runs, err := json.MarshalIndent(rec, "", "\t")
 	if err != nil {
 		return err
 	}
-	errs := []error{
-		os.WriteFile(filepath.Join(dir, s.name+".md"), text.Bytes(), 0o644),
-		os.WriteFile(filepath.Join(dir, s.name+".json"), append(runs, '\n'), 0o644),
+	dir, err := keepIn(o.results, rec.Began, o.commit, s.name, text.Bytes(), append(runs, '\n'))
+	if err != nil {
+		return err
 	}
+	var errs []error
 	if s.plots != nil {
 		pictures, err := s.plots(o, results)
 		for name, p := range pictures {
@@ -65,6 +62,17 @@ func keep(s *suite, o *options, began time.Time, state machineState, results []o
 	}
 	_, err = fmt.Fprintf(stdout, "\nKept in %s.\n", dir)
 	return err
+}
+
+// keepIn keeps the text and the runs of a table in a directory of that day and commit, and returns its name.
+func keepIn(results string, began time.Time, commit, table string, text, runs []byte) (dir string, err error) {
+	dir = filepath.Join(results, began.Format(time.DateOnly)+"-"+commit)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	return dir, errors.Join(
+		os.WriteFile(filepath.Join(dir, table+".md"), text, 0o644),
+		os.WriteFile(filepath.Join(dir, table+".json"), runs, 0o644))
 }
 
 // environmentOf is what loadgen told of the first run of Felix.

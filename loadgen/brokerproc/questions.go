@@ -18,8 +18,9 @@ import (
 
 // question is what a [Process] asks the broker's process.
 type question struct {
-	Ask   string
-	Names []string `json:",omitempty"` // of streams, or of a profile
+	Ask     string
+	Names   []string `json:",omitempty"` // of streams, or of a profile
+	Durable bool     `json:",omitempty"` // streams
 }
 
 // What is asked.
@@ -93,9 +94,13 @@ func (a *answerer) answer(q question) (any, error) {
 		pprof.StopCPUProfile()
 		return a.cpu.Bytes(), nil
 	case askAddStreams:
+		add := a.dev.AddStream
+		if q.Durable {
+			add = a.dev.AddDurableStream
+		}
 		var errs []error
 		for _, name := range q.Names {
-			errs = append(errs, a.dev.AddStream(a.dev.Tenant, a.dev.Namespace, name))
+			errs = append(errs, add(a.dev.Tenant, a.dev.Namespace, name))
 		}
 		return true, errors.Join(errs...)
 	}
@@ -225,4 +230,10 @@ func (p *Process) CPUProfile() (*profile.Profile, error) {
 func (p *Process) AddStreams(names []string) error {
 	var ok bool
 	return p.ask(question{Ask: askAddStreams, Names: names}, &ok)
+}
+
+// AddDurableStreams makes durable streams of a broker that has a data directory.
+func (p *Process) AddDurableStreams(names []string) error {
+	var ok bool
+	return p.ask(question{Ask: askAddStreams, Names: names, Durable: true}, &ok)
 }
