@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -292,7 +293,7 @@ func (l *callLoad) run(ctx context.Context) (*callResult, error) {
 	if l.rate > 0 {
 		l.notBegun(unclaimed, pace, next.Load(), now)
 	}
-	return l.result(append(workers, unclaimed), t), nil
+	return l.result(slices.Concat(workers, []*worker{unclaimed}), t), nil
 }
 
 // result sums up what the workers counted. It is called when their accounts are closed.

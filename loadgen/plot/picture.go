@@ -136,10 +136,10 @@ type Grid struct {
 	Values        [][]float64 // by column and row, not a number where there is none
 }
 
-// Dims, Z, X and Y make a grid what package plotter draws, on a logarithmic scale.
+// Dims implements plotter.GridXYZ.
 func (g *Grid) Dims() (c, r int) { return len(g.Columns), len(g.Rows) }
 
-// Z implements plotter.GridXYZ.
+// Z implements plotter.GridXYZ, on a logarithmic scale.
 func (g *Grid) Z(c, r int) float64 { return math.Log(g.Values[c][r]) }
 
 // X implements plotter.GridXYZ.
