@@ -27,8 +27,8 @@ func (k *conn) openControl(ctx context.Context, pipelined func([]byte) []byte) (
 	return withToken(ctx, k.c, func(token string) (*control, error) { return k.openControlWith(ctx, token, pipelined) })
 }
 
-// withToken calls open with a token. A token may end on its way to the broker, so if the broker does not take it and the
-// source has another one by then, it calls open again with that.
+// withToken calls open with a token. A token may end on its way to the broker, so if the broker does not take it and
+// the source has another one by then, it calls open again with that.
 func withToken[T any](ctx context.Context, c *Client, open func(token string) (T, error)) (stream T, err error) {
 	token, err := c.token(ctx)
 	if err != nil {

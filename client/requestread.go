@@ -74,7 +74,8 @@ func (r *requestStream) settle(id uint64, err error) {
 	if c != nil {
 		telemetry.Observe(telemetry.StageClientAckWait, c.expected)
 		telemetry.Add(telemetry.ClientAcks, 1)
-		c.err, c.answered, c.unread = err, err != errTokenOver, err == errTokenOver
+		c.err, c.unread = err, errors.Is(err, errTokenOver)
+		c.answered = !c.unread
 		c.finish()
 	}
 }

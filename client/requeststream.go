@@ -130,8 +130,9 @@ func (r *requestStream) fail(err error) {
 	r.cache, r.acks = nil, nil
 	r.quietLocked()
 	r.mu.Unlock()
+	unread := errors.Is(err, errTokenOver)
 	for _, c := range pending {
-		c.err, c.unread = err, err == errTokenOver
+		c.err, c.unread = err, unread
 		c.finish()
 	}
 	r.ctl.s.Send().Cancel(0)
