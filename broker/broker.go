@@ -64,6 +64,8 @@ type Broker struct {
 	metrics  *metrics
 	registry *prometheus.Registry
 
+	changing sync.Mutex // held while a stream is made, changed or removed, which may wait for the disk
+
 	subscriptionIDs atomic.Uint64
 	openStreams     atomic.Int64 // that are charged for
 
@@ -211,9 +213,9 @@ func (b *Broker) PutStream(tenant, namespace, stream string, s catalog.Stream) e
 }
 
 // RemoveStream removes a stream. Its subscriptions end cleanly once what was queued is written. It reports whether the
-// stream existed.
+// stream existed. The events of a durable one stay in the data directory, and retention leaves them alone.
 func (b *Broker) RemoveStream(tenant, namespace, stream string) bool {
-	return b.hub.Remove(fanout.Key{Tenant: tenant, Namespace: namespace, Stream: stream})
+	return b.removeStream(fanout.Key{Tenant: tenant, Namespace: namespace, Stream: stream})
 }
 
 // AddCache makes a cache.

@@ -85,7 +85,7 @@ func (b *Broker) apply(c *catalog.Change) {
 	case catalog.KindStream:
 		key := fanout.Key{Tenant: c.Tenant, Namespace: c.Namespace, Stream: c.Name}
 		if c.Removed {
-			b.hub.Remove(key)
+			b.removeStream(key)
 		} else {
 			if err := b.putStream(key, c.Stream); err != nil { // the others are served all the same
 				b.metrics.streamsFailed.Add(1)

@@ -56,7 +56,7 @@ func (c *Config) CheckCatalog(from *catalog.Catalog) error {
 	return nil
 }
 
-var errNoStorage = errors.New("broker: there is no data directory for durable streams (durable_storage_dir)")
+var errNoStorage = errors.New("there is no data directory for durable streams (durable_storage_dir)")
 
 // openStorage opens the data directory, if there is one.
 func (b *Broker) openStorage() (err error) {
@@ -99,31 +99,39 @@ func (b *Broker) StorageError() error {
 	return b.store.Err()
 }
 
-// putStream makes a stream, or changes it to what is said of it.
+// putStream makes a stream, or changes it to what is said of it. If it fails, a stream that exists stays as it was.
 func (b *Broker) putStream(key fanout.Key, s catalog.Stream) error {
+	b.changing.Lock()
+	defer b.changing.Unlock()
 	policy := b.policy(s)
-	topic := b.hub.Lookup([]byte(key.Tenant), []byte(key.Namespace), []byte(key.Stream))
+	topic := b.lookup(key)
+	fail := func(err error) error {
+		if topic != nil {
+			return fmt.Errorf("broker: stream %s/%s/%s stays as it was: %w", key.Tenant, key.Namespace, key.Stream, err)
+		}
+		return fmt.Errorf("broker: stream %s/%s/%s: %w", key.Tenant, key.Namespace, key.Stream, err)
+	}
+	var log *durableLog
+	switch {
+	case !s.Durable:
+	case b.store == nil:
+		return fail(errNoStorage)
+	case topic != nil && topic.Log() != nil:
+		log = logOf(topic)
+	default:
+		inner, err := b.store.Log(storage.Key{Tenant: key.Tenant, Namespace: key.Namespace, Stream: key.Stream})
+		if err != nil {
+			return fail(err)
+		}
+		log = &durableLog{store: b.store, log: inner}
+	}
 	if topic != nil && (topic.Log() != nil) != s.Durable {
 		b.log.Warn("stream made again", "tenant", key.Tenant, "namespace", key.Namespace, "stream", key.Stream, "durable", s.Durable)
-		b.hub.Remove(key)
-		topic = nil
+		b.removeLocked(key, topic)
 	}
 	if !s.Durable {
 		b.hub.Register(key, policy).SetPolicy(policy)
 		return nil
-	}
-	if b.store == nil {
-		return errNoStorage
-	}
-	var log *durableLog
-	if topic != nil {
-		log = logOf(topic)
-	} else {
-		inner, err := b.store.Log(storage.Key{Tenant: key.Tenant, Namespace: key.Namespace, Stream: key.Stream})
-		if err != nil {
-			return fmt.Errorf("broker: stream %s/%s/%s: %w", key.Tenant, key.Namespace, key.Stream, err)
-		}
-		log = &durableLog{store: b.store, log: inner}
 	}
 	log.ack.Store(uint32(b.cfg.Storage.Ack))
 	if s.Ack != nil {
@@ -137,6 +145,27 @@ func (b *Broker) putStream(key fanout.Key, s catalog.Stream) error {
 	})
 	b.hub.RegisterDurable(key, policy, log).SetPolicy(policy)
 	return nil
+}
+
+func (b *Broker) lookup(key fanout.Key) *fanout.Topic {
+	return b.hub.Lookup([]byte(key.Tenant), []byte(key.Namespace), []byte(key.Stream))
+}
+
+// removeStream removes a stream, and reports whether it existed. The files of a durable one stay.
+func (b *Broker) removeStream(key fanout.Key) bool {
+	b.changing.Lock()
+	defer b.changing.Unlock()
+	topic := b.lookup(key)
+	return topic != nil && b.removeLocked(key, topic)
+}
+
+// removeLocked removes a stream. Retention leaves its files alone until the stream is made again: nobody says any more
+// what it is to keep.
+func (b *Broker) removeLocked(key fanout.Key, topic *fanout.Topic) bool {
+	if l := logOf(topic); l != nil {
+		l.log.SetRetention(storage.Retention{})
+	}
+	return b.hub.Remove(key)
 }
 
 // durableLog is a log of package storage as package fanout wants it.
