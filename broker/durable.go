@@ -261,20 +261,30 @@ type logReader struct{ r *storage.Reader }
 func (l *logReader) Offset() uint64 { return l.r.Offset() }
 
 // Next implements [fanout.LogReader].
-func (l *logReader) Next(limit int, end uint64, charge func(int) error) (*fanout.Frame, error) {
-	records, err := l.r.NextBefore(limit, end)
+func (l *logReader) Next(limit int, end uint64, memory fanout.Memory) (*fanout.Frame, error) {
+	buffer := 0
+	defer func() {
+		l.r.Free()
+		memory.Release(buffer)
+	}()
+	records, err := l.r.NextBefore(limit, end, func(n int) error {
+		err := memory.Charge(n)
+		if err == nil {
+			buffer += n
+		}
+		return err
+	})
 	if err != nil {
 		return nil, readError(err)
 	}
 	if len(records) == 0 {
 		return nil, nil
 	}
-	defer l.r.Free()
 	size := 4
 	for _, r := range records {
 		size += 4 + len(r.Payload)
 	}
-	if err := charge(buf.CapOf(listAt + size)); err != nil {
+	if err := memory.Charge(buf.CapOf(listAt + size)); err != nil {
 		l.r.Rewind(records[0])
 		return nil, err
 	}

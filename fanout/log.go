@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/felix-mq/felix/internal/ledger"
 	"github.com/felix-mq/felix/ring"
 	"github.com/felix-mq/felix/telemetry"
 )
@@ -48,12 +49,20 @@ type Log interface {
 // LogReader reads events of a log in order. One goroutine at a time may use it, and each call may wait for the disk.
 type LogReader interface {
 	// Next returns a frame with the next events before the offset end, of about limit bytes and at least one event, and
-	// with a reference for the caller. The frame has its sequence number. charge is asked before memory is taken for
-	// it; if that fails, so does Next, and the same events come with the next call. Next fails with [ErrTrimmed] if
-	// the log does not have the next event any more.
-	Next(limit int, end uint64, charge func(bytes int) error) (*Frame, error)
+	// with a reference for the caller. The frame has its sequence number. Memory is charged to m before it is taken; if
+	// that fails, so does Next, and the same events come with the next call. What is charged when Next returns is for
+	// the frame alone. Next fails with [ErrTrimmed] if the log does not have the next event any more.
+	Next(limit int, end uint64, m Memory) (*Frame, error)
 	// Offset returns the offset of the event that Next returns first.
 	Offset() uint64
+}
+
+// Memory is what a reader charges for the memory that it takes.
+type Memory interface {
+	// Charge charges for bytes that are going to be taken, or says why they must not be.
+	Charge(bytes int) error
+	// Release gives back what was charged for bytes that are not used any more.
+	Release(bytes int)
 }
 
 // ErrTrimmed means that a log does not have the events any more that were asked for.
@@ -359,6 +368,33 @@ func (t *Topic) readLog(s *Subscription, out []Delivery, maxBytes int, cursor, e
 	return append(out, s.delivery(f)), true
 }
 
+// page is the [Memory] of a page of the log.
+type page struct {
+	share   *ledger.Share
+	charged int64
+	wanted  int64 // with what could not be charged
+}
+
+// Charge implements [Memory].
+func (p *page) Charge(bytes int) error {
+	p.wanted = p.charged + int64(bytes)
+	err := p.share.Charge(int64(bytes))
+	if err != nil && p.wanted > p.share.Reach() {
+		p.share.Force(int64(bytes)) // a record that is larger than all that there may be has to pass at some time
+		err = nil
+	}
+	if err == nil {
+		p.charged = p.wanted
+	}
+	return err
+}
+
+// Release implements [Memory].
+func (p *page) Release(bytes int) {
+	p.share.Release(int64(bytes))
+	p.charged -= int64(bytes)
+}
+
 // readPage returns the next frame of the log, or [ErrTrimmed], and what is wanted for it, in bytes, also if there is no
 // memory.
 func (s *Subscription) readPage(cursor, end uint64, maxBytes int) (f *Frame, wanted int64, err error) {
@@ -367,29 +403,19 @@ func (s *Subscription) readPage(cursor, end uint64, maxBytes int) (f *Frame, wan
 			return nil, 0, err
 		}
 	}
-	share, charged := s.topic.tenant.share, int64(0)
-	f, err = s.reader.Next(maxBytes, end, func(bytes int) error {
-		charged = int64(bytes + frameOverhead)
-		wanted = charged
-		err := share.Charge(charged)
-		if err != nil && charged > share.Reach() {
-			share.Force(charged) // a record that is larger than all that there may be has to pass at some time
-			return nil
-		}
-		if err != nil {
-			charged = 0
-		}
-		return err
-	})
+	p := page{share: s.topic.tenant.share}
+	if err = p.Charge(frameOverhead); err == nil {
+		f, err = s.reader.Next(maxBytes, end, &p)
+	}
+	if err == nil && f == nil {
+		err = errors.New("fanout: the log ends too early")
+	}
 	if err != nil {
-		share.Release(charged)
-		return nil, wanted, err
+		p.share.Release(p.charged)
+		return nil, p.wanted, err
 	}
-	if f == nil {
-		return nil, 0, errors.New("fanout: the log ends too early")
-	}
-	f.owner, f.charge = share, charged
-	return f, wanted, nil
+	f.owner, f.charge = p.share, p.charged
+	return f, p.wanted, nil
 }
 
 // overflow returns the policy of the queues. Of a durable topic nothing is dropped, and nobody waits.

@@ -132,7 +132,7 @@ type memoryReader struct {
 
 func (r *memoryReader) Offset() uint64 { return r.next }
 
-func (r *memoryReader) Next(limit int, end uint64, charge func(int) error) (*Frame, error) {
+func (r *memoryReader) Next(limit int, end uint64, m Memory) (*Frame, error) {
 	r.l.mu.Lock()
 	defer r.l.mu.Unlock()
 	if r.next < r.l.base {
@@ -142,7 +142,7 @@ func (r *memoryReader) Next(limit int, end uint64, charge func(int) error) (*Fra
 	if n == 0 {
 		return nil, nil
 	}
-	if err := charge(int(n) * eventBytes); err != nil {
+	if err := m.Charge(int(n) * eventBytes); err != nil {
 		return nil, err
 	}
 	f := numbersFrame(r.l.events[r.next : r.next+n])

@@ -82,7 +82,7 @@ func (r *Reader) Offset() uint64 { return r.next }
 // Next returns the next records: as many as have payloads of limit bytes together, and at least one. It returns none at
 // the tail of the log. Every record has been verified; damage is a [CorruptionError]. If retention has removed the next
 // record, the error is a [RangeError]. The payloads are views until the next call, or that of Free.
-func (r *Reader) Next(limit int) ([]Record, error) { return r.NextBefore(limit, math.MaxUint64) }
+func (r *Reader) Next(limit int) ([]Record, error) { return r.NextBefore(limit, math.MaxUint64, nil) }
 
 // Free gives the reader's memory back. It goes on where it was.
 func (r *Reader) Free() {
@@ -104,8 +104,10 @@ func (r *Reader) Rewind(to Record) {
 // buffers has what readers gave back, as *[]byte.
 var buffers = sync.Pool{New: func() any { return new([]byte) }}
 
-// NextBefore is [Reader.Next] for a log that ends before the offset end.
-func (r *Reader) NextBefore(limit int, end uint64) ([]Record, error) {
+// NextBefore is [Reader.Next] for a log that ends before the offset end. charge, if there is one, is asked before
+// memory for the records is taken, with the bytes that are added; if that fails, so does NextBefore, and the next call
+// returns the same records. Free gives the memory back.
+func (r *Reader) NextBefore(limit int, end uint64, charge func(bytes int) error) ([]Record, error) {
 	l := r.l
 	r.records = r.records[:0]
 	l.mu.Lock()
@@ -133,23 +135,27 @@ func (r *Reader) NextBefore(limit int, end uint64) ([]Record, error) {
 	}
 	defer l.s.files.put(h)
 	if r.segment != s.id || r.pos == 0 {
-		if err := r.seek(h, s); err != nil {
+		if err := r.seek(h, s, charge); err != nil {
 			return nil, err
 		}
 	}
-	return r.read(h, s, limit, end)
+	return r.read(h, s, limit, end, charge)
 }
 
 // seek finds the next record in a segment.
-func (r *Reader) seek(h *handle, s segment) error {
-	r.segment, r.pos = s.id, segmentHeaderSize
+func (r *Reader) seek(h *handle, s segment, charge func(int) error) error {
 	if r.next == s.base {
+		r.segment, r.pos = s.id, segmentHeaderSize
 		return nil
 	}
+	if err := r.reserve(min(readWindow, s.size), charge); err != nil {
+		return err
+	}
+	r.segment, r.pos = s.id, segmentHeaderSize
 	from := indexEntry{s.base, segmentHeaderSize}
 	for _, e := range []indexEntry{r.l.lookup(s, r.next), from} {
 		found := false
-		_, _, bad, err := scan(h, e.position, s.size, e.offset, func(rec Record, at int64, _ []byte) bool {
+		_, _, bad, err := scanWith(&r.buf, h, e.position, s.size, e.offset, func(rec Record, at int64, _ []byte) bool {
 			found = rec.Offset == r.next
 			r.pos = at
 			return !found
@@ -213,13 +219,12 @@ func (l *Log) lookup(s segment, offset uint64) indexEntry {
 }
 
 // read returns records of a segment from r.pos on, those before the offset end.
-func (r *Reader) read(h *handle, s segment, limit int, end uint64) ([]Record, error) {
-	if r.buf == nil {
-		b := buffers.Get().(*[]byte)
-		r.buf = *b
-	}
+func (r *Reader) read(h *handle, s segment, limit int, end uint64, charge func(int) error) ([]Record, error) {
 	want := int64(min(max(limit, 1), readWindow-recordHeaderSize) + recordHeaderSize)
 	for {
+		if err := r.reserve(min(want, s.size-r.pos), charge); err != nil {
+			return nil, err
+		}
 		n, err := readAt(h, &r.buf, r.pos, min(want, s.size-r.pos))
 		if err != nil {
 			return nil, err
@@ -261,6 +266,30 @@ func (r *Reader) read(h *handle, s segment, limit int, end uint64) ([]Record, er
 	}
 }
 
+// reserve makes the buffer hold n bytes.
+func (r *Reader) reserve(n int64, charge func(int) error) error {
+	if n <= int64(cap(r.buf)) {
+		return nil
+	}
+	b := r.buf
+	if b == nil {
+		b = *buffers.Get().(*[]byte)
+	}
+	if more := max(int(n), cap(b)) - cap(r.buf); charge != nil && more > 0 {
+		if err := charge(more); err != nil {
+			if r.buf == nil {
+				buffers.Put(&b)
+			}
+			return err
+		}
+	}
+	if int64(cap(b)) < n {
+		b = make([]byte, n)
+	}
+	r.buf = b
+	return nil
+}
+
 // readAt reads n bytes into *buf, which it may replace, and returns how many there are.
 func readAt(f vfs.File, buf *[]byte, pos, n int64) (int, error) {
 	if int64(cap(*buf)) < n {
@@ -278,17 +307,23 @@ func readAt(f vfs.File, buf *[]byte, pos, n int64) (int, error) {
 // with their position and bytes, as views, until each returns false. It returns position and offset after the last one,
 // and what is wrong there, if that is why it ended.
 func scan(f vfs.File, pos, size int64, next uint64, each func(r Record, at int64, b []byte) bool) (int64, uint64, *CorruptionError, error) {
-	var buf []byte
+	return scanWith(new([]byte), f, pos, size, next, each)
+}
+
+// scanWith is scan with a buffer to read into, which it may replace.
+func scanWith(
+	buf *[]byte, f vfs.File, pos, size int64, next uint64, each func(r Record, at int64, b []byte) bool,
+) (int64, uint64, *CorruptionError, error) {
 	window := int64(readWindow)
 	for pos < size {
-		n, err := readAt(f, &buf, pos, min(window, size-pos))
+		n, err := readAt(f, buf, pos, min(window, size-pos))
 		if err != nil {
 			return pos, next, nil, err
 		}
 		if int64(n) < min(window, size-pos) {
 			size = pos + int64(n) // the file is shorter
 		}
-		b := buf[:n]
+		b := (*buf)[:n]
 		for len(b) > 0 {
 			r, n, bad := parseRecord(b, size-pos, next)
 			if bad != nil {
