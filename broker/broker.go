@@ -90,6 +90,8 @@ type Broker struct {
 	fences fences
 	heavy  *turns // work that keeps a processor for milliseconds: decompression, and values as base64
 
+	left       chan struct{}   // closed by leave
+	leave      func()          // once: Shutdown does not wait for a disk that hangs any more
 	acceptCtx  context.Context // ends when no more connections and streams are accepted
 	stopAccept context.CancelFunc
 	sweepCtx   context.Context // ends when nothing is left to look after
@@ -163,6 +165,8 @@ func New(cfg Config) (*Broker, error) {
 	b.heavy = newTurns(max(runtime.GOMAXPROCS(0)/2, 1))
 	b.hub = fanout.NewHub(fanout.Options{Budget: b.tenants.budgets[kindMemory], Share: b.tenants.memory, StallTimeout: cfg.StallTimeout})
 	b.sweepCtx, b.stopSweep = context.WithCancel(context.Background())
+	b.left = make(chan struct{})
+	b.leave = sync.OnceFunc(func() { close(b.left) })
 	b.acceptCtx, b.stopAccept = context.WithCancel(context.Background())
 	b.closeCaches = sync.OnceFunc(b.caches.Close)
 	b.watchLogs = newWatchLogs(b)
@@ -259,14 +263,24 @@ func (b *Broker) Serve(ctx context.Context) error {
 	err := b.acceptLoop()
 	b.wg.Done()
 	if ctx.Err() != nil {
-		b.closeAll()
+		b.closeAll(ctx)
 		return nil
 	}
 	if b.acceptCtx.Err() != nil {
-		b.wg.Wait()
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			b.wg.Wait()
+		}()
+		select {
+		case <-ended:
+		case <-b.left:
+		}
 		return ErrShutdown
 	}
-	b.closeAll()
+	over, cancel := context.WithCancel(ctx)
+	cancel()
+	b.closeAll(over)
 	return err
 }
 
@@ -319,7 +333,8 @@ const shutdownReason = "broker shutting down"
 // subscriptions' queues drain, waits until their peers have it all, leaves them a second to read it, and closes each
 // connection with code 0. An event whose publish was acknowledged has reached every subscription of its stream that
 // reads in that time. When the context ends before that, it closes what is left at once and returns the context's
-// error. It waits for everything the broker started. Calling it again waits for the same.
+// error. It waits for everything the broker started, but not for a disk that hangs: some seconds after the end of the
+// context it returns without what waits for that, and logs how much it is. Calling it again waits for the same.
 func (b *Broker) Shutdown(ctx context.Context) error {
 	b.mu.Lock()
 	b.draining = true
@@ -337,7 +352,7 @@ func (b *Broker) Shutdown(ctx context.Context) error {
 		}
 		wg.Wait()
 	}
-	b.closeAll()
+	b.closeAll(ctx)
 	end(ctx.Err())
 	return ctx.Err()
 }
@@ -381,16 +396,22 @@ func (b *Broker) packets() (sent, lost uint64) {
 	return sent, lost
 }
 
-// closeAll closes every connection and waits for all that the broker started.
-func (b *Broker) closeAll() {
-	b.mu.Lock()
-	b.draining = true
-	b.mu.Unlock()
-	b.CloseConnections()
-	b.stopAccept()
-	b.stopSweep()
-	b.wg.Wait()
-	b.release()
+// closeAll closes every connection and waits for all that the broker started, but not for ever for a disk that hangs:
+// see awaitDisk.
+func (b *Broker) closeAll(ctx context.Context) {
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		b.mu.Lock()
+		b.draining = true
+		b.mu.Unlock()
+		b.CloseConnections()
+		b.stopAccept()
+		b.stopSweep()
+		b.wg.Wait()
+		b.release()
+	}()
+	b.awaitDisk(ctx, closed)
 }
 
 // release gives back what a broker has that serves nobody.

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/tls"
@@ -137,7 +138,7 @@ func NewDev(cfg Config, o DevOptions) (*Dev, error) {
 		"cache.read:cache:"+o.Tenant+"/*", "cache.write:cache:"+o.Tenant+"/*",
 	)
 	if err := errors.Join(append(errs, err)...); err != nil {
-		b.closeAll()
+		b.closeAll(context.Background())
 		return nil, err
 	}
 	return d, nil

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"cmp"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -88,6 +89,34 @@ func (b *Broker) closeStorage() {
 		b.log.Error("storage left unclean", "error", err)
 	}
 	b.hub.AwaitDeliveries()
+}
+
+// diskGrace is how long the disk may take after the end of the drain, so that what has been written is closed in order.
+var diskGrace = 5 * time.Second
+
+// awaitDisk waits until the broker has closed all that it has. If the context has ended and a disk keeps it from that,
+// it says what is left and waits no longer. What waits for the disk then goes on when the disk does, or ends with the
+// process.
+func (b *Broker) awaitDisk(ctx context.Context, closed <-chan struct{}) {
+	select {
+	case <-closed:
+		return
+	case <-ctx.Done():
+	}
+	if b.store == nil {
+		<-closed
+		return
+	}
+	grace := time.NewTimer(diskGrace)
+	defer grace.Stop()
+	select {
+	case <-closed:
+	case <-grace.C:
+		left := b.store.Stats()
+		b.log.Error("storage not closed", "appends", left.Pending, "queued_bytes", left.Queued,
+			"hint", "the disk does not answer; publishes that were not acknowledged may be stored or not")
+		b.leave()
+	}
 }
 
 // StorageError returns why no durable stream takes a publish until the broker is started again, or nil: a condition of

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,6 +20,7 @@ import (
 	"github.com/felix-mq/felix/codec"
 	"github.com/felix-mq/felix/internal/buf"
 	"github.com/felix-mq/felix/internal/vfs"
+	"github.com/felix-mq/felix/storage"
 )
 
 // durable returns a change of configuration that keeps streams in a file system.
@@ -531,6 +534,96 @@ func TestDurableCatalog(t *testing.T) {
 	publishAll(ctx, t, c, "demo", numbered(4, 5))
 	wantOffsets(ctx, t, subscribe(t, c, "demo", client.FromEarliest()), 0, numbered(0, 5)...)
 	c.Close()
+}
+
+// logBuffer keeps what is logged.
+type logBuffer struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *logBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+// TestStreamStaysWithoutStorage wants a stream to become durable that cannot: it stays as it was.
+func TestStreamStaysWithoutStorage(t *testing.T) {
+	d := begin(t, func(*broker.Config) {})
+	defer d.end(t)
+	ctx := testContext(t)
+	c := connect(t, d.Dev)
+	s := subscribe(t, c, "demo")
+	err := d.PutStream(d.Tenant, "default", "demo", catalog.Stream{Durable: true})
+	if err == nil || !strings.Contains(err.Error(), "default/demo stays as it was: there is no data directory") {
+		t.Errorf("a durable stream without a data directory: %v", err)
+	}
+	publishAll(ctx, t, c, "demo", []string{"still here"})
+	wantEvents(ctx, t, s, "still here")
+	c.Close()
+}
+
+// TestShutdownWithHangingDisk shuts a broker down whose disk does not answer: that ends, and says what is left. When
+// the disk answers again the data directory is closed in order.
+func TestShutdownWithHangingDisk(t *testing.T) {
+	broker.SetDiskGrace(t, time.Millisecond)
+	gate := make(chan struct{})
+	var held atomic.Bool
+	mem := &vfs.Mem{}
+	fs := vfs.Faulty{FS: mem, Before: func(op vfs.Op, _ string) error {
+		if held.Load() && (op == vfs.OpSync || op == vfs.OpRead) {
+			<-gate
+		}
+		return nil
+	}}
+	release := sync.OnceFunc(func() { close(gate) })
+	defer release()
+	logs := &logBuffer{}
+	d := begin(t, durable(fs, "data", func(c *broker.Config) {
+		c.ReplayBytes, c.Logger = 4<<10, slog.New(slog.NewTextHandler(logs, nil))
+	}))
+	ctx := testContext(t)
+	c := connect(t, d.Dev)
+	publishAll(ctx, t, c, "demo", []string{strings.Repeat("a", 10<<10), strings.Repeat("b", 10<<10)})
+	held.Store(true)
+	subscribe(t, c, "demo", client.FromEarliest()) // which reads the log
+	waiting := make(chan error, 1)
+	go func() { waiting <- c.Publisher("default", "demo").Publish(ctx, []byte("never")) }()
+	over, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	defer cancel()
+	if err := d.Shutdown(over); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("shutdown: %v", err)
+	}
+	if err := <-d.served; !errors.Is(err, broker.ErrShutdown) {
+		t.Errorf("serve ended with %v", err)
+	}
+	if err := <-waiting; err == nil {
+		t.Error("acknowledged, and never synced")
+	}
+	if text := logs.String(); !strings.Contains(text, "storage not closed") {
+		t.Errorf("the log does not say what is left:\n%s", text)
+	}
+	c.Close()
+	release()
+	for {
+		s, err := storage.Open("data", storage.Options{FS: mem})
+		if errors.Is(err, storage.ErrInUse) && ctx.Err() == nil {
+			runtime.Gosched()
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Close()
+		break
+	}
 }
 
 // TestDurableCompressed publishes compressed batches, whose events are stored one by one, and one that is corrupt.

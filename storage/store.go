@@ -121,8 +121,10 @@ type Store struct {
 	waits   atomic.Int64  // appends that had to wait for the committer
 	commits atomic.Int64
 	appends atomic.Int64
+	pending atomic.Int64 // appends that have not completed
 
 	unretained atomic.Int64 // times that retention has failed
+	unlooked   int64        // bytes that the committer has written since it looked at the free space
 
 	// committing is held while a group is committed, by the committer or by a caller of Commit. It guards what follows.
 	committing sync.Mutex
@@ -319,6 +321,7 @@ type Stats struct {
 	Commits int64 // writes to the journal; Appends/Commits is how many batches one serves
 	Waits   int64 // appends that waited because QueueBytes was reached
 	Queued  int64 // bytes that wait for the committer now
+	Pending int64 // appends that have not completed
 	Full    bool  // the headroom is used up
 
 	RetainFailures int64 // times that retention could not remove a file; it tries again
@@ -330,7 +333,7 @@ func (s *Store) Stats() Stats {
 	defer s.mu.Unlock()
 	return Stats{
 		Appends: s.appends.Load(), Commits: s.commits.Load(), Waits: s.waits.Load(), Queued: s.queued, Full: s.full.Load(),
-		RetainFailures: s.unretained.Load(),
+		Pending: s.pending.Load(), RetainFailures: s.unretained.Load(),
 	}
 }
 
@@ -379,6 +382,7 @@ func (s *Store) admit(n int64) error {
 
 // enqueue puts p into the queue. The caller goes on to kick or to Commit.
 func (s *Store) enqueue(p *pending) {
+	s.pending.Add(1)
 	s.mu.Lock()
 	s.queue = append(s.queue, p)
 	s.mu.Unlock()
@@ -527,6 +531,7 @@ func (c *committer) next() bool {
 		}
 		c.group[i] = nil
 	}
+	s.pending.Add(-int64(len(c.group)))
 	return true
 }
 
