@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -301,6 +302,88 @@ func TestHeadroom(t *testing.T) {
 	s.checkSpace()
 	if err := put(); err != nil {
 		t.Error(err)
+	}
+}
+
+// device is a file system of which there is so much. Writes beyond fail.
+type device struct {
+	vfs.FS
+	left atomic.Int64
+}
+
+func (d *device) Free(string) (int64, error) { return d.left.Load(), nil }
+
+func (d *device) wrap(f vfs.File, err error) (vfs.File, error) {
+	if err != nil {
+		return nil, err
+	}
+	return &deviceFile{f, d}, nil
+}
+
+func (d *device) Open(name string) (vfs.File, error)   { return d.wrap(d.FS.Open(name)) }
+func (d *device) Create(name string) (vfs.File, error) { return d.wrap(d.FS.Create(name)) }
+
+type deviceFile struct {
+	vfs.File
+	d *device
+}
+
+func (f *deviceFile) WriteAt(b []byte, at int64) (int, error) {
+	size, err := f.Size()
+	if err != nil {
+		return 0, err
+	}
+	if more := at + int64(len(b)) - size; more > 0 && f.d.left.Add(-more) < 0 {
+		return 0, syscall.ENOSPC
+	}
+	return f.File.WriteAt(b, at)
+}
+
+// TestHeadroomOfFastWriter appends as fast as it can to a device that fills up, while retention waits for the disk: what
+// is appended is refused before there is no space.
+func TestHeadroomOfFastWriter(t *testing.T) {
+	for _, inFlight := range []int{1, 50} {
+		gate := make(chan struct{})
+		release := sync.OnceFunc(func() { close(gate) })
+		defer release()
+		d := &device{FS: vfs.Faulty{FS: &vfs.Mem{}, Before: func(op vfs.Op, name string) error {
+			if op == vfs.OpRemove && strings.HasPrefix(name, "data/t_") {
+				<-gate
+			}
+			return nil
+		}}}
+		d.left.Store(4 << 20)
+		const headroom, payload = 1 << 20, 4 << 10
+		opt := Options{FS: d, SegmentBytes: 64 << 10, JournalBytes: 256 << 10, RetainEvery: time.Millisecond, Headroom: headroom}
+		s, err := Open("data", opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := s.Log(key(0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.SetRetention(Retention{Bytes: 1})
+		results := make(chan error, inFlight)
+		waiting, refused := 0, error(nil)
+		for refused == nil {
+			if _, refused = l.Append([][]byte{make([]byte, payload)}, ClassDevice, func(err error) { results <- err }); refused == nil {
+				waiting++
+			}
+			for waiting == inFlight || refused != nil && waiting > 0 {
+				if err := <-results; err != nil {
+					t.Fatalf("%d in flight: the device is full: %v", inFlight, err)
+				}
+				waiting--
+			}
+		}
+		if !errors.Is(refused, ErrFull) || d.left.Load() < headroom/2 {
+			t.Errorf("%d in flight: refused with %v, and %d bytes are left", inFlight, refused, d.left.Load())
+		}
+		release()
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -124,10 +124,10 @@ type Store struct {
 	pending atomic.Int64 // appends that have not completed
 
 	unretained atomic.Int64 // times that retention has failed
-	unlooked   int64        // bytes that the committer has written since it looked at the free space
 
 	// committing is held while a group is committed, by the committer or by a caller of Commit. It guards what follows.
 	committing sync.Mutex
+	unlooked   int64 // bytes written since the last look at the free space
 	journal    journal
 	touched    []*Log // that have records in the current journal file
 	committer  committer
@@ -136,7 +136,7 @@ type Store struct {
 	quick       atomic.Bool // the last commit took less than quickCommit
 	checkpoints chan checkpoint
 	stop        chan struct{}
-	tasks       sync.WaitGroup // the committer, the checkpoints and the clock
+	tasks       sync.WaitGroup // the committer, the checkpoints, retention and the watch
 }
 
 // quickCommit is how long a commit may take for the next one to be carried out by the goroutine that appends. A device
@@ -200,6 +200,7 @@ func Open(root string, opt Options) (_ *Store, err error) {
 	s.tasks.Go(s.commitAll)
 	s.tasks.Go(s.checkpointAll)
 	s.tasks.Go(s.tick)
+	s.tasks.Go(s.watch)
 	return s, nil
 }
 
@@ -574,6 +575,7 @@ func (c *committer) commit(group []*pending) error {
 	c.failed = err
 	s.commits.Add(1)
 	s.appends.Add(int64(len(group)))
+	s.wrote(int64(len(c.buf)))
 	if cap(c.buf) > maxGroup {
 		c.buf = nil
 	}
@@ -730,10 +732,25 @@ func (s *Store) syncLogs(logs []*Log) error {
 	return s.Err()
 }
 
-// tick applies retention and looks at the free space from time to time.
+// tick applies retention from time to time.
 func (s *Store) tick() {
 	retain := time.NewTicker(s.opt.RetainEvery)
 	defer retain.Stop()
+	for {
+		select {
+		case <-s.stop:
+			return
+		case <-retain.C:
+			if err := s.Retain(); err != nil {
+				s.unretained.Add(1)
+			}
+		}
+	}
+}
+
+// watch looks at the free space from time to time, and reports that the store has failed. It does not wait for
+// retention, which may take long.
+func (s *Store) watch() {
 	space := time.NewTicker(time.Second)
 	defer space.Stop()
 	for {
@@ -744,20 +761,33 @@ func (s *Store) tick() {
 			s.report(cause)
 		case <-space.C:
 			s.checkSpace()
-		case <-retain.C:
-			if err := s.Retain(); err != nil {
-				s.unretained.Add(1)
-			}
 		}
 	}
 }
 
+// lookAfter is after how many bytes the committer looks at the free space, however soon that is. A smaller headroom has
+// it look more often.
+const lookAfter = 8 << 20
+
+// wrote looks at the free space when enough was written since the last look. The caller holds s.committing.
+func (s *Store) wrote(n int64) {
+	s.unlooked += n
+	if s.unlooked >= min(lookAfter, s.opt.Headroom/8) {
+		s.unlooked = 0
+		s.checkSpace()
+	}
+}
+
+// checkSpace looks at the free space. What waits for the committer is taken for written.
 func (s *Store) checkSpace() {
 	if s.opt.Headroom <= 0 {
 		return
 	}
+	s.mu.Lock()
+	queued := s.queued
+	s.mu.Unlock()
 	if n, err := s.opt.FS.Free(s.root); err == nil {
-		s.full.Store(n < s.opt.Headroom)
+		s.full.Store(n-queued < s.opt.Headroom)
 	}
 }
 
