@@ -349,8 +349,15 @@ func (o *opening) segment(i int) (more bool, err error) {
 	}
 	seg := segment{id: id, base: base, size: segmentHeaderSize, last: int64(binary.BigEndian.Uint64(header[16:]))}
 	from := indexEntry{base, segmentHeaderSize}
-	if !newest && !l.s.opt.VerifyAll && !o.covered(id, size) {
+	var check *indexCheck
+	switch {
+	case newest || o.covered(id, size):
+	case !l.s.opt.VerifyAll:
 		from = l.lastEntry(seg, size)
+	default:
+		if check, err = l.checkIndex(seg, size); err != nil {
+			return false, err
+		}
 	}
 	for {
 		var end int64
@@ -359,6 +366,9 @@ func (o *opening) segment(i int) (more bool, err error) {
 		end, next, bad, err = scan(h, from.position, size, from.offset, func(r Record, at int64, b []byte) bool {
 			seg.last = r.Time
 			l.note(r.Offset, at, int64(len(b)))
+			if check != nil {
+				check.note(r.Offset, at)
+			}
 			return true
 		})
 		if err != nil {
@@ -383,8 +393,13 @@ func (o *opening) segment(i int) (more bool, err error) {
 		case o.covered(id, seg.size):
 			o.drop = append(o.drop, o.ids[i+1:]...)
 		case newest && o.repairable(bad, seg.size, size):
+			l.repaired(id, segmentKind, seg.size, bad.Damage, size-seg.size)
 		default:
 			return false, fail(bad, seg.size)
+		}
+	} else if check != nil {
+		if err := check.end(l, seg); err != nil {
+			return false, err
 		}
 	}
 	l.segments = append(l.segments, seg)

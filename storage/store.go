@@ -56,11 +56,15 @@ type Options struct {
 	Headroom int64
 	// OpenFiles is how many files stay open for their next use (512).
 	OpenFiles int
-	// VerifyAll makes a log verify all its records when it is opened, not only those since its last index entry.
+	// VerifyAll makes a log verify all its records when it is opened, not only those since its last index entry, and
+	// its indexes, which are made again where they are wrong.
 	VerifyAll bool
 	// RepairTail lets a log that has a damaged last record be opened without it. That record may have been
 	// acknowledged.
 	RepairTail bool
+	// Repaired is called with what was mended in a log, from the goroutine that opens it. What recovery takes from the
+	// journal is no repair.
+	Repaired func(Repair)
 	// Now is the clock of records and retention; nil means [time.Now].
 	Now func() time.Time
 	// Failed is called once, from a goroutine of the store or of the caller of Close, when the store has stopped to
