@@ -1,17 +1,58 @@
 package main
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/felix-mq/felix/client"
+	"github.com/felix-mq/felix/storage"
 )
 
 func FuzzInspect(f *testing.F) {
 	f.Add("eyJhbGciOiJFZERTQSJ9.eyJ0aWQiOiJ0NyIsInBlcm1zIjpbImEiXX0.c2ln")
 	f.Add("..")
 	f.Fuzz(func(_ *testing.T, token string) { _, _ = inspect(token) })
+}
+
+// What is read of an export is written, and read again as it was.
+func FuzzReadExportJSON(f *testing.F) {
+	f.Add("{\"felix_export\":1,\"base_offset\":7,\"tail_offset\":9}\n{\"offset\":7,\"time_us\":-1,\"payload\":\"a\\u2028\"}\n{\"offset\":8,\"time_us\":2,\"payload_base64\":\"/w==\"}\n")
+	f.Add("{}")
+	read := func(text string) (base, tail uint64, all []storage.Record, err error) {
+		err = readExportJSON(strings.NewReader(text), func(b, t uint64) error {
+			base, tail = b, t
+			return nil
+		}, func(r storage.Record) error {
+			all = append(all, r)
+			return nil
+		})
+		return base, tail, all, err
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		base, tail, all, err := read(text)
+		if err != nil {
+			return
+		}
+		var w strings.Builder
+		if err := printJSON(&w, formatNDJSON, exportHead{exportVersion, base, tail}); err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range all {
+			if err := printJSON(&w, formatNDJSON, exported{r.Offset, r.Time, newPayload(r.Payload)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		base2, tail2, again, err := read(w.String())
+		if err != nil || base2 != base || tail2 != tail || !slices.EqualFunc(all, again, func(a, b storage.Record) bool {
+			return a.Offset == b.Offset && a.Time == b.Time && bytes.Equal(a.Payload, b.Payload)
+		}) {
+			t.Errorf("%v is written as %s, and read as %v: %v", all, w.String(), again, err)
+		}
+	})
 }
 
 // What is a file of contexts is saved and read back as it was.
