@@ -35,14 +35,6 @@ func (o startPoint) request(dst []byte, tenant, namespace, stream string) []byte
 	return codec.AppendSubscribe(dst, tenant, namespace, stream, o.Start, 0, false)
 }
 
-// Position is a place in a stream: after the last event or gap that a subscription has handed out. Offsets count
-// within an epoch, which ends when the broker forgets the stream's past, by a restart for instance. A durable stream
-// keeps its epoch, so a position in one can be stored and used after restarts of both sides.
-type Position struct {
-	Epoch  uint64
-	Offset uint64 // of the next event
-}
-
 // FromPosition goes on where another subscription of the stream was, in this process or an earlier one: see
 // [Subscription.Position]. Events that the broker no longer has are reported as a [Gap], so nothing is missed without
 // notice. Subscribe fails with [ErrUnsupported] if the broker does not negotiate that.

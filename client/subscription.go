@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"math"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -169,6 +170,39 @@ func (s *Subscription) Position() (Position, bool) {
 		return Position{}, false
 	}
 	return Position{Epoch: l.epoch, Offset: l.offset.Load()}, true
+}
+
+// Lag asks the broker how many events the stream has after the position: those that are in it and were not handed out.
+// The broker's part is as fresh as its answer, and the position is that of the moment in which that has come. It is 0
+// if the stream has begun another epoch that is not as long yet.
+//
+// It costs a round trip on a stream of its own, and the broker a look-up; call it to observe a subscription, every few
+// seconds for instance, not for each event. It may be called from any goroutine, also while another one reads. It ends
+// with ctx, which is bounded by the request timeout if it has no deadline, and fails with [ErrClosed] after Close, with
+// [ErrUnsupported] if the broker does not tell positions or nothing was read yet, so that there is no position, and
+// with the errors of Subscribe. The broker counts the question as a request that it has refused.
+func (s *Subscription) Lag(ctx context.Context) (uint64, error) {
+	if s == nil || s.c == nil {
+		return 0, ErrNotMade
+	}
+	if s.life.Err() != nil {
+		return 0, context.Cause(s.life)
+	}
+	if _, known := s.Position(); !known {
+		return 0, fmt.Errorf("%w: there is no position", ErrUnsupported)
+	}
+	// A start that no stream ever comes to is refused, with the offset of the next event.
+	f, err := s.c.openFeed(ctx, s.namespace, s.stream, startPoint{Start: codec.Start{Kind: codec.StartOffset, Offset: math.MaxUint64}})
+	refusal, ok := errors.AsType[*CursorError](err)
+	switch {
+	case ok && !refusal.TooOld:
+		at, _ := s.Position()
+		return refusal.Available - min(at.Offset, refusal.Available), nil
+	case err == nil:
+		f.close()
+		err = fmt.Errorf("%w: a start in the future", ErrProtocol)
+	}
+	return 0, fmt.Errorf("client: lag of %.80q/%.80q: %w", s.namespace, s.stream, err)
 }
 
 // beginRead takes s.mu, which the caller unlocks. It fails if another goroutine reads.

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -120,17 +119,9 @@ func (p *positionFile) Close() error {
 	return p.failed()
 }
 
-func formatPosition(p client.Position) string { return fmt.Sprintf("%d:%d\n", p.Epoch, p.Offset) }
+func formatPosition(p client.Position) string { return p.String() + "\n" }
 
 // parsePosition reads what [formatPosition] returns.
 func parsePosition(text string) (p client.Position, err error) {
-	epoch, offset, _ := strings.Cut(strings.TrimSpace(text), ":")
-	p.Epoch, err = strconv.ParseUint(epoch, 10, 64)
-	if err == nil {
-		p.Offset, err = strconv.ParseUint(offset, 10, 64)
-	}
-	if err != nil {
-		err = fmt.Errorf("no position: %w", err)
-	}
-	return p, err
+	return p, p.UnmarshalText([]byte(strings.TrimSpace(text)))
 }
