@@ -8,9 +8,11 @@
 //
 //	broker := felixtest.Start(t, func(c *broker.Config) { c.Storage.Dir = t.TempDir() })
 //
+// With a [Disk] they are too, and the disk can be full or slow, and lose what was not synced.
+//
 // It is a real broker that speaks QUIC on loopback, through a relay for datagrams that can be told to lose them. It is
 // up after some milliseconds and gone with its test. Begin at [Start]; then see [Broker.Kick], [Broker.Restart],
-// [Broker.Pause], [Broker.Lose], [Broker.Shrink] and [Broker.Refuse].
+// [Broker.Pause], [Broker.Lose], [Broker.Shrink], [Broker.Refuse] and [Broker.Crash].
 package felixtest
 
 import (
@@ -114,7 +116,11 @@ func (k keys) Keys(context.Context, string) (auth.KeySet, error) {
 
 // serve starts a broker with the streams and caches that there are.
 func (b *Broker) serve() error {
-	inner, err := broker.New(b.cfg)
+	cfg := b.cfg
+	if disk, ok := cfg.Storage.FS.(diskFS); ok {
+		cfg.Storage.FS = disk.d.fs()
+	}
+	inner, err := broker.New(cfg)
 	if err != nil {
 		return fmt.Errorf("felixtest: %w", err)
 	}
