@@ -1,8 +1,11 @@
 package conformance
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/felix-mq/felix/client"
@@ -16,7 +19,11 @@ func durableCases() []Case {
 	all := []Case{
 		{ID: "IB-39", Name: "two subscribers of a durable stream, one with offsets", run: onDurable(durableOffsets)},
 		{ID: "IB-40", Name: "durable stream, resume over the replay/live boundary", run: onDurable(durableResume)},
+		{ID: "IC-39", Name: "client: two subscribers of a durable stream, one without extensions", run: onDurable(clientDurableOffsets)},
 		{ID: "IC-40", Name: "client: durable stream, resume over the replay/live boundary", run: onDurable(clientDurableResume)},
+		{ID: "IC-41", Name: "client: durable stream, replayed and live events on one event stream", run: onDurable(clientReplayThenLive)},
+		{ID: "IC-42b", Name: "client: durable stream, all start positions", run: onDurable(clientDurableStarts)},
+		{ID: "IC-43", Name: "client: durable stream, replay larger than the client's stream window", run: onDurable(clientDurableReplay)},
 	}
 	for i, from := range []string{"middle", "tail", "latest", "earliest"} {
 		all = append(all, Case{ID: fmt.Sprintf("RAW-42%c", 'g'+i), Name: "durable stream, start at " + from, run: onDurable(func(p *probe) { startAt(p, from) })})
@@ -26,6 +33,7 @@ func durableCases() []Case {
 		Case{ID: "RAW-43b", Name: "durable stream, replay larger than the client's stream window", run: onDurable(durableReplay)},
 		Case{ID: "RAW-45b", Name: "durable stream, 1000 items, 200 KiB, in one frame", run: onDurable(thousandItems)},
 		Case{ID: "IB-59", Name: "durable stream, 15 MiB item, live and replayed", run: onDurable(largestItem)},
+		Case{ID: "IC-59", Name: "client: durable stream, 15 MiB item, live and replayed", run: onDurable(clientLargestItem)},
 	)
 }
 
@@ -156,4 +164,102 @@ func clientDurableResume(p *probe) {
 	if _, err := c.Subscribe(p.ctx, p.fx.Namespace, p.fx.Stream, client.FromOffset(math.MaxUint64)); err == nil {
 		p.fail("a start in the future is refused", "subscribed")
 	}
+}
+
+// expectFrom reads events that have consecutive offsets from first on.
+func (s clientSub) expectFrom(first uint64, payloads ...string) {
+	for i, want := range payloads {
+		ctx, cancel := context.WithTimeout(s.p.ctx, s.p.o.ReplyTimeout)
+		ev, err := s.s.Next(ctx)
+		cancel()
+		offset := first + uint64(i)
+		switch {
+		case err != nil:
+			s.p.fail(fmt.Sprintf("%s at offset %d", short(want), offset), s.p.waitText(err))
+		case ev.Gap != nil || string(ev.Payload) != want || !ev.HasOffset || ev.Offset != offset:
+			s.p.fail(fmt.Sprintf("%s at offset %d", short(want), offset), fmt.Sprintf("%s at offset %d, gap %v", short(string(ev.Payload)), ev.Offset, ev.Gap))
+		}
+	}
+}
+
+// clientDurableOffsets has two clients read the same events, one of which agrees on no extension.
+func clientDurableOffsets(p *probe) {
+	c := p.client()
+	tail := p.dial(plain).tail(p.fx.topic())
+	with, without := p.clientSubscribe(c), p.clientSubscribe(p.client(client.WithoutExtensions()))
+	items := p.payloads(20, 0)
+	p.must("Publish", c.Publisher(p.fx.Namespace, p.fx.Stream).Publish(p.ctx, byteItems(items)...))
+	with.expectFrom(tail, items...)
+	without.expect(items...)
+}
+
+// clientReplayThenLive begins in the past and goes on with what is published meanwhile, without a gap in the offsets.
+func clientReplayThenLive(p *probe) {
+	c := p.client()
+	pub := c.Publisher(p.fx.Namespace, p.fx.Stream)
+	tail := p.dial(plain).tail(p.fx.topic())
+	items := p.payloads(20, 0)
+	items[3] = ""
+	p.must("Publish", pub.Publish(p.ctx, byteItems(items[:10])...))
+	s := p.clientSubscribe(c, client.FromOffset(tail))
+	s.expectFrom(tail, items[:10]...)
+	for i := 10; i < len(items); i++ {
+		p.must("Publish", pub.Publish(p.ctx, []byte(items[i])))
+	}
+	s.expectFrom(tail+10, items[10:]...)
+}
+
+// clientDurableStarts begins at each of the positions that there are.
+func clientDurableStarts(p *probe) {
+	c := p.client()
+	pub := c.Publisher(p.fx.Namespace, p.fx.Stream)
+	tail := p.dial(plain).tail(p.fx.topic())
+	items := p.payloads(10, 0)
+	p.must("Publish", pub.Publish(p.ctx, byteItems(items)...))
+	middle := p.clientSubscribe(c, client.FromOffset(tail+4))
+	end := p.clientSubscribe(c, client.FromOffset(tail+10))
+	latest := p.clientSubscribe(c, client.FromLatest())
+	earliest := p.clientSubscribe(c, client.FromEarliest())
+	position := p.clientSubscribe(c, client.FromOffset(tail+2))
+	position.expectFrom(tail+2, items[2:4]...)
+	at, known := position.s.Position()
+	after := p.payloads(3, 0)
+	p.must("Publish", pub.Publish(p.ctx, byteItems(after)...))
+	middle.expectFrom(tail+4, append(slices.Clone(items[4:]), after...)...)
+	end.expectFrom(tail+10, after...)
+	latest.expectFrom(tail+10, after...)
+	for earliest.next() != items[0] {
+	}
+	earliest.expectFrom(tail+1, append(slices.Clone(items[1:]), after...)...)
+	if known { // of a broker that tells positions
+		p.clientSubscribe(c, client.FromPosition(at)).expectFrom(tail+4, append(slices.Clone(items[4:]), after...)...)
+	}
+	_, err := c.Subscribe(p.ctx, p.fx.Namespace, p.fx.Stream, client.FromOffset(tail+14))
+	if e, ok := errors.AsType[*client.CursorError](err); !ok || e.TooOld || e.Available != tail+13 {
+		p.fail(fmt.Sprintf("in the future, with %d available", tail+13), fmt.Sprint(err))
+	}
+}
+
+// clientDurableReplay replays 4 MiB into a window of 16 KiB.
+func clientDurableReplay(p *probe) {
+	c := p.client(client.WithTransport(client.Transport{StreamWindow: 16 << 10}))
+	pub := c.Publisher(p.fx.Namespace, p.fx.Stream)
+	tail := p.dial(plain).tail(p.fx.topic())
+	items := p.payloads(512, 8<<10)
+	for i := range 8 {
+		p.must("Publish", pub.Publish(p.ctx, byteItems(items[i*64:(i+1)*64])...))
+	}
+	p.clientSubscribe(c, client.FromOffset(tail)).expectFrom(tail, items...)
+}
+
+// clientLargestItem is largestItem with package client.
+func clientLargestItem(p *probe) {
+	c := p.client()
+	tail := p.dial(plain).tail(p.fx.topic())
+	s := p.clientSubscribe(c)
+	item := p.unique()
+	item += strings.Repeat("x", max(p.fx.MaxFrameBytes/16*15-len(item), 0))
+	p.must("Publish", c.Publisher(p.fx.Namespace, p.fx.Stream).Publish(p.ctx, []byte(item)))
+	s.expectFrom(tail, item)
+	p.clientSubscribe(c, client.FromOffset(tail)).expectFrom(tail, item)
 }

@@ -98,7 +98,6 @@ var elsewhere = []Case{
 	{ID: "IB-18", Name: "reference client, broker advertising 7"},
 	{ID: "IC-32", Name: "client gets acknowledgements out of order"},
 	{ID: "IC-36", Name: "hello and events before subscribed"},
-	{ID: "IC-41", Name: "0x0022 and 0x0024 on one event stream"},
 	{ID: "RAW-44", Name: "wrong subscription id in a 0x0002 frame"},
 	{ID: "IC-49", Name: "idle for 60 s with keep-alive"},
 	{ID: "IB-56", Name: "broker shutdown with open subscriptions"},
