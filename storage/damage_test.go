@@ -33,7 +33,7 @@ func TestDamage(t *testing.T) {
 		}
 		size := int64(len(read(t, image, name)))
 		for at := int64(0); at < size; at += int64(sample(11)) {
-			damaged := clone(t, image, "data")
+			damaged := clone(t, image)
 			flip(t, damaged, name, at)
 			if openAndRead(t, damaged, promises, fmt.Sprintf("%s, byte %d", name, at)) {
 				harmless++
@@ -128,10 +128,10 @@ func read(t *testing.T, fs vfs.FS, name string) []byte {
 	return b
 }
 
-func clone(t *testing.T, fs vfs.FS, dir string) *vfs.Mem {
+func clone(t *testing.T, fs vfs.FS) *vfs.Mem {
 	t.Helper()
 	to := &vfs.Mem{}
-	for _, name := range files(t, fs, dir) {
+	for _, name := range files(t, fs, "data") {
 		if err := to.MkdirAll(name[:strings.LastIndex(name, "/")]); err != nil {
 			t.Fatal(err)
 		}
@@ -163,18 +163,22 @@ func flip(t *testing.T, fs vfs.FS, name string, at int64) {
 }
 
 // TestFaults lets the n-th operation of each kind fail, for each n, in each way, and checks what is left as after a
-// crash.
+// crash. It is the end of the process; TestLostWriteBack has that of the machine.
 func TestFaults(t *testing.T) {
+	faults := []error{syscall.EIO, syscall.ENOSPC}
 	ops := map[vfs.Op][]error{
-		vfs.OpWrite: {syscall.EIO, syscall.ENOSPC, io.ErrShortWrite},
-		vfs.OpSync:  {syscall.EIO}, vfs.OpSyncDir: {syscall.EIO}, vfs.OpCreate: {syscall.ENOSPC, syscall.EMFILE},
-		vfs.OpRename: {syscall.EIO}, vfs.OpRemove: {syscall.EIO}, vfs.OpOpen: {syscall.EMFILE}, vfs.OpMkdir: {syscall.ENOSPC},
-		vfs.OpReserve: {syscall.ENOSPC}, vfs.OpRead: {syscall.EIO}, vfs.OpSize: {syscall.EIO}, vfs.OpList: {syscall.EIO},
-		vfs.OpTruncate: {syscall.EIO},
+		vfs.OpWrite: append([]error{io.ErrShortWrite}, faults...), vfs.OpOpen: append([]error{syscall.EMFILE}, faults...),
+		vfs.OpCreate: append([]error{syscall.EMFILE}, faults...),
+	}
+	for _, op := range []vfs.Op{
+		vfs.OpMkdir, vfs.OpRemove, vfs.OpRename, vfs.OpList, vfs.OpSyncDir, vfs.OpFree, vfs.OpLock, vfs.OpSize, vfs.OpRead, vfs.OpTruncate,
+		vfs.OpSync, vfs.OpReserve, vfs.OpClose,
+	} {
+		ops[op] = faults
 	}
 	cases := 0
-	for op, faults := range ops {
-		for _, fault := range faults {
+	for op, kinds := range ops {
+		for _, fault := range kinds {
 			for n := 1; ; n += sample(5) {
 				mem := &vfs.Mem{}
 				promises := make([]promise, 2)
@@ -241,6 +245,9 @@ func workWithFaults(t *testing.T, fs vfs.FS, promises []promise) {
 				return
 			}
 			first := l.Bounds().Tail
+			if first < promises[i].acked {
+				t.Fatalf("log %d ends at %d, but %d were acknowledged", i, first, promises[i].acked)
+			}
 			_, err = l.Append([][]byte{payloadOf(i, first), payloadOf(i, first+1)}, ClassDevice, func(err error) {
 				results <- result{i, first + 2, err}
 			})
@@ -339,8 +346,8 @@ func (f *deviceFile) WriteAt(b []byte, at int64) (int, error) {
 	return f.File.WriteAt(b, at)
 }
 
-// TestHeadroomOfFastWriter appends as fast as it can to a device that fills up, while retention waits for the disk: what
-// is appended is refused before there is no space.
+// TestHeadroomOfFastWriter appends as fast as it can to a device that fills up, while retention waits for the disk:
+// what is appended is refused before there is no space.
 func TestHeadroomOfFastWriter(t *testing.T) {
 	for _, inFlight := range []int{1, 50} {
 		gate := make(chan struct{})
