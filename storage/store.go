@@ -408,13 +408,15 @@ func (s *Store) Commit() {
 		s.kick()
 		return
 	}
-	// To begin a journal file takes longer than a commit.
-	if j := &s.journal; j.file != nil && j.pos < s.opt.JournalBytes/8*7 {
+	// To begin a journal file takes longer than a commit: that is left to the committer.
+	j := &s.journal
+	left := j.file == nil || j.pos >= s.opt.JournalBytes/8*7
+	if !left {
 		s.committer.next()
 	}
 	toArm := s.unsynced() && !s.armed
 	s.committing.Unlock()
-	if toArm || s.ended() {
+	if left || toArm || s.ended() {
 		s.kick() // it waits for the last append before it ends
 	}
 }

@@ -478,3 +478,26 @@ func TestBoundsOfHeldLog(t *testing.T) {
 		t.Errorf("after it: %+v, before %+v", got, want)
 	}
 }
+
+// TestCommitAtTheEndOfAJournalFile appends one batch after the other, each of which is committed by its goroutine, over
+// the ends of some journal files, where the committer has to do it.
+func TestCommitAtTheEndOfAJournalFile(t *testing.T) {
+	s, err := Open("data", small(&vfs.Mem{}))
+	must(t, err)
+	defer s.Close()
+	l, err := s.Log(key(0))
+	must(t, err)
+	done := make(chan error, 1)
+	for i := range uint64(100) {
+		_, err := l.AppendLater([][]byte{payloadOf(0, i)}, ClassDevice, func(err error) { done <- err })
+		must(t, err)
+		s.quick.Store(true)
+		s.Commit()
+		select {
+		case err := <-done:
+			must(t, err)
+		case <-time.After(20 * time.Second):
+			t.Fatalf("batch %d is not committed", i)
+		}
+	}
+}
