@@ -18,6 +18,8 @@
 // The lock order is in docs/design/README.md#lock-order. A value is retained under the lock of its shard, and released
 // by the index after it was taken out under the same lock, so a reader cannot meet one that is being evicted.
 //
+// A store may keep its entries in a file for its next life: [Snapshots].
+//
 // The protocol, and who may use a scope, are left to others. Begin at [New], [Store.SetTenant] and [Store.Add].
 package cache
 
@@ -111,7 +113,8 @@ func New(o Options) *Store {
 		caches: make(map[Scope]*Cache), tenants: make(map[string]*tenant),
 		series: make(map[Scope]*counters), maxSeries: o.Series,
 	}
-	// A restarted store does not repeat the versions of its past life, which clients may still hold.
+	// A restarted store does not repeat the versions of its past life, which clients may still hold, unless the clock
+	// was set back; see [Snapshots].
 	s.version.Store(uint64(time.Now().UnixNano()))
 	for i := range s.shards {
 		s.shards[i].entries = make(map[uint64]*entry)
@@ -357,6 +360,15 @@ type update struct {
 	ttl         time.Duration
 	expected    uint64
 	conditional bool
+	restored    uint64 // version of an entry that is older than the store; 0 for a new one
+}
+
+// next returns the version that the value is stored as.
+func (u *update) next() uint64 {
+	if u.restored != 0 {
+		return u.restored
+	}
+	return u.c.store.version.Add(1)
 }
 
 // ended reports whether the value is over before it is stored.
@@ -434,7 +446,7 @@ func (u *update) presentLocked(sh *shard, now int64) *entry {
 // overwriteLocked puts the value into an entry that costs as much with it as before.
 func (u *update) overwriteLocked(old *entry, expires int64) (version uint64) {
 	u.giveBack()
-	version = u.c.store.version.Add(1)
+	version = u.next()
 	u.value.version = version
 	old.value.Release()
 	old.value, old.expires = u.value, expires
@@ -448,7 +460,7 @@ func (u *update) overwriteLocked(old *entry, expires int64) (version uint64) {
 // tenant's policy, or nil.
 func (u *update) replaceLocked(sh *shard, p *policy, old *entry, expires int64) (version uint64) {
 	c, s := u.c, u.c.store
-	version = s.version.Add(1)
+	version = u.next()
 	u.value.version = version
 	if old != nil {
 		s.unlinkLocked(sh, old)
