@@ -52,17 +52,18 @@ const serverFlags = codec.KnownFlags
 
 // Broker is one felix-wire server. Its methods may be called from any goroutine.
 type Broker struct {
-	cfg      Config
-	log      *slog.Logger
-	hub      *fanout.Hub
-	store    *storage.Store // nil without durable streams
-	caches   *cache.Store
-	keys     *tenantKeys // of the catalog, if there is one
-	tenants  *tenants
-	verifier *auth.Verifier
-	listener *quicx.Listener
-	metrics  *metrics
-	registry *prometheus.Registry
+	cfg       Config
+	log       *slog.Logger
+	hub       *fanout.Hub
+	store     *storage.Store // nil without durable streams
+	caches    *cache.Store
+	snapshots *snapshots  // of the caches; nil without a directory for them
+	keys      *tenantKeys // of the catalog, if there is one
+	tenants   *tenants
+	verifier  *auth.Verifier
+	listener  *quicx.Listener
+	metrics   *metrics
+	registry  *prometheus.Registry
 
 	changing sync.Mutex // held while a stream is made, changed or removed, which may wait for the disk
 
@@ -174,6 +175,10 @@ func New(cfg Config) (*Broker, error) {
 		b.release()
 		return nil, err
 	}
+	if err := b.openSnapshots(); err != nil {
+		b.release()
+		return nil, err
+	}
 	b.metrics, b.registry = newMetrics(b)
 	if cfg.Catalog != nil {
 		b.update(catalog.Diff(nil, snapshot), nil)
@@ -253,13 +258,17 @@ func (b *Broker) Serve(ctx context.Context) error {
 	b.wg.Go(func() { b.sweeper(b.sweepCtx) })
 	b.wg.Go(func() { b.settler.run(b.sweepCtx, b.wg.Go) })
 	b.followMemory()
-	if b.cfg.Catalog != nil {
-		b.wg.Go(func() { b.cfg.Catalog.Follow(b.acceptCtx, b.update) })
-	}
 	b.mu.Unlock()
 	stop := context.AfterFunc(ctx, b.stopAccept)
 	defer stop()
 
+	b.RestoreCaches(b.acceptCtx)
+	if b.snapshots != nil {
+		b.wg.Go(func() { b.writeSnapshots(b.acceptCtx) })
+	}
+	if b.cfg.Catalog != nil {
+		b.wg.Go(func() { b.cfg.Catalog.Follow(b.acceptCtx, b.update) })
+	}
 	err := b.acceptLoop()
 	b.wg.Done()
 	if ctx.Err() != nil {
@@ -331,10 +340,11 @@ const shutdownReason = "broker shutting down"
 // Shutdown ends the broker in order (docs/protocol/session.md#shutdown): it refuses new connections, accepts no more
 // streams, refuses publishes that wait for space, finishes the control streams with their replies written, lets the
 // subscriptions' queues drain, waits until their peers have it all, leaves them a second to read it, and closes each
-// connection with code 0. An event whose publish was acknowledged has reached every subscription of its stream that
-// reads in that time. When the context ends before that, it closes what is left at once and returns the context's
-// error. It waits for everything the broker started, but not for a disk that hangs: some seconds after the end of the
-// context it returns without what waits for that, and logs how much it is. Calling it again waits for the same.
+// connection with code 0. Last, it writes the snapshot of the caches, for which it leaves a part of the time. An event
+// whose publish was acknowledged has reached every subscription of its stream that reads in that time. When the context
+// ends before that, it closes what is left at once and returns the context's error. It waits for everything the broker
+// started, but not for a disk that hangs: some seconds after the end of the context it returns without what waits for
+// that, and logs how much it is. Calling it again waits for the same.
 func (b *Broker) Shutdown(ctx context.Context) error {
 	b.mu.Lock()
 	b.draining = true
@@ -344,6 +354,13 @@ func (b *Broker) Shutdown(ctx context.Context) error {
 	b.listener.Refuse()
 	b.stopAccept()
 	b.hub.Drain()
+	// What is left of the time is for the snapshot of the caches.
+	all := ctx
+	if end, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, end.Add(-b.finishTime(time.Until(end))))
+		defer cancel()
+	}
 	// All publishers first: what the last of them publishes goes to connections of others.
 	for _, step := range []func(*conn, context.Context){(*conn).finishRequests, (*conn).drain} {
 		var wg sync.WaitGroup
@@ -352,9 +369,10 @@ func (b *Broker) Shutdown(ctx context.Context) error {
 		}
 		wg.Wait()
 	}
-	b.closeAll(ctx)
-	end(ctx.Err())
-	return ctx.Err()
+	err := ctx.Err()
+	b.closeWith(all, func() { b.finishSnapshots(all) })
+	end(err)
+	return err
 }
 
 // CloseConnections closes every connection with code 0, as a shutdown does, and goes on: clients come back, on this
@@ -398,7 +416,10 @@ func (b *Broker) packets() (sent, lost uint64) {
 
 // closeAll closes every connection and waits for all that the broker started, but not for ever for a disk that hangs:
 // see awaitDisk.
-func (b *Broker) closeAll(ctx context.Context) {
+func (b *Broker) closeAll(ctx context.Context) { b.closeWith(ctx, func() {}) }
+
+// closeWith is closeAll with something to do when all that the broker started has ended.
+func (b *Broker) closeWith(ctx context.Context, last func()) {
 	closed := make(chan struct{})
 	go func() {
 		defer close(closed)
@@ -409,6 +430,7 @@ func (b *Broker) closeAll(ctx context.Context) {
 		b.stopAccept()
 		b.stopSweep()
 		b.wg.Wait()
+		last()
 		b.release()
 	}()
 	b.awaitDisk(ctx, closed)
@@ -418,6 +440,7 @@ func (b *Broker) closeAll(ctx context.Context) {
 func (b *Broker) release() {
 	b.hub.Close()
 	b.closeStorage()
+	b.closeSnapshots()
 	b.closeCaches()
 	_ = b.listener.Close()
 }

@@ -80,6 +80,9 @@ type Config struct {
 	CacheScopeShare int   `env:"FELIX_CACHE_SCOPE_SHARE" unit:"percent" min:"1" max:"100" doc:"part of these that the entries of one cache may hold"`
 	CacheWatchBytes int   `env:"FELIX_CACHE_WATCH_BYTES" unit:"bytes" min:"1024" max:"2097152" doc:"bytes of changes that wait for the watchers of one cache; one that does not keep up gets an event that says that it missed some"`
 
+	// CacheSnapshot is about what caches have after a restart.
+	CacheSnapshot CacheSnapshotConfig `prefix:"cache_snapshot_"`
+
 	// Storage is about durable streams.
 	Storage StorageConfig `prefix:"durable_"`
 
@@ -162,6 +165,7 @@ func DefaultConfig() Config {
 		KeepAlive:               10 * time.Second,
 		ReplyTimeout:            5 * time.Second,
 		ShutdownDrain:           25 * time.Second,
+		CacheSnapshot:           CacheSnapshotConfig{Every: 300},
 		Storage:                 defaultStorage(),
 		Tenant:                  catalog.NoLimits(),
 		CacheMaxBytes:           256 << 20,
@@ -193,6 +197,7 @@ func (c *Config) ensureDefaults() {
 	setDefault(&c.MaxUnauthenticatedConns, d.MaxUnauthenticatedConns)
 	setDefault(&c.MaxSubscriptions, d.MaxSubscriptions)
 	setDefault(&c.MaxWatches, d.MaxWatches)
+	setDefault(&c.CacheSnapshot.Every, d.CacheSnapshot.Every)
 	setDefault(&c.Storage.SyncEvery, d.Storage.SyncEvery)
 	setDefault(&c.Storage.SegmentBytes, d.Storage.SegmentBytes)
 	setDefault(&c.Storage.IndexSpacing, d.Storage.IndexSpacing)

@@ -103,7 +103,7 @@ func (b *Broker) awaitDisk(ctx context.Context, closed <-chan struct{}) {
 		return
 	case <-ctx.Done():
 	}
-	if b.store == nil {
+	if b.store == nil && b.snapshots == nil {
 		<-closed
 		return
 	}
@@ -112,7 +112,10 @@ func (b *Broker) awaitDisk(ctx context.Context, closed <-chan struct{}) {
 	select {
 	case <-closed:
 	case <-grace.C:
-		left := b.store.Stats()
+		var left storage.Stats
+		if b.store != nil {
+			left = b.store.Stats()
+		}
 		b.log.Error("storage not closed", "appends", left.Pending, "queued_bytes", left.Queued,
 			"hint", "the disk does not answer; publishes that were not acknowledged may be stored or not")
 		b.leave()

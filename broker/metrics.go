@@ -181,6 +181,9 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 	counter("felix_cache_watch_lost_events_total", "Changes of caches that watchers did not read in time; they got an event that says so.", m.watchLost.Load)
 	gauge("felix_cache_watch_bytes", "Memory held by changes of caches that watchers have not read yet.", func() float64 { return float64(m.watchLogBytes.Load()) })
 	r.MustRegister(cacheCollector{b.caches}, tenantCollector{b.tenants})
+	if b.snapshots != nil {
+		r.MustRegister(snapshotCollector{b.snapshots})
+	}
 
 	if b.cfg.Catalog != nil {
 		counter("felix_catalog_changes_total", "Tenants, streams and caches added, changed or removed by the catalog.", m.catalogChanges.Load)

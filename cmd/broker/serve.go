@@ -78,6 +78,7 @@ func serve(o *options, stdout io.Writer, log *slog.Logger, limiter *logs.Limiter
 		}
 	})
 
+	b.RestoreCaches(signaled) // its time is not that of clients
 	served := make(chan error, 1)
 	go func() { served <- b.Serve(context.Background()) }()
 	life.Serving() // before the line: its reader may ask at once
