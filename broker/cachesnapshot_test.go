@@ -15,13 +15,10 @@ import (
 )
 
 // snapshotsIn returns a change of configuration that keeps a snapshot of caches in a file system, written at the end.
-func snapshotsIn(fs vfs.FS, more ...func(*broker.Config)) func(*broker.Config) {
+func snapshotsIn(fs vfs.FS) func(*broker.Config) {
 	return func(c *broker.Config) {
 		c.CacheSnapshot.FS, c.CacheSnapshot.Dir, c.CacheSnapshot.Every = fs, "snapshots", 3600
 		c.Storage.Headroom = 1
-		for _, f := range more {
-			f(c)
-		}
 	}
 }
 
@@ -32,17 +29,20 @@ func wantMetric(t *testing.T, l *life, name string, want float64) {
 	}
 }
 
-func wantCached(ctx context.Context, t *testing.T, h *client.Cache, key, want string) {
+// cachedKey is the key that all tests here use.
+const cachedKey = "k"
+
+func wantCached(ctx context.Context, t *testing.T, h *client.Cache, want string) {
 	t.Helper()
-	got, err := h.Get(ctx, key)
+	got, err := h.Get(ctx, cachedKey)
 	if want == "" && !errors.Is(err, client.ErrMiss) || want != "" && (err != nil || string(got) != want) {
-		t.Errorf("%s is %q, %v, want %q", key, got, err, want)
+		t.Errorf("%s is %q, %v, want %q", cachedKey, got, err, want)
 	}
 }
 
-func putCached(ctx context.Context, t *testing.T, h *client.Cache, key, value string) {
+func putCached(ctx context.Context, t *testing.T, h *client.Cache, value string) {
 	t.Helper()
-	if err := h.Put(ctx, key, []byte(value), client.NoExpiry); err != nil {
+	if err := h.Put(ctx, cachedKey, []byte(value), client.NoExpiry); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -64,9 +64,9 @@ func TestCacheSnapshotDiskFails(t *testing.T) {
 		l := begin(t, snapshotsIn(fs))
 		c := connect(t, l.Dev)
 		h := c.Cache(l.Namespace, l.Cache)
-		wantCached(ctx, t, h, "k", want)
+		wantCached(ctx, t, h, want)
 		wantMetric(t, l, "felix_cache_snapshot_loaded_entries", float64(min(i, 1)))
-		putCached(ctx, t, h, "k", map[int]string{0: "1", 1: "lost", 2: "2", 3: "3"}[i])
+		putCached(ctx, t, h, map[int]string{0: "1", 1: "lost", 2: "2", 3: "3"}[i])
 		c.Close()
 		broken.Store(i == 1)
 		l.end(t)
@@ -82,7 +82,7 @@ func TestCacheSnapshotIgnored(t *testing.T) {
 	disk := &vfs.Mem{}
 	l := begin(t, snapshotsIn(disk))
 	c := connect(t, l.Dev)
-	putCached(ctx, t, c.Cache(l.Namespace, l.Cache), "k", "1")
+	putCached(ctx, t, c.Cache(l.Namespace, l.Cache), "1")
 	c.Close()
 	l.end(t)
 	f, err := disk.Open("snapshots/cache.snapshot")
@@ -98,7 +98,7 @@ func TestCacheSnapshotIgnored(t *testing.T) {
 	}
 	l = begin(t, snapshotsIn(disk))
 	c = connect(t, l.Dev)
-	wantCached(ctx, t, c.Cache(l.Namespace, l.Cache), "k", "")
+	wantCached(ctx, t, c.Cache(l.Namespace, l.Cache), "")
 	wantMetric(t, l, "felix_cache_snapshot_ignored", 1)
 	c.Close()
 	l.end(t)
@@ -111,7 +111,7 @@ func TestCacheSnapshotStartCanceled(t *testing.T) {
 	disk := &vfs.Mem{}
 	l := begin(t, snapshotsIn(disk))
 	c := connect(t, l.Dev)
-	putCached(ctx, t, c.Cache(l.Namespace, l.Cache), "k", "1")
+	putCached(ctx, t, c.Cache(l.Namespace, l.Cache), "1")
 	c.Close()
 	l.end(t)
 
@@ -135,7 +135,7 @@ func TestCacheSnapshotStartCanceled(t *testing.T) {
 
 	l = begin(t, snapshotsIn(disk))
 	c = connect(t, l.Dev)
-	wantCached(ctx, t, c.Cache(l.Namespace, l.Cache), "k", "1")
+	wantCached(ctx, t, c.Cache(l.Namespace, l.Cache), "1")
 	c.Close()
 	l.end(t)
 }
@@ -147,7 +147,7 @@ func TestCacheSnapshotWatch(t *testing.T) {
 	disk := &vfs.Mem{}
 	l := begin(t, snapshotsIn(disk))
 	c := connect(t, l.Dev)
-	putCached(ctx, t, c.Cache(l.Namespace, l.Cache), "k", "1")
+	putCached(ctx, t, c.Cache(l.Namespace, l.Cache), "1")
 	before := c.Cache(l.Namespace, l.Cache).GetMany(ctx, "k")[0].Version
 	c.Close()
 	l.end(t)
@@ -165,7 +165,7 @@ func TestCacheSnapshotWatch(t *testing.T) {
 			if got := h.GetMany(ctx, "k")[0]; got.Version != before {
 				t.Errorf("k has version %d, want %d", got.Version, before)
 			}
-			putCached(ctx, t, h, "k", "2")
+			putCached(ctx, t, h, "2")
 			continue
 		}
 		if string(e.Key) != "k" || e.Version <= before {
@@ -187,7 +187,7 @@ func TestCacheSnapshotShutdownOver(t *testing.T) {
 	disk := &vfs.Mem{}
 	l := begin(t, snapshotsIn(disk))
 	c := connect(t, l.Dev)
-	putCached(ctx, t, c.Cache(l.Namespace, l.Cache), "k", "1")
+	putCached(ctx, t, c.Cache(l.Namespace, l.Cache), "1")
 	c.Close()
 	over, end := context.WithTimeout(ctx, time.Nanosecond)
 	defer end()
@@ -195,11 +195,13 @@ func TestCacheSnapshotShutdownOver(t *testing.T) {
 	if err := l.Shutdown(over); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("shutdown: %v", err)
 	}
-	<-l.served
+	if err := <-l.served; !errors.Is(err, broker.ErrShutdown) {
+		t.Errorf("served: %v", err)
+	}
 	wantMetric(t, l, "felix_cache_snapshots_total", 0)
 	l = begin(t, snapshotsIn(disk))
 	c = connect(t, l.Dev)
-	wantCached(ctx, t, c.Cache(l.Namespace, l.Cache), "k", "")
+	wantCached(ctx, t, c.Cache(l.Namespace, l.Cache), "")
 	c.Close()
 	l.end(t)
 }

@@ -358,7 +358,7 @@ func (w *snapshotWriter) run() error {
 	if err := w.endBlock(); err != nil {
 		return err
 	}
-	index := appendIndex(nil, w.names, w.blocks)
+	index := encodeIndex(w.names, w.blocks)
 	w.footer.id, w.footer.index, w.footer.indexSum = w.header.id, uint64(len(index)), checksum(index)
 	w.footer.version = s.version.Load()
 	if err := w.write(w.footer.append(index)); err != nil {

@@ -35,19 +35,15 @@ type life struct {
 	err    error // of Load
 }
 
-// start begins a life at a time, with the caches primary and second unless scopes names others.
-func start(t *testing.T, fs vfs.FS, at time.Time, o Options, so SnapshotOptions, scopes ...Scope) *life {
+// start begins a life at a time, with the caches primary and second.
+func start(t *testing.T, fs vfs.FS, at time.Time, o Options, so SnapshotOptions) *life {
 	t.Helper()
 	l := &life{clock: newManualClock(at)}
 	o.Clock = l.clock
 	l.Store = New(o)
 	l.version.Store(uint64(at.UnixNano())) // as if it were the clock of the machine
-	if scopes == nil {
-		scopes = []Scope{primary, second}
-	}
-	for _, scope := range scopes {
-		l.Add(scope)
-	}
+	l.Add(primary)
+	l.Add(second)
 	l.c, l.c2 = l.caches[primary], l.caches[second]
 	so.Dir, so.FS = snapDir, fs
 	var err error
@@ -64,7 +60,7 @@ func (l *life) end() {
 	if l.n != nil {
 		_ = l.n.Close()
 	}
-	l.Store.Close()
+	l.Close()
 }
 
 func (l *life) finish(t *testing.T) {
@@ -365,13 +361,13 @@ func TestSnapshotTwice(t *testing.T) {
 }
 
 // smallSnapshot writes a snapshot of a few entries and returns what is in it.
-func smallSnapshot(t *testing.T, fs vfs.FS, round int) map[string]string {
+func smallSnapshot(t *testing.T, fs vfs.FS) map[string]string {
 	t.Helper()
 	l := start(t, fs, birth, Options{}, SnapshotOptions{})
 	if l.err != nil {
 		t.Fatal(l.err)
 	}
-	all := fill(t, l, round)
+	all := fill(t, l, 1)
 	l.finish(t)
 	return all
 }
@@ -440,7 +436,7 @@ func replace(t testing.TB, fs vfs.FS, name string, b []byte) {
 func TestSnapshotDamage(t *testing.T) {
 	noLeak(t)
 	fs := &vfs.Mem{}
-	want := smallSnapshot(t, fs, 1)
+	want := smallSnapshot(t, fs)
 	good, versions := content(t, fs, snapshotFile), content(t, fs, versionsName)
 	ignored, partly := 0, 0
 	check := func(what string, snapshot, versions []byte) {
@@ -489,7 +485,7 @@ func TestSnapshotDamage(t *testing.T) {
 	}
 	check("a byte more", append(bytes.Clone(good), 0), versions)
 	other := &vfs.Mem{}
-	smallSnapshot(t, other, 1)
+	smallSnapshot(t, other)
 	check("another directory", good, content(t, other, versionsName))
 	t.Logf("%d files ignored, %d loaded in part", ignored, partly)
 	if ignored == 0 || partly == 0 {
@@ -525,7 +521,7 @@ func TestSnapshotBlocks(t *testing.T) {
 func TestSnapshotCrash(t *testing.T) {
 	noLeak(t)
 	base := &vfs.Mem{}
-	old := smallSnapshot(t, base, 1)
+	old := smallSnapshot(t, base)
 	for _, finish := range []bool{false, true} {
 		for after := 1; ; after++ {
 			var crashed bool
@@ -567,7 +563,7 @@ func TestSnapshotCrash(t *testing.T) {
 					// Versions are new, unless the values are the last that were stored.
 					same := fmt.Sprint(got) == fmt.Sprint(recent) || recent == nil
 					for key := range got {
-						if v := versionOf(l.c, key); v <= highest && !(same && l.loaded.Clean) {
+						if v := versionOf(l.c, key); v <= highest && (!same || !l.loaded.Clean) {
 							t.Fatalf("%s: version %d, and %d was given out; %+v", what, v, highest, l.loaded)
 						}
 					}
@@ -588,7 +584,7 @@ func TestSnapshotCrash(t *testing.T) {
 func TestSnapshotFaults(t *testing.T) {
 	noLeak(t)
 	base := &vfs.Mem{}
-	old := smallSnapshot(t, base, 1)
+	old := smallSnapshot(t, base)
 	oldContent := content(t, base, snapshotFile)
 	for _, cause := range []error{syscall.EIO, syscall.ENOSPC, io.ErrShortWrite} {
 		for at := 0; ; at++ {
@@ -596,7 +592,7 @@ func TestSnapshotFaults(t *testing.T) {
 			var armed bool
 			var calls int
 			fs := vfs.Faulty{FS: mem, Before: func(op vfs.Op, _ string) error {
-				if !armed || cause == io.ErrShortWrite && op != vfs.OpWrite {
+				if !armed || errors.Is(cause, io.ErrShortWrite) && op != vfs.OpWrite {
 					return nil
 				}
 				if calls++; calls == at+1 {
@@ -710,7 +706,7 @@ func TestSnapshotInUse(t *testing.T) {
 func TestSnapshotLoadCanceled(t *testing.T) {
 	noLeak(t)
 	fs := &vfs.Mem{}
-	want := smallSnapshot(t, fs, 1)
+	want := smallSnapshot(t, fs)
 	s := New(Options{Clock: newManualClock(birth)})
 	s.Add(primary)
 	n, err := s.OpenSnapshots(SnapshotOptions{Dir: snapDir, FS: fs})
@@ -932,13 +928,13 @@ func FuzzSnapshot(f *testing.F) {
 		f.Fatal(err)
 	}
 	_ = n.Close()
-	l.Store.Close()
+	l.Close()
 	good, versions := content(f, fs, snapshotFile), content(f, fs, versionsName)
 	for how := range byte(4) {
 		f.Add(how, good)
 		f.Add(how, good[headerSize:len(good)-footerSize])
 		f.Add(how, versions)
-		f.Add(how, appendIndex(nil, []Scope{primary}, []blockInfo{{1, 2, 3}}))
+		f.Add(how, encodeIndex([]Scope{primary}, []blockInfo{{1, 2, 3}}))
 	}
 	f.Fuzz(func(t *testing.T, how byte, b []byte) {
 		fs := &vfs.Mem{}
@@ -955,7 +951,7 @@ func FuzzSnapshot(f *testing.F) {
 			v, _ := parseVersions(versions)
 			snapshot = snapshotHeader{directory: v.directory, id: 1, taken: 1}.append(nil)
 			snapshot = append(snapshot, b...)
-			index := appendIndex(nil, []Scope{primary, second}, []blockInfo{{uint32(len(b)), uint32(len(b) / 19), checksum(b)}})
+			index := encodeIndex([]Scope{primary, second}, []blockInfo{{uint32(len(b)), uint32(len(b) / 19), checksum(b)}})
 			snapshot = append(snapshot, index...)
 			snapshot = snapshotFooter{id: 1, index: uint64(len(index)), entries: 1 << 40, version: 1, indexSum: checksum(index)}.append(snapshot)
 		case 3: // as an index
@@ -974,7 +970,7 @@ func FuzzSnapshot(f *testing.F) {
 			t.Errorf("%d bytes are loaded", n)
 		}
 		if scopes, blocks, err := parseIndex(b); err == nil {
-			if again := appendIndex(nil, scopes, blocks); len(again) > len(b) {
+			if again := encodeIndex(scopes, blocks); len(again) > len(b) {
 				t.Errorf("an index of %d bytes has %d", len(b), len(again))
 			}
 		}

@@ -123,8 +123,8 @@ type blockInfo struct {
 	length, entries, sum uint32
 }
 
-func appendIndex(b []byte, scopes []Scope, blocks []blockInfo) []byte {
-	b = binary.AppendUvarint(b, uint64(len(scopes)))
+func encodeIndex(scopes []Scope, blocks []blockInfo) []byte {
+	b := binary.AppendUvarint(nil, uint64(len(scopes)))
 	for _, s := range scopes {
 		for _, name := range []string{s.Tenant, s.Namespace, s.Cache} {
 			b = binary.AppendUvarint(b, uint64(len(name)))
