@@ -26,7 +26,9 @@
 //	acme_default_orders_0-0d3aed4b998d2798/  a log: tenant, namespace, stream, shard, and a hash of them
 //	    00000000000000000000.log             segments
 //	    00000000000000000000.index           where some records are in them
+//	    producers                            who appended its last batches, where that is known
 //
 // Begin at [Open], [Store.Log], [Log.Append] and [Log.Read]. format.go has the bytes of segments, journal.go those of
-// the journal, and recover.go what is done with what a crash has left.
+// the journal, recover.go what is done with what a crash has left, and producers.go how a batch that is appended again
+// is known.
 package storage

@@ -32,6 +32,7 @@ import (
 //
 //	name     begins the use of a log in a file: tail 8 │ segment 8 │ position 8 │ name of the log's directory
 //	records  encoded records of one log with consecutive offsets
+//	tags     who appended the batches of the next entry, where that is known: offset 8 │ producer 16 │ sequence 8, …
 //	end      the file is complete, and the next one follows
 //
 // The flag fresh of a file says that the files before it are obsolete, even if they are still there.
@@ -40,7 +41,7 @@ import (
 // before this one was removed.
 const (
 	journalMagic      = 0x464C4A52 // FLJR
-	journalVersion    = 1
+	journalVersion    = 2          // 1 has no tags
 	journalHeaderSize = 40
 	entryHeaderSize   = 32
 	entryAlign        = 8
@@ -50,6 +51,7 @@ const (
 	entryName    = 1
 	entryRecords = 2
 	entryEnd     = 3
+	entryTags    = 4
 
 	journalDir  = "journal"
 	journalKind = ".wal"
@@ -75,7 +77,7 @@ func parseJournalHeader(b []byte, number uint64) (flags uint16, first, salt uint
 	if m := binary.BigEndian.Uint32(b); m != journalMagic {
 		return 0, 0, 0, &CorruptionError{Damage: DamageMagic, Expected: journalMagic, Found: uint64(m)}
 	}
-	if v := binary.BigEndian.Uint16(b[4:]); v != journalVersion {
+	if v := binary.BigEndian.Uint16(b[4:]); v != journalVersion && v != 1 {
 		return 0, 0, 0, &CorruptionError{Damage: DamageVersion, Expected: journalVersion, Found: uint64(v)}
 	}
 	if flags = binary.BigEndian.Uint16(b[6:]); flags&^flagFresh != 0 {
@@ -143,7 +145,7 @@ func parseEntry(b []byte, salt uint64) (e entry, body []byte, ok bool) {
 		kind: binary.BigEndian.Uint32(b), length: binary.BigEndian.Uint32(b[4:]), sequence: binary.BigEndian.Uint64(b[8:]),
 		synced: binary.BigEndian.Uint64(b[16:]), log: binary.BigEndian.Uint32(b[24:]),
 	}
-	if e.kind < entryName || e.kind > entryEnd {
+	if e.kind < entryName || e.kind > entryTags {
 		return e, nil, false
 	}
 	end := entryHeaderSize + int64(e.length)

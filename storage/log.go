@@ -27,9 +27,10 @@ type Log struct {
 	s   *Store
 	dir string // its name in the data directory
 
-	// order guards next: offsets are assigned in the order of the queue.
-	order sync.Mutex
-	next  uint64
+	// order guards next and producers: offsets are assigned in the order of the queue.
+	order     sync.Mutex
+	next      uint64
+	producers *producers
 
 	// Of the committer.
 	group  int    // index in its groups, plus one
@@ -132,36 +133,89 @@ func (l *Log) Append(batch [][]byte, class Class, done func(error)) (first uint6
 // AppendLater is [Log.Append] for a caller that calls [Store.Commit] next. Until then what was appended may stay where
 // it is.
 func (l *Log) AppendLater(batch [][]byte, class Class, done func(error)) (first uint64, err error) {
+	first, _, err = l.append(batch, class, done, nil)
+	return first, err
+}
+
+// AppendFrom is [Log.Append] of a batch that is appended once, however often it is given: a duplicate is a batch that
+// the log has, or is about to have. It is not appended, and done is called when it is as safe as class says. There is
+// no offset then. AppendFrom fails with [ErrUnknownProducer] or [ErrOldSequence] if it is not known whether the log has
+// the batch.
+func (l *Log) AppendFrom(from Origin, batch [][]byte, class Class, done func(error)) (first uint64, duplicate bool, err error) {
+	first, duplicate, err = l.AppendFromLater(from, batch, class, done)
+	if err == nil {
+		l.s.kick()
+	}
+	return first, duplicate, err
+}
+
+// AppendFromLater is [Log.AppendFrom] for a caller that calls [Store.Commit] next.
+func (l *Log) AppendFromLater(from Origin, batch [][]byte, class Class, done func(error)) (first uint64, duplicate bool, err error) {
+	return l.append(batch, class, done, &from)
+}
+
+func (l *Log) append(batch [][]byte, class Class, done func(error), from *Origin) (first uint64, duplicate bool, err error) {
 	if len(batch) == 0 {
-		return 0, ErrEmpty
+		return 0, false, ErrEmpty
 	}
 	size := int64(0)
 	for _, p := range batch {
 		if len(p) > MaxPayload {
-			return 0, ErrTooLarge
+			return 0, false, ErrTooLarge
 		}
 		size += recordSize(len(p))
 	}
 	if size > MaxBatch {
-		return 0, ErrTooLarge
+		return 0, false, ErrTooLarge
+	}
+	if from != nil { // first: also a log that accepts nothing more knows what it has
+		l.order.Lock()
+		duplicate, err = l.knows(*from, class, done)
+		l.order.Unlock()
+		if duplicate || err != nil {
+			return 0, duplicate, err
+		}
 	}
 	if err := l.s.admit(size); err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	p := pendings.Get().(*pending)
-	p.log, p.class, p.done = l, class, done
+	p.log, p.class, p.done, p.tagged = l, class, done, from != nil
 	p.bytes = slices.Grow(p.bytes[:0], int(size))
 	now := l.s.opt.Now().UnixMicro()
 
 	l.order.Lock()
 	defer l.order.Unlock()
+	if from != nil {
+		if duplicate, err = l.knows(*from, class, done); duplicate || err != nil { // since it was looked at before
+			l.s.dismiss(size)
+			p.log, p.done = nil, nil
+			pendings.Put(p)
+			return 0, duplicate, err
+		}
+		p.tag = tag{l.next, from.Producer, from.Sequence}
+		l.s.forgotten.Add(int64(l.producers.record(from.Producer, from.Sequence)))
+		l.producers.remember(p.tag, l.tail.Load())
+	}
 	first = l.next
 	for i, payload := range batch {
 		p.bytes = appendRecord(p.bytes, Record{first + uint64(i), now, payload})
 	}
 	l.next += uint64(len(batch))
 	l.s.enqueue(p)
-	return first, nil
+	return first, false, nil
+}
+
+// knows reports whether the log has the batch, and then has done called when all that was appended before, and so the
+// batch, is as safe as class says. The caller holds l.order.
+func (l *Log) knows(from Origin, class Class, done func(error)) (bool, error) {
+	has, err := l.producers.look(from)
+	if !has || err != nil {
+		return false, err
+	}
+	p := pendings.Get().(*pending)
+	p.log, p.class, p.done, p.tagged, p.bytes = l, class, done, false, p.bytes[:0]
+	return true, l.s.follow(p)
 }
 
 // Size returns how many bytes of memory [Log.Append] holds for a batch, of that many records whose payloads have bytes
@@ -235,15 +289,17 @@ func (l *Log) writeRun(records []byte) error {
 	if err := h.write(records, last.size); err != nil {
 		return err
 	}
+	count := uint64(0)
 	for at := 0; at < len(records); {
 		r := records[at:]
 		n := int(recordSize(int(binary.BigEndian.Uint32(r))))
 		l.note(binary.BigEndian.Uint64(r[4:]), last.size, int64(n))
-		l.tail.Add(1)
+		count++
 		last.size += int64(n)
 		last.last = int64(binary.BigEndian.Uint64(r[12:]))
 		at += n
 	}
+	l.tail.Add(count) // of whole batches
 	if len(l.index) >= 256 {
 		l.flushIndex()
 	}

@@ -29,6 +29,10 @@ type recovery struct {
 	segment int
 	pos     int64
 	next    uint64
+
+	tags    []tag  // of the records to come
+	known   uint64 // the offset before which the producers are known from their file
+	covered uint64 // the offset after the last record that the journal has
 }
 
 // recover brings the logs that have records in the journal up to date, and begins a new journal.
@@ -61,11 +65,12 @@ func (s *Store) recover() error {
 			}
 			r := logs[name.dir]
 			if r == nil {
-				l, err := s.openLog(name.dir, &name)
+				l, known, err := s.openLog(name.dir, &name)
 				if err != nil {
 					return err
 				}
 				r = newRecovery(l, name)
+				r.known = known
 				logs[name.dir] = r
 				s.logs[name.dir] = l
 			}
@@ -75,7 +80,16 @@ func (s *Store) recover() error {
 			if r == nil {
 				return &CorruptionError{Damage: DamageMissing, File: path.Join(journalDir, segmentName(file, journalKind)), Found: uint64(e.log)}
 			}
-			return eachRecord(body, r.apply)
+			return r.records(body)
+		case entryTags:
+			r := known[e.log]
+			if r == nil {
+				return &CorruptionError{Damage: DamageMissing, File: path.Join(journalDir, segmentName(file, journalKind)), Found: uint64(e.log)}
+			}
+			var ok bool
+			if r.tags, ok = parseTags(r.tags[:0], body); !ok {
+				return &CorruptionError{Damage: DamageRecord, File: path.Join(journalDir, segmentName(file, journalKind))}
+			}
 		}
 		return nil
 	})
@@ -85,9 +99,14 @@ func (s *Store) recover() error {
 	all := make([]*Log, 0, len(logs))
 	for _, r := range logs {
 		r.log.next = r.log.tail.Load()
+		// A record that the journal lost, and the segments kept, may be anybody's. And what the file of producers says
+		// of records that are lost was true only before.
+		if r.log.next != r.covered || r.log.next < r.known {
+			r.log.producers.forget()
+		}
 		all = append(all, r.log)
 	}
-	if err := s.syncLogs(all); err != nil {
+	if err := errors.Join(s.syncLogs(all), s.saveProducers(all)); err != nil {
 		return err
 	}
 	// The logs have other segments now than the old files say. So a new file makes them obsolete, all at once.
@@ -104,13 +123,33 @@ func (s *Store) recover() error {
 }
 
 func newRecovery(l *Log, claim nameBody) *recovery {
-	r := &recovery{log: l, pos: segmentHeaderSize, next: l.base.Load()}
+	r := &recovery{log: l, pos: segmentHeaderSize, next: l.base.Load(), covered: claim.tail}
 	for i, seg := range l.segments {
 		if seg.id == claim.segment {
 			r.segment, r.pos, r.next = i, max(claim.position, segmentHeaderSize), claim.tail
 		}
 	}
 	return r
+}
+
+// records writes the records of an entry to the log, and notes who appended them.
+func (r *recovery) records(body []byte) error {
+	last := uint64(0)
+	err := eachRecord(body, func(rec Record, b []byte) error {
+		last = rec.Offset
+		return r.apply(rec, b)
+	})
+	if err != nil {
+		return err
+	}
+	r.covered = last + 1
+	for _, t := range r.tags {
+		if t.offset >= r.known && t.offset <= last {
+			r.log.producers.record(t.id, t.seq)
+		}
+	}
+	r.tags = r.tags[:0]
+	return nil
 }
 
 // apply writes a record of the journal to the log, unless the log has it.
@@ -196,9 +235,31 @@ func (l *Log) cut(i int, pos int64, tail uint64) error {
 	return l.reindex(h)
 }
 
-// openLog reads what a log's directory has. claim is what the journal says about it, or
-// nil if the journal says nothing.
-func (s *Store) openLog(dir string, claim *nameBody) (*Log, error) {
+// openLog reads what a log's directory has. claim is what the journal says about it, or nil if the journal says
+// nothing. What is known of producers goes up to an offset, which is the tail if the journal says nothing.
+func (s *Store) openLog(dir string, claim *nameBody) (*Log, uint64, error) {
+	l, err := s.openSegments(dir, claim)
+	if err != nil {
+		return nil, 0, err
+	}
+	known, err := l.loadProducers()
+	if err != nil {
+		return nil, 0, err
+	}
+	switch {
+	case claim == nil && known != l.next:
+		if err := l.dropProducers(); err != nil { // before anything is appended
+			return nil, 0, err
+		}
+	case claim != nil && known < claim.tail: // the journal does not have what is in between
+		l.producers.forget()
+		known = claim.tail
+	}
+	return l, known, nil
+}
+
+// openSegments is openLog without producers.
+func (s *Store) openSegments(dir string, claim *nameBody) (*Log, error) {
 	l := &Log{s: s, dir: dir}
 	l.retention.Store(new(Retention))
 	l.seen.Store(new(Bounds))

@@ -128,6 +128,7 @@ type Store struct {
 	pending atomic.Int64 // appends that have not completed
 
 	unretained atomic.Int64 // times that retention has failed
+	forgotten  atomic.Int64 // producers, for others
 
 	// committing is held while a group is committed, by the committer or by a caller of Commit. It guards what follows.
 	committing sync.Mutex
@@ -151,8 +152,11 @@ const quickCommit = time.Millisecond
 type pending struct {
 	log   *Log
 	class Class
-	bytes []byte // encoded records
+	bytes []byte // encoded records; none of one that only follows what was appended before
 	done  func(error)
+
+	tagged bool
+	tag    tag
 }
 
 var pendings = sync.Pool{New: func() any { return new(pending) }}
@@ -221,7 +225,7 @@ func (s *Store) open(dir, name string) (*Log, error) {
 	if l, err := s.lookup(dir); l != nil || err != nil {
 		return l, err
 	}
-	l, err := s.openLog(dir, nil)
+	l, _, err := s.openLog(dir, nil)
 	if err != nil {
 		return nil, fmt.Errorf("log %s: %w", name, err)
 	}
@@ -330,6 +334,7 @@ type Stats struct {
 	Full    bool  // the headroom is used up
 
 	RetainFailures int64 // times that retention could not remove a file; it tries again
+	Forgotten      int64 // producers that logs have forgotten for others
 }
 
 // Stats returns the store's statistics.
@@ -338,7 +343,7 @@ func (s *Store) Stats() Stats {
 	defer s.mu.Unlock()
 	return Stats{
 		Appends: s.appends.Load(), Commits: s.commits.Load(), Waits: s.waits.Load(), Queued: s.queued, Full: s.full.Load(),
-		Pending: s.pending.Load(), RetainFailures: s.unretained.Load(),
+		Pending: s.pending.Load(), RetainFailures: s.unretained.Load(), Forgotten: s.forgotten.Load(),
 	}
 }
 
@@ -399,6 +404,29 @@ func (s *Store) kick() {
 	case s.wake <- struct{}{}:
 	default:
 	}
+}
+
+// dismiss gives back what admit has counted.
+func (s *Store) dismiss(n int64) {
+	s.mu.Lock()
+	s.queued -= n
+	s.space.Broadcast()
+	s.mu.Unlock()
+	s.kick() // it may have waited for them to end
+}
+
+// follow puts p, which has no records, into the queue. The caller goes on to kick or to Commit.
+func (s *Store) follow(p *pending) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		p.log, p.done = nil, nil
+		pendings.Put(p)
+		return s.err
+	}
+	s.pending.Add(1)
+	s.queue = append(s.queue, p)
+	return nil
 }
 
 // Commit commits what [Log.AppendLater] has appended. If the device is quick and nobody else commits, the caller's
@@ -484,7 +512,7 @@ func (s *Store) commitAll() {
 func (s *Store) ended() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return errors.Is(s.err, ErrClosed) && s.queued == 0
+	return errors.Is(s.err, ErrClosed) && s.queued == 0 && len(s.queue) == 0
 }
 
 // unsynced reports whether the journal has entries that are not on the device. The caller holds s.committing.
@@ -506,13 +534,14 @@ type committer struct {
 	groups []logGroup
 	failed error
 	named  bool // the group begins the use of a log in this journal file
+	device bool // one of the group asks for a sync
+	tags   []byte
 }
 
 // logGroup is what a group of appends has of one log.
 type logGroup struct {
 	log     *Log
 	batches []*pending
-	class   Class
 	records []byte // in committer.buf
 }
 
@@ -553,6 +582,9 @@ func (c *committer) commit(group []*pending) error {
 	}
 	c.split(group)
 	err := func() error {
+		if len(c.groups) == 0 { // they only follow others
+			return c.syncIfAsked()
+		}
 		if j.file == nil {
 			if err := j.begin(j.number, 0); err != nil {
 				return err
@@ -562,11 +594,8 @@ func (c *committer) commit(group []*pending) error {
 		if err := j.write(c.buf, n); err != nil {
 			return err
 		}
-		// A name that is lost would leave what a crash does to the log's segments unexplained.
-		if c.named || c.needsSync() {
-			if err := j.sync(); err != nil {
-				return err
-			}
+		if err := c.syncIfAsked(); err != nil {
+			return err
 		}
 		for i := range c.groups {
 			if err := c.groups[i].log.write(c.groups[i].batches, c.groups[i].records); err != nil {
@@ -580,8 +609,12 @@ func (c *committer) commit(group []*pending) error {
 	}()
 	c.failed = err
 	s.commits.Add(1)
-	s.appends.Add(int64(len(group)))
-	s.wrote(int64(len(c.buf)))
+	if len(c.groups) > 0 {
+		s.wrote(int64(len(c.buf)))
+	}
+	for i := range c.groups {
+		s.appends.Add(int64(len(c.groups[i].batches)))
+	}
 	if cap(c.buf) > maxGroup {
 		c.buf = nil
 	}
@@ -590,30 +623,33 @@ func (c *committer) commit(group []*pending) error {
 
 // split sorts a group by log and keeps the order within each.
 func (c *committer) split(group []*pending) {
-	c.groups = c.groups[:0]
+	c.groups, c.named, c.device = c.groups[:0], false, false
 	for _, p := range group {
+		c.device = c.device || p.class == ClassDevice
+		if len(p.bytes) == 0 {
+			continue
+		}
 		if p.log.group == 0 {
 			n := len(c.groups)
 			c.groups = slices.Grow(c.groups, 1)[:n+1]
-			c.groups[n] = logGroup{log: p.log, batches: c.groups[n].batches[:0], class: p.class}
+			c.groups[n] = logGroup{log: p.log, batches: c.groups[n].batches[:0]}
 			p.log.group = n + 1
 		}
 		g := &c.groups[p.log.group-1]
 		g.batches = append(g.batches, p)
-		g.class = min(g.class, p.class)
 	}
 	for i := range c.groups {
 		c.groups[i].log.group = 0
 	}
 }
 
-func (c *committer) needsSync() bool {
-	for i := range c.groups {
-		if c.groups[i].class == ClassDevice {
-			return true
-		}
+// syncIfAsked syncs the journal if one of the group needs that.
+func (c *committer) syncIfAsked() error {
+	// A name that is lost would leave what a crash does to the log's segments unexplained.
+	if !c.named && !c.device {
+		return nil
 	}
-	return false
+	return c.s.journal.sync()
 }
 
 // encode fills buf with the entries of all groups and returns how many there are.
@@ -621,16 +657,15 @@ func (c *committer) encode() (entries int) {
 	j := &c.s.journal
 	size := 0
 	for i := range c.groups {
-		size += 128 + entryHeaderSize
+		size += 128 + 2*entryHeaderSize
 		for _, p := range c.groups[i].batches {
-			size += len(p.bytes)
+			size += len(p.bytes) + tagSize
 		}
 	}
 	if cap(c.buf) < size {
 		c.buf = make([]byte, 0, size)
 	}
 	b := c.buf[:0]
-	c.named = false
 	for i := range c.groups {
 		g := &c.groups[i]
 		l := g.log
@@ -641,6 +676,16 @@ func (c *committer) encode() (entries int) {
 			c.s.touched = append(c.s.touched, l)
 			b = appendEntry(b, j.salt, entry{kind: entryName, sequence: j.sequence + uint64(entries), synced: j.synced, log: l.number},
 				l.position().append(nil))
+			entries++
+		}
+		c.tags = c.tags[:0]
+		for _, p := range g.batches {
+			if p.tagged {
+				c.tags = appendTag(c.tags, p.tag)
+			}
+		}
+		if len(c.tags) > 0 {
+			b = appendEntry(b, j.salt, entry{kind: entryTags, sequence: j.sequence + uint64(entries), synced: j.synced, log: l.number}, c.tags)
 			entries++
 		}
 		e := entry{kind: entryRecords, sequence: j.sequence + uint64(entries), synced: j.synced, log: l.number}
@@ -710,6 +755,9 @@ func (s *Store) checkpointAll() {
 			continue
 		}
 		err := s.syncLogs(c.logs)
+		if err == nil {
+			err = s.saveProducers(c.logs)
+		}
 		if err == nil {
 			err = s.journal.retire(c.number)
 		}
