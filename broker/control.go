@@ -11,6 +11,7 @@ import (
 
 	"github.com/felix-mq/felix/auth"
 	"github.com/felix-mq/felix/codec"
+	"github.com/felix-mq/felix/fanout"
 	"github.com/felix-mq/felix/quicx"
 	"github.com/felix-mq/felix/telemetry"
 )
@@ -283,7 +284,7 @@ func (ctl *control) handle(f quicx.Frame) outcome {
 	case codec.LayoutPublish:
 		return ctl.binaryPublish(f, codec.HeaderLen, false)
 	case codec.LayoutPublishAcked:
-		return ctl.ackedPublish(f, codec.HeaderLen, false)
+		return ctl.ackedPublish(f, codec.HeaderLen, false, fanout.Origin{})
 	case codec.LayoutExtension:
 		return ctl.extension(f)
 	default:
@@ -300,7 +301,11 @@ func (ctl *control) extension(f quicx.Frame) outcome {
 	case typ == codec.ExtensionPublishS2 && ctl.ext&codec.ExtS2 != 0:
 		return ctl.binaryPublish(f, extensionAt, true)
 	case typ == codec.ExtensionPublishAckedS2 && ctl.ext&codec.ExtS2 != 0:
-		return ctl.ackedPublish(f, extensionAt, true)
+		return ctl.ackedPublish(f, extensionAt, true, fanout.Origin{})
+	case typ == codec.ExtensionPublishFrom && ctl.ext&codec.ExtProducer != 0:
+		return ctl.publishFrom(f, false)
+	case typ == codec.ExtensionPublishFromS2 && ctl.ext&codec.ExtProducer != 0 && ctl.ext&codec.ExtS2 != 0:
+		return ctl.publishFrom(f, true)
 	case typ == codec.ExtensionCacheRequest && ctl.ext&codec.ExtCache != 0:
 		return ctl.cacheFrame(f)
 	}
@@ -360,6 +365,9 @@ func (ctl *control) auth(m *codec.Message) outcome {
 		return keep
 	}
 	ctl.flags, ctl.ext = m.ClientFlags, m.Ext
+	if ctl.c.b.store == nil { // no stream would remember a producer
+		ctl.ext &^= codec.ExtProducer
+	}
 	ctl.c.agreed.Or(uint32(ctl.ext))
 	ctl.reply(codec.AppendAuthOK(ctl.w.Buffer(), serverFlags, ctl.ext, m.HasExt))
 	return keep

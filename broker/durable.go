@@ -227,19 +227,24 @@ func (d *durableLog) class() storage.Class {
 var payloads = sync.Pool{New: func() any { return new([][]byte) }}
 
 // Append implements [fanout.Log].
-func (d *durableLog) Append(f *fanout.Frame, done func(error)) (first uint64, err error) {
-	return d.append(d.log.Append, f, done)
+func (d *durableLog) Append(f *fanout.Frame, from fanout.Origin, done func(error)) (first uint64, duplicate bool, err error) {
+	return d.append(d.log.Append, d.log.AppendFrom, f, from, done)
 }
 
 // AppendLater implements [fanout.Log].
-func (d *durableLog) AppendLater(f *fanout.Frame, done func(error)) (first uint64, err error) {
-	return d.append(d.log.AppendLater, f, done)
+func (d *durableLog) AppendLater(f *fanout.Frame, from fanout.Origin, done func(error)) (first uint64, duplicate bool, err error) {
+	return d.append(d.log.AppendLater, d.log.AppendFromLater, f, from, done)
 }
 
 // Commit implements [fanout.Log].
 func (d *durableLog) Commit() { d.store.Commit() }
 
-func (d *durableLog) append(to func([][]byte, storage.Class, func(error)) (uint64, error), f *fanout.Frame, done func(error)) (first uint64, err error) {
+// append appends with one of two functions of the log.
+func (d *durableLog) append(
+	plain func([][]byte, storage.Class, func(error)) (uint64, error),
+	with func(storage.Origin, [][]byte, storage.Class, func(error)) (uint64, bool, error),
+	f *fanout.Frame, from fanout.Origin, done func(error),
+) (first uint64, duplicate bool, err error) {
 	items, _, err := codec.ParseItems(f.Bytes()[listAt:])
 	if err != nil {
 		panic("broker: event frame does not parse: " + err.Error())
@@ -249,11 +254,28 @@ func (d *durableLog) append(to func([][]byte, storage.Class, func(error)) (uint6
 	for _, item := range items.All() {
 		all = append(all, item)
 	}
-	first, err = to(all, d.class(), done)
+	if from.Set {
+		first, duplicate, err = with(originOf(from), all, d.class(), done)
+	} else {
+		first, err = plain(all, d.class(), done)
+	}
 	clear(all)
 	*list = all
 	payloads.Put(list)
-	return first, err
+	return first, duplicate, err
+}
+
+func originOf(from fanout.Origin) storage.Origin {
+	return storage.Origin{Producer: from.Producer, Sequence: from.Sequence, Repeated: from.Repeated}
+}
+
+// Held implements [fanout.Log].
+func (d *durableLog) Held(with fanout.Origin) int64 {
+	n := d.log.Producers()
+	if with.Set && n < storage.MaxProducers && !d.log.KnowsProducer(with.Producer) {
+		n++
+	}
+	return int64(n) * storage.ProducerBytes
 }
 
 // Cost implements [fanout.Log].
@@ -360,10 +382,13 @@ func (s *stream) plain(f *fanout.Frame) (*fanout.Frame, error) {
 
 // Committed implements [fanout.Commit] for publishes that nobody waits for.
 func (b *Broker) Committed(f *fanout.Frame, err error) {
-	if err == nil {
-		b.metrics.published(f)
-	} else {
+	switch {
+	case err != nil:
 		b.metrics.publishRefused[refusedStorage].Add(1)
+	case f == nil:
+		b.metrics.publishDuplicates.Add(1)
+	default:
+		b.metrics.published(f)
 	}
 }
 

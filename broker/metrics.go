@@ -20,7 +20,7 @@ type metrics struct {
 	requestErrors                        atomic.Uint64
 
 	publishedBatches, publishedEvents, publishedBytes atomic.Uint64
-	publishWaits                                      atomic.Uint64
+	publishWaits, publishDuplicates                   atomic.Uint64
 	publishRefused                                    [publishRefusals]atomic.Uint64
 	decompressed, corruptBatches                      atomic.Uint64
 
@@ -50,6 +50,7 @@ const (
 	refusedForbidden
 	refusedRate
 	refusedStorage
+	refusedInDoubt
 	publishRefusals // how many there are
 )
 
@@ -126,7 +127,7 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 	counter("felix_decompressed_batches_total", "Compressed batches decompressed for subscriptions that do not take them.", m.decompressed.Load)
 	counter("felix_corrupt_batches_total", "Compressed batches that could not be decompressed.", m.corruptBatches.Load)
 	counter("felix_publish_waits_total", "Publishes that waited for a queue or for memory.", m.publishWaits.Load)
-	labeled("felix_publish_refused_total", "Publishes that were not carried out, by reason.", "reason", []string{"no_room", "draining", "unknown_stream", "forbidden", "rate", "storage"},
+	labeled("felix_publish_refused_total", "Publishes that were not carried out, by reason.", "reason", []string{"no_room", "draining", "unknown_stream", "forbidden", "rate", "storage", "in_doubt"},
 		func(i int) uint64 { return m.publishRefused[i].Load() })
 
 	r.MustRegister(packetCollector{b})
@@ -163,6 +164,8 @@ func newMetrics(b *Broker) (*metrics, *prometheus.Registry) {
 		counter("felix_log_fallbacks_total", "Times that a subscription of a durable stream read on from the log, because its queue was full or memory was short.", func() uint64 { return b.hub.Stats().FallBacks })
 		counter("felix_log_expired_events_total", "Events of durable streams that retention removed before a subscription came to them.", func() uint64 { return b.hub.Stats().Expired })
 		counter("felix_log_unreadable_total", "Subscriptions ended because their stream's log could not be read.", func() uint64 { return b.hub.Stats().Unreadable })
+		counter("felix_publish_duplicates_total", "Publishes to durable streams that were answered and not carried out again: the stream had them.", m.publishDuplicates.Load)
+		counter("felix_producers_forgotten_total", "Producers that durable streams have forgotten for others, because they remember no more of them.", func() uint64 { return uint64(b.store.Stats().Forgotten) })
 		counter("felix_storage_appends_total", "Batches appended to logs.", func() uint64 { return uint64(b.store.Stats().Appends) })
 		counter("felix_storage_commits_total", "Writes to the journal; the appends for one of them are how well it is shared.", func() uint64 { return uint64(b.store.Stats().Commits) })
 		gauge("felix_storage_queued_bytes", "Bytes that wait for the disk.", func() float64 { return float64(b.store.Stats().Queued) })

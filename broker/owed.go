@@ -256,25 +256,28 @@ func (ctl *control) settle() error {
 // owing reports whether replies are owed, after which others have to go.
 func (ctl *control) owing() bool { return ctl.owed != nil && ctl.owed.busy.Load() }
 
-// offerAcked is an offer that is answered: at once, by the caller, if waits is false and err is nil, and otherwise when
-// it is committed.
-func (ctl *control) offerAcked(id uint64, isJSON bool, offer func(wait time.Duration) error) (waits bool, err error) {
-	ctl.answer = answer{wanted: true, id: id, isJSON: isJSON}
-	err = offer(ctl.ackedWait())
-	waits = ctl.answer.waits
+// offerAcked is an offer that is answered: at once, by the caller, if it does not wait and err is nil, and otherwise
+// when it is committed.
+func (ctl *control) offerAcked(a answer, offer func(wait time.Duration) error) (answer, error) {
+	a.wanted = true
+	ctl.answer = a
+	err := offer(ctl.ackedWait())
+	a = ctl.answer
 	ctl.answer = answer{}
 	if ctl.owes != nil { // nothing was appended
 		ctl.owed.take(ctl.owes)
 		ctl.owes = nil
 	}
-	return waits, err
+	return a, err
 }
 
 // answer is how the publish that is being offered is answered.
 type answer struct {
 	wanted, isJSON bool
 	waits          bool // it was appended, and is answered when it is committed
+	notKept        bool // its stream would not know it if it came again
 	id             uint64
+	from           fanout.Origin
 }
 
 // oweAnswer sees to it that a reply is owed for the publish that is being offered. It reports false if the stream has

@@ -12,6 +12,7 @@ import (
 	"github.com/felix-mq/felix/fanout"
 	"github.com/felix-mq/felix/internal/buf"
 	"github.com/felix-mq/felix/quicx"
+	"github.com/felix-mq/felix/storage"
 	"github.com/felix-mq/felix/telemetry"
 )
 
@@ -21,6 +22,8 @@ var (
 	// errStreamEnds means that the publish stream cannot go on: its connection has ended, or it has too many streams
 	// that stand still.
 	errStreamEnds = errors.New("broker: publish stream ends")
+	// errNotKept means that a publish may have been carried out before, and its stream remembers no producers.
+	errNotKept = errors.New("broker: the stream remembers no producers")
 	// errTokenEnds means the same, because the stream's token is not good any more.
 	errTokenEnds = fmt.Errorf("%w: its token is not good any more", errStreamEnds)
 )
@@ -101,6 +104,8 @@ func (s *stream) offer(f *fanout.Frame, wait time.Duration) error {
 		s.c.b.metrics.publishRefused[refusedNoSpace].Add(1)
 	case errors.Is(err, fanout.ErrDraining):
 		s.c.b.metrics.publishRefused[refusedDraining].Add(1)
+	case inDoubt(err) != nil:
+		s.c.b.metrics.publishRefused[refusedInDoubt].Add(1)
 	case !errors.Is(err, fanout.ErrClosed):
 		if r, _ := storageRefusal(err); r != nil {
 			s.c.b.metrics.publishRefused[refusedStorage].Add(1)
@@ -150,8 +155,12 @@ func (s *stream) offerOnce(f *fanout.Frame, wait time.Duration) (appended bool, 
 
 // hand hands the frame to its topic.
 func (s *stream) hand(ctx context.Context, f *fanout.Frame, wait time.Duration) (appended bool, err error) {
-	t := s.scope.topic
+	t, from := s.scope.topic, s.answer.from
 	if t.Log() == nil {
+		if from.Set && from.Repeated {
+			return false, errNotKept
+		}
+		s.answer.notKept = from.Set
 		_, err = t.Publish(ctx, f, wait)
 		return false, err
 	}
@@ -165,7 +174,7 @@ func (s *stream) hand(ctx context.Context, f *fanout.Frame, wait time.Duration) 
 			defer o.unhold()
 		}
 	}
-	if err = t.Append(ctx, f, wait, here, commit); err == nil {
+	if err = t.Append(ctx, f, from, wait, here, commit); err == nil {
 		s.answer.waits = s.owes != nil
 		s.owes = nil
 	}
@@ -355,9 +364,23 @@ func (ctl *control) binaryPublish(f quicx.Frame, at int, compressed bool) outcom
 // (docs/protocol/wire.md#acknowledged-publish-batch).
 const ackPrefixLen = 9
 
+// publishFrom carries a publish of the extension producer out (docs/protocol/extensions.md#producer).
+func (ctl *control) publishFrom(f quicx.Frame, compressed bool) outcome {
+	if ctl.identity == nil {
+		return ctl.refuse(codec.AuthRequired)
+	}
+	o, _, err := codec.ParseOrigin(f.Bytes[extensionAt:])
+	if err != nil {
+		ctl.c.b.countMalformed(err)
+		return errorEnd // there is no id to answer to
+	}
+	from := fanout.Origin{Producer: o.Producer, Sequence: o.Sequence, Repeated: o.Repeated, Set: true}
+	return ctl.ackedPublish(f, extensionAt+codec.OriginLen, compressed, from)
+}
+
 // ackedPublish carries a binary publish with acknowledgement out (docs/protocol/session.md#checks-of-a-binary-publish),
-// whose prefix begins at position at of the frame.
-func (ctl *control) ackedPublish(f quicx.Frame, at int, compressed bool) outcome {
+// whose prefix begins at position at of the frame. from is who it is from, if that is known.
+func (ctl *control) ackedPublish(f quicx.Frame, at int, compressed bool, from fanout.Origin) outcome {
 	if ctl.identity == nil {
 		return ctl.refuse(codec.AuthRequired)
 	}
@@ -380,13 +403,17 @@ func (ctl *control) ackedPublish(f quicx.Frame, at int, compressed bool) outcome
 		return ctl.nackWith(id, codec.StreamNotFoundAck, ctl.notFound(p.tenant, p.namespace, p.stream))
 	}
 	telemetry.Observe(telemetry.StagePublishLookup, start)
-	waits, err := ctl.offerAcked(id, false, func(wait time.Duration) error { return ctl.offerBinary(f, &p, wait) })
-	if waits {
+	a, err := ctl.offerAcked(answer{id: id, from: from}, func(wait time.Duration) error { return ctl.offerBinary(f, &p, wait) })
+	if a.waits {
 		return keep
 	}
 	if err == nil {
 		telemetry.Add(telemetry.BrokerAcks, 1)
-		ctl.reply(codec.AppendPublishAckOK(ctl.w.Buffer(), id))
+		if a.notKept {
+			ctl.reply(codec.AppendPublishAckNotKept(ctl.w.Buffer(), id))
+		} else {
+			ctl.reply(codec.AppendPublishAckOK(ctl.w.Buffer(), id))
+		}
 		return keep
 	}
 	_, r := ctl.refusal(err)
@@ -434,7 +461,21 @@ func (ctl *control) refusal(err error) (jsonForm, binaryForm *codec.Refusal) {
 	case errors.Is(err, errCorrupt): // only binary publishes are compressed
 		return &codec.MalformedBatch, &codec.MalformedBatch
 	}
+	if r := inDoubt(err); r != nil { // only binary publishes have an origin
+		return r, r
+	}
 	return storageRefusal(err)
+}
+
+// inDoubt returns what is said of a publish that may have been carried out before, or nil for another error.
+func inDoubt(err error) *codec.Refusal {
+	switch {
+	case errors.Is(err, errNotKept), errors.Is(err, storage.ErrUnknownProducer):
+		return &codec.ProducerUnknownAck
+	case errors.Is(err, storage.ErrOldSequence):
+		return &codec.SequenceOldAck
+	}
+	return nil
 }
 
 // textOf returns the text of a refused publish, with the names of the stream where they belong.
@@ -462,15 +503,16 @@ func (ctl *control) publish(m *codec.Message) outcome {
 		}
 		return ctl.refuse(codec.MissingRequestIDBatch)
 	}
-	waits, err := false, errStreamNotFound
+	var a answer
+	err := errStreamNotFound
 	switch {
 	case ctl.scope.topic == nil:
 	case acked:
-		waits, err = ctl.offerAcked(m.RequestID, true, func(wait time.Duration) error { return ctl.offerMessage(m, wait) })
+		a, err = ctl.offerAcked(answer{id: m.RequestID, isJSON: true}, func(wait time.Duration) error { return ctl.offerMessage(m, wait) })
 	default:
 		err = ctl.offerMessage(m, ctl.unackedWait())
 	}
-	if waits {
+	if a.waits {
 		return keep
 	}
 	if err == nil {

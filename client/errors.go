@@ -83,6 +83,7 @@ var sentinels = map[codec.Code]error{
 	codec.CodeOverloaded:      ErrOverloaded,
 	codec.CodeClosing:         ErrClosing,
 	codec.CodeStorage:         ErrStorage,
+	codec.CodeInDoubt:         ErrInDoubt,
 }
 
 // Retryable reports whether the call that failed with err may succeed if it is made again, after a pause. The broker
@@ -118,7 +119,7 @@ func (e *BrokerError) Code() Code { return Code(codec.CodeOf(e.Message)) }
 func (e *BrokerError) Is(target error) bool {
 	code := codec.CodeOf(e.Message)
 	if target == ErrInDoubt {
-		return code == codec.CodeStorage
+		return code == codec.CodeStorage || code == codec.CodeInDoubt
 	}
 	want := sentinels[code]
 	return want != nil && want == target

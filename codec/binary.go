@@ -142,6 +142,7 @@ type PublishAck struct {
 	RequestID uint64
 	OK        bool
 	Message   []byte // why it was refused, a view; nil if it was not
+	NotKept   bool   // of a publish with an [Origin], which would not be known if it came again
 }
 
 const publishAckLen = 11 // without the text
@@ -161,7 +162,8 @@ func ParsePublishAck(b []byte) (PublishAck, error) {
 		return PublishAck{}, ErrAckStatus.with("unknown acknowledgement status %d", b[0])
 	}
 	if a.OK {
-		return a, nil // its text is skipped, whatever it is
+		a.NotKept = string(b[publishAckLen:publishAckLen+n]) == notKept
+		return a, nil // any other text is skipped, whatever it is
 	}
 	a.Message = b[publishAckLen : publishAckLen+n : publishAckLen+n]
 	if !utf8.Valid(a.Message) {

@@ -79,10 +79,7 @@ func ParseCompressedPublish(b []byte) (CompressedPublish, error) {
 // the caller to append. With an ack mode other than [AckNone] and [AckUnset] the broker acknowledges it under
 // requestID. Names have at most 65 535 bytes.
 func AppendCompressedPublish(dst []byte, requestID uint64, mode AckMode, tenant, namespace, stream string, count, rawLen, blockLen int) []byte {
-	if max(len(tenant), len(namespace), len(stream)) > math.MaxUint16 {
-		panic(ErrNameTooLong.Error())
-	}
-	t, n := ExtensionPublishS2, 6+len(tenant)+len(namespace)+len(stream)+compressedHead+blockLen
+	t, n := ExtensionPublishS2, mustCompressedLen(tenant, namespace, stream, blockLen)
 	acked := mode == AckPerMessage || mode == AckPerBatch
 	if acked {
 		t, n = ExtensionPublishAckedS2, n+publishAckedPrefixLen
@@ -91,6 +88,17 @@ func AppendCompressedPublish(dst []byte, requestID uint64, mode AckMode, tenant,
 	if acked {
 		dst = appendAckedPrefix(dst, requestID, mode)
 	}
+	return appendCompressedHead(dst, tenant, namespace, stream, count, rawLen)
+}
+
+func mustCompressedLen(tenant, namespace, stream string, blockLen int) int {
+	if max(len(tenant), len(namespace), len(stream)) > math.MaxUint16 {
+		panic(ErrNameTooLong.Error())
+	}
+	return 6 + len(tenant) + len(namespace) + len(stream) + compressedHead + blockLen
+}
+
+func appendCompressedHead(dst []byte, tenant, namespace, stream string, count, rawLen int) []byte {
 	dst = appendName(dst, tenant)
 	dst = appendName(dst, namespace)
 	dst = appendName(dst, stream)

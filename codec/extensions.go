@@ -18,6 +18,7 @@ var registry = []extension{
 	{"s2", ExtS2},
 	{"cache", ExtCache},
 	{"time", ExtTime},
+	{"producer", ExtProducer},
 }
 
 // The extensions.
@@ -30,6 +31,8 @@ const (
 	ExtCache
 	// ExtTime lets a subscription begin with the first event since a time.
 	ExtTime
+	// ExtProducer has publishes that the broker knows when they come again.
+	ExtProducer
 )
 
 // KnownExtensions returns all extensions of the registry: what a complete implementation offers.
@@ -94,11 +97,19 @@ const (
 	ExtensionCacheRequest ExtensionType = 6 // a [CacheRequest], of ExtCache; client to broker
 	ExtensionCacheReply   ExtensionType = 7 // a [CacheReply], of ExtCache; broker to client
 	ExtensionCacheEvents  ExtensionType = 8 // some [CacheEvent], of ExtCache; broker to client, on the event stream of a watch
+
+	ExtensionPublishFrom   ExtensionType = 9  // an [Origin] and an acknowledged publish, of ExtProducer; client to broker
+	ExtensionPublishFromS2 ExtensionType = 10 // the same with a [CompressedPublish], of ExtProducer and ExtS2
 )
 
 // FromClient reports whether clients send frames of this type; those of all other known types come from brokers.
 func (t ExtensionType) FromClient() bool {
-	return t == ExtensionPublishS2 || t == ExtensionPublishAckedS2 || t == ExtensionCacheRequest
+	switch t {
+	case ExtensionPublishS2, ExtensionPublishAckedS2, ExtensionCacheRequest, ExtensionPublishFrom, ExtensionPublishFromS2:
+		return true
+	default:
+		return false
+	}
 }
 
 // CheckNegotiated is [Flags.Check] for a stream on which the given extensions were negotiated: with any, the extension

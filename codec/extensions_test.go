@@ -234,3 +234,52 @@ func TestCompressed(t *testing.T) {
 		}
 	}
 }
+
+func TestOrigin(t *testing.T) {
+	names := slowName("t") + slowName("n") + slowName("s")
+	for _, o := range []codec.Origin{{}, {Producer: [16]byte{1, 15: 9}, Sequence: 1<<64 - 2, Repeated: true}} {
+		repeated := "\x00"
+		if o.Repeated {
+			repeated = "\x01"
+		}
+		head := string(o.Producer[:]) + big(8, o.Sequence) + repeated + big(8, 7) + "\x02"
+		plain := codec.AppendPublishFrom([]byte("x"), o, 7, codec.AckPerBatch, "t", "n", "s", [][]byte{[]byte("hi")})[1:]
+		equalBytes(t, "publish", plain, slowFrame(codec.LayoutExtension, "\x09"+head+names+big(4, 1)+big(4, 2)+"hi"))
+		block := "0123456789"
+		compressed := codec.AppendCompressedPublishFrom([]byte("x"), o, 7, codec.AckPerBatch, "t", "n", "s", 2, 13, len(block))[1:]
+		compressed = append(compressed, block...)
+		equalBytes(t, "compressed", compressed, slowFrame(codec.LayoutExtension, "\x0a"+head+names+big(4, 2)+big(4, 13)+block))
+		for typ, frame := range map[codec.ExtensionType][]byte{codec.ExtensionPublishFrom: plain, codec.ExtensionPublishFromS2: compressed} {
+			got, body, err := codec.ParseExtension(frame[codec.HeaderLen:])
+			if err != nil || got != typ || !got.FromClient() {
+				t.Fatalf("type %d, %v", got, err)
+			}
+			read, rest, err := codec.ParseOrigin(body)
+			if err != nil || read != o {
+				t.Fatalf("origin %+v, %v, want %+v", read, err, o)
+			}
+			if id, mode, _, err := codec.ParsePublishAckedPrefix(rest); err != nil || id != 7 || mode != codec.AckPerBatch {
+				t.Fatalf("prefix %d, %v, %v", id, mode, err)
+			}
+			for n := range codec.OriginLen {
+				_, _, err := codec.ParseOrigin(body[:n])
+				sameClass(t, err, incomplete)
+			}
+			codec.PutSequence(frame, 42)
+			if read, _, err = codec.ParseOrigin(body); err != nil || read.Sequence != 42 || read.Producer != o.Producer || read.Repeated != o.Repeated {
+				t.Errorf("with another sequence: %+v, %v", read, err)
+			}
+		}
+	}
+	ack := codec.AppendPublishAckNotKept([]byte("x"), 7)[1:]
+	equalBytes(t, "acknowledgement", ack, slowFrame(codec.LayoutPublishAck, big(1, 0)+big(8, 7)+big(2, 8)+"not kept"))
+	for text, want := range map[string]bool{"not kept": true, "": false, "not kept ": false, "Not kept": false} {
+		a, err := codec.ParsePublishAck([]byte(big(1, 0) + big(8, 7) + big(2, uint64(len(text))) + text))
+		if err != nil || !a.OK || a.NotKept != want || a.Message != nil {
+			t.Errorf("%q: %+v, %v", text, a, err)
+		}
+		if a, err := codec.ParsePublishAck([]byte(big(1, 1) + big(8, 7) + big(2, uint64(len(text))) + text)); err != nil || a.NotKept {
+			t.Errorf("%q, refused: %+v, %v", text, a, err)
+		}
+	}
+}

@@ -273,6 +273,15 @@ func checkExtension(t *testing.T, in []byte) {
 		}
 		_, _ = e.Items(append([]byte("    "), e.Block...))
 	}
+	if o, after, err := codec.ParseOrigin(rest); err == nil {
+		frame := codec.AppendPublishFrom(nil, o, 0, codec.AckPerBatch, "", "", "", nil)
+		want := append([]byte(nil), rest[:codec.OriginLen]...)
+		want[24] = min(want[24], 1)
+		equalBytes(t, "origin", frame[codec.HeaderLen+1:codec.HeaderLen+1+codec.OriginLen], want)
+		equalBytes(t, "after the origin", after, rest[codec.OriginLen:])
+	} else if len(rest) >= codec.OriginLen {
+		t.Errorf("origin: %v", err)
+	}
 	if g, err := codec.ParseGap(rest); err == nil {
 		equalBytes(t, "gap", codec.AppendGap(nil, g)[codec.HeaderLen+1:], rest[:17])
 	} else if len(rest) >= 17 {

@@ -86,6 +86,9 @@ var (
 	EventTooLarge    = Refusal{CodeTooLarge, "event too large", FormPublishError, "a durable stream, an event above 64 MiB or a batch above 256 MiB; JSON publish", StreamKept}
 	EventTooLargeAck = Refusal{CodeTooLarge, "event too large", FormPublishAck, "the same for a binary publish", StreamKept}
 
+	ProducerUnknownAck = Refusal{CodeInDoubt, "producer not known", FormPublishAck, "a repeated publish of the extension producer, when the stream remembers no producers or has forgotten this one; nothing was stored now", StreamKept}
+	SequenceOldAck     = Refusal{CodeInDoubt, "sequence not known", FormPublishAck, "a publish of the extension producer whose number is below those that the stream remembers; nothing was stored now", StreamKept}
+
 	PublishRateReached     = Refusal{CodeLimit, LimitReached("publishes per second"), FormPublishError, "JSON publish, sooner than the tenant may; one without acknowledgement waits, or is dropped without FELIX_PUB_INGRESS_WAIT", StreamKept}
 	PublishRateReachedAck  = Refusal{CodeLimit, LimitReached("publishes per second"), FormPublishAck, "the same for a binary publish", StreamKept}
 	PublishBytesReached    = Refusal{CodeLimit, LimitReached("publish bytes per second"), FormPublishError, "the same for the bytes of a JSON publish", StreamKept}
@@ -136,6 +139,7 @@ const (
 	CodeOverloaded      Code = "overloaded"      // the broker has no space for it at present
 	CodeClosing         Code = "closing"         // the broker is shutting down
 	CodeStorage         Code = "storage"         // the broker's disk has failed; it may have been stored or not
+	CodeInDoubt         Code = "in_doubt"        // the broker does not know whether it has been carried out before
 )
 
 // codes is the table of codes in the order of the documentation.
@@ -154,6 +158,7 @@ var codes = []struct {
 	{CodeOverloaded, true, "the broker has no space for it at present"},
 	{CodeClosing, true, "the broker is shutting down"},
 	{CodeStorage, false, "the broker's disk has failed: it stores nothing until it is started again, and what was refused may have been stored"},
+	{CodeInDoubt, false, "a repeated publish: the broker does not know whether it has been carried out before, and has not carried it out now"},
 }
 
 // Codes returns all codes but [CodeUnknown], in the order of the documentation.
@@ -213,6 +218,7 @@ var refusals = []Refusal{
 	StreamNotFound, StreamNotFoundAck, StreamNotFoundSubscribe,
 	AdmissionTimedOut, AdmissionTimedOutAck, AdmissionClosed, AdmissionClosedAck,
 	StorageFull, StorageFullAck, StorageFailed, StorageFailedAck, StorageUnread, EventTooLarge, EventTooLargeAck,
+	ProducerUnknownAck, SequenceOldAck,
 	PublishRateReached, PublishRateReachedAck, PublishBytesReached, PublishBytesReachedAck,
 	MaxSubscriptions, SubscriptionsReached, SubscribeRateReached, MemoryReached, DuplicateSubscription, CursorRefused, OpenUniStream,
 	CacheScopeNotFound, CacheEntryTooLarge, WatchesReached, WatchMemoryReached, CacheBytesReached,

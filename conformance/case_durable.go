@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"math"
@@ -34,6 +35,8 @@ func durableCases() []Case {
 		Case{ID: "RAW-45b", Name: "durable stream, 1000 items, 200 KiB, in one frame", run: onDurable(thousandItems)},
 		Case{ID: "IB-59", Name: "durable stream, 15 MiB item, live and replayed", run: onDurable(largestItem)},
 		Case{ID: "IC-59", Name: "client: durable stream, 15 MiB item, live and replayed", run: onDurable(clientLargestItem)},
+		Case{ID: "EX-01", Name: "durable stream, extension producer: a repeated publish is stored once", run: onDurable(repeatedPublish)},
+		Case{ID: "EX-02", Name: "durable stream, extension producer: numbers below the window are refused", run: onDurable(oldSequence)},
 	)
 }
 
@@ -133,6 +136,62 @@ func largestItem(p *probe) {
 	c.authed().publishAll(t, item)
 	e.expect(item)
 	c.subscribe(p.fx.Stream, codec.Start{Kind: codec.StartOffset, Offset: tail}).expect(item)
+}
+
+// producer opens an authenticated stream that offers the extension producer, and makes a function that publishes an
+// item with an origin. It returns nil for both if the broker does not know the extension, which it need not.
+func (p *probe) producer() (*control, func(sequence uint64, repeated bool, item string)) {
+	s := p.dial(plain).open()
+	s.send(codec.AppendAuth(nil, p.fx.Tenant, p.fx.token(allActions...), codec.KnownFlags, true, codec.ExtProducer))
+	f, end := p.next(s.s.Recv(), s.fr)
+	var m codec.Message
+	if end != "" || codec.ParseMessage(f.Payload(), &m) != nil || m.Type != codec.MsgAuthOK {
+		p.fail("auth_ok", "another reply "+end)
+	}
+	if s.authed = true; m.Ext&codec.ExtProducer == 0 {
+		return nil, nil
+	}
+	t, id, request := p.fx.topic(), [16]byte([]byte(rand.Text())), uint64(0)
+	return s, func(sequence uint64, repeated bool, item string) {
+		request++
+		o := codec.Origin{Producer: id, Sequence: sequence, Repeated: repeated}
+		s.send(codec.AppendPublishFrom(nil, o, request, codec.AckPerBatch, t.tenant, t.namespace, t.stream, [][]byte{[]byte(item)}))
+	}
+}
+
+// repeatedPublish sends batches again, early and late, on the same connection and on another, and gets each once.
+func repeatedPublish(p *probe) {
+	s, give := p.producer()
+	if s == nil {
+		return
+	}
+	e := p.dial(plain).subscribe(p.fx.Stream, live)
+	items := p.payloads(5, 0)
+	for i, step := range []struct {
+		item     int
+		repeated bool
+	}{{0, false}, {0, true}, {1, false}, {3, false}, {0, true}, {3, true}, {2, true}, {2, true}, {4, false}} {
+		give(uint64(step.item)+100, step.repeated, items[step.item])
+		s.expect(fmt.Sprintf("ack %d ok", i+1))
+	}
+	e.expect(items[0], items[1], items[3], items[2], items[4])
+}
+
+// oldSequence repeats a batch that is 1024 numbers back, which the broker knows no more.
+func oldSequence(p *probe) {
+	s, give := p.producer()
+	if s == nil {
+		return
+	}
+	e := p.dial(plain).subscribe(p.fx.Stream, live)
+	items := p.payloads(3, 0)
+	give(1, false, items[0])
+	give(1024, false, items[1])
+	give(1, true, items[0])
+	give(1025, false, items[2])
+	give(1, true, items[0])
+	s.expect("ack 1 ok", "ack 2 ok", "ack 3 ok", "ack 4 ok", "ack 5 "+short("sequence not known"))
+	e.expect(items...)
 }
 
 // clientDurableResume is durableResume with package client, by a position.

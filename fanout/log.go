@@ -29,12 +29,16 @@ import (
 type Log interface {
 	// Append appends the events of a frame, which it reads only until it returns, and returns the offset of the first.
 	// done is called once, when the events are as safe as they have to be, or with an error if that is not known. Calls
-	// come in the order of offsets, and done returns at once. If Append itself fails, nothing was appended.
-	Append(f *Frame, done func(error)) (first uint64, err error)
+	// come in the order of offsets, and done returns at once. If Append itself fails, nothing was appended. Nor was it
+	// if it reports a duplicate: the log has the frame of that origin, and done is called when that is safe.
+	Append(f *Frame, from Origin, done func(error)) (first uint64, duplicate bool, err error)
 	// AppendLater is Append for a caller that calls Commit next.
-	AppendLater(f *Frame, done func(error)) (first uint64, err error)
+	AppendLater(f *Frame, from Origin, done func(error)) (first uint64, duplicate bool, err error)
 	// Commit commits what AppendLater has appended. That may be done when it returns.
 	Commit()
+	// Held returns the bytes of memory that the log holds for what it knows of producers, or, with an origin, will hold
+	// when it has a frame of that.
+	Held(with Origin) int64
 	// Cost returns the bytes of memory that an append of f holds until it is done.
 	Cost(f *Frame) int64
 	// Base returns the oldest offset that can be read, and Tail the one after the last that is committed.
@@ -65,6 +69,15 @@ type Memory interface {
 	Release(bytes int)
 }
 
+// Origin is who publishes a frame, and which of its frames it is, so that the log knows one that comes again. The zero
+// value is none.
+type Origin struct {
+	Producer [16]byte
+	Sequence uint64
+	Repeated bool // it may have come before
+	Set      bool
+}
+
 // ErrTrimmed means that a log does not have the events any more that were asked for.
 var ErrTrimmed = errors.New("fanout: removed by retention")
 
@@ -75,7 +88,7 @@ var errHasLog = errors.New("fanout: the topic is durable: use Append")
 type Commit interface {
 	// Committed is called once, when the events of the frame have been offered to all subscriptions, or with the error
 	// for which nobody knows whether they are in the log; they were not offered then. It must not block. The frame is
-	// good until it returns.
+	// good until it returns. It is nil if it was a duplicate of one that is committed, or has failed.
 	Committed(f *Frame, err error)
 }
 
@@ -85,6 +98,7 @@ type appended struct {
 	frame  *Frame // with a reference
 	commit Commit
 	held   int64 // charged to the tenant for what the log holds
+	again  bool  // the log has it from before
 	err    error // how it ended
 	done   func(error)
 }
@@ -105,7 +119,7 @@ func newAppended(t *Topic, k *Frame, held int64, c Commit) *appended {
 func (a *appended) free() {
 	a.topic.tenant.share.Release(a.held)
 	a.frame.Release()
-	a.topic, a.frame, a.commit, a.err = nil, nil, nil, nil
+	a.topic, a.frame, a.commit, a.again, a.err = nil, nil, nil, false, nil
 	appends.Put(a)
 }
 
@@ -120,9 +134,9 @@ func (t *Topic) Log() Log { return t.log }
 // is quick, so c may hear of it before Append returns. Otherwise Append returns before that.
 //
 // The caller keeps its reference to f. Append waits when there is no memory, as [Topic.Publish] does, with the same
-// errors. Those of the log come as they are.
-func (t *Topic) Append(ctx context.Context, f *Frame, wait time.Duration, here bool, c Commit) error {
-	if err := t.append(ctx, f, wait, here, c); err != nil || !here {
+// errors. Those of the log come as they are. Of an origin the log appends each frame once; see [Log].
+func (t *Topic) Append(ctx context.Context, f *Frame, from Origin, wait time.Duration, here bool, c Commit) error {
+	if err := t.append(ctx, f, from, wait, here, c); err != nil || !here {
 		return err
 	}
 	// Who takes part in committing offers what comes of it, unless somebody does already.
@@ -134,10 +148,16 @@ func (t *Topic) Append(ctx context.Context, f *Frame, wait time.Duration, here b
 	return nil
 }
 
-func (t *Topic) append(ctx context.Context, f *Frame, wait time.Duration, later bool, c Commit) error {
+func (t *Topic) append(ctx context.Context, f *Frame, from Origin, wait time.Duration, later bool, c Commit) error {
 	start := telemetry.Start()
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if from.Set {
+		if !t.closed && !t.chargeProducerLocked(from) {
+			return ErrTimeout
+		}
+		defer t.settleProducersLocked()
+	}
 	k, err := t.admitFirstLocked(ctx, f, wait)
 	if err != nil {
 		return err
@@ -145,17 +165,49 @@ func (t *Topic) append(ctx context.Context, f *Frame, wait time.Duration, later 
 	telemetry.Observe(telemetry.StagePublishTurn, start)
 	a := newAppended(t, k, t.log.Cost(f), c)
 	var first uint64
+	var again bool
 	if later {
-		first, err = t.log.AppendLater(k, a.done)
+		first, again, err = t.log.AppendLater(k, from, a.done)
 	} else {
-		first, err = t.log.Append(k, a.done)
+		first, again, err = t.log.Append(k, from, a.done)
 	}
 	if err != nil {
 		a.free()
 		return err
 	}
-	k.number(first) // before anybody takes the turn to offer it
+	if a.again = again; !again {
+		k.number(first) // before anybody takes the turn to offer it
+	}
 	return nil
+}
+
+// chargeProducerLocked charges for what the log will hold for an origin. It reports false if there is no memory.
+func (t *Topic) chargeProducerLocked(from Origin) bool {
+	more := t.log.Held(from) - t.producers
+	if more <= 0 {
+		return true
+	}
+	if t.tenant.share.Charge(more) != nil {
+		return false
+	}
+	t.producers += more
+	return true
+}
+
+// settleProducersLocked charges for what the log holds for producers, no more and no less. A topic that is removed
+// holds nothing.
+func (t *Topic) settleProducersLocked() {
+	if t.closed {
+		return
+	}
+	held := t.log.Held(Origin{})
+	switch more := held - t.producers; {
+	case more > 0: // what the log had when it was opened
+		t.tenant.share.Force(more)
+	case more < 0:
+		t.tenant.share.Release(-more)
+	}
+	t.producers = held
 }
 
 // admitDurableLocked is admitLocked for a durable topic. What the log holds until it has committed the frame is charged
@@ -241,7 +293,7 @@ func (t *Topic) offerCommitted(list []*appended) {
 	t.mu.Lock()
 	closed := t.closed
 	for _, a := range list {
-		if a.err == nil && !closed {
+		if a.err == nil && !closed && !a.again {
 			if a.frame.first != t.next {
 				t.skipLocked(a.frame.first)
 			}
@@ -251,10 +303,14 @@ func (t *Topic) offerCommitted(list []*appended) {
 	t.mu.Unlock()
 	wakeAll(woken)
 	for _, a := range list {
-		if a.err == nil && closed {
+		if a.err == nil && closed && !a.again {
 			t.hub.skipTo(t, a.frame.end())
 		}
-		a.commit.Committed(a.frame, a.err)
+		if a.again {
+			a.commit.Committed(nil, a.err)
+		} else {
+			a.commit.Committed(a.frame, a.err)
+		}
 		a.free()
 	}
 }

@@ -27,6 +27,7 @@ type memoryLog struct {
 	tail    uint64
 	refuse  error  // what Append says
 	least   uint64 // events that a page has, whatever its limit is
+	known   map[Origin]bool
 }
 
 const eventBytes = 100 // of each event in a frame
@@ -49,20 +50,43 @@ func numbersOf(f *Frame) (all []uint64) {
 	return all
 }
 
-func (l *memoryLog) Append(f *Frame, done func(error)) (uint64, error) {
+func (l *memoryLog) Append(f *Frame, from Origin, done func(error)) (uint64, bool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.refuse != nil {
-		return 0, l.refuse
+		return 0, false, l.refuse
 	}
 	first := uint64(len(l.events))
+	if from.Set {
+		if l.known[from] { // waits for all before it
+			l.waiting = append(l.waiting, done)
+			l.upTo = append(l.upTo, first)
+			return 0, true, nil
+		}
+		if l.known == nil {
+			l.known = map[Origin]bool{}
+		}
+		l.known[from] = true
+	}
 	l.events = append(l.events, numbersOf(f)...)
 	l.waiting = append(l.waiting, done)
 	l.upTo = append(l.upTo, uint64(len(l.events)))
-	return first, nil
+	return first, false, nil
 }
 
-func (l *memoryLog) AppendLater(f *Frame, done func(error)) (uint64, error) { return l.Append(f, done) }
+func (l *memoryLog) Held(with Origin) int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := len(l.known)
+	if with.Set && !l.known[with] {
+		n++
+	}
+	return int64(n) * 1000
+}
+
+func (l *memoryLog) AppendLater(f *Frame, from Origin, done func(error)) (uint64, bool, error) {
+	return l.Append(f, from, done)
+}
 
 // Commit commits one append, unless somebody else does already.
 func (l *memoryLog) Commit() {
@@ -169,7 +193,7 @@ func appendNumbers(t *testing.T, topic *Topic, c Commit, numbers ...uint64) {
 	t.Helper()
 	f := numbersFrame(numbers)
 	defer f.Release()
-	if err := topic.Append(context.Background(), f, 0, false, c); err != nil {
+	if err := topic.Append(context.Background(), f, Origin{}, 0, false, c); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -226,7 +250,7 @@ func TestAppendIsOfferedWhenCommitted(t *testing.T) {
 	log.refuse = broken
 	f := numbersFrame([]uint64{5})
 	defer f.Release()
-	if err := topic.Append(context.Background(), f, 0, false, c); !errors.Is(err, broken) {
+	if err := topic.Append(context.Background(), f, Origin{}, 0, false, c); !errors.Is(err, broken) {
 		t.Errorf("the log refuses, and append says %v", err)
 	}
 	if _, err := topic.Publish(context.Background(), f, 0); err == nil {
@@ -456,7 +480,7 @@ func TestDurableStress(t *testing.T) {
 						numbers[k] = uint64(p)<<32 + uint64(i)<<8 + uint64(k)
 					}
 					f := numbersFrame(numbers)
-					if err := topic.Append(context.Background(), f, -1, r.IntN(2) == 0, count); err != nil {
+					if err := topic.Append(context.Background(), f, Origin{}, -1, r.IntN(2) == 0, count); err != nil {
 						t.Error(err)
 					}
 					told.Add(1)
@@ -555,5 +579,78 @@ func TestDurableTopics(t *testing.T) {
 	h.Remove(testKey)
 	if got := h.DurableTopics(); len(got) != 0 {
 		t.Errorf("%d topics after it was removed", len(got))
+	}
+}
+
+// framesHeard notes which commits came with a frame.
+type framesHeard struct{ heard chan bool }
+
+func (c framesHeard) Committed(f *Frame, err error) { c.heard <- f != nil && err == nil }
+
+// TestDuplicateIsNotOffered appends a frame of an origin twice. It is offered once, and both appends hear of the
+// commit. What the log holds for producers is charged until the topic is removed.
+func TestDuplicateIsNotOffered(t *testing.T) {
+	const budget = 1 << 20
+	h := testHub(t, Options{MaxBytes: budget})
+	log := &memoryLog{known: map[Origin]bool{{Sequence: 1, Set: true}: true}}
+	topic := h.RegisterDurable(testKey, noReplay(0, 0), log)
+	if got := topic.tenant.share.Used(); got != 1000 {
+		t.Errorf("%d bytes are charged for a log that holds 1000", got)
+	}
+	s, _ := subscribe(t, topic, From{})
+	from := Origin{Sequence: 2, Set: true}
+	c := framesHeard{make(chan bool, 2)}
+	give := func(from Origin) error {
+		f := numbersFrame([]uint64{1, 2})
+		defer f.Release()
+		return topic.Append(context.Background(), f, from, 0, false, c)
+	}
+	for range 2 {
+		if err := give(from); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(c.heard) > 0 {
+		t.Error("a commit was heard of before it was")
+	}
+	log.commit(2, nil)
+	if first, second := <-c.heard, <-c.heard; !first || second {
+		t.Errorf("the commits came with a frame: %v, %v", first, second)
+	}
+	h.AwaitDeliveries()
+	out, _ := drain(s)
+	wantGot(t, out, got{0, 2, 0, 0})
+	if n := h.Stats().FallBacks; n != 0 {
+		t.Errorf("subscriptions read %d times from the log", n)
+	}
+	if got := topic.producers; got != 2000 {
+		t.Errorf("%d bytes are charged for producers, want 2000", got)
+	}
+
+	share := topic.tenant.share
+	most := share.Reach() - share.Used() - 999
+	if err := share.Charge(most); err != nil {
+		t.Fatal(err)
+	}
+	held := share.Used()
+	if err := give(Origin{Sequence: 3, Set: true}); !errors.Is(err, ErrTimeout) {
+		t.Errorf("without memory for another producer: %v", err)
+	}
+	if share.Used() != held {
+		t.Errorf("%d bytes more are charged after that", share.Used()-held)
+	}
+	share.Release(most)
+
+	// An append that ends after its topic was removed moves the next one on, unless it was a duplicate.
+	if err := give(from); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	h.Remove(testKey)
+	log.commit(1, nil)
+	<-c.heard
+	h.AwaitDeliveries()
+	if got := share.Used(); got != 0 {
+		t.Errorf("%d bytes are charged after the topic was removed", got)
 	}
 }

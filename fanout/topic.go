@@ -44,7 +44,9 @@ type Topic struct {
 	subs    []*Subscription
 	busy    []*Subscription // hold something, or have had something offered since the last sweep
 	readers int             // subscriptions that read replay, ended or not
-	wanted  int             // cost of the frame that last did not fit; 0 if none since the last sweep
+	// Charged for what the log knows of producers, in bytes.
+	producers int64
+	wanted    int // cost of the frame that last did not fit; 0 if none since the last sweep
 	// What comes before this sequence number is not in replay, because there was no memory for it.
 	forgotten uint64
 
@@ -69,6 +71,9 @@ func newTopic(h *Hub, n *tenant, k Key, p Policy, log Log) *Topic {
 	}
 	t.replay.maxBytes = p.replayBytes()
 	t.packer.owner = n.share
+	if log != nil {
+		t.settleProducersLocked() // nobody else knows it yet
+	}
 	return t
 }
 
@@ -770,6 +775,8 @@ func (t *Topic) close() {
 		t.trimLocked(0)
 	}
 	t.packer.close()
+	t.tenant.share.Release(t.producers)
+	t.producers = 0
 	subs := slices.Clone(t.subs)
 	t.mu.Unlock()
 	for _, s := range subs {

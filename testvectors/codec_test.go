@@ -248,6 +248,8 @@ func decodeExtension(payload []byte) (string, map[string]any, error) {
 		values["tenant_id"], values["namespace"], values["stream"] = string(p.Tenant), string(p.Namespace), string(p.Stream)
 		addCompressed(values, p.Compressed)
 		return kind, values, err
+	case codec.ExtensionPublishFrom, codec.ExtensionPublishFromS2:
+		return decodePublishFrom(typ, body)
 	case codec.ExtensionEventS2:
 		e, err := codec.ParseCompressedEvents(body)
 		values := map[string]any{"base_offset": e.BaseOffset}
@@ -269,6 +271,30 @@ func decodeExtension(payload []byte) (string, map[string]any, error) {
 		return "extension_cache_events", map[string]any{"keys": keys, "versions": versions, "event_kinds": kinds}, nil
 	}
 	return "", nil, fmt.Errorf("unknown extension type %d", typ)
+}
+
+func decodePublishFrom(typ codec.ExtensionType, body []byte) (string, map[string]any, error) {
+	o, body, err := codec.ParseOrigin(body)
+	if err != nil {
+		return "", nil, err
+	}
+	id, mode, body, err := codec.ParsePublishAckedPrefix(body)
+	if err != nil {
+		return "", nil, err
+	}
+	values := map[string]any{
+		"producer": string(o.Producer[:]), "sequence": o.Sequence, "repeated": o.Repeated, "request_id": id, "ack": ackName(mode),
+	}
+	if typ == codec.ExtensionPublishFromS2 {
+		p, err := codec.ParseCompressedPublish(body)
+		values["tenant_id"], values["namespace"], values["stream"] = string(p.Tenant), string(p.Namespace), string(p.Stream)
+		addCompressed(values, p.Compressed)
+		return "extension_publish_from_s2", values, err
+	}
+	p, err := codec.ParsePublishBatch(body)
+	values["tenant_id"], values["namespace"], values["stream"] = string(p.Tenant), string(p.Namespace), string(p.Stream)
+	values["payloads"] = itemStrings(p.Items)
+	return "extension_publish_from", values, err
 }
 
 var cacheKinds = map[codec.CacheOp]string{
@@ -599,6 +625,14 @@ func encode(t *testing.T, dst []byte, kind string, flags uint16, f testvectors.F
 		block := f.Block.Expand()
 		dst = codec.AppendCompressedPublish(dst, id, mode, tenant, namespace, stream, *f.Count, *f.RawLength, len(block))
 		return append(dst, block...)
+	case "extension_publish_from", "extension_publish_from_s2":
+		o := codec.Origin{Producer: [16]byte(f.Producer.Expand()), Sequence: *f.Sequence, Repeated: *f.Repeated}
+		if kind == "extension_publish_from" {
+			return codec.AppendPublishFrom(dst, o, id, ackOf(t, f.Ack), tenant, namespace, stream, f.Payloads.Expand())
+		}
+		block := f.Block.Expand()
+		dst = codec.AppendCompressedPublishFrom(dst, o, id, ackOf(t, f.Ack), tenant, namespace, stream, *f.Count, *f.RawLength, len(block))
+		return append(dst, block...)
 	case "extension_events_s2":
 		// There is no encoder: brokers make these frames out of publishes.
 		block := f.Block.Expand()
@@ -731,6 +765,9 @@ func valuesOf(f testvectors.Fields, kind string) map[string]any {
 	if f.Ext != nil {
 		values["ext"] = *f.Ext
 	}
+	if f.Sequence != nil {
+		values["producer"], values["sequence"], values["repeated"] = string(f.Producer.Expand()), *f.Sequence, *f.Repeated
+	}
 	if f.Count != nil {
 		values["count"], values["raw_length"], values["block"] = uint64(*f.Count), uint64(*f.RawLength), string(f.Block.Expand())
 	}
@@ -772,9 +809,9 @@ func valuesOf(f testvectors.Fields, kind string) map[string]any {
 		}
 	case "publish", "event":
 		add("tenant_id", "namespace", "stream", "payload")
-	case "extension_publish_s2", "extension_acked_publish_s2":
+	case "extension_publish_s2", "extension_acked_publish_s2", "extension_publish_from_s2":
 		add("tenant_id", "namespace", "stream")
-	case "publish_batch", "event_batch", "binary_publish_batch", "binary_acked_publish_batch":
+	case "publish_batch", "event_batch", "binary_publish_batch", "binary_acked_publish_batch", "extension_publish_from":
 		add("tenant_id", "namespace", "stream", "payloads")
 	case "subscribe":
 		add("tenant_id", "namespace", "stream")

@@ -47,8 +47,8 @@ type Vector struct {
 	// Kind is the type of a JSON message, such as "publish", or binary_publish_batch, binary_acked_publish_batch,
 	// binary_publish_ack, binary_event_batch or binary_shared_event_batch, or extension_position, extension_gap,
 	// extension_publish_s2, extension_acked_publish_s2, extension_events_s2, extension_cache_get, extension_cache_put,
-	// extension_cache_delete, extension_cache_put_if, extension_cache_watch, extension_cache_reply or
-	// extension_cache_events.
+	// extension_cache_delete, extension_cache_put_if, extension_cache_watch, extension_cache_reply,
+	// extension_cache_events, extension_publish_from or extension_publish_from_s2.
 	Kind string `json:"kind"`
 	// Flags are the flags in the header of the frame.
 	Flags uint16 `json:"flags"`
@@ -116,6 +116,10 @@ type Fields struct {
 	GapReason *uint8    `json:"gap_reason"`
 	Lost      *uint64   `json:"lost,string"`
 	Next      *uint64   `json:"next,string"`
+	// Producer, Sequence and Repeated are the origin of a publish.
+	Producer Bytes   `json:"producer"`
+	Sequence *uint64 `json:"sequence,string"`
+	Repeated *bool   `json:"repeated"`
 	// Count and RawLength are those of a compressed list, Block is an S2 block.
 	Count     *int  `json:"count"`
 	RawLength *int  `json:"raw_length"`

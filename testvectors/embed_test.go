@@ -57,8 +57,8 @@ func TestCoverage(t *testing.T) {
 			t.Errorf("%s: a payload of %d bytes is above the limit", v.Name, v.Frame.Len()-12)
 		}
 	}
-	if len(canonical) != 18+5+12 {
-		t.Errorf("canonical vectors of %d kinds: %v, want 18 JSON messages, 5 binary kinds and 12 of extensions", len(canonical), canonical)
+	if len(canonical) != 18+5+14 {
+		t.Errorf("canonical vectors of %d kinds: %v, want 18 JSON messages, 5 binary kinds and 14 of extensions", len(canonical), canonical)
 	}
 	for _, layout := range []uint16{0x0000, 0x0001, 0x0009, 0x0010, 0x0002, 0x0022, 0x0004, 0x0024, 0x8000} {
 		if flags[layout] == 0 {

@@ -20,7 +20,8 @@ type Control struct {
 // Request is a frame from the client. Nothing in it is a view.
 type Request struct {
 	Type  codec.MessageType // MsgPublishBatch also for the binary forms
-	Flags codec.Flags       // LayoutJSON, LayoutPublish or LayoutPublishAcked
+	Flags codec.Flags       // LayoutJSON, LayoutPublish, LayoutPublishAcked, or LayoutExtension of a publish with an origin
+	From  codec.Origin      // of that
 
 	Tenant, Namespace, Stream string
 	Cache, Key, Token         string
@@ -77,6 +78,18 @@ func (c *Control) decode(f quicx.Frame) (*Request, error) {
 	case codec.LayoutPublishAcked:
 		var err error
 		if r.ID, r.Ack, payload, err = codec.ParsePublishAckedPrefix(payload); err != nil {
+			return nil, fmt.Errorf("script: the client sent: %w", err)
+		}
+		r.HasID = true
+	case codec.LayoutExtension:
+		typ, body, err := codec.ParseExtension(payload)
+		if err != nil || typ != codec.ExtensionPublishFrom {
+			return nil, fmt.Errorf("script: the client sent an extension frame of type %d, %w", typ, err)
+		}
+		if r.From, body, err = codec.ParseOrigin(body); err == nil {
+			r.ID, r.Ack, payload, err = codec.ParsePublishAckedPrefix(body)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("script: the client sent: %w", err)
 		}
 		r.HasID = true
@@ -143,7 +156,10 @@ func (c *Control) ExpectEnd() error {
 }
 
 // Auth expects an auth that asks for negotiation and answers it with the flags given.
-func (c *Control) Auth(flags codec.Flags) error {
+func (c *Control) Auth(flags codec.Flags) error { return c.AuthExt(flags, 0) }
+
+// AuthExt is Auth with extensions that are agreed on, if there are any.
+func (c *Control) AuthExt(flags codec.Flags, ext codec.Extensions) error {
 	r, err := c.Expect(codec.MsgAuth)
 	if err != nil {
 		return err
@@ -151,7 +167,7 @@ func (c *Control) Auth(flags codec.Flags) error {
 	if !r.HasClientFlags {
 		return c.Send(codec.AppendOK(nil))
 	}
-	return c.Send(codec.AppendAuthOK(nil, flags, 0, false))
+	return c.Send(codec.AppendAuthOK(nil, flags, ext, ext != 0))
 }
 
 // AuthLegacy expects an auth and answers with a plain ok, as a broker does that knows no negotiation.
@@ -165,7 +181,7 @@ func (c *Control) AuthLegacy() error {
 // Ack acknowledges a publish in the encoding that it came in, with an error if text is not empty. A publish that wants
 // no acknowledgement gets none.
 func (c *Control) Ack(r *Request, text string) error {
-	binary, refused := r.Flags == codec.LayoutPublishAcked, text != ""
+	binary, refused := r.Flags != codec.LayoutJSON, text != ""
 	switch {
 	case r.Ack == codec.AckNone:
 		return nil

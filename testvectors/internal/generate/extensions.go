@@ -72,6 +72,7 @@ func extensions() []vector {
 	}
 	vectors = append(vectors, compressed()...)
 	vectors = append(vectors, cacheFrames()...)
+	vectors = append(vectors, origins()...)
 	long := gap("trailing", "Bytes behind what the type defines are ignored.", 1, 5, 47)
 	long.Canonical, long.CanonicalFrame = false, long.Frame
 	long.Frame = frame(flagsExtension, cat(u8(2), u8(1), be64(5), be64(47), hx("ff")))
@@ -112,6 +113,42 @@ func compressed() []vector {
 		all[i].Negotiated = []string{"s2"}
 	}
 	return all
+}
+
+// origins are the frames of the extension producer.
+func origins() []vector {
+	items := []blob{raw("hello"), nil}
+	id := hx("a0a1a2a3a4a5a6a7a8a9aaabacadaeaf")
+	origin := func(sequence uint64, repeated int) blob { return cat(id, be64(sequence), u8(repeated)) }
+	of := func(sequence uint64, repeated bool, f fields) fields {
+		begin := fields{{"producer", id}, {"sequence", u64(sequence)}, {"repeated", repeated}, {"request_id", u64(7)}, {"ack", "per_batch"}}
+		return append(append(begin, demo.fields()...), f...)
+	}
+	plain := func(name, note string, sequence uint64, repeated int) vector {
+		return extensionFrame("extension_publish_from", name, note, 9,
+			cat(origin(sequence, repeated), ackedPrefix(7, 2), demo.payload(), itemList(items)), of(sequence, repeated != 0, fields{listField(items)}))
+	}
+	list := raw(string(itemList(items).bytes()[4:]))
+	s2 := extensionFrame("extension_publish_from_s2", "two_items", "", 10,
+		cat(origin(43, 0), ackedPrefix(7, 2), demo.payload(), u32(2), u32(list.len()), s2Literal(list)),
+		of(43, false, fields{{"count", 2}, {"raw_length", list.len()}, {"block", s2Literal(list)}}))
+	s2.Negotiated = []string{"producer", "s2"}
+	odd := plain("repeated_255", "Whatever is not 0 is a repeated publish.", 42, 255)
+	odd.Canonical, odd.CanonicalFrame = false, plain("", "", 42, 1).Frame
+	all := []vector{
+		plain("first", "", 42, 0), plain("repeated", "", 42, 1), plain("max", "", maxU64, 0), odd, s2,
+	}
+	for i := range all {
+		all[i].Direction = clientToBroker
+		if all[i].Negotiated == nil {
+			all[i].Negotiated = []string{"producer"}
+		}
+	}
+	notKept := ackOK("not_kept", "The stream remembers no producers. Other receivers skip the text of a success.", 7)
+	notKept.Canonical, notKept.CanonicalFrame = false, notKept.Frame
+	notKept.Frame = frame(flagsPublishAck, publishAck(0, 7, text("not kept")))
+	notKept.Negotiated = []string{"producer"}
+	return append(all, notKept)
 }
 
 // cacheFrames are the frames of the extension cache.
