@@ -186,7 +186,7 @@ prove.shuffle   = $(TEST) -race -shuffle=on -count=$(COUNT) -timeout=60m $(PKGS)
 prove.telemetry = $(GO) test -tags telemetry $(TESTFLAGS) $(PKGS)
 prove.crashes   = FELIX_CRASHES=$${FELIX_CRASHES:-48} $(GO) test -timeout 60m -v -run TestCrashes ./storage
 prove.flips     = FELIX_FLIPS=all $(GO) test -timeout 8h -v -run TestFlips ./storage
-prove.kills     = FELIX_KILLS=$${FELIX_KILLS:-2000} $(GO) test -v -count=1 -timeout 3h -run TestDurableKills ./cmd/broker
+prove.kills     = FELIX_KILLS=$${FELIX_KILLS:-2000} $(GO) test -v -count=1 -timeout 3h -run 'TestDurableKills|TestRepeatOverKills' ./cmd/broker ./client/felixtest
 prove.mutants   = FELIX_MUTANTS=1 $(GO) test ./conformance -v -count=1 -timeout=20m -run TestMutants
 prove.conformance = status=0; $(GO) run ./cmd/conformance --embedded || status=1; $(GO) run ./cmd/conformance client || status=1; exit $$status
 prove.chaos     = $(GO) run ./reliability chaos $(FLAGS)

@@ -138,24 +138,29 @@ func (q *pending) send(ctx context.Context, r *requestStream, mode codec.AckMode
 	c := q.p.c
 	q.call.deadline = c.now() + int64(c.o.requestTimeout)
 	q.parts.Store(2)
+	q.p.prepare(r, &q.call, payloads, mode, frameLen)
 	if err := r.expectAck(&q.call); err != nil {
 		return err
 	}
-	id := q.call.id
-	err := q.p.write(ctx, r, id, mode, payloads, frameLen, deadline)
+	err := q.p.write(ctx, r, &q.call, mode, payloads, frameLen, deadline)
 	switch {
 	case err == nil:
 		q.over()
 		return nil
 	case errors.Is(err, ErrInDoubt):
-		if r.take(id) {
+		if r.take(&q.call) {
 			q.settle(err)
 		} else { // its outcome has come
 			q.over()
 		}
 		return nil
-	case r.take(id):
+	}
+	switch mine, sent := r.reclaim(&q.call); {
+	case mine:
 		return err
+	case sent:
+		q.over()
+		return nil
 	}
 	q.unsent = make(chan struct{}) // what ended the stream is about to end the wait
 	if unsent := q.unsent; q.parts.Add(-1) > 0 {
@@ -181,6 +186,7 @@ func (q *pending) settle(err error) {
 	q.giveBack()
 	done, hook, span := q.done, q.hook, q.span
 	q.p, q.slot, q.span, q.done, q.hook = nil, nil, publishGroups{}, nil, nil
+	q.call.publication = publication{}
 	pendingPool.Put(q)
 	if hook != nil {
 		hook(err)

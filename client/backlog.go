@@ -115,7 +115,7 @@ func (s *streamSlot) sendQueued(q *queued) error {
 			if q.pending != nil {
 				err = q.pending.send(ctx, r, q.mode, q.payloads, q.frameLen, 0)
 			} else {
-				err = q.p.write(ctx, r, 0, q.mode, q.payloads, q.frameLen, 0)
+				err = q.p.write(ctx, r, nil, q.mode, q.payloads, q.frameLen, 0)
 			}
 		}
 		if err == nil || ctx.Err() != nil || errors.Is(err, ErrInDoubt) || !Retryable(err) {

@@ -25,6 +25,7 @@ type call struct {
 	binary   cacheReply // of a binary cache request
 	owner    *pending   // of an asynchronous publish
 	route    cacheRoute // of a cache request in JSON
+	publication
 }
 
 // finish notifies the waiter that the call is over.
@@ -38,7 +39,7 @@ func (c *call) finish() {
 
 // outcome returns what a publish that was sent came to.
 func (c *call) outcome() error {
-	if c.err != nil && !c.answered && !c.unread {
+	if c.err != nil && (c.repeated || !c.answered && !c.unread) { // a refusal says nothing about what was sent before
 		return inDoubt(c.err)
 	}
 	return c.err
@@ -53,7 +54,7 @@ var callPool = sync.Pool{New: func() any {
 // startCall returns a call for a request, whose timer runs if ctx has no deadline.
 func (c *Client) startCall(ctx context.Context) *call {
 	k, _ := callPool.Get().(*call)
-	k.err, k.answered, k.unread, k.binary = nil, false, false, cacheReply{}
+	k.err, k.answered, k.unread, k.binary, k.publication = nil, false, false, cacheReply{}, publication{}
 	if k.deadline = c.deadline(ctx); k.deadline > 0 {
 		k.timer.Reset(c.o.requestTimeout)
 	}
@@ -72,5 +73,6 @@ func (c *Client) deadline(ctx context.Context) int64 {
 // release gives the call back.
 func (c *call) release() {
 	c.timer.Stop()
+	c.publication = publication{}
 	callPool.Put(c)
 }

@@ -9,9 +9,10 @@
 // views. A [Batch] is always a view.
 //
 // Lost connections are made again. A subscription goes on after the last event it has handed out, and reports with a
-// [Gap] what it could not get. What a publish that failed may have done is said by its error: [ErrInDoubt] marks those
-// that the broker may have carried out all the same, and the client does not send those again. [Retryable] tells
-// whether another attempt is of use.
+// [Gap] what it could not get. A publish to a durable stream that was sent when its connection was lost is sent again,
+// and stored once. What a publish that failed may have done is said by its error: [ErrInDoubt] marks those that the
+// broker may have carried out all the same, and the client does not send those again. [Retryable] tells whether another
+// attempt is of use.
 //
 // Three verbs end things, with three guarantees:
 //
@@ -65,6 +66,8 @@ type Client struct {
 	losses        losses
 	window        *semaphore.Weighted // bytes of asynchronous publishes in flight
 	buffer        *semaphore.Weighted // bytes that wait for a connection
+
+	streams atomic.Uint64 // request streams that were opened
 
 	cachers    []*streamSlot
 	nextCacher atomic.Uint32

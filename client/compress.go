@@ -32,21 +32,24 @@ func (c *compressor) due() bool {
 
 // appendBatch appends the frame of a publish batch, compressed if that was negotiated and is worth it. Without an
 // acknowledgement mode is AckNone. frameLen is the length of the plain frame.
-func (p *Publisher) appendBatch(dst []byte, r *requestStream, id uint64, mode codec.AckMode, payloads [][]byte, frameLen int) []byte {
+func (p *Publisher) appendBatch(dst []byte, r *requestStream, c *call, mode codec.AckMode, payloads [][]byte, frameLen int) []byte {
 	if p.c.o.compress && r.ctl.ext&codec.ExtS2 != 0 && frameLen >= minCompress && r.compressor.due() {
-		if out, ok := p.appendCompressed(dst, id, mode, payloads); ok {
+		if out, ok := p.appendCompressed(dst, c, mode, payloads); ok {
 			return out
 		}
 		r.compressor.skip.Store(skipCompress)
 	}
 	dst = slices.Grow(dst, frameLen)
-	if mode == codec.AckNone {
+	switch {
+	case mode == codec.AckNone:
 		return codec.AppendPublishBatch(dst, p.c.o.tenant, p.namespace, p.stream, payloads)
+	case c.slot != nil:
+		return codec.AppendPublishFrom(dst, c.origin(), c.id, mode, p.c.o.tenant, p.namespace, p.stream, payloads)
 	}
-	return codec.AppendPublishBatchAcked(dst, id, mode, p.c.o.tenant, p.namespace, p.stream, payloads)
+	return codec.AppendPublishBatchAcked(dst, c.id, mode, p.c.o.tenant, p.namespace, p.stream, payloads)
 }
 
-func (p *Publisher) appendCompressed(dst []byte, id uint64, mode codec.AckMode, payloads [][]byte) ([]byte, bool) {
+func (p *Publisher) appendCompressed(dst []byte, c *call, mode codec.AckMode, payloads [][]byte) ([]byte, bool) {
 	plain, block := bytebufferpool.Get(), bytebufferpool.Get()
 	defer bytebufferpool.Put(plain)
 	defer bytebufferpool.Put(block)
@@ -60,7 +63,14 @@ func (p *Publisher) appendCompressed(dst []byte, id uint64, mode codec.AckMode, 
 	if len(block.B) > len(raw)/8*7 {
 		return dst, false
 	}
-	dst = codec.AppendCompressedPublish(dst, id, mode, p.c.o.tenant, p.namespace, p.stream, len(payloads), len(raw), len(block.B))
+	switch {
+	case mode == codec.AckNone:
+		dst = codec.AppendCompressedPublish(dst, 0, mode, p.c.o.tenant, p.namespace, p.stream, len(payloads), len(raw), len(block.B))
+	case c.slot != nil:
+		dst = codec.AppendCompressedPublishFrom(dst, c.origin(), c.id, mode, p.c.o.tenant, p.namespace, p.stream, len(payloads), len(raw), len(block.B))
+	default:
+		dst = codec.AppendCompressedPublish(dst, c.id, mode, p.c.o.tenant, p.namespace, p.stream, len(payloads), len(raw), len(block.B))
+	}
 	return append(dst, block.B...), true
 }
 

@@ -8,7 +8,7 @@ func Retire(p *Publisher) { p.stableSlot.stream.Load().retire(ErrDisconnected) }
 // Renew replaces the publisher's stream, as before the end of its token.
 func Renew(ctx context.Context, p *Publisher) error {
 	r := p.stableSlot.stream.Load()
-	next, err := r.k.openRequestStream(ctx)
+	next, err := r.k.openRequestStream(ctx, p.stableSlot)
 	if err != nil {
 		return err
 	}

@@ -174,8 +174,9 @@ const (
 	WhileDownBuffer
 )
 
-// WithWhileDown sets what publishes do while there is no connection. What has been sent already is in doubt when the
-// connection is lost, and is never sent again, whatever the policy.
+// WithWhileDown sets what publishes do while there is no connection. What has been sent already when the connection is
+// lost is in doubt, and is not sent again, unless its stream is durable and the policy is not [WhileDownFail]: see
+// [Publisher].
 func WithWhileDown(policy WhileDown) Option { return func(o *options) { o.whileDown = policy } }
 
 // WithWhileDownBytes bounds what [WhileDownBuffer] holds, in payload bytes; 16 MiB by default. What does not fit fails

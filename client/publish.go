@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/valyala/bytebufferpool"
 
@@ -22,8 +23,11 @@ import (
 //	PublishAsync   a place in a batch     told to a callback, or by Flush
 //	Send           QUIC                   not known; Flush says if some may be lost
 //
-// A publish that was sent when its stream or connection was lost is in doubt, and is not sent again. One that was not
-// sent does what [WithWhileDown] says.
+// A publish that was sent when its stream or connection was lost, and has no acknowledgement, is sent again on the next
+// one, in order and within its time, where the broker can tell that it has it already: on durable streams, if the
+// broker has the extension producer (docs/protocol/extensions.md#producer) and not with [WhileDownFail]. Its caller
+// hears the outcome as if nothing had happened. Any other is in doubt, and is not sent again. So is one of Send. A
+// publish that was not sent does what [WithWhileDown] says.
 type Publisher struct {
 	c                 *Client
 	namespace, stream string
@@ -33,6 +37,7 @@ type Publisher struct {
 	batch     batcher
 	publishes inflight
 	sent      sends
+	notKept   atomic.Uint64 // the serial of the request stream whose broker keeps no record of what is published with p
 }
 
 // Publisher returns a handle for a stream. Nothing is sent: a stream that does not exist shows at the first publish.
@@ -67,8 +72,8 @@ func (p *Publisher) slot() *streamSlot {
 // every subscription. The payloads are the caller's again when it returns.
 //
 // An error that matches [ErrInDoubt] means that the reply did not come, because the context ended or the stream or its
-// connection was lost: the batch may have been published. A [BrokerError] without that is a refusal. Any other error
-// means that the batch was not sent, or not in full, so that the broker could not carry it out. [Retryable] tells
+// connection was lost for good: the batch may have been published. A [BrokerError] without that is a refusal. Any other
+// error means that the batch was not sent, or not in full, so that the broker could not carry it out. [Retryable] tells
 // whether another attempt is of use.
 func (p *Publisher) Publish(ctx context.Context, payloads ...[]byte) error {
 	mode := codec.AckPerBatch
@@ -108,7 +113,7 @@ func (p *Publisher) Send(ctx context.Context, payloads ...[]byte) (err error) {
 		if err != nil {
 			return err
 		}
-		err = p.write(ctx, r, 0, codec.AckNone, payloads, n, deadline)
+		err = p.write(ctx, r, nil, codec.AckNone, payloads, n, deadline)
 		if err == nil || errors.Is(err, ErrInDoubt) {
 			return err
 		}
@@ -178,19 +183,24 @@ func (p *Publisher) exchange(ctx context.Context, s *streamSlot, payloads [][]by
 // exchangeOn publishes on one stream and waits for the acknowledgement. If the batch was not sent, the broker cannot
 // have read it.
 func (p *Publisher) exchangeOn(ctx context.Context, r *requestStream, c *call, payloads [][]byte, mode codec.AckMode, frameLen int) (sent bool, err error) {
+	p.prepare(r, c, payloads, mode, frameLen)
 	if err := r.expectAck(c); err != nil {
 		return false, err
 	}
-	err = p.write(ctx, r, c.id, mode, payloads, frameLen, c.deadline)
-	switch {
-	case err == nil:
+	if err = p.write(ctx, r, c, mode, payloads, frameLen, c.deadline); err == nil {
 		err = p.await(ctx, r, c)
-		return !c.unread, err
-	case r.forget(c):
+		return !c.unread || c.repeated, err
+	}
+	switch mine, sent := r.reclaim(c); {
+	case mine:
 		return errors.Is(err, ErrInDoubt), err
-	case errors.Is(err, ErrInDoubt): // what ended it came first
+	case sent:
+		return true, p.await(ctx, r, c)
+	}
+	<-c.done
+	if errors.Is(err, ErrInDoubt) { // what ended it came first
 		err = c.outcome()
-		return !c.unread, err
+		return !c.unread || c.repeated, err
 	}
 	return false, err
 }
@@ -226,12 +236,12 @@ func (s *streamSlot) again(ctx context.Context, r *requestStream, err error) err
 }
 
 // write sends a batch. Unless it fails with [ErrInDoubt], the broker cannot have read a batch that failed. Without an
-// acknowledgement mode is AckNone. A deadline of 0 is none.
-func (p *Publisher) write(ctx context.Context, r *requestStream, id uint64, mode codec.AckMode, payloads [][]byte, frameLen int, deadline int64) error {
+// acknowledgement mode is AckNone, and c is nil. A deadline of 0 is none.
+func (p *Publisher) write(ctx context.Context, r *requestStream, c *call, mode codec.AckMode, payloads [][]byte, frameLen int, deadline int64) error {
 	b := bytebufferpool.Get()
 	defer bytebufferpool.Put(b)
 	start := telemetry.Start()
-	b.B = p.appendFrame(b.B, r, id, mode, payloads, frameLen)
+	b.B = p.appendFrame(b.B, r, c, mode, payloads, frameLen)
 	if n := len(b.B) - codec.HeaderLen; n > p.c.o.maxFrame { // in JSON
 		return fmt.Errorf("%w: batch of %d bytes, limit %d", ErrFrameTooLarge, n, p.c.o.maxFrame)
 	}
@@ -240,6 +250,14 @@ func (p *Publisher) write(ctx context.Context, r *requestStream, id uint64, mode
 		return err
 	}
 	start = telemetry.Observe(telemetry.StageClientTurn, start)
+	if c != nil && c.slot != nil {
+		n, err := r.number(c)
+		if err != nil {
+			r.writing.release()
+			return err
+		}
+		codec.PutSequence(b.B, n)
+	}
 	var sender *Publisher
 	if mode == codec.AckNone {
 		sender = p
@@ -257,9 +275,9 @@ func (p *Publisher) write(ctx context.Context, r *requestStream, id uint64, mode
 }
 
 // appendFrame appends a batch in the layout that the stream's broker can read.
-func (p *Publisher) appendFrame(b []byte, r *requestStream, id uint64, mode codec.AckMode, payloads [][]byte, frameLen int) []byte {
+func (p *Publisher) appendFrame(b []byte, r *requestStream, c *call, mode codec.AckMode, payloads [][]byte, frameLen int) []byte {
 	if mode == codec.AckNone || r.ctl.flags&codec.FlagPublishAcked != 0 {
-		return p.appendBatch(b, r, id, mode, payloads, frameLen)
+		return p.appendBatch(b, r, c, mode, payloads, frameLen)
 	}
-	return codec.AppendPublishBatchJSON(b, p.c.o.tenant, p.namespace, p.stream, payloads, mode, id, true)
+	return codec.AppendPublishBatchJSON(b, p.c.o.tenant, p.namespace, p.stream, payloads, mode, c.id, true)
 }

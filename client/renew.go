@@ -84,7 +84,7 @@ func (s *streamSlot) openNewer(ctx context.Context, r *requestStream) *requestSt
 	if end := tokenEnd(token); !end.IsZero() && !end.After(r.ctl.ends) {
 		return nil // the source has none yet
 	}
-	next, err := r.k.openRequestStreamWith(ctx, token)
+	next, err := r.k.openRequestStreamWith(ctx, token, s)
 	if err != nil {
 		return nil
 	}
@@ -104,7 +104,10 @@ func (s *streamSlot) replace(ctx context.Context, r, next *requestStream) {
 	if s.ordered {
 		r.settleAll(ctx)
 	}
-	s.put(next)
+	if err := s.install(next); err != nil {
+		s.lock.release()
+		return // r is lost, and so is the connection: somebody else replaces both
+	}
 	s.lock.release()
 	if r.awaitIdle(ctx) != nil {
 		return
@@ -171,7 +174,7 @@ func (r *requestStream) barrier(p *Publisher) *call {
 	c.id = r.nextID
 	r.acks[c.id] = c
 	r.mu.Unlock()
-	frame := p.appendFrame(nil, r, c.id, codec.AckPerBatch, nil, codec.HeaderLen)
+	frame := p.appendFrame(nil, r, c, codec.AckPerBatch, nil, codec.HeaderLen)
 	n, err := r.ctl.s.Send().Write(frame)
 	if r.writeError(n, frame, err) != nil {
 		r.forget(c)

@@ -117,19 +117,19 @@ func (r *requestStream) unexpectCache(c *call) {
 	}
 }
 
-// take gives up on an acknowledgement, and reports whether it had not come yet: nobody else will end the call then.
-func (r *requestStream) take(id uint64) bool {
+// takeOff is take of a call whose acknowledgement can come on this stream alone.
+func (r *requestStream) takeOff(c *call) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	_, waiting := r.acks[id]
-	delete(r.acks, id)
+	_, waiting := r.acks[c.id]
+	delete(r.acks, c.id)
 	r.quietLocked()
 	return waiting
 }
 
 // forget gives up on an acknowledgement. It reports false if the reply has come meanwhile and is in the call.
 func (r *requestStream) forget(c *call) bool {
-	waiting := r.take(c.id)
+	waiting := r.take(c)
 	if !waiting {
 		<-c.done
 	}

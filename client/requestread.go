@@ -47,7 +47,7 @@ func (r *requestStream) ack(payload []byte) error {
 		return fmt.Errorf("%w: %w", ErrProtocol, err)
 	}
 	if a.OK {
-		r.settle(a.RequestID, nil)
+		r.settle(a.RequestID, nil, a.NotKept)
 	} else {
 		r.refused(a.RequestID, string(a.Message))
 	}
@@ -61,11 +61,12 @@ func (r *requestStream) refused(id uint64, text string) {
 		err = errTokenOver
 		r.retire(err)
 	}
-	r.settle(id, err)
+	r.settle(id, err, false)
 }
 
-// settle ends the publish with that id. An id that nobody waits for any more is ignored.
-func (r *requestStream) settle(id uint64, err error) {
+// settle ends the publish with that id. An id that nobody waits for any more is ignored. If the broker keeps no record
+// of it, those after it are sent without an origin.
+func (r *requestStream) settle(id uint64, err error, notKept bool) {
 	r.mu.Lock()
 	c := r.acks[id]
 	delete(r.acks, id)
@@ -74,8 +75,11 @@ func (r *requestStream) settle(id uint64, err error) {
 	if c != nil {
 		telemetry.Observe(telemetry.StageClientAckWait, c.expected)
 		telemetry.Add(telemetry.ClientAcks, 1)
-		c.err, c.unread = err, errors.Is(err, errTokenOver)
-		c.answered = !c.unread
+		if notKept && c.p != nil {
+			c.p.notKept.Store(r.serial)
+		}
+		c.unread = errors.Is(err, errTokenOver)
+		c.err, c.answered = err, !c.unread
 		c.finish()
 	}
 }
@@ -87,7 +91,7 @@ func (r *requestStream) reply(payload []byte) error {
 	}
 	switch m.Type {
 	case codec.MsgPublishOK:
-		r.settle(m.RequestID, nil)
+		r.settle(m.RequestID, nil, false)
 		return nil
 	case codec.MsgPublishError:
 		r.refused(m.RequestID, string(m.Text))

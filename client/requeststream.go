@@ -28,6 +28,8 @@ import (
 type requestStream struct {
 	k       *conn
 	ctl     *control
+	slot    *streamSlot // that it is opened for
+	serial  uint64      // no other stream of the client has it
 	writing lock
 	done    chan struct{} // closed when the stream takes no more requests
 
@@ -54,20 +56,20 @@ type requestStream struct {
 	lostAt  uint64
 }
 
-// openRequestStream opens and authenticates a stream and starts its reader.
-func (k *conn) openRequestStream(ctx context.Context) (*requestStream, error) {
-	return withToken(ctx, k.c, func(token string) (*requestStream, error) { return k.openRequestStreamWith(ctx, token) })
+// openRequestStream opens and authenticates a stream for a slot and starts its reader.
+func (k *conn) openRequestStream(ctx context.Context, s *streamSlot) (*requestStream, error) {
+	return withToken(ctx, k.c, func(token string) (*requestStream, error) { return k.openRequestStreamWith(ctx, token, s) })
 }
 
 // openRequestStreamWith is openRequestStream with a token.
-func (k *conn) openRequestStreamWith(ctx context.Context, token string) (*requestStream, error) {
+func (k *conn) openRequestStreamWith(ctx context.Context, token string, s *streamSlot) (*requestStream, error) {
 	ctl, err := k.openControlWith(ctx, token, nil)
 	if err != nil {
 		return nil, err
 	}
 	r := &requestStream{
 		k: k, ctl: ctl, writing: newLock(), done: make(chan struct{}), acks: make(map[uint64]*call),
-		fired: make(chan struct{}, 2),
+		fired: make(chan struct{}, 2), slot: s, serial: k.c.streams.Add(1),
 	}
 	r.watchdog = time.AfterFunc(time.Hour, func() {
 		_ = ctl.s.Send().SetWriteDeadline(past)
@@ -107,12 +109,25 @@ func (r *requestStream) retire(err error) {
 	_ = r.ctl.s.Recv().SetReadDeadline(time.Now().Add(r.k.c.o.requestTimeout))
 }
 
-// fail breaks the stream: every request without a reply fails with err, and the slot opens another stream.
+// fail breaks the stream: every request without a reply fails with err, and the slot opens another stream. Publishes
+// that can be sent again wait for that.
 func (r *requestStream) fail(err error) {
+	for _, c := range r.end(err) {
+		c.err, c.unread = err, errors.Is(err, errTokenOver)
+		c.finish()
+	}
+	r.ctl.s.Send().Cancel(0)
+	r.ctl.s.Recv().Cancel(0)
+}
+
+// end ends the stream, and returns the calls that end with it.
+func (r *requestStream) end(err error) (over []*call) {
+	r.slot.repeats.mu.Lock()
+	defer r.slot.repeats.mu.Unlock()
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.dead {
-		r.mu.Unlock()
-		return
+		return nil
 	}
 	r.dead = true
 	if r.renewal != nil {
@@ -123,20 +138,21 @@ func (r *requestStream) fail(err error) {
 		r.err = err
 		close(r.done)
 	}
-	pending := r.cache
+	over = r.cache
+	var again []*call
 	for _, c := range r.acks {
-		pending = append(pending, c)
+		if c.sequence > 0 && mayRepeat(err) {
+			again = append(again, c)
+		} else {
+			over = append(over, c)
+		}
 	}
 	r.cache, r.acks = nil, nil
-	r.quietLocked()
-	r.mu.Unlock()
-	unread := errors.Is(err, errTokenOver)
-	for _, c := range pending {
-		c.err, c.unread = err, unread
-		c.finish()
+	if !r.slot.keepLocked(again) {
+		over = append(over, again...)
 	}
-	r.ctl.s.Send().Cancel(0)
-	r.ctl.s.Recv().Cancel(0)
+	r.quietLocked() // when what can be sent again is kept
+	return over
 }
 
 // movingLocked reports whether another stream is to take the place of this one, which still lives.

@@ -15,6 +15,7 @@ type streamSlot struct {
 	lock    lock
 	stream  atomic.Pointer[requestStream]
 	window  *semaphore.Weighted // asynchronous publishes in flight
+	repeats repeats
 
 	backlogLock sync.Mutex // guards all below: see mustQueue
 	backlog     []*queued  // the oldest first
@@ -22,7 +23,9 @@ type streamSlot struct {
 }
 
 func newStreamSlot(h *sharedConn, ordered bool) *streamSlot {
-	return &streamSlot{shared: h, ordered: ordered, lock: newLock(), window: semaphore.NewWeighted(int64(h.c.o.inFlight))}
+	s := &streamSlot{shared: h, ordered: ordered, lock: newLock(), window: semaphore.NewWeighted(int64(h.c.o.inFlight))}
+	s.repeats.init()
+	return s
 }
 
 // live returns the stream if there is one.
@@ -57,13 +60,18 @@ func (s *streamSlot) open(ctx context.Context, deadline int64, patient bool) (*r
 		if r := s.live(); r != nil {
 			return r, nil
 		}
+		if err := s.awaitAnswers(ctx); err != nil {
+			return nil, err
+		}
 		k, err := s.shared.get(ctx, patient)
 		if err != nil {
 			return nil, err
 		}
-		r, err := k.openRequestStream(ctx)
+		r, err := k.openRequestStream(ctx, s)
 		if err == nil {
-			s.put(r)
+			err = s.install(r)
+		}
+		if err == nil {
 			return r, nil
 		}
 		// A connection that was lost meanwhile is the business of sharedConn.

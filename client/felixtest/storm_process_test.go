@@ -8,8 +8,10 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -18,6 +20,7 @@ import (
 
 	"github.com/felix-mq/felix/auth"
 	"github.com/felix-mq/felix/broker"
+	"github.com/felix-mq/felix/client"
 	"github.com/felix-mq/felix/client/felixtest"
 	"github.com/felix-mq/felix/internal/child"
 	"github.com/felix-mq/felix/internal/dev"
@@ -42,7 +45,11 @@ func TestStormOfProcesses(t *testing.T) {
 
 func runProcessStorm(t *testing.T, seed uint64) {
 	r := rand.New(rand.NewPCG(seed, 2))
-	b, err := newProcessBroker()
+	dir := ""
+	if r.IntN(2) == 0 {
+		dir = t.TempDir()
+	}
+	b, err := newProcessBroker(dir)
 	if err != nil {
 		t.Errorf("seed %d: %v", seed, err)
 		return
@@ -72,6 +79,53 @@ func runProcessStorm(t *testing.T, seed uint64) {
 	})
 }
 
+// TestRepeatOverKills kills a broker with SIGKILL while publishers of a durable stream wait for acknowledgements, and
+// starts another one with its data directory. The publishers go on, and hear nothing of it: each event is there once,
+// in the order of their calls. FELIX_KILLS is how often it is killed.
+func TestRepeatOverKills(t *testing.T) {
+	n := 10
+	if testing.Short() || race.Enabled {
+		n = 3
+	}
+	if s := os.Getenv("FELIX_KILLS"); s != "" {
+		n, _ = strconv.Atoi(s)
+	}
+	b, err := newProcessBroker(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.kill()
+	ctx, cancel := context.WithTimeout(context.Background(), guard) // to connect
+	defer cancel()
+	connect := func() *client.Client {
+		c, err := client.Connect(ctx, b.job.Bind, patient(client.WithTLS(b.tls),
+			client.WithTokenSource(felixtest.Tenant, func(context.Context) (string, error) { return b.token() }))...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	r := &repeated{t: t, stop: make(chan struct{}), sent: map[string]int{}}
+	c, other := connect(), connect()
+	defer c.Close()
+	defer other.Close()
+	for i, c := range []*client.Client{c, c, other} {
+		p := c.Publisher(felixtest.Namespace, felixtest.Stream)
+		r.publish(fmt.Sprint("sync", i), p, false)
+		r.publish(fmt.Sprint("async", i), p, true)
+	}
+	for range n {
+		r.progress(1 + rand.IntN(300))
+		b.kill()
+		if err := b.start(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(r.stop)
+	r.wg.Wait()
+	t.Logf("%d kills, %d events", n, r.judge(c, func(string) bool { return true }))
+}
+
 // processBroker is a broker in a process of its own. It has the same address, keys and certificate each time that it
 // starts.
 type processBroker struct {
@@ -89,9 +143,11 @@ type processJob struct {
 	Seed        []byte // of the key that signs tokens
 	Certificate [][]byte
 	Key         []byte // of the certificate, in PKCS #8
+	Data        string // directory of durable streams; without it the stream is in memory
 }
 
-func newProcessBroker() (*processBroker, error) {
+// newProcessBroker starts a broker, with a directory if its stream is durable.
+func newProcessBroker(data string) (*processBroker, error) {
 	_, key, err := ed25519.GenerateKey(nil)
 	if err != nil {
 		return nil, err
@@ -101,7 +157,7 @@ func newProcessBroker() (*processBroker, error) {
 		return nil, err
 	}
 	b := &processBroker{tls: &tls.Config{RootCAs: roots, ServerName: "localhost", MinVersion: tls.VersionTLS13}}
-	b.job = processJob{Bind: "127.0.0.1:0", Seed: key.Seed(), Certificate: cert.Certificate}
+	b.job = processJob{Bind: "127.0.0.1:0", Seed: key.Seed(), Certificate: cert.Certificate, Data: data}
 	if b.job.Key, err = x509.MarshalPKCS8PrivateKey(cert.PrivateKey); err != nil {
 		return nil, err
 	}
@@ -145,11 +201,16 @@ func (job *processJob) serve(ctx context.Context, parent *child.Parent) error {
 	cfg.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: job.Certificate, PrivateKey: key}}, MinVersion: tls.VersionTLS13}
 	cfg.Keys = auth.StaticKeys{felixtest.Tenant: {signer.Key()}}
 	cfg.StatelessResetKey = (*[32]byte)(job.Seed)
+	cfg.Storage.Dir, cfg.Storage.Headroom, cfg.Storage.SegmentBytes = job.Data, 0, 64<<10
 	b, err := broker.New(cfg)
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(b.AddStream(felixtest.Tenant, felixtest.Namespace, felixtest.Stream), parent.Send(b.Addr().String())); err != nil {
+	add := b.AddStream
+	if job.Data != "" {
+		add = b.AddDurableStream
+	}
+	if err := errors.Join(add(felixtest.Tenant, felixtest.Namespace, felixtest.Stream), parent.Send(b.Addr().String())); err != nil {
 		return err
 	}
 	return b.Serve(ctx)
