@@ -47,7 +47,9 @@ type publication struct {
 	frameLen int
 	sequence uint64         // of its frame; 0 before it is sent
 	on       *requestStream // that it was sent on last
-	repeated bool
+	doubtful bool           // a broker may have read it, on a stream that was lost
+	resent   bool
+	repeated bool // it was sent again when it was doubtful
 }
 
 // origin is what stands in front of its frame.
@@ -208,7 +210,7 @@ func (s *streamSlot) nextLost(r *requestStream, b *bytebufferpool.ByteBuffer) (b
 	}
 	a.lost[0] = nil
 	a.lost = a.lost[1:]
-	c.on, c.repeated = r, true
+	c.on, c.resent, c.repeated = r, true, c.doubtful
 	b.B = c.p.appendFrame(b.B[:0], r, c, c.mode, c.payloads, c.frameLen) // the payloads are the caller's once it takes c out
 	return true, nil
 }
@@ -245,7 +247,7 @@ func (r *requestStream) reclaim(c *call) (mine, sent bool) {
 	if a.removeLocked(c) {
 		return true, false
 	}
-	if c.repeated {
+	if c.resent {
 		return false, true
 	}
 	return r.takeOff(c), false

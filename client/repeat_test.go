@@ -323,3 +323,24 @@ func TestRenewRepeats(t *testing.T) {
 	p.must(next.Ack(wantFrom(p, next, "b", false), ""))
 	p.must(errors.Join(second(), renewed()))
 }
+
+// TestUnreadIsNotRepeated ends the token of a stream with a publish that the broker has not read. It comes again on the
+// next stream as if for the first time.
+func TestUnreadIsNotRepeated(t *testing.T) {
+	p := newPeer(t)
+	c, conn, ctl := p.keeping()
+	wait := do(p, func() error { return c.Publisher("default", "demo").Publish(p.ctx, []byte("x")) })
+	first := wantFrom(p, ctl, "x", false)
+	p.must(ctl.Send(codec.AppendError(nil, codec.AuthFailed.Text)))
+	ctl.End()
+	ctl, err := conn.AcceptControl()
+	p.must(err)
+	p.must(ctl.AuthExt(codec.KnownFlags, codec.ExtProducer))
+	if r := wantFrom(p, ctl, "x", false); r.From.Sequence != first.From.Sequence {
+		t.Errorf("it came again as number %d, and was %d", r.From.Sequence, first.From.Sequence)
+	}
+	conn.ShutDown()
+	_, ctl = p.back(codec.ExtProducer)
+	p.must(ctl.Ack(wantFrom(p, ctl, "x", true), ""))
+	p.must(wait())
+}

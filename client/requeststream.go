@@ -142,6 +142,7 @@ func (r *requestStream) end(err error) (over []*call) {
 	var again []*call
 	for _, c := range r.acks {
 		if c.sequence > 0 && mayRepeat(err) {
+			c.doubtful = c.doubtful || !errors.Is(err, errTokenOver)
 			again = append(again, c)
 		} else {
 			over = append(over, c)
