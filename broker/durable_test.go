@@ -590,7 +590,7 @@ func TestShutdownWithHangingDisk(t *testing.T) {
 		c.ReplayBytes, c.Logger = 4<<10, slog.New(slog.NewTextHandler(logs, nil))
 	}))
 	ctx := testContext(t)
-	c := connect(t, d.Dev)
+	c := connect(t, d.Dev, client.WithWhileDown(client.WhileDownFail)) // or the publish would wait for another broker
 	publishAll(ctx, t, c, "demo", []string{strings.Repeat("a", 10<<10), strings.Repeat("b", 10<<10)})
 	held.Store(true)
 	subscribe(t, c, "demo", client.FromEarliest()) // which reads the log
