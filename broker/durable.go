@@ -381,6 +381,8 @@ func (s *stream) plain(f *fanout.Frame) (*fanout.Frame, error) {
 }
 
 // Committed implements [fanout.Commit] for publishes that nobody waits for.
+//
+//go:noinline
 func (b *Broker) Committed(f *fanout.Frame, err error) {
 	switch {
 	case err != nil:

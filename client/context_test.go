@@ -173,6 +173,9 @@ func testCanceledCall(t *testing.T, do func(*canceledCall, context.Context) erro
 	}
 }
 
+// testedElsewhere are calls with a context that need a real broker.
+var testedElsewhere = map[string]string{"Subscription.Lag": "TestCanceledLag in felixtest"}
+
 // TestContextCallsAreComplete looks for exported functions and methods with a context that contextCalls does not have.
 func TestContextCallsAreComplete(t *testing.T) {
 	files, err := filepath.Glob("*.go")
@@ -206,7 +209,7 @@ func TestContextCallsAreComplete(t *testing.T) {
 		}
 	}
 	for name := range found {
-		if contextCalls[name] == nil {
+		if contextCalls[name] == nil && testedElsewhere[name] == "" {
 			t.Errorf("%s takes a context and is not tested", name)
 		}
 	}

@@ -1,13 +1,16 @@
 package felixtest_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/felix-mq/felix/broker"
 	"github.com/felix-mq/felix/client"
 	"github.com/felix-mq/felix/client/felixtest"
+	"github.com/felix-mq/felix/internal/relay"
 )
 
 // TestLag publishes faster than a subscription is read, to a durable stream and to one in memory.
@@ -67,5 +70,56 @@ func TestLag(t *testing.T) {
 				t.Errorf("of a broker that does not tell positions: %v", err)
 			}
 		})
+	}
+}
+
+// TestCanceledLag cancels the question to a broker that has fallen silent.
+func TestCanceledLag(t *testing.T) {
+	b := felixtest.Start(t)
+	silencer, err := relay.New(b.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silencer.Close()
+	token, err := b.Token(time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := client.Connect(t.Context(), silencer.Addr(), client.WithTLS(b.TLS()), client.WithToken(felixtest.Tenant, token))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	s, err := c.Subscribe(t.Context(), felixtest.Namespace, felixtest.Stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := c.Publisher(felixtest.Namespace, felixtest.Stream).Publish(t.Context(), []byte("event")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Next(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	silencer.Silence(true)
+	cause := errors.New("no longer wanted")
+	for _, before := range []bool{true, false} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		if before {
+			cancel(cause)
+		}
+		done := make(chan error, 1)
+		go func() {
+			_, err := s.Lag(ctx)
+			done <- err
+		}()
+		if !before {
+			time.Sleep(2 * time.Millisecond) // it is waiting by then, or it is not: what is expected is the same
+			cancel(cause)
+		}
+		if err := <-done; !errors.Is(err, cause) {
+			t.Errorf("canceled before %t: %v", before, err)
+		}
+		cancel(nil)
 	}
 }
