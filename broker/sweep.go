@@ -67,7 +67,11 @@ func (s *stream) cutOff(why limit) {
 		return
 	}
 	s.c.b.limited(why)
-	if stuck {
+	switch {
+	case !stuck:
+	case s.untrusted(): // it may not be stuck: what it owes should arrive before it says why it ends
+		_ = s.send.SetWriteDeadline(time.Now().Add(s.c.b.cfg.ReplyTimeout))
+	default:
 		_ = s.send.SetWriteDeadline(longPast)
 	}
 	_ = s.r.SetReadDeadline(longPast)

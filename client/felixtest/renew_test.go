@@ -132,7 +132,7 @@ func TestTokensEndAtOnce(t *testing.T) {
 	var ahead atomic.Int64 // of the broker's clock
 	b := felixtest.Start(t, func(c *broker.Config) {
 		c.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
-		c.AuthTimeout = 200 * time.Millisecond
+		c.AuthTimeout = time.Second // which also says how often the broker looks for tokens that have ended
 	})
 	c, err := client.Connect(ctx, b.Addr(), client.WithTLS(b.TLS()),
 		client.WithTokenSource(felixtest.Tenant, func(context.Context) (string, error) {
@@ -209,8 +209,8 @@ func TestTokensEndAtOnce(t *testing.T) {
 			}
 		})
 	}
-	for range 10 {
-		time.Sleep(300 * time.Millisecond)
+	for range 8 {
+		time.Sleep(500 * time.Millisecond)
 		ahead.Add(int64(95 * time.Second))
 	}
 	close(stop)
