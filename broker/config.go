@@ -19,7 +19,7 @@ import (
 // mean the default too, except for IngressWait. The tags describe the setting of cmd/broker that is read into the
 // field, its unit and its bounds (internal/settings), so that there is one list of settings.
 type Config struct {
-	Bind string `env:"FELIX_QUIC_BIND" is:"address" doc:"UDP address that the broker listens on"`
+	Bind string `env:"FELIX_QUIC_BIND" is:"address" doc:"UDP address that the broker listens on; in development mode the default is 127.0.0.1:5000"`
 
 	MaxFrameBytes           int `env:"FELIX_MAX_FRAME_BYTES" unit:"bytes" min:"1024" max:"1073741824" doc:"largest frame payload accepted"`
 	MaxStreamsPerConn       int `env:"FELIX_MAX_STREAMS_PER_CONN" min:"4" max:"1048576" doc:"streams of each direction that one connection may have open"`

@@ -66,14 +66,22 @@ func (o *options) load(file string, environ, assignments []string) (*settings.Lo
 			file = defaultFile
 		}
 	}
-	return settings.Load(settings.Sources{
+	loaded, err := settings.Load(settings.Sources{
 		Profiles:      brokerd.Profiles,
 		File:          file,
 		Environ:       slices.DeleteFunc(environ, func(v string) bool { return strings.HasPrefix(v, brokerd.FileVariable+"=") }),
 		Assignments:   assignments,
 		WithoutEffect: brokerd.WithoutEffect,
 	}, o.structs()...)
+	if err == nil && o.Dev {
+		// It prints a token for everything, which other machines should not be able to use unless somebody wants that.
+		loaded.SetDefault("quic_bind", devBind, "development mode")
+	}
+	return loaded, err
 }
+
+// devBind is where development mode listens unless another address is set.
+const devBind = "127.0.0.1:5000"
 
 // prepare does everything that a start does before it binds addresses, and reports every problem of the settings, and
 // of the files and addresses that they name, at once. Nothing is made or changed; what it holds is released by release.

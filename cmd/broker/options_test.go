@@ -173,9 +173,26 @@ func TestDumpReadsBack(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("read back %+v\nwant %+v", got, want)
 	}
-	for _, line := range []string{"retry_above: -1 # environment FELIX_RETRY_ABOVE\n", "dev_hosts: [\"a\", \"b\"] # command line\n", "subscriber_queue_bytes: 1048576 # profile latency\n", "max_connections: 65536 # default\n"} {
+	for _, line := range []string{"retry_above: -1 # environment FELIX_RETRY_ABOVE\n", "dev_hosts: [\"a\", \"b\"] # command line\n", "subscriber_queue_bytes: 1048576 # profile latency\n", "max_connections: 65536 # default\n", "quic_bind: \"127.0.0.1:5000\" # development mode\n"} {
 		if !strings.Contains(stdout.String(), line) {
 			t.Errorf("%q is not in\n%s", line, stdout)
+		}
+	}
+}
+
+// TestDevelopmentBind binds to loopback in development mode, unless an address is set.
+func TestDevelopmentBind(t *testing.T) {
+	for want, assignments := range map[string][]string{
+		devBind:        {"dev=true"},
+		"0.0.0.0:5000": {"dev=false"},
+		"0.0.0.0:1":    {"dev=true", "quic_bind=0.0.0.0:1"},
+	} {
+		o := defaultOptions()
+		if _, err := o.load("", nil, assignments); err != nil {
+			t.Fatal(err)
+		}
+		if o.broker.Bind != want {
+			t.Errorf("%v: %s, want %s", assignments, o.broker.Bind, want)
 		}
 	}
 }

@@ -127,6 +127,17 @@ func Load(src Sources, dst ...any) (*Loaded, error) {
 	return l, errors.Join(append([]error{file.Err()}, problems...)...)
 }
 
+// SetDefault gives a setting that nothing was read for another value than its default, and says why. The value must be
+// one that the setting takes.
+func (l *Loaded) SetDefault(key, text, why string) {
+	if s := l.find(key); s.Origin == "default" {
+		if err := s.set([]string{text}, false); err != nil {
+			panic("settings: " + key + ": " + err.Error())
+		}
+		s.Origin = why
+	}
+}
+
 // layer is what one source gives, by key.
 type layer map[string]given
 
