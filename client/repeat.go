@@ -61,10 +61,15 @@ func (u *publication) origin() codec.Origin {
 func (p *Publisher) prepare(r *requestStream, c *call, payloads [][]byte, mode codec.AckMode, frameLen int) {
 	c.publication = publication{}
 	const more = 1 + codec.OriginLen
-	if r.slot != nil && r.slot.shared.policy != WhileDownFail && r.ctl.ext&codec.ExtProducer != 0 && r.ctl.flags&codec.FlagPublishAcked != 0 &&
+	if r.slot != nil && r.slot.shared.policy != WhileDownFail && r.keeps() &&
 		len(payloads) > 0 && frameLen-codec.HeaderLen+more <= p.c.o.maxFrame && p.notKept.Load() != r.serial {
 		c.publication = publication{slot: r.slot, p: p, payloads: payloads, mode: mode, frameLen: frameLen + more, on: r}
 	}
+}
+
+// keeps reports whether the stream's broker knows publishes that come again.
+func (r *requestStream) keeps() bool {
+	return r.ctl.ext&codec.ExtProducer != 0 && r.ctl.flags&codec.FlagPublishAcked != 0
 }
 
 // number gives a publish its number. The caller has its turn to write.
@@ -114,9 +119,8 @@ func (s *streamSlot) repeat() {
 		a.mu.Unlock()
 		r, err := s.get(c.ctx, c.deadline(c.ctx))
 		switch {
-		case err == nil && r.broken():
-		case err == nil: // it has sent all that was lost before
-			s.giveUp(errOvertaken)
+		case err == nil:
+			s.overtaken(r)
 		case c.ctx.Err() != nil || !Retryable(err):
 			s.giveUp(err)
 		default:
@@ -128,6 +132,18 @@ func (s *streamSlot) repeat() {
 // errOvertaken is why a publish is not sent again after others that came after it.
 var errOvertaken = fmt.Errorf("%w: others were sent first", ErrDisconnected)
 
+// overtaken gives up what is lost and was not sent on r, unless r is lost too: what it has sent is lost again then.
+func (s *streamSlot) overtaken(r *requestStream) {
+	a := &s.repeats
+	a.mu.Lock()
+	var lost []*call
+	if !r.broken() {
+		lost, a.lost = a.lost, nil
+	}
+	a.mu.Unlock()
+	finishAll(lost, errOvertaken)
+}
+
 // giveUp ends the wait of all that is lost.
 func (s *streamSlot) giveUp(err error) {
 	a := &s.repeats
@@ -135,6 +151,11 @@ func (s *streamSlot) giveUp(err error) {
 	lost := a.lost
 	a.lost = nil
 	a.mu.Unlock()
+	finishAll(lost, err)
+}
+
+// finishAll ends calls that nothing else refers to.
+func finishAll(lost []*call, err error) {
 	for _, c := range lost {
 		c.err = err
 		c.finish()
@@ -195,7 +216,7 @@ func (s *streamSlot) resend(r *requestStream) error {
 // false if there is none.
 func (s *streamSlot) nextLost(r *requestStream, b *bytebufferpool.ByteBuffer) (bool, error) {
 	a := &s.repeats
-	if r.ctl.ext&codec.ExtProducer == 0 { // of another broker than before
+	if !r.keeps() { // of another broker than before
 		s.giveUp(fmt.Errorf("%w: the broker does not know what was sent before", ErrUnsupported))
 		return false, nil
 	}
@@ -205,13 +226,13 @@ func (s *streamSlot) nextLost(r *requestStream, b *bytebufferpool.ByteBuffer) (b
 		return false, nil
 	}
 	c := a.lost[0]
-	if err := r.expectAck(c); err != nil {
+	c.id, c.on, c.resent, c.repeated = r.reserveID(), r, true, c.doubtful
+	b.B = c.p.appendFrame(b.B[:0], r, c, c.mode, c.payloads, c.frameLen)
+	if err := r.expectAgain(c); err != nil { // from here on the stream may end it, and its payloads are used again
 		return true, err
 	}
 	a.lost[0] = nil
 	a.lost = a.lost[1:]
-	c.on, c.resent, c.repeated = r, true, c.doubtful
-	b.B = c.p.appendFrame(b.B[:0], r, c, c.mode, c.payloads, c.frameLen) // the payloads are the caller's once it takes c out
 	return true, nil
 }
 
@@ -244,13 +265,10 @@ func (r *requestStream) reclaim(c *call) (mine, sent bool) {
 	a := &c.slot.repeats
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.removeLocked(c) {
-		return true, false
-	}
-	if c.resent {
+	if c.resent { // also if it is lost again
 		return false, true
 	}
-	return r.takeOff(c), false
+	return a.removeLocked(c) || r.takeOff(c), false
 }
 
 // mayRepeat reports whether what was sent on a stream that was lost for that reason may be sent again on another one.
@@ -261,7 +279,7 @@ func mayRepeat(err error) bool {
 // awaitAnswers waits until a stream that takes no more requests owes no replies to publishes that could be sent again:
 // none may be, once others have been sent after them.
 func (s *streamSlot) awaitAnswers(ctx context.Context) error {
-	if r := s.stream.Load(); r != nil && r.slot != nil && r.ctl.ext&codec.ExtProducer != 0 {
+	if r := s.stream.Load(); r != nil && r.slot != nil && r.keeps() {
 		return r.awaitIdle(ctx)
 	}
 	return nil

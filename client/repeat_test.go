@@ -155,6 +155,16 @@ func TestRepeatInDoubt(t *testing.T) {
 			p.must(ctl.Ack(wantFrom(p, ctl, "x", true), codec.StorageFullAck.Text))
 		}},
 		{"a broker without the extension", func(p *peer, _ context.CancelFunc, _ *client.Client) { p.back(0) }},
+		{"a broker without binary acknowledgements", func(p *peer, _ context.CancelFunc, _ *client.Client) {
+			_, ctl := p.acceptControl()
+			p.must(ctl.AuthExt(codec.KnownFlags&^codec.FlagPublishAcked, codec.ExtProducer))
+			p.Go(func() {
+				if r, err := ctl.Next(); err == nil {
+					p.tb.Errorf("%q was sent with flags %#04x", r.Payload(), uint16(r.Flags))
+					_ = ctl.Ack(r, "")
+				}
+			})
+		}},
 		{"no token is accepted", func(p *peer, _ context.CancelFunc, _ *client.Client) {
 			_, ctl := p.acceptControl()
 			expect(p, ctl, codec.MsgAuth)

@@ -84,14 +84,30 @@ func (r *requestStream) expectAck(c *call) error {
 		return r.err
 	}
 	r.nextID++
-	c.id, c.err, c.answered, c.unread = r.nextID, nil, false, false // of an attempt before this
+	c.id = r.nextID
+	r.expectLocked(c)
+	return nil
+}
+
+// expectAgain is expectAck for a call that has its id.
+func (r *requestStream) expectAgain(c *call) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.err != nil {
+		return r.err
+	}
+	r.expectLocked(c)
+	return nil
+}
+
+func (r *requestStream) expectLocked(c *call) {
+	c.err, c.answered, c.unread = nil, false, false // of an attempt before this
 	c.expected = telemetry.Start()
 	r.acks[c.id] = c
 	if c.owner != nil && !r.sweeps {
 		r.sweeps = true
 		r.sweeper.Reset(r.k.c.sweepEvery())
 	}
-	return nil
 }
 
 // expectCache expects the reply to a cache request after those that wait already. The caller holds r.writing, so that
