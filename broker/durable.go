@@ -270,13 +270,7 @@ func originOf(from fanout.Origin) storage.Origin {
 }
 
 // Held implements [fanout.Log].
-func (d *durableLog) Held(with fanout.Origin) int64 {
-	n := d.log.Producers()
-	if with.Set && n < storage.MaxProducers && !d.log.KnowsProducer(with.Producer) {
-		n++
-	}
-	return int64(n) * storage.ProducerBytes
-}
+func (d *durableLog) Held() int64 { return int64(d.log.Producers()) * storage.ProducerBytes }
 
 // Cost implements [fanout.Log].
 func (d *durableLog) Cost(f *fanout.Frame) int64 {

@@ -36,9 +36,8 @@ type Log interface {
 	AppendLater(f *Frame, from Origin, done func(error)) (first uint64, duplicate bool, err error)
 	// Commit commits what AppendLater has appended. That may be done when it returns.
 	Commit()
-	// Held returns the bytes of memory that the log holds for what it knows of producers, or, with an origin, will hold
-	// when it has a frame of that.
-	Held(with Origin) int64
+	// Held returns the bytes of memory that the log holds for what it knows of producers.
+	Held() int64
 	// Cost returns the bytes of memory that an append of f holds until it is done.
 	Cost(f *Frame) int64
 	// Base returns the oldest offset that can be read, and Tail the one after the last that is committed.
@@ -153,9 +152,6 @@ func (t *Topic) append(ctx context.Context, f *Frame, from Origin, wait time.Dur
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if from.Set {
-		if !t.closed && !t.chargeProducerLocked(from) {
-			return ErrTimeout
-		}
 		defer t.settleProducersLocked()
 	}
 	k, err := t.admitFirstLocked(ctx, f, wait)
@@ -181,28 +177,16 @@ func (t *Topic) append(ctx context.Context, f *Frame, from Origin, wait time.Dur
 	return nil
 }
 
-// chargeProducerLocked charges for what the log will hold for an origin. It reports false if there is no memory.
-func (t *Topic) chargeProducerLocked(from Origin) bool {
-	more := t.log.Held(from) - t.producers
-	if more <= 0 {
-		return true
-	}
-	if t.tenant.share.Charge(more) != nil {
-		return false
-	}
-	t.producers += more
-	return true
-}
-
 // settleProducersLocked charges for what the log holds for producers, no more and no less. A topic that is removed
-// holds nothing.
+// holds nothing. A publish that had memory for its frame has it for its producer too, which is little: the next one
+// has memory reclaimed for both.
 func (t *Topic) settleProducersLocked() {
 	if t.closed {
 		return
 	}
-	held := t.log.Held(Origin{})
+	held := t.log.Held()
 	switch more := held - t.producers; {
-	case more > 0: // what the log had when it was opened
+	case more > 0:
 		t.tenant.share.Force(more)
 	case more < 0:
 		t.tenant.share.Release(-more)

@@ -74,14 +74,10 @@ func (l *memoryLog) Append(f *Frame, from Origin, done func(error)) (uint64, boo
 	return first, false, nil
 }
 
-func (l *memoryLog) Held(with Origin) int64 {
+func (l *memoryLog) Held() int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	n := len(l.known)
-	if with.Set && !l.known[with] {
-		n++
-	}
-	return int64(n) * 1000
+	return int64(len(l.known)) * 1000
 }
 
 func (l *memoryLog) AppendLater(f *Frame, from Origin, done func(error)) (uint64, bool, error) {
@@ -627,17 +623,21 @@ func TestDuplicateIsNotOffered(t *testing.T) {
 		t.Errorf("%d bytes are charged for producers, want 2000", got)
 	}
 
+	// Where there is memory for a frame, there is for its producer. Otherwise one that is not known might never get in:
+	// what others publish leaves as little free each time.
 	share := topic.tenant.share
 	most := share.Reach() - share.Used() - 999
 	if err := share.Charge(most); err != nil {
 		t.Fatal(err)
 	}
-	held := share.Used()
-	if err := give(Origin{Sequence: 3, Set: true}); !errors.Is(err, ErrTimeout) {
+	if err := give(Origin{Sequence: 3, Set: true}); err != nil {
 		t.Errorf("without memory for another producer: %v", err)
 	}
-	if share.Used() != held {
-		t.Errorf("%d bytes more are charged after that", share.Used()-held)
+	log.commit(1, nil)
+	<-c.heard
+	h.AwaitDeliveries()
+	if got := topic.producers; got != 3000 {
+		t.Errorf("%d bytes are charged for producers, want 3000", got)
 	}
 	share.Release(most)
 

@@ -375,13 +375,6 @@ func (s *Store) saveProducers(logs []*Log) error {
 	return nil
 }
 
-// KnowsProducer reports whether the log remembers a producer.
-func (l *Log) KnowsProducer(id ProducerID) bool {
-	l.order.Lock()
-	defer l.order.Unlock()
-	return l.producers.known[id] != nil
-}
-
 // Producers returns how many producers the log remembers.
 func (l *Log) Producers() int {
 	l.order.Lock()
