@@ -33,3 +33,6 @@ func Owed(p *Publisher) int {
 	defer r.mu.Unlock()
 	return len(r.acks)
 }
+
+// Opening reports whether somebody opens a stream for the publisher.
+func Opening(p *Publisher) bool { return len(p.stableSlot.lock) > 0 }

@@ -196,6 +196,36 @@ func (s *streamSlot) install(r *requestStream) error {
 	return nil
 }
 
+// installUntil is install for a caller that waits no longer than its context. If it keeps the slot's lock, which the
+// caller holds, it goes on with that when it returns.
+func (s *streamSlot) installUntil(ctx context.Context, r *requestStream) (kept bool, err error) {
+	a := &s.repeats
+	a.mu.Lock()
+	none := len(a.lost) == 0
+	a.mu.Unlock()
+	if none {
+		return false, s.install(r)
+	}
+	done := make(chan error, 1)
+	if !s.shared.c.start(func() { done <- s.install(r) }) {
+		r.fail(ErrClosed)
+		return false, ErrClosed
+	}
+	select {
+	case err := <-done:
+		return false, err
+	case <-ctx.Done():
+	}
+	rest := func() {
+		<-done
+		s.lock.release()
+	}
+	if s.shared.c.start(rest) {
+		return true, context.Cause(ctx)
+	}
+	return false, <-done // the end of the client ends it
+}
+
 // resend sends what is lost on a stream that nobody else knows yet.
 func (s *streamSlot) resend(r *requestStream) error {
 	b := bytebufferpool.Get()

@@ -354,3 +354,46 @@ func TestUnreadIsNotRepeated(t *testing.T) {
 	p.must(ctl.Ack(wantFrom(p, ctl, "x", true), ""))
 	p.must(wait())
 }
+
+// TestRepeatForAnother has a caller open the stream on which what is lost is sent again, and the broker not read that.
+// The caller waits no longer than it wants to, and what is lost is sent all the same.
+func TestRepeatForAnother(t *testing.T) {
+	p := newPeer(t)
+	c, conn, ctl := p.keeping()
+	pub := c.Publisher("default", "demo")
+	var lost []func() error
+	large := string(make([]byte, 200<<10)) // a window has 256 KiB
+	for i := range 4 {
+		lost = append(lost, do(p, func() error { return pub.Publish(p.ctx, fmt.Append(nil, i, large)) }))
+		expect(p, ctl, codec.MsgPublishBatch)
+	}
+	client.Retire(pub)
+	ctx, cancel := context.WithCancel(p.ctx)
+	defer cancel()
+	opens := do(p, func() error { return pub.Publish(ctx, []byte("x")) })
+	for !client.Opening(pub) {
+		time.Sleep(time.Millisecond)
+	}
+	ctl.End()
+	next, err := conn.AcceptControl()
+	p.must(err)
+	p.must(next.AuthExt(codec.KnownFlags, codec.ExtProducer))
+	r := expect(p, next, codec.MsgPublishBatch) // it sends
+	cancel()
+	if err := opens(); !errors.Is(err, context.Canceled) || errors.Is(err, client.ErrInDoubt) {
+		t.Errorf("got %v", err)
+	}
+	later := do(p, func() error { return pub.Publish(p.ctx, []byte("4")) })
+	for i := range 5 {
+		if i > 0 {
+			r = expect(p, next, codec.MsgPublishBatch)
+		}
+		if got := r.Payload()[0] - '0'; int(got) != i || r.From.Repeated != (i < 4) {
+			t.Errorf("publish %d is number %d, repeated %v", i, got, r.From.Repeated)
+		}
+		p.must(next.Ack(r, ""))
+	}
+	for _, wait := range append(lost, later) {
+		p.must(wait())
+	}
+}

@@ -55,7 +55,12 @@ func (s *streamSlot) open(ctx context.Context, deadline int64, patient bool) (*r
 	if err := s.lock.acquire(ctx); err != nil {
 		return nil, err
 	}
-	defer s.lock.release()
+	kept := false
+	defer func() {
+		if !kept {
+			s.lock.release()
+		}
+	}()
 	for {
 		if r := s.live(); r != nil {
 			return r, nil
@@ -69,13 +74,13 @@ func (s *streamSlot) open(ctx context.Context, deadline int64, patient bool) (*r
 		}
 		r, err := k.openRequestStream(ctx, s)
 		if err == nil {
-			err = s.install(r)
+			kept, err = s.installUntil(ctx, r)
 		}
 		if err == nil {
 			return r, nil
 		}
 		// A connection that was lost meanwhile is the business of sharedConn.
-		if !patient || k.alive() || ctx.Err() != nil || !Retryable(err) {
+		if kept || !patient || k.alive() || ctx.Err() != nil || !Retryable(err) {
 			return nil, err
 		}
 	}
