@@ -463,13 +463,14 @@ func (u *update) replaceLocked(sh *shard, p *policy, old *entry, expires int64) 
 	version = u.next()
 	u.value.version = version
 	if old != nil {
-		s.unlinkLocked(sh, old)
+		s.detach(old) // its place in the index is never empty, so that who goes through that meets the key
 		if p != nil {
 			p.del(u.hash)
 		}
 	}
 	e := &entry{cache: c, key: bytes.Clone(u.key), hash: u.hash, cost: u.cost, value: u.value, expires: expires}
 	if !c.link(e) { // the scope has been removed meanwhile
+		delete(sh.entries, u.hash)
 		c.tenant.share.Release(u.cost)
 		u.value.Release()
 		return version
@@ -558,6 +559,11 @@ func (s *Store) removeLocked(sh *shard, e *entry, why EventKind) (version uint64
 // unlinkLocked takes an entry out of every place but its tenant's account and policy.
 func (s *Store) unlinkLocked(sh *shard, e *entry) {
 	delete(sh.entries, e.hash)
+	s.detach(e)
+}
+
+// detach is unlinkLocked for an entry whose place in the index another one takes.
+func (s *Store) detach(e *entry) {
 	s.wheel.set(e, 0)
 	e.cache.unlink(e)
 	e.value.Release()

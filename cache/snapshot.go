@@ -46,6 +46,7 @@ type Snapshots struct {
 
 	mu        sync.Mutex // held while one of the methods works; guards what follows
 	loaded    bool       // what is there may be replaced
+	canceled  bool       // Load was broken off
 	directory directoryID
 	bound     uint64 // versions up to it are reserved on the device
 	reserved  bool   // by this life
@@ -93,6 +94,9 @@ func (s *Store) OpenSnapshots(o SnapshotOptions) (*Snapshots, error) {
 	if err := o.FS.MkdirAll(o.Dir); err != nil {
 		return nil, err
 	}
+	if err := o.FS.SyncDir(path.Dir(path.Clean(o.Dir))); err != nil { // or the files could be lost with their directory
+		return nil, err
+	}
 	lock, err := o.FS.Lock(path.Join(o.Dir, lockFile))
 	if err != nil {
 		return nil, err
@@ -136,7 +140,8 @@ type Loaded struct {
 // they had left when it was taken. A snapshot of which not even the frame is whole, which is of another directory, or
 // is not clean though it has to be, is ignored: [ErrSnapshotIgnored]. In others blocks that are damaged are left out.
 //
-// When the context ends, Load ends with its error, and the snapshot stays as it is for the rest of the life of n.
+// When the context ends, Load ends with its error, and the snapshot stays as it is for the rest of the life of n. If
+// the store is used all the same, [Snapshots.Reserve] is called before: then the snapshot is not clean any more.
 func (n *Snapshots) Load(ctx context.Context) (Loaded, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -156,10 +161,12 @@ func (n *Snapshots) Load(ctx context.Context) (Loaded, error) {
 	l := loader{n: n, versions: versions}
 	ignored := l.load(ctx)
 	if ctx.Err() != nil {
+		n.canceled = true
 		return l.Loaded, ctx.Err()
 	}
 	n.loaded = true
-	if !l.Taken.IsZero() && ignored == nil && l.Clean && l.Damaged == 0 {
+	// What was left out must not come back later: then the snapshot is written again, though nothing has changed.
+	if !l.Taken.IsZero() && ignored == nil && l.Clean && l.Entries == l.all {
 		n.current, n.last = l.header.id, s.version.Load()
 	}
 	l.Unreserved = n.reserve(0) // before anybody can change an entry
@@ -173,19 +180,24 @@ func (n *Snapshots) Load(ctx context.Context) (Loaded, error) {
 }
 
 // Reserve keeps enough versions reserved. It is called from time to time after Load, and does nothing in most cases.
+// After a Load that was broken off it is called before the store is used.
 func (n *Snapshots) Reserve() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if !n.loaded || n.reserved && n.store.version.Load() < n.bound-versionStep/2 {
+	if !n.loaded && !n.canceled || n.reserved && n.store.version.Load() < n.bound-versionStep/2 {
 		return nil
 	}
 	return n.reserve(0)
 }
 
 // reserve writes the file of versions: those that may be given out before it is called again, and the snapshot that is
-// clean.
+// clean. After that none is given out, so none is reserved: versions must not run ahead of the clock with each restart,
+// because the clock is all that a store without the file has.
 func (n *Snapshots) reserve(clean uint64) error {
-	bound := n.store.version.Load() + versionStep
+	bound := n.store.version.Load()
+	if clean == 0 {
+		bound += versionStep
+	}
 	v := versionsFile{directory: n.directory, bound: bound, clean: clean}
 	name := path.Join(n.opt.Dir, versionsName)
 	f, err := n.draft(versionsName)
@@ -324,6 +336,7 @@ type snapshotWriter struct {
 
 	held      [entriesPerHold]heldEntry
 	holds     int
+	looked    int // entries, since the lock was taken
 	heldBytes int
 
 	block   []byte
@@ -390,14 +403,15 @@ func (w *snapshotWriter) shard(sh *shard) error {
 
 // take retains an entry, under the lock of its shard. It reports whether it is time to give back what is held.
 func (w *snapshotWriter) take(e *entry) (full bool) {
+	w.looked++
 	if e.over(w.times.store) || e.cache.removed.Load() {
-		return false
+		return w.looked == entriesPerHold
 	}
 	e.value.chunk.Retain()
 	w.held[w.holds] = heldEntry{e.cache, e.key, e.value, e.expires}
 	w.holds++
 	w.heldBytes += len(e.key) + e.value.n
-	return w.holds == len(w.held) || w.heldBytes >= blockBytes
+	return w.looked == entriesPerHold || w.heldBytes >= blockBytes
 }
 
 // giveBack writes what is held and releases it.
@@ -410,7 +424,7 @@ func (w *snapshotWriter) giveBack() (err error) {
 		h.value.Release()
 		*h = heldEntry{}
 	}
-	w.holds, w.heldBytes = 0, 0
+	w.holds, w.looked, w.heldBytes = 0, 0, 0
 	return err
 }
 
@@ -486,6 +500,8 @@ type loader struct {
 	header   snapshotHeader
 	times    wallTimes
 	caches   []*Cache // by number; nil for one that there is no more
+	all      int64    // entries in the snapshot
+	highest  uint64   // version in it
 
 	entries, expired, unknown, noSpace, damaged atomic.Int64
 }
@@ -516,6 +532,7 @@ func (l *loader) load(ctx context.Context) (err error) {
 	for _, scope := range scopes {
 		l.caches = append(l.caches, s.Lookup([]byte(scope.Tenant), []byte(scope.Namespace), []byte(scope.Cache)))
 	}
+	l.all, l.highest = int64(footer.entries), footer.version
 	s.presize(footer.entries)
 	l.blocks(ctx, f, blocks)
 	if !l.Clean {
@@ -604,7 +621,12 @@ func (l *loader) blocks(ctx context.Context, f vfs.File, blocks []blockInfo) {
 
 // block takes the entries of a block. It reports false if the block is damaged: then it has taken none.
 func (l *loader) block(b []byte, info blockInfo) bool {
-	if checksum(b) != info.sum || eachEntry(b, info.entries, len(l.caches), func(*storedEntry) {}) != nil {
+	if checksum(b) != info.sum {
+		return false
+	}
+	above := false
+	err := eachEntry(b, info.entries, len(l.caches), func(e *storedEntry) { above = above || e.version > l.highest })
+	if err != nil || above {
 		return false
 	}
 	_ = eachEntry(b, info.entries, len(l.caches), func(e *storedEntry) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"path"
 	"strings"
@@ -770,6 +771,173 @@ func TestSnapshotReserve(t *testing.T) {
 	}
 }
 
+// A key that is there all the time is in the snapshot, also if its value is replaced by one of another size meanwhile.
+func TestSnapshotReplaced(t *testing.T) {
+	noLeak(t)
+	const keys = 20000 // of which the lock of a shard has to be taken several times
+	fs := &vfs.Mem{}
+	var l *life
+	name := func(i int) string { return fmt.Sprint("key", i) }
+	round := 0
+	l = start(t, vfs.Faulty{FS: fs, Before: func(op vfs.Op, file string) error {
+		if op != vfs.OpWrite || !strings.Contains(file, snapshotFile) {
+			return nil
+		}
+		if round++; round%8 != 0 {
+			return nil
+		}
+		for i := range keys { // others make places free, in one of which a replaced key could come to lie
+			if other := fmt.Appendf(nil, "other%d", i); round/8%2 == 1 {
+				l.c.Delete(other)
+			} else {
+				put(t, l.c, string(other), "", NoExpiry)
+			}
+		}
+		for i := range keys {
+			put(t, l.c, name(i), strings.Repeat("v", 600+700*(round/8%2)), NoExpiry)
+		}
+		return nil
+	}}, birth, Options{}, SnapshotOptions{})
+	for i := range keys {
+		put(t, l.c, name(i), strings.Repeat("v", 600), NoExpiry)
+		put(t, l.c, fmt.Sprint("other", i), "", NoExpiry)
+	}
+	if _, err := l.n.Write(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	if round < 24 {
+		t.Fatalf("%d rounds", round)
+	}
+	l.end()
+	l = start(t, fs, birth, Options{}, SnapshotOptions{})
+	defer l.end()
+	missing := 0
+	for i := range keys {
+		if versionOf(l.c, name(i)) == 0 {
+			missing++
+		}
+	}
+	if missing > 0 {
+		t.Errorf("%d of %d keys are missing", missing, keys)
+	}
+}
+
+// What a life has left out does not come back in the next one.
+func TestSnapshotLeftOut(t *testing.T) {
+	fs := &vfs.Mem{}
+	l := start(t, fs, birth, Options{}, SnapshotOptions{})
+	put(t, l.c, "k", "1", NoExpiry)
+	put(t, l.c2, "k", "2", NoExpiry)
+	l.finish(t)
+
+	s := New(Options{Clock: newManualClock(birth)}) // without the second cache
+	s.Add(primary)
+	n, err := s.OpenSnapshots(SnapshotOptions{Dir: snapDir, FS: fs})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if loaded, err := n.Load(t.Context()); err != nil || loaded.Unknown != 1 || loaded.Entries != 1 {
+		t.Errorf("loaded %+v, %v", loaded, err)
+	}
+	if _, err := n.Finish(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_ = n.Close()
+	s.Close()
+
+	l = start(t, fs, birth, Options{}, SnapshotOptions{})
+	defer l.end()
+	if got := loadedEntries(l.Store); len(got) != 1 || !l.loaded.Clean || versionOf(l.c2, "k") != 0 {
+		t.Errorf("loaded %+v: %v", l.loaded, got)
+	}
+}
+
+// A store that is used after its start was broken off: the next life does not take the snapshot for the end of this one.
+func TestSnapshotUsedAfterCancel(t *testing.T) {
+	fs := &vfs.Mem{}
+	smallSnapshot(t, fs)
+	s := New(Options{Clock: newManualClock(birth)})
+	c := s.Add(primary)
+	n, err := s.OpenSnapshots(SnapshotOptions{Dir: snapDir, FS: fs})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := n.Load(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	if err := n.Reserve(); err != nil {
+		t.Fatal(err)
+	}
+	highest := put(t, c, "k", "later", NoExpiry)
+	if _, err := n.Finish(t.Context()); !errors.Is(err, ErrSnapshotNotLoaded) {
+		t.Errorf("got %v", err)
+	}
+	_ = n.Close()
+	s.Close()
+	l := start(t, fs, birth, Options{}, SnapshotOptions{})
+	defer l.end()
+	if l.loaded.Clean || l.loaded.Entries == 0 {
+		t.Errorf("loaded %+v", l.loaded)
+	}
+	if v := put(t, l.c, "k", "", NoExpiry); v <= highest {
+		t.Errorf("version %d, and %d was given out", v, highest)
+	}
+}
+
+// Restarts in order do not let versions run ahead of the clock, which is all that a store without the file has.
+func TestSnapshotVersionsStayNear(t *testing.T) {
+	fs := &vfs.Mem{}
+	highest := uint64(0)
+	for range 20 {
+		l := start(t, fs, birth, Options{}, SnapshotOptions{})
+		v := put(t, l.c, "k", "", NoExpiry)
+		if v <= highest {
+			t.Errorf("version %d, and %d was given out", v, highest)
+		}
+		highest = v
+		l.finish(t)
+	}
+	if ahead := highest - uint64(birth.UnixNano()); ahead > versionStep {
+		t.Errorf("versions are %d ahead", ahead)
+	}
+}
+
+// Versions that a store cannot have are damage. None is taken over, and none makes later ones begin again.
+func TestSnapshotVersionsAbove(t *testing.T) {
+	for _, how := range []string{"versions", "footer", "entry"} {
+		fs := &vfs.Mem{}
+		d := directoryID{1}
+		versions := versionsFile{directory: d, bound: 7, clean: 1}
+		footer := snapshotFooter{id: 1, entries: 1, version: 7}
+		e := storedEntry{version: 7, key: []byte("k"), value: []byte("v")}
+		switch how {
+		case "versions":
+			versions.bound = math.MaxUint64
+		case "footer":
+			footer.version = math.MaxUint64
+		case "entry":
+			e.version = math.MaxUint64
+		}
+		block := e.append(nil)
+		index := encodeIndex([]Scope{primary}, []blockInfo{{uint32(len(block)), 1, checksum(block)}})
+		footer.index, footer.indexSum = uint64(len(index)), checksum(index)
+		b := append(snapshotHeader{directory: d, id: 1, taken: 1}.append(nil), block...)
+		_ = fs.MkdirAll(snapDir)
+		replace(t, fs, snapshotFile, footer.append(append(b, index...)))
+		replace(t, fs, versionsName, versions.append(nil))
+		l := start(t, fs, birth, Options{}, SnapshotOptions{})
+		if v := versionOf(l.c, "k"); v != 0 {
+			t.Errorf("%s: version %d is loaded", how, v)
+		}
+		if v := put(t, l.c, "k", "", NoExpiry); v <= uint64(birth.UnixNano()) || v > 1<<62 {
+			t.Errorf("%s: version %d comes next", how, v)
+		}
+		l.end()
+	}
+}
+
 // Snapshots that are written while clients work have of each key a value that it had meanwhile, with its version. Each
 // client has keys of its own, of which it knows the history.
 func TestSnapshotStress(t *testing.T) {
@@ -953,7 +1121,7 @@ func FuzzSnapshot(f *testing.F) {
 			snapshot = append(snapshot, b...)
 			index := encodeIndex([]Scope{primary, second}, []blockInfo{{uint32(len(b)), uint32(len(b) / 19), checksum(b)}})
 			snapshot = append(snapshot, index...)
-			snapshot = snapshotFooter{id: 1, index: uint64(len(index)), entries: 1 << 40, version: 1, indexSum: checksum(index)}.append(snapshot)
+			snapshot = snapshotFooter{id: 1, index: uint64(len(index)), entries: 1 << 40, version: maxVersion, indexSum: checksum(index)}.append(snapshot)
 		case 3: // as an index
 			v, _ := parseVersions(versions)
 			snapshot = append(snapshotHeader{directory: v.directory, id: 1, taken: 1}.append(nil), b...)

@@ -31,6 +31,9 @@ const (
 	footerSize   = 8 + 8 + 8 + 8 + 4 + 8 + 4
 	versionsSize = 8 + 4 + 16 + 8 + 8 + 4
 
+	// maxVersion is far above all versions, and far from where they would begin again at 0.
+	maxVersion = 1 << 63
+
 	// blockBytes is the size at which a block ends. One that has a larger entry has nothing after it.
 	blockBytes = 256 << 10
 )
@@ -115,6 +118,9 @@ func parseFooter(b []byte) (f snapshotFooter, err error) {
 	f.id, f.index = binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[8:])
 	f.entries, f.version = binary.LittleEndian.Uint64(b[16:]), binary.LittleEndian.Uint64(b[24:])
 	f.indexSum = binary.LittleEndian.Uint32(b[32:])
+	if f.version > maxVersion {
+		return snapshotFooter{}, errTorn
+	}
 	return f, nil
 }
 
@@ -253,6 +259,9 @@ func parseVersions(b []byte) (v versionsFile, err error) {
 	}
 	copy(v.directory[:], b[12:])
 	v.bound, v.clean = binary.LittleEndian.Uint64(b[28:]), binary.LittleEndian.Uint64(b[36:])
+	if v.bound > maxVersion {
+		return versionsFile{}, errTorn
+	}
 	return v, nil
 }
 
