@@ -264,6 +264,7 @@ func (b *Broker) Serve(ctx context.Context) error {
 
 	b.RestoreCaches(b.acceptCtx)
 	if b.snapshots != nil {
+		b.reserveVersions()
 		b.wg.Go(func() { b.writeSnapshots(b.acceptCtx) })
 	}
 	if b.cfg.Catalog != nil {
@@ -371,6 +372,9 @@ func (b *Broker) Shutdown(ctx context.Context) error {
 	}
 	err := ctx.Err()
 	b.closeWith(all, func() { b.finishSnapshots(all) })
+	if err == nil {
+		err = all.Err() // a disk that hangs is no orderly end
+	}
 	end(err)
 	return err
 }

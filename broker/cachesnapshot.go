@@ -66,8 +66,9 @@ func (b *Broker) openSnapshots() error {
 }
 
 // RestoreCaches fills the caches from the snapshot in Config.CacheSnapshot.Dir, if there is one, and returns when that
-// is done or the context has ended; then they have what was loaded by then, and no snapshot is written. What goes wrong
-// is logged and counted, and the caches begin without it.
+// is done or the context has ended; then they have what was loaded by then, and no snapshot is written. If such a broker
+// serves, the snapshot does not count as one of an orderly end any more. What goes wrong is logged and counted, and the
+// caches begin without it.
 //
 // It is called after the caches have been added and before [Broker.Serve], which calls it otherwise. A program that
 // reports whether it is ready calls it first: it takes seconds for some GiB.
@@ -115,6 +116,16 @@ func (b *Broker) restoreCaches(ctx context.Context) {
 	}
 }
 
+// reserveVersions makes sure that versions may be given out. It is called before the broker serves and from time to time.
+func (b *Broker) reserveVersions() {
+	if b.acceptCtx.Err() != nil {
+		return // it does not serve, and the snapshot stays as it is
+	}
+	if err := b.snapshots.Reserve(); err != nil {
+		b.snapshotFailed(err)
+	}
+}
+
 func (b *Broker) snapshotFailed(err error) {
 	b.snapshots.failed.Add(1)
 	b.log.Error("cache snapshot failed", "dir", b.cfg.CacheSnapshot.Dir, "error", err, "hint", "the one before is kept")
@@ -150,9 +161,7 @@ func (b *Broker) writeSnapshots(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-reserve.C:
-			if err := b.snapshots.Reserve(); err != nil {
-				b.snapshotFailed(err)
-			}
+			b.reserveVersions()
 		case <-due:
 			began := time.Now()
 			w, err := b.snapshots.Write(ctx, max(snapshotPace, 2*int64(float64(b.caches.Bytes())/every.Seconds())))

@@ -140,6 +140,55 @@ func TestCacheSnapshotStartCanceled(t *testing.T) {
 	l.end(t)
 }
 
+// A broker that serves after its start was broken off loses what it gets, so the next one does not take the snapshot for
+// the end of it.
+func TestCacheSnapshotServedAfterCancel(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	disk := &vfs.Mem{}
+	l := begin(t, snapshotsIn(disk))
+	c := connect(t, l.Dev)
+	h := c.Cache(l.Namespace, l.Cache)
+	first, err := h.PutIf(ctx, cachedKey, []byte("1"), client.NoExpiry, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	l.end(t)
+
+	cfg := broker.DefaultConfig()
+	cfg.Bind = "127.0.0.1:0"
+	snapshotsIn(disk)(&cfg)
+	d, err := broker.NewDev(cfg, broker.DevOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	over, end := context.WithCancel(ctx)
+	end()
+	d.RestoreCaches(over)
+	served := make(chan error, 1)
+	go func() { served <- d.Serve(context.Background()) }()
+	c = connect(t, d)
+	putCached(ctx, t, c.Cache(d.Namespace, d.Cache), "2")
+	c.Close()
+	if err := d.Shutdown(ctx); err != nil {
+		t.Error(err)
+	}
+	if err := <-served; !errors.Is(err, broker.ErrShutdown) {
+		t.Error(err)
+	}
+
+	l = begin(t, snapshotsIn(disk))
+	c = connect(t, l.Dev)
+	h = c.Cache(l.Namespace, l.Cache)
+	wantCached(ctx, t, h, "1")
+	if _, err := h.PutIf(ctx, cachedKey, []byte("3"), client.NoExpiry, first); err == nil {
+		t.Error("a version from before counts, though the key had another value meanwhile")
+	}
+	c.Close()
+	l.end(t)
+}
+
 // Who watches a cache hears that anything may have changed when a broker has been replaced, and then all changes.
 func TestCacheSnapshotWatch(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), within)

@@ -106,6 +106,9 @@ func (o *options) prepare(loaded *settings.Loaded) error {
 	if dir := o.broker.Storage.Dir; dir != "" {
 		problem("durable_storage_dir", dev.CheckMadeDir(dir))
 	}
+	if dir := o.broker.CacheSnapshot.Dir; dir != "" {
+		problem("cache_snapshot_dir", dev.CheckMadeDir(dir))
+	}
 	o.tracer, err = traces.Start(context.Background(), "felix-broker", o.broker.Logger)
 	if err != nil {
 		errs = append(errs, err)

@@ -78,7 +78,19 @@ func serve(o *options, stdout io.Writer, log *slog.Logger, limiter *logs.Limiter
 		}
 	})
 
-	b.RestoreCaches(signaled) // its time is not that of clients
+	restored := make(chan struct{})
+	go func() { // Shutdown waits for it, but not for ever
+		defer close(restored)
+		b.RestoreCaches(signaled) // its time is not that of clients
+	}()
+	select {
+	case <-restored:
+	case <-signaled.Done():
+	}
+	if signaled.Err() != nil { // what was loaded may be a part, which nobody is to see
+		stopSignals()
+		return drain(b, o, &life, nil, log)
+	}
 	served := make(chan error, 1)
 	go func() { served <- b.Serve(context.Background()) }()
 	life.Serving() // before the line: its reader may ask at once
@@ -105,7 +117,7 @@ func stages() http.Handler {
 }
 
 // drain ends the broker within its budget (docs/protocol/session.md#shutdown): first it says that it is not ready, and
-// serves on for as long as balancers may need to hear that.
+// serves on for as long as balancers may need to hear that. served is nil if it has not served.
 func drain(b *broker.Broker, o *options, life *ops.Lifecycle, served <-chan error, log *slog.Logger) error {
 	budget := o.broker.ShutdownDrain
 	ctx, cancel := context.WithTimeout(context.Background(), budget)
@@ -114,11 +126,17 @@ func drain(b *broker.Broker, o *options, life *ops.Lifecycle, served <-chan erro
 	log.Info("draining", "budget", budget)
 	began := time.Now()
 	var err error
+	delay := min(o.ops.DrainDelay, budget/2)
+	if served == nil {
+		delay = 0
+	}
 	select {
 	case err = <-served: // it has ended by itself
-	case <-time.After(min(o.ops.DrainDelay, budget/2)):
+	case <-time.After(delay):
 		err = b.Shutdown(ctx)
-		err = errors.Join(err, ignoreShutdown(<-served))
+		if served != nil {
+			err = errors.Join(err, ignoreShutdown(<-served))
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("drain cut short: %w", err)

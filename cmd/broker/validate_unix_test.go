@@ -117,6 +117,7 @@ func TestValidationIsWhatAStartDoes(t *testing.T) {
 		"catalog without end":             {[]string{"catalog=/dev/zero"}, nil, "not a regular file"},
 		"data directory is a file":        {with(dev, "durable_storage_dir="+b.text), nil, "durable_storage_dir"},
 		"data directory below a file":     {with(dev, "durable_storage_dir="+b.text+"/a/b"), nil, "durable_storage_dir"},
+		"snapshot directory is a file":    {with(dev, "cache_snapshot_dir="+b.text), nil, "cache_snapshot_dir"},
 		"certificate without key":         {with(dev, "tls_cert_file="+b.cert), nil, "FELIX_TLS_KEY_FILE"},
 		"certificate with another key":    {with(dev, "tls_cert_file="+b.cert, "tls_key_file="+b.otherKey), nil, "tls_cert_file"},
 		"certificate in a FIFO":           {with(dev, "tls_cert_file="+b.fifo, "tls_key_file="+b.key), nil, "not a regular file"},
