@@ -20,6 +20,8 @@ var (
 	ErrFull = errors.New("storage: the device is nearly full")
 	// ErrTooLarge means that a payload is above [MaxPayload]. Nothing of its batch was appended.
 	ErrTooLarge = errors.New("storage: a payload is larger than 64 MiB")
+	// ErrNoLog means that a name is none that a log has.
+	ErrNoLog = errors.New("storage: no name of a log")
 	// ErrEmpty means that a batch has no records.
 	ErrEmpty = errors.New("storage: a batch without records")
 )

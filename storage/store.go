@@ -6,6 +6,7 @@ import (
 	"io"
 	"path"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -274,8 +275,14 @@ func (s *Store) Dirs() ([]string, error) {
 	return all, nil
 }
 
-// LogIn opens the log in a directory of [Store.Dirs], for those who do not know its key. See [Store.Log].
-func (s *Store) LogIn(dir string) (*Log, error) { return s.open(dir, dir) }
+// LogIn opens the log in a directory of [Store.Dirs], for those who do not know its key. See [Store.Log]. A name that
+// is not one of a directory in the data directory is [ErrNoLog].
+func (s *Store) LogIn(dir string) (*Log, error) {
+	if dir == "" || dir == "." || dir == ".." || dir == journalDir || strings.ContainsAny(dir, `/\`) {
+		return nil, fmt.Errorf("%w: %.80q", ErrNoLog, dir)
+	}
+	return s.open(dir, dir)
+}
 
 // lookup returns the log of that directory, if it is open.
 func (s *Store) lookup(dir string) (*Log, error) {

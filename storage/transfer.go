@@ -202,7 +202,7 @@ func (r *Restore) Flush() error {
 	}
 	done := make(chan error, 1)
 	p := pendings.Get().(*pending)
-	p.log, p.class, p.done = l, ClassDevice, func(err error) { done <- err }
+	p.log, p.class, p.done, p.tagged = l, ClassDevice, func(err error) { done <- err }, false
 	p.bytes = append(p.bytes[:0], r.b...)
 	l.order.Lock()
 	l.next += r.n

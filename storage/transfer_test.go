@@ -175,3 +175,64 @@ func FuzzReadExport(f *testing.F) {
 		}
 	})
 }
+
+// What is restored comes from no producer, also if there were appends of some just before.
+func TestRestoreNoProducer(t *testing.T) {
+	_, export := exported(t, 20)
+	fs := &vfs.Mem{}
+	opt := small(fs)
+	s, err := Open("data", opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	from := Origin{Producer: producerID(1), Sequence: 1}
+	l, err := s.Log(key(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 15 { // of which one leaves what it was with: an offset that is restored
+		from.Sequence++
+		if _, err := appendFrom(t, l, from, "x"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if l, err = s.Log(key(2)); err != nil {
+		t.Fatal(err)
+	}
+	if err := restore(l, bytes.NewReader(export)); err != nil {
+		t.Fatal(err)
+	}
+	after := fs.Crash(vfs.KeepNone, rand.New(rand.NewPCG(0, 0)))
+	s.Close()
+	opt.FS = after
+	if s, err = Open("data", opt); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if l, err = s.Log(key(2)); err != nil {
+		t.Fatal(err)
+	}
+	from.Repeated = true
+	if duplicate, _ := appendFrom(t, l, from, "x"); duplicate {
+		t.Error("the log knows the producer of another log")
+	}
+}
+
+// A log is in the data directory and nowhere else.
+func TestLogInElsewhere(t *testing.T) {
+	fs := &vfs.Mem{}
+	s, err := Open("data", small(fs))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	changes := fs.Changes()
+	for _, name := range []string{"", ".", "..", "../other", "/other", "a/b/c/d", `..\other`, journalDir} {
+		if _, err := s.LogIn(name); !errors.Is(err, ErrNoLog) {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+	if fs.Changes() != changes {
+		t.Error("something was changed")
+	}
+}

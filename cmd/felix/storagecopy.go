@@ -115,6 +115,9 @@ stream for a new one, unless it is in the data directory that it was in before.`
 			}
 			return withStore(args[0], toFill, storage.Options{}, func(s *storage.Store) error {
 				l, err := s.LogIn(logDir(args[1]))
+				if errors.Is(err, storage.ErrNoLog) {
+					return usageError{err, "name the log as TENANT/NAMESPACE/STREAM"}
+				}
 				if err != nil {
 					return err
 				}
