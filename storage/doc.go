@@ -27,6 +27,7 @@
 //	    00000000000000000000.log             segments
 //	    00000000000000000000.index           where some records are in them
 //	    producers                            who appended its last batches, where that is known
+//	    unrecovered.wal                      what the journal had of a log that is damaged
 //
 // Begin at [Open], [Store.Log], [Log.Append] and [Log.Read]. format.go has the bytes of segments, journal.go those of
 // the journal, recover.go what is done with what a crash has left, and producers.go how a batch that is appended again

@@ -344,21 +344,22 @@ func relevant(fs vfs.FS, dir string, numbers []uint64) ([]uint64, error) {
 	return numbers, nil
 }
 
-// readJournal calls each with the entries of some files, which are consecutive, in order. It returns the sequence after
-// the last one.
-func readJournal(fs vfs.FS, dir string, numbers []uint64, each func(file uint64, e entry, body []byte) error) (sequence uint64, err error) {
-	for i, number := range numbers {
-		file := segmentName(number, journalKind)
-		b, err := readAll(fs, path.Join(dir, file))
+// readJournal calls each with the entries of some files of the data directory root, which have consecutive numbers, in
+// order. It returns the sequence after the last one.
+func readJournal(
+	fs vfs.FS, root string, files []string, number uint64, each func(file string, e entry, body []byte) error,
+) (sequence uint64, err error) {
+	for i, file := range files {
+		b, err := readAll(fs, path.Join(root, file))
 		if err != nil {
 			return 0, err
 		}
 		damage := func(d Damage, at int, want, got uint64) error {
-			return &CorruptionError{Damage: d, File: path.Join(journalDir, file), Position: int64(at), Expected: want, Found: got}
+			return &CorruptionError{Damage: d, File: file, Position: int64(at), Expected: want, Found: got}
 		}
-		_, first, salt, bad := parseJournalHeader(b, number)
+		_, first, salt, bad := parseJournalHeader(b, number+uint64(i))
 		if bad != nil {
-			bad.File = path.Join(journalDir, file)
+			bad.File = file
 			return 0, bad
 		}
 		if i > 0 && first != sequence {
@@ -371,7 +372,7 @@ func readJournal(fs vfs.FS, dir string, numbers []uint64, each func(file uint64,
 			if !ok || e.sequence != sequence || e.kind == entryRecords && !wholeRecords(body) {
 				break
 			}
-			if err := each(number, e, body); err != nil {
+			if err := each(file, e, body); err != nil {
 				return 0, err
 			}
 			sequence++
@@ -381,7 +382,7 @@ func readJournal(fs vfs.FS, dir string, numbers []uint64, each func(file uint64,
 		if ended {
 			continue
 		}
-		if i < len(numbers)-1 {
+		if i < len(files)-1 {
 			return 0, damage(DamageTruncated, at, 0, 0)
 		}
 		// The end of the last write is here, unless a later entry knows that this one had been synced.

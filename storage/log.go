@@ -32,6 +32,8 @@ type Log struct {
 	next      uint64
 	producers *producers
 
+	aside bool // records of it were put aside; of who opens it
+
 	// Of the committer.
 	group  int    // index in its groups, plus one
 	named  uint64 // the journal file that knows the log by number, plus one
@@ -300,7 +302,7 @@ func (l *Log) writeRun(records []byte) error {
 		at += n
 	}
 	l.tail.Add(count) // of whole batches
-	if len(l.index) >= 256 {
+	if len(l.index) >= indexBatch {
 		l.flushIndex()
 	}
 	return nil
@@ -321,6 +323,9 @@ func (l *Log) note(offset uint64, position, size int64) {
 	}
 	l.sinceIdx += size
 }
+
+// indexBatch is how many entries of an index are written together.
+const indexBatch = 256
 
 // flushIndex writes the entries of the last segment's index. What goes wrong is made good when the log is opened: an
 // index can always be made from its segment.
@@ -348,7 +353,8 @@ func (l *Log) flushIndex() {
 		for _, e := range entries {
 			b = appendIndexEntry(b, e)
 		}
-		return h.write(b, at)
+		_, err = h.WriteAt(b, at) // it need not be synced
+		return err
 	}()
 	if err != nil {
 		l.indexed = -1

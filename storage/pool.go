@@ -27,6 +27,7 @@ type handle struct {
 	users int
 	at    *list.Element // in pool.idle
 	gone  bool          // closed with its last user
+	old   bool          // not used since the files were trimmed
 
 	syncing sync.Mutex
 	dirty   atomic.Bool // written to since the last sync
@@ -46,6 +47,7 @@ func (p *pool) get(name string, create bool) (*handle, error) {
 			h.at = nil
 		}
 		h.users++
+		h.old = false
 		return h, nil
 	}
 	open := p.fs.Open
@@ -76,6 +78,42 @@ func (p *pool) put(h *handle) {
 	}
 	h.at = p.idle.PushBack(h)
 	p.shrink()
+}
+
+// putAway is put for a file that is not expected to be used again soon: it is closed, unless it has to be synced or
+// somebody else uses it.
+func (p *pool) putAway(h *handle) {
+	p.put(h)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if h.at != nil && !h.dirty.Load() {
+		p.discard(h)
+	}
+}
+
+// trim closes files that nobody uses and that need no sync: all of them, or those that were not used since trim was
+// called before.
+func (p *pool) trim(all bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for e := p.idle.Front(); e != nil; {
+		h := e.Value.(*handle)
+		e = e.Next()
+		if !h.dirty.Load() && (all || h.old) {
+			p.discard(h)
+		}
+		h.old = true
+	}
+}
+
+// discard closes a file that nobody uses. The caller holds p.mu.
+func (p *pool) discard(h *handle) {
+	p.idle.Remove(h.at)
+	h.at = nil
+	delete(p.open, h.name)
+	if err := h.Close(); err != nil {
+		p.failed(err)
+	}
 }
 
 // shrink closes files that nobody uses, those that are synced first. What was written to the others is synced before

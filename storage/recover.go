@@ -4,8 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io/fs"
+	"maps"
 	"path"
 	"slices"
 
@@ -22,17 +22,40 @@ import (
 // damage, later segments are removed, and the journal's records are written again. Where segment and journal differ,
 // the journal is right. In the end all of it is synced and the journal is empty.
 
+// A log whose segments cannot be what a crash has left is refused, and the others are served. What the journal has of
+// it is put aside into a file of its own, in the format of a journal file, before the journal is emptied. The log is
+// recovered from there when it is opened, after it has been mended.
+
+// asideName is the name of that file in the log's directory.
+const asideName = "unrecovered.wal"
+
+// errAside means that a log has to be opened with what was put aside.
+var errAside = errors.New("storage: records of the log were put aside")
+
 // recovery is a log that the journal has records of.
 type recovery struct {
 	log *Log
+	bad error // why the log cannot be opened, and its entries are left alone
+
 	// Where the segments have the next record that the journal may have, if they have it.
 	segment int
 	pos     int64
 	next    uint64
+	buf     []byte
 
 	tags    []tag  // of the records to come
 	known   uint64 // the offset before which the producers are known from their file
 	covered uint64 // the offset after the last record that the journal has
+
+	put int64 // how much has been written to the file aside
+}
+
+// replay takes the entries of a journal to logs.
+type replay struct {
+	s     *Store
+	logs  map[string]*recovery
+	known map[uint32]*recovery // by their number in the file
+	file  string               // the file that known is of
 }
 
 // recover brings the logs that have records in the journal up to date, and begins a new journal.
@@ -49,64 +72,19 @@ func (s *Store) recover() error {
 	if err != nil {
 		return err
 	}
-	logs := map[string]*recovery{}
-	known := map[uint32]*recovery{} // by their number in the file
-	current := uint64(0)
-	sequence, err := readJournal(s.opt.FS, j.dir, numbers, func(file uint64, e entry, body []byte) error {
-		if file != current {
-			current = file
-			clear(known)
-		}
-		switch e.kind {
-		case entryName:
-			name, ok := parseNameBody(body)
-			if !ok {
-				return &CorruptionError{Damage: DamageRecord, File: path.Join(journalDir, segmentName(file, journalKind))}
-			}
-			r := logs[name.dir]
-			if r == nil {
-				l, known, err := s.openLog(name.dir, &name)
-				if err != nil {
-					return err
-				}
-				r = newRecovery(l, name)
-				r.known = known
-				logs[name.dir] = r
-				s.logs[name.dir] = l
-			}
-			known[e.log] = r
-		case entryRecords:
-			r := known[e.log]
-			if r == nil {
-				return &CorruptionError{Damage: DamageMissing, File: path.Join(journalDir, segmentName(file, journalKind)), Found: uint64(e.log)}
-			}
-			return r.records(body)
-		case entryTags:
-			r := known[e.log]
-			if r == nil {
-				return &CorruptionError{Damage: DamageMissing, File: path.Join(journalDir, segmentName(file, journalKind)), Found: uint64(e.log)}
-			}
-			var ok bool
-			if r.tags, ok = parseTags(r.tags[:0], body); !ok {
-				return &CorruptionError{Damage: DamageRecord, File: path.Join(journalDir, segmentName(file, journalKind))}
-			}
-		}
-		return nil
-	})
+	files := make([]string, len(numbers))
+	for i, n := range numbers {
+		files[i] = path.Join(journalDir, segmentName(n, journalKind))
+	}
+	r := replay{s: s, logs: map[string]*recovery{}, known: map[uint32]*recovery{}}
+	sequence, err := readJournal(s.opt.FS, s.root, files, numbers[0], r.entry)
 	if err != nil {
 		return err
 	}
-	all := make([]*Log, 0, len(logs))
-	for _, r := range logs {
-		r.log.next = r.log.tail.Load()
-		// A record that the journal lost, and the segments kept, may be anybody's. And what the file of producers says
-		// of records that are lost was true only before.
-		if r.log.next != r.covered || r.log.next < r.known {
-			r.log.producers.forget()
-		}
-		all = append(all, r.log)
+	if err := r.end(); err != nil {
+		return err
 	}
-	if err := errors.Join(s.syncLogs(all), s.saveProducers(all)); err != nil {
+	if err := r.putAside(files, numbers[0]); err != nil {
 		return err
 	}
 	// The logs have other segments now than the old files say. So a new file makes them obsolete, all at once.
@@ -119,7 +97,218 @@ func (s *Store) recover() error {
 			return err
 		}
 	}
+	s.files.trim(true)
 	return nil
+}
+
+// recoverAside opens a log whose records were put aside, and brings it up to date.
+func (s *Store) recoverAside(dir string) (*Log, error) {
+	r := replay{s: s, logs: map[string]*recovery{}, known: map[uint32]*recovery{}}
+	file := path.Join(dir, asideName)
+	ended := false
+	_, err := readJournal(s.opt.FS, s.root, []string{file}, 0, func(file string, e entry, body []byte) error {
+		ended = e.kind == entryEnd
+		if name, ok := parseNameBody(body); e.kind == entryName && (!ok || name.dir != dir) { // of another log
+			return &CorruptionError{Damage: DamageRecord, File: file}
+		}
+		return r.entry(file, e, body)
+	})
+	if err != nil {
+		return nil, err
+	}
+	l := r.logs[dir]
+	if !ended || l == nil {
+		return nil, &CorruptionError{Damage: DamageTruncated, File: file}
+	}
+	if l.bad != nil {
+		return nil, l.bad
+	}
+	if err := r.end(); err != nil {
+		return nil, err
+	}
+	return l.log, nil
+}
+
+// entry takes an entry of a journal file to its log.
+func (p *replay) entry(file string, e entry, body []byte) error {
+	if file != p.file {
+		p.file = file
+		clear(p.known)
+	}
+	if e.kind == entryEnd {
+		return nil
+	}
+	if e.kind == entryName {
+		name, ok := parseNameBody(body)
+		if !ok {
+			return &CorruptionError{Damage: DamageRecord, File: file}
+		}
+		r := p.logs[name.dir]
+		if r == nil {
+			r = &recovery{}
+			l, known, err := p.s.openLog(name.dir, &name)
+			if err = r.refuse(err); err != nil {
+				return err
+			}
+			if r.bad == nil {
+				r = newRecovery(l, name)
+				r.known = known
+			}
+			p.logs[name.dir] = r
+		}
+		p.known[e.log] = r
+		return nil
+	}
+	r := p.known[e.log]
+	switch {
+	case r == nil:
+		return &CorruptionError{Damage: DamageMissing, File: file, Found: uint64(e.log)}
+	case r.bad != nil:
+	case e.kind == entryRecords:
+		return r.refuse(r.records(body))
+	default:
+		var ok bool
+		if r.tags, ok = parseTags(r.tags[:0], body); !ok {
+			return &CorruptionError{Damage: DamageRecord, File: file}
+		}
+	}
+	return nil
+}
+
+// refuse notes damage of the log, and returns errors of another kind.
+func (r *recovery) refuse(err error) error {
+	if _, ok := errors.AsType[*CorruptionError](err); ok {
+		r.bad = err
+		if r.log != nil { // the files may be others when it is opened again
+			for _, seg := range r.log.segments {
+				r.log.s.files.drop(r.log.path(seg.id, segmentKind))
+			}
+		}
+		return nil
+	}
+	return err
+}
+
+// end makes what was recovered survive, and makes the logs known to the store.
+func (p *replay) end() error {
+	s := p.s
+	var all []*Log
+	for _, r := range p.logs {
+		if r.bad != nil {
+			continue
+		}
+		r.log.next = r.log.tail.Load()
+		// A record that the journal lost, and the segments kept, may be anybody's. And what the file of producers says
+		// of records that are lost was true only before.
+		if r.log.next != r.covered || r.log.next < r.known {
+			r.log.producers.forget()
+		}
+		all = append(all, r.log)
+	}
+	if err := errors.Join(s.syncLogs(all), s.saveProducers(all)); err != nil {
+		return err
+	}
+	for dir, r := range p.logs {
+		if r.bad != nil {
+			continue
+		}
+		if r.log.aside { // what it has is in the segments now
+			full := path.Join(s.root, dir)
+			if err := errors.Join(s.opt.FS.Remove(path.Join(full, asideName)), s.opt.FS.SyncDir(full)); err != nil {
+				return err
+			}
+			r.log.aside = false
+		}
+		s.mu.Lock()
+		s.logs[dir] = r.log
+		s.mu.Unlock()
+	}
+	return nil
+}
+
+// putAside writes what the journal has of each log that is refused to a file of its own.
+func (p *replay) putAside(files []string, first uint64) error {
+	s := p.s
+	if !slices.ContainsFunc(slices.Collect(maps.Values(p.logs)), func(r *recovery) bool { return r.bad != nil }) {
+		return nil
+	}
+	draft := func(dir string) string { return path.Join(s.root, dir, asideName+".new") }
+	add := func(dir string, r *recovery, create bool, b []byte) error {
+		h, err := s.files.get(draft(dir), create)
+		if err != nil {
+			return err
+		}
+		defer s.files.put(h)
+		err = h.write(b, r.put)
+		r.put += int64(len(b))
+		return err
+	}
+	known := map[uint32]string{}
+	sequences := map[string]uint64{}
+	file := ""
+	next := func(dir string, kind uint32) entry {
+		n := sequences[dir]
+		sequences[dir]++
+		return entry{kind: kind, sequence: n, synced: n}
+	}
+	_, err := readJournal(s.opt.FS, s.root, files, first, func(name string, e entry, body []byte) error {
+		if name != file {
+			file = name
+			clear(known)
+		}
+		if e.kind == entryEnd {
+			return nil
+		}
+		if e.kind == entryName {
+			claim, _ := parseNameBody(body)
+			known[e.log] = claim.dir
+		}
+		dir := known[e.log]
+		r := p.logs[dir]
+		if r.bad == nil {
+			return nil
+		}
+		if e.kind != entryName {
+			return add(dir, r, false, appendEntry(nil, 0, next(dir, e.kind), body))
+		}
+		if r.put > 0 {
+			return nil
+		}
+		if err := s.opt.FS.MkdirAll(path.Join(s.root, dir)); err != nil {
+			return err
+		}
+		s.files.drop(draft(dir))
+		if err := s.opt.FS.Remove(draft(dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return add(dir, r, true, appendEntry(appendJournalHeader(nil, 0, 0, 0, 0), 0, next(dir, entryName), body))
+	})
+	if err != nil {
+		return err
+	}
+	for dir, r := range p.logs {
+		if r.bad == nil {
+			continue
+		}
+		if err := add(dir, r, false, appendEntry(nil, 0, next(dir, entryEnd), nil)); err != nil {
+			return err
+		}
+		h, err := s.files.get(draft(dir), false)
+		if err != nil {
+			return err
+		}
+		err = h.sync()
+		s.files.putAway(h)
+		s.files.drop(draft(dir))
+		full := path.Join(s.root, dir)
+		if err = errors.Join(err, s.Err()); err != nil {
+			return err
+		}
+		if err := errors.Join(s.opt.FS.Rename(draft(dir), path.Join(full, asideName)), s.opt.FS.SyncDir(full)); err != nil {
+			return err
+		}
+	}
+	return s.opt.FS.SyncDir(s.root)
 }
 
 func newRecovery(l *Log, claim nameBody) *recovery {
@@ -134,11 +323,7 @@ func newRecovery(l *Log, claim nameBody) *recovery {
 
 // records writes the records of an entry to the log, and notes who appended them.
 func (r *recovery) records(body []byte) error {
-	last := uint64(0)
-	err := eachRecord(body, func(rec Record, b []byte) error {
-		last = rec.Offset
-		return r.apply(rec, b)
-	})
+	last, err := r.apply(body)
 	if err != nil {
 		return err
 	}
@@ -152,36 +337,60 @@ func (r *recovery) records(body []byte) error {
 	return nil
 }
 
-// apply writes a record of the journal to the log, unless the log has it.
-func (r *recovery) apply(rec Record, b []byte) error {
-	l := r.log
-	if rec.Offset < r.next {
-		return nil // retention has removed it
-	}
-	if rec.Offset == r.next && r.next < l.tail.Load() {
-		same, err := r.compare(b)
-		if err != nil || same {
-			return err
-		}
-		if err := l.cut(r.segment, r.pos, r.next); err != nil {
-			return err
-		}
-	}
-	if rec.Offset != l.tail.Load() {
-		return &CorruptionError{Damage: DamageOffset, File: l.dir, Expected: l.tail.Load(), Found: rec.Offset}
-	}
-	p := pending{bytes: b}
-	if err := l.write([]*pending{&p}, b); err != nil {
-		return err
-	}
-	r.segment = len(l.segments) - 1
-	r.pos = l.segments[r.segment].size
-	r.next = l.tail.Load()
-	return nil
+// nextRecord returns offset and size of the record at the begin of b, which has been verified.
+func nextRecord(b []byte) (offset uint64, size int) {
+	return binary.BigEndian.Uint64(b[4:]), int(recordSize(int(binary.BigEndian.Uint32(b))))
 }
 
-// compare reports whether the segments have the record b at the place where they must have it, and goes on after it.
-func (r *recovery) compare(b []byte) (bool, error) {
+// apply writes records of the journal to the log, unless the log has them, and returns the last offset.
+func (r *recovery) apply(b []byte) (last uint64, err error) {
+	l := r.log
+	for len(b) > 0 {
+		offset, size := nextRecord(b)
+		switch {
+		case offset < r.next: // retention has removed it
+			last, b = offset, b[size:]
+			continue
+		case offset == r.next && r.next < l.tail.Load():
+			n, err := r.compare(b)
+			if err != nil {
+				return 0, err
+			}
+			last, b = r.next-1, b[n:]
+			continue
+		case offset != l.tail.Load():
+			return 0, &CorruptionError{Damage: DamageOffset, File: l.dir, Expected: l.tail.Load(), Found: offset}
+		}
+		// As many as the segment has space for, or as the next one has. A segment without records takes any.
+		space := l.s.opt.SegmentBytes - segmentHeaderSize
+		if n := len(l.segments); n > 0 {
+			if left := l.s.opt.SegmentBytes - l.segments[n-1].size; left >= int64(size) {
+				space = left
+			}
+		}
+		n := 0
+		for n < len(b) {
+			_, size := nextRecord(b[n:])
+			if n > 0 && int64(n+size) > space {
+				break
+			}
+			n += size
+		}
+		p := pending{bytes: b[:n]}
+		if err := l.write([]*pending{&p}, b[:n]); err != nil {
+			return 0, err
+		}
+		r.segment = len(l.segments) - 1
+		r.pos = l.segments[r.segment].size
+		r.next = l.tail.Load()
+		last, b = r.next-1, b[n:]
+	}
+	return last, nil
+}
+
+// compare goes over the records in b that a segment has at the place where it must have them, and returns their size.
+// Where one differs, the log is cut off.
+func (r *recovery) compare(b []byte) (int, error) {
 	l := r.log
 	for r.pos >= l.segments[r.segment].size {
 		r.segment++
@@ -190,24 +399,35 @@ func (r *recovery) compare(b []byte) (bool, error) {
 	seg := l.segments[r.segment]
 	h, err := l.s.files.get(l.path(seg.id, segmentKind), false)
 	if err != nil {
-		return false, err
+		return 0, err
 	}
 	defer l.s.files.put(h)
-	got := make([]byte, len(b))
-	n, err := readAt(h, &got, r.pos, min(int64(len(b)), seg.size-r.pos))
+	want := min(int64(len(b)), seg.size-r.pos)
+	n, err := readAt(h, &r.buf, r.pos, want)
 	if err != nil {
-		return false, err
+		return 0, err
 	}
-	if !bytes.Equal(got[:n], b) {
-		return false, nil
+	same, count := 0, uint64(0)
+	for same < n {
+		_, size := nextRecord(b[same:])
+		if same+size > n || !bytes.Equal(r.buf[same:same+size], b[same:same+size]) {
+			break
+		}
+		same += size
+		count++
 	}
 	// Written again: if a sync has failed before, the kernel may have these bytes, take them for written, and be wrong.
-	if err := h.write(b, r.pos); err != nil {
-		return false, err
+	if same > 0 {
+		if err := h.write(b[:same], r.pos); err != nil {
+			return 0, err
+		}
 	}
-	r.pos += int64(n)
-	r.next++
-	return true, nil
+	r.pos += int64(same)
+	r.next += count
+	if int64(same) < want {
+		return same, l.cut(r.segment, r.pos, r.next)
+	}
+	return same, nil
 }
 
 // cut removes everything from a position of a segment on, where the record with the offset tail begins.
@@ -270,9 +490,13 @@ func (s *Store) openSegments(dir string, claim *nameBody) (*Log, error) {
 	}
 	var ids []uint64
 	for _, e := range entries {
+		l.aside = l.aside || e.Name == asideName && !e.Dir
 		if id, ok := parseID(e.Name, segmentKind); ok && !e.Dir {
 			ids = append(ids, id)
 		}
+	}
+	if l.aside && claim == nil {
+		return nil, errAside
 	}
 	slices.Sort(ids)
 	ids = slices.Compact(ids)
@@ -308,33 +532,58 @@ func (s *Store) openSegments(dir string, claim *nameBody) (*Log, error) {
 	}
 	l.base.Store(l.segments[0].base)
 	last := l.segments[len(l.segments)-1]
-	h, err := s.files.get(l.path(last.id, segmentKind), false)
-	if err != nil {
-		return nil, err
-	}
-	defer s.files.put(h)
-	size, err := h.Size()
-	if err != nil {
-		return nil, err
-	}
-	if size > last.size {
-		h.dirty.Store(true)
-		if err := h.Truncate(last.size); err != nil {
-			return nil, err
-		}
-		if err := h.sync(); err != nil {
+	if o.size > last.size {
+		if err := l.truncate(last); err != nil {
 			return nil, err
 		}
 	}
 	l.next = l.tail.Load()
-	// Its index is made from its records, and written with the next ones.
-	name := l.path(last.id, indexKind)
-	s.files.drop(name)
-	if err := s.opt.FS.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+	name := segmentName(last.id, indexKind)
+	if slices.ContainsFunc(entries, func(e vfs.Entry) bool { return e.Name == name }) {
+		if err := l.resumeIndex(l.path(last.id, indexKind), o.indexSize); err != nil {
+			return nil, err
+		}
+	}
+	if len(l.index) >= indexBatch {
+		l.flushIndex()
 	}
 	l.boundsLocked()
 	return l, nil
+}
+
+// truncate removes what is after the last segment's records.
+func (l *Log) truncate(last segment) error {
+	h, err := l.s.files.get(l.path(last.id, segmentKind), false)
+	if err != nil {
+		return err
+	}
+	defer l.s.files.putAway(h)
+	h.dirty.Store(true)
+	if err := h.Truncate(last.size); err != nil {
+		return err
+	}
+	return h.sync()
+}
+
+// resumeIndex makes the index of the last segment, which has that size, end after the entries that are kept. If none
+// are, it is made from the records again, and written with the next ones.
+func (l *Log) resumeIndex(name string, size int64) error {
+	end := indexHeaderSize + indexEntrySize*l.indexed
+	switch {
+	case l.indexed < 0:
+		return nil
+	case l.indexed == 0:
+		l.s.files.drop(name)
+		return l.s.opt.FS.Remove(name)
+	case size <= end:
+		return nil
+	}
+	h, err := l.s.files.get(name, false)
+	if err != nil {
+		return err
+	}
+	defer l.s.files.putAway(h)
+	return h.Truncate(end)
 }
 
 // empty makes l a log without segments.
@@ -354,6 +603,8 @@ type opening struct {
 	claim *nameBody
 	ids   []uint64
 	drop  []uint64 // segments that are to be removed
+
+	size, indexSize int64 // of the files of the last segment
 }
 
 // covered reports whether the journal covers that position of a segment.
@@ -369,7 +620,7 @@ func (o *opening) segment(i int) (more bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	defer l.s.files.put(h)
+	defer l.s.files.putAway(h)
 	size, err := h.Size()
 	if err != nil {
 		return false, err
@@ -409,13 +660,20 @@ func (o *opening) segment(i int) (more bool, err error) {
 		return false, fail(&CorruptionError{Damage: DamageOffset, Expected: l.tail.Load(), Found: base}, 8)
 	}
 	seg := segment{id: id, base: base, size: segmentHeaderSize, last: int64(binary.BigEndian.Uint64(header[16:]))}
-	from := indexEntry{base, segmentHeaderSize}
+	from, indexed := indexEntry{base, segmentHeaderSize}, int64(0)
 	var check *indexCheck
+	o.size, o.indexSize = size, 0
 	switch {
-	case newest || o.covered(id, size):
 	case !l.s.opt.VerifyAll:
-		from = l.lastEntry(seg, size)
-	default:
+		synced := size // what is before may be taken for whole
+		if o.covered(id, size) {
+			synced = segmentHeaderSize
+			if id == o.claim.segment {
+				synced = o.claim.position
+			}
+		}
+		from, indexed = o.lastEntry(seg, size, synced, newest)
+	case !newest && !o.covered(id, size):
 		if check, err = l.checkIndex(seg, size); err != nil {
 			return false, err
 		}
@@ -423,7 +681,7 @@ func (o *opening) segment(i int) (more bool, err error) {
 	for {
 		var end int64
 		var next uint64
-		l.index, l.indexed, l.sinceIdx = nil, 0, 0
+		l.index, l.indexed, l.sinceIdx = nil, indexed, 0
 		end, next, bad, err = scan(h, from.position, size, from.offset, func(r Record, at int64, b []byte) bool {
 			seg.last = r.Time
 			l.note(r.Offset, at, int64(len(b)))
@@ -438,7 +696,7 @@ func (o *opening) segment(i int) (more bool, err error) {
 		seg.size = end
 		l.tail.Store(next)
 		if bad != nil && from.position > segmentHeaderSize {
-			from = indexEntry{base, segmentHeaderSize} // the index may be wrong
+			from, indexed = indexEntry{base, segmentHeaderSize}, 0 // the index may be wrong
 			continue
 		}
 		break
@@ -527,25 +785,41 @@ func (o *opening) endsFile(at, size int64) bool {
 	if err != nil {
 		return false
 	}
-	defer o.l.s.files.put(h)
+	defer o.l.s.files.putAway(h)
 	var b []byte
 	n, err := readAt(h, &b, at, recordHeaderSize)
 	return err == nil && n == recordHeaderSize && at+recordSize(int(binary.BigEndian.Uint32(b))) >= size
 }
 
-// lastEntry returns the last entry of a sealed segment's index, or the begin of the segment. The index is a hint: what
-// it leads to is verified.
-func (l *Log) lastEntry(seg segment, size int64) indexEntry {
+// lastEntry returns the last entry of a segment's index that is before the position end, or the begin of the segment,
+// and how many entries of the file are up to there; -1 if others are between them. The index is a hint: it is not
+// synced, and what it leads to is verified. That of the newest segment is made again unless it is right so far, because
+// entries will be added.
+func (o *opening) lastEntry(seg segment, size, end int64, newest bool) (indexEntry, int64) {
 	begin := indexEntry{seg.base, segmentHeaderSize}
-	b, err := readAll(l.s.opt.FS, l.path(seg.id, indexKind))
+	if end <= segmentHeaderSize {
+		return begin, 0
+	}
+	b, err := readAll(o.l.s.opt.FS, o.l.path(seg.id, indexKind))
 	if err != nil {
-		return begin
+		return begin, 0
 	}
-	entries, ok := parseIndex(b, seg.base, size)
+	o.indexSize = int64(len(b))
+	entries, ok := parseIndex(b, seg.base, min(size, end))
 	if !ok || len(entries) == 0 {
-		return begin
+		return begin, 0
 	}
-	return entries[len(entries)-1]
+	n := len(entries)
+	last := entries[n-1]
+	right := string(appendIndexEntry(nil, last)) == string(b[indexHeaderSize+(n-1)*indexEntrySize:][:indexEntrySize])
+	switch {
+	case right:
+		return last, int64(n)
+	case newest:
+		return begin, 0
+	default:
+		return last, -1
+	}
 }
 
 // reindex makes the index of the last segment from its records, so that more can be added.
@@ -564,8 +838,9 @@ func (l *Log) reindex(h vfs.File) error {
 	if err != nil {
 		return err
 	}
-	if bad != nil {
-		return fmt.Errorf("storage: a segment has changed while it was read: %w", bad)
+	if bad != nil { // before what the journal has
+		bad.File = path.Join(l.dir, segmentName(last.id, segmentKind))
+		return bad
 	}
 	return nil
 }

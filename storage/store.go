@@ -55,7 +55,8 @@ type Options struct {
 	RetainEvery time.Duration
 	// Headroom is how many bytes must be free on the device for an append to be accepted (0: no check).
 	Headroom int64
-	// OpenFiles is how many files stay open for their next use (512).
+	// OpenFiles is how many files stay open for their next use (512). Those that are synced and were not used for
+	// RetainEvery are closed.
 	OpenFiles int
 	// VerifyAll makes a log verify all its records when it is opened, not only those since its last index entry, and
 	// its indexes, which are made again where they are wrong.
@@ -169,8 +170,8 @@ type checkpoint struct {
 }
 
 // Open opens the data directory root, makes it if it is missing, and brings the logs that have records in the journal
-// up to date. It returns [ErrInUse] if another process has it open, and a [CorruptionError] if it finds damage
-// that a crash does not explain. The caller must [Store.Close] it.
+// up to date. It returns [ErrInUse] if another process has it open, and a [CorruptionError] if the journal itself has
+// damage that a crash does not explain; damage of a log is returned by [Store.Log]. The caller must [Store.Close] it.
 func Open(root string, opt Options) (_ *Store, err error) {
 	opt = opt.withDefaults()
 	if err := opt.FS.MkdirAll(path.Join(root, journalDir)); err != nil {
@@ -214,6 +215,8 @@ func Open(root string, opt Options) (_ *Store, err error) {
 }
 
 // Log opens the log of that key. A log without records has no files. There is one Log for a key, and it is not closed.
+// It returns a [CorruptionError] if the log has damage that a crash does not explain; nothing is lost by that, and it
+// may be called again when the files are mended.
 func (s *Store) Log(key Key) (*Log, error) { return s.open(key.Dir(), key.String()) }
 
 // open opens the log in a directory, which errors name in another way.
@@ -227,6 +230,9 @@ func (s *Store) open(dir, name string) (*Log, error) {
 		return l, err
 	}
 	l, _, err := s.openLog(dir, nil)
+	if errors.Is(err, errAside) {
+		l, err = s.recoverAside(dir)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("log %s: %w", name, err)
 	}
@@ -268,7 +274,10 @@ func (s *Store) Dirs() ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		if slices.ContainsFunc(files, func(f vfs.Entry) bool { _, ok := parseID(f.Name, segmentKind); return ok && !f.Dir }) {
+		if slices.ContainsFunc(files, func(f vfs.Entry) bool {
+			_, ok := parseID(f.Name, segmentKind)
+			return (ok || f.Name == asideName) && !f.Dir
+		}) {
 			all = append(all, e.Name)
 		}
 	}
@@ -793,7 +802,7 @@ func (s *Store) syncLogs(logs []*Log) error {
 	return s.Err()
 }
 
-// tick applies retention from time to time.
+// tick applies retention from time to time, and closes files that were not used meanwhile.
 func (s *Store) tick() {
 	retain := time.NewTicker(s.opt.RetainEvery)
 	defer retain.Stop()
@@ -805,6 +814,7 @@ func (s *Store) tick() {
 			if err := s.Retain(); err != nil {
 				s.unretained.Add(1)
 			}
+			s.files.trim(false)
 		}
 	}
 }
