@@ -198,7 +198,7 @@ func (s *streamSlot) install(r *requestStream) error {
 
 // installUntil is install for a caller that waits no longer than its context. If it keeps the slot's lock, which the
 // caller holds, it goes on with that when it returns.
-func (s *streamSlot) installUntil(ctx context.Context, r *requestStream) (kept bool, err error) {
+func (s *streamSlot) installUntil(ctx context.Context, r *requestStream) (kept bool, _ error) {
 	a := &s.repeats
 	a.mu.Lock()
 	none := len(a.lost) == 0
@@ -206,13 +206,18 @@ func (s *streamSlot) installUntil(ctx context.Context, r *requestStream) (kept b
 	if none {
 		return false, s.install(r)
 	}
-	done := make(chan error, 1)
-	if !s.shared.c.start(func() { done <- s.install(r) }) {
+	var err error
+	done := make(chan struct{})
+	install := func() {
+		err = s.install(r)
+		close(done)
+	}
+	if !s.shared.c.start(install) {
 		r.fail(ErrClosed)
 		return false, ErrClosed
 	}
 	select {
-	case err := <-done:
+	case <-done:
 		return false, err
 	case <-ctx.Done():
 	}
@@ -223,7 +228,8 @@ func (s *streamSlot) installUntil(ctx context.Context, r *requestStream) (kept b
 	if s.shared.c.start(rest) {
 		return true, context.Cause(ctx)
 	}
-	return false, <-done // the end of the client ends it
+	<-done // the end of the client ends it
+	return false, err
 }
 
 // resend sends what is lost on a stream that nobody else knows yet.
