@@ -67,8 +67,8 @@ func (b *Broker) openSnapshots() error {
 
 // RestoreCaches fills the caches from the snapshot in Config.CacheSnapshot.Dir, if there is one, and returns when that
 // is done or the context has ended; then they have what was loaded by then, and no snapshot is written. If such a broker
-// serves, the snapshot does not count as one of an orderly end any more. What goes wrong is logged and counted, and the
-// caches begin without it.
+// serves, the snapshot does not count as one of an orderly end any more. What goes wrong is logged and counted, and
+// the caches begin without it.
 //
 // It is called after the caches have been added and before [Broker.Serve], which calls it otherwise. A program that
 // reports whether it is ready calls it first: it takes seconds for some GiB.
@@ -116,7 +116,7 @@ func (b *Broker) restoreCaches(ctx context.Context) {
 	}
 }
 
-// reserveVersions makes sure that versions may be given out. It is called before the broker serves and from time to time.
+// reserveVersions makes sure that versions may be given out. It is called before the broker serves and now and then.
 func (b *Broker) reserveVersions() {
 	if b.acceptCtx.Err() != nil {
 		return // it does not serve, and the snapshot stays as it is

@@ -140,8 +140,8 @@ func TestCacheSnapshotStartCanceled(t *testing.T) {
 	l.end(t)
 }
 
-// A broker that serves after its start was broken off loses what it gets, so the next one does not take the snapshot for
-// the end of it.
+// A broker that serves after its start was broken off loses what it gets, so the next one does not take the snapshot
+// for the end of it.
 func TestCacheSnapshotServedAfterCancel(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), within)
 	defer cancel()
