@@ -66,9 +66,9 @@ func (b *Broker) openSnapshots() error {
 }
 
 // RestoreCaches fills the caches from the snapshot in Config.CacheSnapshot.Dir, if there is one, and returns when that
-// is done or the context has ended; then they have what was loaded by then, and no snapshot is written. If such a broker
-// serves, the snapshot does not count as one of an orderly end any more. What goes wrong is logged and counted, and
-// the caches begin without it.
+// is done or the context has ended; then they have what was loaded by then, and no snapshot is written. If such a
+// broker serves, the snapshot does not count as one of an orderly end any more. What goes wrong is logged and counted,
+// and the caches begin without it.
 //
 // It is called after the caches have been added and before [Broker.Serve], which calls it otherwise. A program that
 // reports whether it is ready calls it first: it takes seconds for some GiB.
