@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/felix-mq/felix/internal/vfs"
 )
@@ -195,9 +196,13 @@ func appendWhileItGoes(s *Store, log int) {
 	if err != nil {
 		return
 	}
-	done := make(chan error, 1)
-	if _, err := l.Append([][]byte{payloadOf(log, l.Tail())}, ClassDevice, func(err error) { done <- err }); err == nil {
-		<-done
+	done := make(chan struct{})
+	if _, err := l.Append([][]byte{payloadOf(log, l.Tail())}, ClassDevice, func(error) { close(done) }); err == nil {
+		select {
+		case <-done: // with or without an error
+		case <-time.After(time.Minute):
+			panic("an append does not complete")
+		}
 	}
 }
 

@@ -163,7 +163,7 @@ func (p *replay) entry(file string, e entry, body []byte) error {
 	switch {
 	case r == nil:
 		return &CorruptionError{Damage: DamageMissing, File: file, Found: uint64(e.log)}
-	case r.bad != nil:
+	case r.refused():
 	case e.kind == entryRecords:
 		return r.refuse(r.records(body))
 	default:
@@ -174,6 +174,9 @@ func (p *replay) entry(file string, e entry, body []byte) error {
 	}
 	return nil
 }
+
+// refused reports whether the log cannot be opened.
+func (r *recovery) refused() bool { return r.bad != nil }
 
 // refuse notes damage of the log, and returns errors of another kind.
 func (r *recovery) refuse(err error) error {
