@@ -186,6 +186,7 @@ prove.shuffle   = $(TEST) -race -shuffle=on -count=$(COUNT) -timeout=60m $(PKGS)
 prove.telemetry = $(GO) test -tags telemetry $(TESTFLAGS) $(PKGS)
 prove.crashes   = FELIX_CRASHES=$${FELIX_CRASHES:-48} $(GO) test -timeout 60m -v -run TestCrashes ./storage
 prove.flips     = FELIX_FLIPS=all $(GO) test -timeout 8h -v -run TestFlips ./storage
+prove.durable   = FELIX_DURABLE_ROWS=all $(GO) -C benchmarks/peers test -count=1 -timeout 30m -run TestDurableRows .
 prove.kills     = FELIX_KILLS=$${FELIX_KILLS:-2000} $(GO) test -v -count=1 -timeout 3h -run 'TestDurableKills|TestRepeatOverKills' ./cmd/broker ./client/felixtest
 prove.mutants   = FELIX_MUTANTS=1 $(GO) test ./conformance -v -count=1 -timeout=20m -run TestMutants
 prove.conformance = status=0; $(GO) run ./cmd/conformance --embedded || status=1; $(GO) run ./cmd/conformance client || status=1; exit $$status
@@ -201,7 +202,7 @@ prove.storm     = FELIX_STORM_SEEDS=$${FELIX_STORM_SEEDS:-10000} FELIX_STORM_PRO
 prove.fuzz      = FUZZTIME=$(FUZZTIME) .ci/fuzz $(PKGS)
 
 .PHONY: prove
-prove: ## T=shuffle|fuzz|storm|crashes|flips|kills|conformance|mutants|hostile|flood|stall|chaos|drain|swaps|telemetry: what each does is in CONTRIBUTING.md
+prove: ## T=shuffle|fuzz|storm|crashes|flips|durable|kills|conformance|mutants|hostile|flood|stall|chaos|drain|swaps|telemetry: what each does is in CONTRIBUTING.md
 	$(call one,prove,$(T))
 
 .PHONY: isolation fuzz storm
