@@ -39,9 +39,9 @@ func benchStore(b *testing.B, dir string, value, bytes int) (*Store, *Cache, *Sn
 
 func benchKey(i int) []byte { return fmt.Appendf(nil, "key-%08d", i) }
 
-// BenchmarkSnapshotRestart writes snapshots of 1 GiB of values and loads them into another store, as a broker that
+// BenchmarkSnapshotRestartScale writes snapshots of 1 GiB of values and loads them into another store, as a broker that
 // ends and starts again does.
-func BenchmarkSnapshotRestart(b *testing.B) {
+func BenchmarkSnapshotRestartScale(b *testing.B) {
 	defer debug.SetGCPercent(debug.SetGCPercent(400)) // as in the broker
 	for _, value := range []int{1 << 10, 64 << 10} {
 		b.Run(fmt.Sprintf("value=%dKiB", value>>10), func(b *testing.B) {
@@ -85,9 +85,9 @@ func BenchmarkSnapshotRestart(b *testing.B) {
 	}
 }
 
-// BenchmarkSnapshotRequests times gets and puts of one goroutine, a put after each get, while no snapshot is written
+// BenchmarkSnapshotRequestsScale times gets and puts of one goroutine, a put after each get, while no snapshot is written
 // and while one after the other is, with the pace of the broker.
-func BenchmarkSnapshotRequests(b *testing.B) {
+func BenchmarkSnapshotRequestsScale(b *testing.B) {
 	defer debug.SetGCPercent(debug.SetGCPercent(400))
 	for _, value := range []int{1 << 10, 64 << 10} {
 		for _, with := range []bool{false, true} {
