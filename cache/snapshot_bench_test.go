@@ -85,8 +85,8 @@ func BenchmarkSnapshotRestartScale(b *testing.B) {
 	}
 }
 
-// BenchmarkSnapshotRequestsScale times gets and puts of one goroutine, a put after each get, while no snapshot is written
-// and while one after the other is, with the pace of the broker.
+// BenchmarkSnapshotRequestsScale times gets and puts of one goroutine, a put after each get, while no snapshot is
+// written and while one after the other is, with the pace of the broker.
 func BenchmarkSnapshotRequestsScale(b *testing.B) {
 	defer debug.SetGCPercent(debug.SetGCPercent(400))
 	for _, value := range []int{1 << 10, 64 << 10} {
