@@ -40,12 +40,10 @@ type snapshots struct {
 	restore sync.Once
 	finish  sync.Once
 
-	written, failed, ignored  atomic.Uint64
-	taken                     atomic.Int64 // Unix time in nanoseconds of the snapshot that is there; 0 for none
-	bytes                     atomic.Int64
-	loaded                    atomic.Int64 // entries
-	expired, unknown, noSpace atomic.Int64
-	damaged                   atomic.Int64
+	written, failed, ignored atomic.Uint64
+	taken                    atomic.Int64 // Unix time in nanoseconds of the snapshot that is there; 0 for none
+	bytes                    atomic.Int64
+	loaded                   atomic.Pointer[cache.Loaded]
 }
 
 // openSnapshots opens the directory, if there is one.
@@ -62,6 +60,7 @@ func (b *Broker) openSnapshots() error {
 		return fmt.Errorf("broker: directory of cache snapshots %s: %w", c.Dir, err)
 	}
 	b.snapshots = &snapshots{Snapshots: inner}
+	b.snapshots.loaded.Store(new(cache.Loaded))
 	return nil
 }
 
@@ -91,11 +90,7 @@ func (b *Broker) restoreCaches(ctx context.Context) {
 	s := b.snapshots
 	began := time.Now()
 	l, err := s.Load(ctx)
-	s.loaded.Store(l.Entries)
-	s.expired.Store(l.Expired)
-	s.unknown.Store(l.Unknown)
-	s.noSpace.Store(l.NoSpace)
-	s.damaged.Store(l.Damaged)
+	s.loaded.Store(&l)
 	switch {
 	case errors.Is(err, cache.ErrSnapshotIgnored):
 		s.ignored.Add(1)
@@ -234,9 +229,10 @@ func (c snapshotCollector) Collect(ch chan<- prometheus.Metric) {
 	send(snapshotsIgnored, prometheus.GaugeValue, float64(c.ignored.Load()))
 	send(snapshotTime, prometheus.GaugeValue, float64(c.taken.Load()/1e6)/1e3)
 	send(snapshotBytes, prometheus.GaugeValue, float64(c.bytes.Load()))
-	send(snapshotLoaded, prometheus.GaugeValue, float64(c.loaded.Load()))
-	send(snapshotSkipped, prometheus.GaugeValue, float64(c.expired.Load()), "expired")
-	send(snapshotSkipped, prometheus.GaugeValue, float64(c.unknown.Load()), "unknown_cache")
-	send(snapshotSkipped, prometheus.GaugeValue, float64(c.noSpace.Load()), "no_space")
-	send(snapshotSkipped, prometheus.GaugeValue, float64(c.damaged.Load()), "damaged")
+	l := c.loaded.Load()
+	send(snapshotLoaded, prometheus.GaugeValue, float64(l.Entries))
+	send(snapshotSkipped, prometheus.GaugeValue, float64(l.Expired), "expired")
+	send(snapshotSkipped, prometheus.GaugeValue, float64(l.Unknown), "unknown_cache")
+	send(snapshotSkipped, prometheus.GaugeValue, float64(l.NoSpace), "no_space")
+	send(snapshotSkipped, prometheus.GaugeValue, float64(l.Damaged), "damaged")
 }

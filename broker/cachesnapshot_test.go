@@ -29,6 +29,16 @@ func wantMetric(t *testing.T, l *life, name string, want float64) {
 	}
 }
 
+// withCache begins a broker with a snapshot in a file system, has do use its cache, and ends it in order.
+func withCache(t *testing.T, fs vfs.FS, do func(l *life, h *client.Cache)) {
+	t.Helper()
+	l := begin(t, snapshotsIn(fs))
+	c := connect(t, l.Dev)
+	do(l, c.Cache(l.Namespace, l.Cache))
+	c.Close()
+	l.end(t)
+}
+
 // cachedKey is the key that all tests here use.
 const cachedKey = "k"
 
@@ -80,11 +90,7 @@ func TestCacheSnapshotIgnored(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), within)
 	defer cancel()
 	disk := &vfs.Mem{}
-	l := begin(t, snapshotsIn(disk))
-	c := connect(t, l.Dev)
-	putCached(ctx, t, c.Cache(l.Namespace, l.Cache), "1")
-	c.Close()
-	l.end(t)
+	withCache(t, disk, func(_ *life, h *client.Cache) { putCached(ctx, t, h, "1") })
 	f, err := disk.Open("snapshots/cache.snapshot")
 	if err != nil {
 		t.Fatal(err)
@@ -96,12 +102,10 @@ func TestCacheSnapshotIgnored(t *testing.T) {
 	if err := f.Truncate(size - 1); err != nil {
 		t.Fatal(err)
 	}
-	l = begin(t, snapshotsIn(disk))
-	c = connect(t, l.Dev)
-	wantCached(ctx, t, c.Cache(l.Namespace, l.Cache), "")
-	wantMetric(t, l, "felix_cache_snapshot_ignored", 1)
-	c.Close()
-	l.end(t)
+	withCache(t, disk, func(l *life, h *client.Cache) {
+		wantCached(ctx, t, h, "")
+		wantMetric(t, l, "felix_cache_snapshot_ignored", 1)
+	})
 }
 
 // A start that is broken off is no start: the broker that comes next finds the snapshot as it was.
@@ -109,11 +113,7 @@ func TestCacheSnapshotStartCanceled(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), within)
 	defer cancel()
 	disk := &vfs.Mem{}
-	l := begin(t, snapshotsIn(disk))
-	c := connect(t, l.Dev)
-	putCached(ctx, t, c.Cache(l.Namespace, l.Cache), "1")
-	c.Close()
-	l.end(t)
+	withCache(t, disk, func(_ *life, h *client.Cache) { putCached(ctx, t, h, "1") })
 
 	cfg := broker.DefaultConfig()
 	cfg.Bind = "127.0.0.1:0"
@@ -133,11 +133,7 @@ func TestCacheSnapshotStartCanceled(t *testing.T) {
 	}
 	d.RestoreCaches(ctx) // too late, and harmless
 
-	l = begin(t, snapshotsIn(disk))
-	c = connect(t, l.Dev)
-	wantCached(ctx, t, c.Cache(l.Namespace, l.Cache), "1")
-	c.Close()
-	l.end(t)
+	withCache(t, disk, func(_ *life, h *client.Cache) { wantCached(ctx, t, h, "1") })
 }
 
 // A broker that serves after its start was broken off loses what it gets, so the next one does not take the snapshot
@@ -248,9 +244,5 @@ func TestCacheSnapshotShutdownOver(t *testing.T) {
 		t.Errorf("served: %v", err)
 	}
 	wantMetric(t, l, "felix_cache_snapshots_total", 0)
-	l = begin(t, snapshotsIn(disk))
-	c = connect(t, l.Dev)
-	wantCached(ctx, t, c.Cache(l.Namespace, l.Cache), "")
-	c.Close()
-	l.end(t)
+	withCache(t, disk, func(_ *life, h *client.Cache) { wantCached(ctx, t, h, "") })
 }

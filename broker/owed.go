@@ -138,14 +138,19 @@ func (r *owedReply) Committed(f *fanout.Frame, err error) {
 
 // startLocked starts the writer if there is something to write.
 func (o *owed) startLocked() {
-	if !o.held && o.dueLocked() {
-		o.writing = true
+	if !o.held && o.claimLocked() {
 		go o.write()
 	}
 }
 
-// dueLocked reports whether there is something to write, and nobody who does.
-func (o *owed) dueLocked() bool { return !o.writing && len(o.list) > 0 && o.list[0].due }
+// claimLocked reports whether the caller has to write: there is something, and nobody else does.
+func (o *owed) claimLocked() bool {
+	if o.writing || len(o.list) == 0 || !o.list[0].due {
+		return false
+	}
+	o.writing = true
+	return true
+}
 
 // hold keeps replies from being written by another goroutine, until unhold. The stream's goroutine calls it, and does
 // not wait in between for what others do.
@@ -159,12 +164,9 @@ func (o *owed) hold() {
 func (o *owed) unhold() {
 	o.mu.Lock()
 	o.held = false
-	due := o.dueLocked()
-	if due {
-		o.writing = true
-	}
+	claimed := o.claimLocked()
 	o.mu.Unlock()
-	if due {
+	if claimed {
 		o.write()
 	}
 }

@@ -179,10 +179,7 @@ func (s *streamSlot) sweepLost() {
 		a.sweeper.Reset(s.shared.c.sweepEvery())
 	}
 	a.mu.Unlock()
-	for _, c := range overdue {
-		c.err = ErrTimeout
-		c.finish()
-	}
+	finishAll(overdue, ErrTimeout)
 }
 
 // install makes r the slot's stream, after it has sent what was lost. If that fails, so does r, and what is lost waits

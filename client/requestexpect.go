@@ -37,10 +37,7 @@ func (r *requestStream) sweep() {
 	r.quietLocked()
 	r.mu.Unlock()
 	slices.SortFunc(overdue, func(a, b *call) int { return cmp.Compare(a.id, b.id) })
-	for _, c := range overdue {
-		c.err = ErrTimeout
-		c.finish()
-	}
+	finishAll(overdue, ErrTimeout)
 }
 
 // quietLocked tells who waits for it when no reply is owed any more.
