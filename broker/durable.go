@@ -228,23 +228,6 @@ var payloads = sync.Pool{New: func() any { return new([][]byte) }}
 
 // Append implements [fanout.Log].
 func (d *durableLog) Append(f *fanout.Frame, from fanout.Origin, done func(error)) (first uint64, duplicate bool, err error) {
-	return d.append(d.log.Append, d.log.AppendFrom, f, from, done)
-}
-
-// AppendLater implements [fanout.Log].
-func (d *durableLog) AppendLater(f *fanout.Frame, from fanout.Origin, done func(error)) (first uint64, duplicate bool, err error) {
-	return d.append(d.log.AppendLater, d.log.AppendFromLater, f, from, done)
-}
-
-// Commit implements [fanout.Log].
-func (d *durableLog) Commit() { d.store.Commit() }
-
-// append appends with one of two functions of the log.
-func (d *durableLog) append(
-	plain func([][]byte, storage.Class, func(error)) (uint64, error),
-	with func(storage.Origin, [][]byte, storage.Class, func(error)) (uint64, bool, error),
-	f *fanout.Frame, from fanout.Origin, done func(error),
-) (first uint64, duplicate bool, err error) {
 	items, _, err := codec.ParseItems(f.Bytes()[listAt:])
 	if err != nil {
 		panic("broker: event frame does not parse: " + err.Error())
@@ -254,20 +237,19 @@ func (d *durableLog) append(
 	for _, item := range items.All() {
 		all = append(all, item)
 	}
+	var origin *storage.Origin
 	if from.Set {
-		first, duplicate, err = with(originOf(from), all, d.class(), done)
-	} else {
-		first, err = plain(all, d.class(), done)
+		origin = &storage.Origin{Producer: from.Producer, Sequence: from.Sequence, Repeated: from.Repeated}
 	}
+	first, duplicate, err = d.log.AppendLater(origin, all, d.class(), done)
 	clear(all)
 	*list = all
 	payloads.Put(list)
 	return first, duplicate, err
 }
 
-func originOf(from fanout.Origin) storage.Origin {
-	return storage.Origin{Producer: from.Producer, Sequence: from.Sequence, Repeated: from.Repeated}
-}
+// Commit implements [fanout.Log].
+func (d *durableLog) Commit(here bool) { d.store.Commit(here) }
 
 // Held implements [fanout.Log].
 func (d *durableLog) Held() int64 { return int64(d.log.Producers()) * storage.ProducerBytes }

@@ -59,7 +59,6 @@ const (
 	snapshotFile = "cache.snapshot"
 	versionsName = "cache.versions"
 	lockFile     = "cache.lock"
-	draftSuffix  = ".new"
 )
 
 const (
@@ -147,7 +146,7 @@ func (n *Snapshots) Load(ctx context.Context) (Loaded, error) {
 	defer n.mu.Unlock()
 	s := n.store
 	var versions versionsFile
-	content, err := n.read(versionsName, 0, versionsSize)
+	content, err := vfs.ReadFile(n.opt.FS, path.Join(n.opt.Dir, versionsName), versionsSize)
 	if err == nil {
 		versions, err = parseVersions(content)
 	}
@@ -199,19 +198,7 @@ func (n *Snapshots) reserve(clean uint64) error {
 		bound += versionStep
 	}
 	v := versionsFile{directory: n.directory, bound: bound, clean: clean}
-	name := path.Join(n.opt.Dir, versionsName)
-	f, err := n.draft(versionsName)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteAt(v.append(nil), 0)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err := errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := n.opt.FS.Rename(name+draftSuffix, name); err != nil {
+	if err := vfs.WriteFile(n.opt.FS, path.Join(n.opt.Dir, versionsName), v.append(nil)); err != nil {
 		return err
 	}
 	if err := n.opt.FS.SyncDir(n.opt.Dir); err != nil {
@@ -219,29 +206,6 @@ func (n *Snapshots) reserve(clean uint64) error {
 	}
 	n.bound, n.reserved = bound, true
 	return nil
-}
-
-// draft makes the file that is to take a name.
-func (n *Snapshots) draft(name string) (vfs.File, error) {
-	name = path.Join(n.opt.Dir, name+draftSuffix)
-	if err := n.opt.FS.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	return n.opt.FS.Create(name)
-}
-
-// read returns a part of a file.
-func (n *Snapshots) read(name string, at int64, size int) ([]byte, error) {
-	f, err := n.opt.FS.Open(path.Join(n.opt.Dir, name))
-	if err != nil {
-		return nil, err
-	}
-	b := make([]byte, size)
-	got, err := f.ReadAt(b, at)
-	if errors.Is(err, io.EOF) {
-		err = nil // what is too short does not parse
-	}
-	return b[:got], errors.Join(err, f.Close())
 }
 
 // Written says what [Snapshots.Write] has written.
@@ -282,7 +246,9 @@ func (n *Snapshots) write(ctx context.Context, bytesPerSecond int64) (w Written,
 	if n.current != 0 && n.last == version {
 		return w, nil
 	}
-	f, err := n.draft(snapshotFile)
+	name := path.Join(n.opt.Dir, snapshotFile)
+	draft := name + vfs.DraftSuffix
+	f, err := vfs.CreateOver(n.opt.FS, draft)
 	if err != nil {
 		return w, err
 	}
@@ -293,15 +259,14 @@ func (n *Snapshots) write(ctx context.Context, bytesPerSecond int64) (w Written,
 		scopes: make(map[*Cache]uint64), began: time.Now(), block: make([]byte, 0, blockBytes+blockBytes/4),
 	}
 	err = sw.run()
-	name := path.Join(n.opt.Dir, snapshotFile)
 	if err = errors.Join(err, f.Close()); err == nil {
 		n.current = 0 // until it is known which one is there
-		if err = n.opt.FS.Rename(name+draftSuffix, name); err == nil {
+		if err = n.opt.FS.Rename(draft, name); err == nil {
 			err = n.opt.FS.SyncDir(n.opt.Dir)
 		}
 	}
 	if err != nil {
-		_ = n.opt.FS.Remove(name + draftSuffix) // it may be large; the next one tries again
+		_ = n.opt.FS.Remove(draft) // it may be large; the next one tries again
 		return w, err
 	}
 	n.current, n.last = sw.header.id, version

@@ -654,7 +654,7 @@ func TestSnapshotAfterFailure(t *testing.T) {
 	}
 	entries, _ := mem.List(snapDir)
 	for _, e := range entries {
-		if strings.HasSuffix(e.Name, draftSuffix) {
+		if strings.HasSuffix(e.Name, vfs.DraftSuffix) {
 			t.Errorf("%s is left on a full disk", e.Name)
 		}
 	}

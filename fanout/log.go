@@ -31,11 +31,11 @@ type Log interface {
 	// done is called once, when the events are as safe as they have to be, or with an error if that is not known. Calls
 	// come in the order of offsets, and done returns at once. If Append itself fails, nothing was appended. Nor was it
 	// if it reports a duplicate: the log has the frame of that origin, and done is called when that is safe.
+	// After an Append that has not failed, Commit is called.
 	Append(f *Frame, from Origin, done func(error)) (first uint64, duplicate bool, err error)
-	// AppendLater is Append for a caller that calls Commit next.
-	AppendLater(f *Frame, from Origin, done func(error)) (first uint64, duplicate bool, err error)
-	// Commit commits what AppendLater has appended. That may be done when it returns.
-	Commit()
+	// Commit commits what was appended. Here says that the caller's goroutine may do it. Then that may be done when
+	// Commit returns.
+	Commit(here bool)
 	// Held returns the bytes of memory that the log holds for what it knows of producers.
 	Held() int64
 	// Cost returns the bytes of memory that an append of f holds until it is done.
@@ -135,19 +135,19 @@ func (t *Topic) Log() Log { return t.log }
 // The caller keeps its reference to f. Append waits when there is no memory, as [Topic.Publish] does, with the same
 // errors. Those of the log come as they are. Of an origin the log appends each frame once; see [Log].
 func (t *Topic) Append(ctx context.Context, f *Frame, from Origin, wait time.Duration, here bool, c Commit) error {
-	if err := t.append(ctx, f, from, wait, here, c); err != nil || !here {
+	if err := t.append(ctx, f, from, wait, c); err != nil {
 		return err
 	}
 	// Who takes part in committing offers what comes of it, unless somebody does already.
-	delivers := t.claimDelivery()
-	t.log.Commit()
+	delivers := here && t.claimDelivery()
+	t.log.Commit(here)
 	if delivers {
 		t.deliver(1)
 	}
 	return nil
 }
 
-func (t *Topic) append(ctx context.Context, f *Frame, from Origin, wait time.Duration, later bool, c Commit) error {
+func (t *Topic) append(ctx context.Context, f *Frame, from Origin, wait time.Duration, c Commit) error {
 	start := telemetry.Start()
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -160,13 +160,7 @@ func (t *Topic) append(ctx context.Context, f *Frame, from Origin, wait time.Dur
 	}
 	telemetry.Observe(telemetry.StagePublishTurn, start)
 	a := newAppended(t, k, t.log.Cost(f), c)
-	var first uint64
-	var again bool
-	if later {
-		first, again, err = t.log.AppendLater(k, from, a.done)
-	} else {
-		first, again, err = t.log.Append(k, from, a.done)
-	}
+	first, again, err := t.log.Append(k, from, a.done)
 	if err != nil {
 		a.free()
 		return err
@@ -290,11 +284,11 @@ func (t *Topic) offerCommitted(list []*appended) {
 		if a.err == nil && closed && !a.again {
 			t.hub.skipTo(t, a.frame.end())
 		}
+		f := a.frame
 		if a.again {
-			a.commit.Committed(nil, a.err)
-		} else {
-			a.commit.Committed(a.frame, a.err)
+			f = nil
 		}
+		a.commit.Committed(f, a.err)
 		a.free()
 	}
 }

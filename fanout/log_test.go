@@ -80,13 +80,9 @@ func (l *memoryLog) Held() int64 {
 	return int64(len(l.known)) * 1000
 }
 
-func (l *memoryLog) AppendLater(f *Frame, from Origin, done func(error)) (uint64, bool, error) {
-	return l.Append(f, from, done)
-}
-
-// Commit commits one append, unless somebody else does already.
-func (l *memoryLog) Commit() {
-	if l.committing.TryLock() {
+// Commit commits one append here, unless somebody else does already. Otherwise commit is called for it.
+func (l *memoryLog) Commit(here bool) {
+	if here && l.committing.TryLock() {
 		defer l.committing.Unlock()
 		l.commitLocked(1, nil)
 	}

@@ -5,30 +5,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-
-	"github.com/felix-mq/felix/internal/vfs"
 )
 
-// BenchmarkBareSync is what the device can do: a write and a sync, one after the other, on one file.
-func BenchmarkBareSync(b *testing.B) {
-	f, err := vfs.OS{}.Create(b.TempDir() + "/bare")
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer f.Close()
-	record := make([]byte, 1024+recordHeaderSize)
-	b.ResetTimer()
-	for i := range b.N {
-		if _, err := f.WriteAt(record, int64(i*len(record))); err != nil {
-			b.Fatal(err)
-		}
-		if err := f.Sync(); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-// BenchmarkAppend appends 1 KiB from some publishers, each of which waits for its record to be safe.
+// BenchmarkAppend appends 1 KiB from some publishers, each of which waits for its record to be safe. What the device
+// can do without a log is printed by felix storage bench.
 func BenchmarkAppend(b *testing.B) {
 	for _, class := range []Class{ClassDevice, ClassOS} {
 		for _, c := range []struct{ publishers, logs int }{{1, 1}, {64, 1}, {64, 64}, {1000, 1000}} {

@@ -101,7 +101,7 @@ func work(t *testing.T, fs vfs.FS, promises []promise, rounds int, unsynced func
 			}
 			add, commit := l.Append, func() {}
 			if (round+i)%2 == 0 {
-				add, commit = l.AppendLater, s.Commit
+				add, commit = later(l), func() { s.Commit(true) }
 			}
 			first, err := add(batch, class, func(err error) {
 				defer done.Done()

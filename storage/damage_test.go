@@ -280,15 +280,8 @@ func TestHeadroom(t *testing.T) {
 	fs := &vfs.Mem{}
 	opt := small(fs)
 	opt.Headroom = 1000
-	s, err := Open("data", opt)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s, l := openLogWith(t, opt)
 	defer s.Close()
-	l, err := s.Log(key(0))
-	if err != nil {
-		t.Fatal(err)
-	}
 	put := func() error {
 		done := make(chan error, 1)
 		if _, err := l.Append([][]byte{payloadOf(0, l.Bounds().Tail)}, ClassDevice, func(err error) { done <- err }); err != nil {
@@ -362,14 +355,7 @@ func TestHeadroomOfFastWriter(t *testing.T) {
 		d.left.Store(4 << 20)
 		const headroom, payload = 1 << 20, 4 << 10
 		opt := Options{FS: d, SegmentBytes: 64 << 10, JournalBytes: 256 << 10, RetainEvery: time.Millisecond, Headroom: headroom}
-		s, err := Open("data", opt)
-		if err != nil {
-			t.Fatal(err)
-		}
-		l, err := s.Log(key(0))
-		if err != nil {
-			t.Fatal(err)
-		}
+		s, l := openLogWith(t, opt)
 		l.SetRetention(Retention{Bytes: 1})
 		results := make(chan error, inFlight)
 		waiting, refused := 0, error(nil)

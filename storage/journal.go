@@ -328,7 +328,7 @@ func relevant(fs vfs.FS, dir string, numbers []uint64) ([]uint64, error) {
 		if i < len(numbers)-1 && n+1 != numbers[i+1] {
 			return nil, &CorruptionError{Damage: DamageMissing, File: path.Join(journalDir, segmentName(n+1, journalKind))}
 		}
-		b, err := readFile(fs, path.Join(dir, segmentName(n, journalKind)), journalHeaderSize)
+		b, err := vfs.ReadFile(fs, path.Join(dir, segmentName(n, journalKind)), journalHeaderSize)
 		if err != nil {
 			return nil, err
 		}
@@ -420,19 +420,4 @@ func eachRecord(b []byte, f func(Record, []byte) error) error {
 	return nil
 }
 
-func readAll(fs vfs.FS, name string) ([]byte, error) { return readFile(fs, name, math.MaxInt64) }
-
-// readFile returns the first bytes of a file, at most limit.
-func readFile(fs vfs.FS, name string, limit int64) ([]byte, error) {
-	f, err := fs.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	size, err := f.Size()
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	var b []byte
-	n, err := readAt(f, &b, 0, min(size, limit))
-	return b[:n], errors.Join(err, f.Close())
-}
+func readAll(fs vfs.FS, name string) ([]byte, error) { return vfs.ReadFile(fs, name, math.MaxInt64) }

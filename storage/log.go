@@ -125,7 +125,7 @@ func (l *Log) SetRetention(r Retention) { l.retention.Store(&r) }
 //
 // Append blocks while [Options.QueueBytes] wait for the device.
 func (l *Log) Append(batch [][]byte, class Class, done func(error)) (first uint64, err error) {
-	first, err = l.AppendLater(batch, class, done)
+	first, _, err = l.AppendLater(nil, batch, class, done)
 	if err == nil {
 		l.s.kick()
 	}
@@ -134,29 +134,12 @@ func (l *Log) Append(batch [][]byte, class Class, done func(error)) (first uint6
 
 // AppendLater is [Log.Append] for a caller that calls [Store.Commit] next. Until then what was appended may stay where
 // it is.
-func (l *Log) AppendLater(batch [][]byte, class Class, done func(error)) (first uint64, err error) {
-	first, _, err = l.append(batch, class, done, nil)
-	return first, err
-}
-
-// AppendFrom is [Log.Append] of a batch that is appended once, however often it is given: a duplicate is a batch that
-// the log has, or is about to have. It is not appended, and done is called when it is as safe as class says. There is
-// no offset then. AppendFrom fails with [ErrUnknownProducer] or [ErrOldSequence] if it is not known whether the log has
-// the batch.
-func (l *Log) AppendFrom(from Origin, batch [][]byte, class Class, done func(error)) (first uint64, duplicate bool, err error) {
-	first, duplicate, err = l.AppendFromLater(from, batch, class, done)
-	if err == nil {
-		l.s.kick()
-	}
-	return first, duplicate, err
-}
-
-// AppendFromLater is [Log.AppendFrom] for a caller that calls [Store.Commit] next.
-func (l *Log) AppendFromLater(from Origin, batch [][]byte, class Class, done func(error)) (first uint64, duplicate bool, err error) {
-	return l.append(batch, class, done, &from)
-}
-
-func (l *Log) append(batch [][]byte, class Class, done func(error), from *Origin) (first uint64, duplicate bool, err error) {
+//
+// From, if it is not nil, is who appends the batch. Then it is appended once, however often it is given: a duplicate is
+// a batch that the log has, or is about to have. It is not appended, and done is called when it is as safe as class
+// says. There is no offset then. AppendLater fails with [ErrUnknownProducer] or [ErrOldSequence] if it is not known
+// whether the log has the batch.
+func (l *Log) AppendLater(from *Origin, batch [][]byte, class Class, done func(error)) (first uint64, duplicate bool, err error) {
 	if len(batch) == 0 {
 		return 0, false, ErrEmpty
 	}
@@ -191,8 +174,7 @@ func (l *Log) append(batch [][]byte, class Class, done func(error), from *Origin
 	if from != nil {
 		if duplicate, err = l.knows(*from, class, done); duplicate || err != nil { // since it was looked at before
 			l.s.dismiss(size)
-			p.log, p.done = nil, nil
-			pendings.Put(p)
+			p.free()
 			return 0, duplicate, err
 		}
 		p.tag = tag{l.next, from.Producer, from.Sequence}

@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"path"
 	"slices"
+
+	"github.com/felix-mq/felix/internal/vfs"
 )
 
 // What a log remembers of producers, so that a batch which is appended again is known and not stored twice.
@@ -315,7 +317,7 @@ func parseTags(tags []tag, b []byte) ([]tag, bool) {
 // loadProducers reads what is known of producers, and returns the offset before which it is known. The caller forgets
 // it if that is not the log's.
 func (l *Log) loadProducers() (known uint64, err error) {
-	b, err := readFile(l.s.opt.FS, path.Join(l.s.root, l.dir, producersFile), producersMost+1)
+	b, err := vfs.ReadFile(l.s.opt.FS, path.Join(l.s.root, l.dir, producersFile), producersMost+1)
 	switch {
 	case errors.Is(err, fs.ErrNotExist): // of a log without records all is known
 		l.producers = &producers{complete: true}
@@ -359,7 +361,7 @@ func (l *Log) saveProducers() error {
 		return nil
 	}
 	dir := path.Join(l.s.root, l.dir)
-	if err := writeFile(l.s.opt.FS, path.Join(dir, producersFile), b); err != nil {
+	if err := vfs.WriteFile(l.s.opt.FS, path.Join(dir, producersFile), b); err != nil {
 		return err
 	}
 	return l.s.opt.FS.SyncDir(dir)

@@ -27,16 +27,39 @@ func producerID(n int) (id ProducerID) {
 func appendFrom(t *testing.T, l *Log, from Origin, payload string) (duplicate bool, err error) {
 	t.Helper()
 	done := make(chan error, 1)
-	_, duplicate, err = l.AppendFrom(from, [][]byte{[]byte(payload)}, ClassDevice, func(err error) { done <- err })
+	_, duplicate, err = appendOnce(l, from, [][]byte{[]byte(payload)}, ClassDevice, func(err error) { done <- err })
 	if err == nil {
 		err = <-done
 	}
 	return duplicate, err
 }
 
+// appendOnce appends a batch of an origin, and leaves the commit to the committer.
+func appendOnce(l *Log, from Origin, batch [][]byte, class Class, done func(error)) (first uint64, duplicate bool, err error) {
+	first, duplicate, err = l.AppendLater(&from, batch, class, done)
+	if err == nil {
+		l.s.Commit(false)
+	}
+	return first, duplicate, err
+}
+
+// later is [Log.AppendLater] of a batch of nobody.
+func later(l *Log) func(batch [][]byte, class Class, done func(error)) (uint64, error) {
+	return func(batch [][]byte, class Class, done func(error)) (uint64, error) {
+		first, _, err := l.AppendLater(nil, batch, class, done)
+		return first, err
+	}
+}
+
 func openLogOf(t *testing.T, fs vfs.FS) (*Store, *Log) {
 	t.Helper()
-	s, err := Open("data", small(fs))
+	return openLogWith(t, small(fs))
+}
+
+// openLogWith opens a store and a log in it.
+func openLogWith(t *testing.T, o Options) (*Store, *Log) {
+	t.Helper()
+	s, err := Open("data", o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +192,7 @@ func TestDuplicateWaits(t *testing.T) {
 		from.Sequence = 2
 		ends := make(chan string, 2)
 		begin := func(name string, want bool) {
-			_, duplicate, err := l.AppendFrom(from, [][]byte{[]byte("once")}, ClassDevice, func(err error) { ends <- fmt.Sprint(name, errors.Is(err, ErrFailed)) })
+			_, duplicate, err := appendOnce(l, from, [][]byte{[]byte("once")}, ClassDevice, func(err error) { ends <- fmt.Sprint(name, errors.Is(err, ErrFailed)) })
 			if duplicate != want || err != nil {
 				t.Fatalf("%s: duplicate %v, error %v", name, duplicate, err)
 			}
@@ -202,15 +225,8 @@ func TestDuplicateWhenFull(t *testing.T) {
 	mem.SetFree(1 << 20)
 	opt := small(mem)
 	opt.Headroom = 1 << 10
-	s, err := Open("data", opt)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s, l := openLogWith(t, opt)
 	defer s.Close()
-	l, err := s.Log(key(0))
-	if err != nil {
-		t.Fatal(err)
-	}
 	if _, err := appendFrom(t, l, Origin{Producer: producerID(1), Sequence: 1}, "x"); err != nil {
 		t.Fatal(err)
 	}
@@ -274,7 +290,7 @@ func TestProducersFile(t *testing.T) {
 			t.Fatal(err)
 		}
 		if b != nil {
-			if err := writeFile(image, name, b); err != nil {
+			if err := vfs.WriteFile(image, name, b); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -305,7 +321,7 @@ func TestProducersFile(t *testing.T) {
 	probe("with a journal", clone(t, image), true)
 	for i, b := range [][]byte{p.encode(storeEpoch(t, mem), tail+1), p.encode(storeEpoch(t, mem), tail+2), versions[0]} {
 		image := clone(t, image)
-		if err := writeFile(image, name, b); err != nil {
+		if err := vfs.WriteFile(image, name, b); err != nil {
 			t.Fatal(err)
 		}
 		probe(fmt.Sprint("with a journal, changed in way ", i), image, i == 0)
@@ -353,7 +369,7 @@ func (p *producing) give(t *testing.T, l *Log, a *attempt, class Class, done *sy
 	from := a.from
 	from.Repeated = a.repeated
 	a.repeated = true
-	_, _, err := l.AppendFrom(from, a.batch(), class, func(err error) {
+	_, _, err := appendOnce(l, from, a.batch(), class, func(err error) {
 		defer done.Done()
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -656,7 +672,7 @@ func TestManyProducers(t *testing.T) {
 				for k := range each {
 					a := attempt{from: Origin{Producer: producerID(i), Sequence: uint64(k), Repeated: true}, records: 2}
 					done := make(chan error, 1)
-					if _, _, err := l.AppendFrom(a.from, a.batch(), ClassOS, func(err error) { done <- err }); err != nil {
+					if _, _, err := appendOnce(l, a.from, a.batch(), ClassOS, func(err error) { done <- err }); err != nil {
 						t.Error(err)
 						return
 					}

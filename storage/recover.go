@@ -52,10 +52,35 @@ type recovery struct {
 
 // replay takes the entries of a journal to logs.
 type replay struct {
-	s     *Store
-	logs  map[string]*recovery
-	known map[uint32]*recovery // by their number in the file
-	file  string               // the file that known is of
+	s    *Store
+	logs map[string]*recovery // by directory
+}
+
+// byLog returns a function for readJournal that calls each with the entries that are about logs, and with the log's
+// directory.
+func byLog(each func(file, dir string, e entry, body []byte) error) func(file string, e entry, body []byte) error {
+	known, of := map[uint32]string{}, "" // the directories by number, in the file of that name
+	return func(file string, e entry, body []byte) error {
+		if file != of {
+			of = file
+			clear(known)
+		}
+		switch e.kind {
+		case entryEnd:
+			return nil
+		case entryName:
+			name, ok := parseNameBody(body)
+			if !ok {
+				return &CorruptionError{Damage: DamageRecord, File: file}
+			}
+			known[e.log] = name.dir
+		}
+		dir, ok := known[e.log]
+		if !ok {
+			return &CorruptionError{Damage: DamageMissing, File: file, Found: uint64(e.log)}
+		}
+		return each(file, dir, e, body)
+	}
 }
 
 // recover brings the logs that have records in the journal up to date, and begins a new journal.
@@ -76,8 +101,8 @@ func (s *Store) recover() error {
 	for i, n := range numbers {
 		files[i] = path.Join(journalDir, segmentName(n, journalKind))
 	}
-	r := replay{s: s, logs: map[string]*recovery{}, known: map[uint32]*recovery{}}
-	sequence, err := readJournal(s.opt.FS, s.root, files, numbers[0], r.entry)
+	r := replay{s: s, logs: map[string]*recovery{}}
+	sequence, err := readJournal(s.opt.FS, s.root, files, numbers[0], byLog(r.entry))
 	if err != nil {
 		return err
 	}
@@ -103,15 +128,16 @@ func (s *Store) recover() error {
 
 // recoverAside opens a log whose records were put aside, and brings it up to date.
 func (s *Store) recoverAside(dir string) (*Log, error) {
-	r := replay{s: s, logs: map[string]*recovery{}, known: map[uint32]*recovery{}}
+	r := replay{s: s, logs: map[string]*recovery{}}
 	file := path.Join(dir, asideName)
 	ended := false
+	take := byLog(r.entry)
 	_, err := readJournal(s.opt.FS, s.root, []string{file}, 0, func(file string, e entry, body []byte) error {
 		ended = e.kind == entryEnd
 		if name, ok := parseNameBody(body); e.kind == entryName && (!ok || name.dir != dir) { // of another log
 			return &CorruptionError{Damage: DamageRecord, File: file}
 		}
-		return r.entry(file, e, body)
+		return take(file, e, body)
 	})
 	if err != nil {
 		return nil, err
@@ -129,41 +155,23 @@ func (s *Store) recoverAside(dir string) (*Log, error) {
 	return l.log, nil
 }
 
-// entry takes an entry of a journal file to its log.
-func (p *replay) entry(file string, e entry, body []byte) error {
-	if file != p.file {
-		p.file = file
-		clear(p.known)
-	}
-	if e.kind == entryEnd {
-		return nil
-	}
-	if e.kind == entryName {
-		name, ok := parseNameBody(body)
-		if !ok {
-			return &CorruptionError{Damage: DamageRecord, File: file}
-		}
-		r := p.logs[name.dir]
-		if r == nil {
-			r = &recovery{}
-			l, known, err := p.s.openLog(name.dir, &name)
-			if err = r.refuse(err); err != nil {
-				return err
-			}
-			if r.bad == nil {
-				r = newRecovery(l, name)
-				r.known = known
-			}
-			p.logs[name.dir] = r
-		}
-		p.known[e.log] = r
-		return nil
-	}
-	r := p.known[e.log]
+// entry takes an entry of a journal file to its log, which it opens at the first name.
+func (p *replay) entry(file, dir string, e entry, body []byte) error {
+	r := p.logs[dir]
 	switch {
 	case r == nil:
-		return &CorruptionError{Damage: DamageMissing, File: file, Found: uint64(e.log)}
-	case r.refused():
+		claim, _ := parseNameBody(body)
+		r = &recovery{}
+		l, known, err := p.s.openLog(dir, &claim)
+		if err = r.refuse(err); err != nil {
+			return err
+		}
+		if r.bad == nil {
+			r = newRecovery(l, claim)
+			r.known = known
+		}
+		p.logs[dir] = r
+	case e.kind == entryName, r.refused():
 	case e.kind == entryRecords:
 		return r.refuse(r.records(body))
 	default:
@@ -246,27 +254,13 @@ func (p *replay) putAside(files []string, first uint64) error {
 		r.put += int64(len(b))
 		return err
 	}
-	known := map[uint32]string{}
 	sequences := map[string]uint64{}
-	file := ""
 	next := func(dir string, kind uint32) entry {
 		n := sequences[dir]
 		sequences[dir]++
 		return entry{kind: kind, sequence: n, synced: n}
 	}
-	_, err := readJournal(s.opt.FS, s.root, files, first, func(name string, e entry, body []byte) error {
-		if name != file {
-			file = name
-			clear(known)
-		}
-		if e.kind == entryEnd {
-			return nil
-		}
-		if e.kind == entryName {
-			claim, _ := parseNameBody(body)
-			known[e.log] = claim.dir
-		}
-		dir := known[e.log]
+	_, err := readJournal(s.opt.FS, s.root, files, first, byLog(func(_, dir string, e entry, body []byte) error {
 		r := p.logs[dir]
 		if r.bad == nil {
 			return nil
@@ -285,7 +279,7 @@ func (p *replay) putAside(files []string, first uint64) error {
 			return err
 		}
 		return add(dir, r, true, appendEntry(appendJournalHeader(nil, 0, 0, 0, 0), 0, next(dir, entryName), body))
-	})
+	}))
 	if err != nil {
 		return err
 	}

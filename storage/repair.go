@@ -4,6 +4,8 @@ import (
 	"errors"
 	"io/fs"
 	"path"
+
+	"github.com/felix-mq/felix/internal/vfs"
 )
 
 // Repair is something that was wrong with a file of a log and has been mended while the log was opened.
@@ -80,7 +82,7 @@ func (c *indexCheck) end(l *Log, seg segment) error {
 		content = appendIndexEntry(content, e)
 	}
 	l.s.files.drop(name)
-	if err := writeFile(l.s.opt.FS, name, content); err != nil {
+	if err := vfs.WriteFile(l.s.opt.FS, name, content); err != nil {
 		return err
 	}
 	if err := l.s.opt.FS.SyncDir(path.Dir(name)); err != nil {

@@ -163,6 +163,14 @@ type pending struct {
 
 var pendings = sync.Pool{New: func() any { return new(pending) }}
 
+// free gives p back. Large ones are rare, and not kept.
+func (p *pending) free() {
+	p.log, p.done, p.bytes = nil, nil, p.bytes[:0]
+	if cap(p.bytes) <= maxGroup/8 {
+		pendings.Put(p)
+	}
+}
+
 // checkpoint is a journal file that is complete, and the logs that have records in it.
 type checkpoint struct {
 	number uint64
@@ -436,8 +444,7 @@ func (s *Store) follow(p *pending) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err != nil {
-		p.log, p.done = nil, nil
-		pendings.Put(p)
+		p.free()
 		return s.err
 	}
 	s.pending.Add(1)
@@ -445,10 +452,11 @@ func (s *Store) follow(p *pending) error {
 	return nil
 }
 
-// Commit commits what [Log.AppendLater] has appended. If the device is quick and nobody else commits, the caller's
-// goroutine does it, and has called done when Commit returns. Otherwise the committer does it.
-func (s *Store) Commit() {
-	if !s.quick.Load() || !s.committing.TryLock() {
+// Commit commits what [Log.AppendLater] has appended. Here says that the caller has nothing else to do: if the device
+// is quick and nobody else commits, its goroutine does it, and has called done when Commit returns. Otherwise the
+// committer does it.
+func (s *Store) Commit(here bool) {
+	if !here || !s.quick.Load() || !s.committing.TryLock() {
 		s.kick()
 		return
 	}
@@ -577,10 +585,7 @@ func (c *committer) next() bool {
 	}
 	for i, p := range c.group {
 		p.done(err)
-		p.log, p.done, p.bytes = nil, nil, p.bytes[:0]
-		if cap(p.bytes) <= maxGroup/8 {
-			pendings.Put(p)
-		}
+		p.free()
 		c.group[i] = nil
 	}
 	s.pending.Add(-int64(len(c.group)))

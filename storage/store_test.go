@@ -39,7 +39,7 @@ func TestManyPublishers(t *testing.T) {
 					mu.Lock() // so that the offset is known to done
 					add, commit := l.Append, func() {}
 					if p%2 == 0 {
-						add, commit = l.AppendLater, s.Commit
+						add, commit = later(l), func() { s.Commit(true) }
 					}
 					n, err := add(batch, class, func(err error) {
 						if err == nil {
@@ -112,22 +112,15 @@ func TestManyPublishers(t *testing.T) {
 // TestCommit commits on the goroutine that appends, if the device is quick, and what that leaves unsynced is synced in
 // time.
 func TestCommit(t *testing.T) {
-	s, err := Open("data", Options{FS: &vfs.Mem{}, SyncEvery: time.Millisecond})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s, l := openLogWith(t, Options{FS: &vfs.Mem{}, SyncEvery: time.Millisecond})
 	defer s.Close()
-	l, err := s.Log(key(0))
-	if err != nil {
-		t.Fatal(err)
-	}
 	here := 0
 	for i := range 200 {
 		done := make(chan error, 1)
-		if _, err := l.AppendLater([][]byte{payloadOf(0, uint64(i))}, Class(i%2), func(err error) { done <- err }); err != nil {
+		if _, err := later(l)([][]byte{payloadOf(0, uint64(i))}, Class(i%2), func(err error) { done <- err }); err != nil {
 			t.Fatal(err)
 		}
-		s.Commit()
+		s.Commit(true)
 		if len(done) > 0 {
 			here++
 		}
@@ -161,11 +154,11 @@ func TestCloseCommitting(t *testing.T) {
 			work.Go(func() {
 				for k := 0; ; k++ {
 					done := make(chan error, 1)
-					_, err := l.AppendLater([][]byte{payloadOf(i, uint64(k))}, ClassDevice, func(err error) { done <- err })
+					_, err := later(l)([][]byte{payloadOf(i, uint64(k))}, ClassDevice, func(err error) { done <- err })
 					if errors.Is(err, ErrClosed) {
 						return
 					}
-					s.Commit()
+					s.Commit(true)
 					if err := errors.Join(err, <-done); err != nil {
 						t.Error(err)
 						return
@@ -394,14 +387,7 @@ func TestRetainTwice(t *testing.T) {
 // TestForgedEntries publishes what looks like entries of the journal, which a crash leaves at its end.
 func TestForgedEntries(t *testing.T) {
 	fs := &vfs.Mem{}
-	s, err := Open("data", small(fs))
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := s.Log(key(0))
-	if err != nil {
-		t.Fatal(err)
-	}
+	s, l := openLogWith(t, small(fs))
 	var forged []byte
 	for number := range uint64(4) {
 		for align := range 8 {
@@ -420,6 +406,7 @@ func TestForgedEntries(t *testing.T) {
 	}
 	left := fs.Restart()
 	_ = s.Close() // of a machine that is not there any more
+	var err error
 	if s, err = Open("data", small(left)); err != nil {
 		t.Fatal(err)
 	}
@@ -443,15 +430,8 @@ func TestBoundsOfHeldLog(t *testing.T) {
 		}
 		return nil
 	}}
-	s, err := Open("data", small(fs))
-	if err != nil {
-		t.Fatal(err)
-	}
+	s, l := openLogWith(t, small(fs))
 	defer s.Close()
-	l, err := s.Log(key(0))
-	if err != nil {
-		t.Fatal(err)
-	}
 	done := make(chan error, 2)
 	publish := func() {
 		if _, err := l.Append([][]byte{payloadOf(0, 0)}, ClassDevice, func(err error) { done <- err }); err != nil {
@@ -489,10 +469,10 @@ func TestCommitAtTheEndOfAJournalFile(t *testing.T) {
 	must(t, err)
 	done := make(chan error, 1)
 	for i := range uint64(100) {
-		_, err := l.AppendLater([][]byte{payloadOf(0, i)}, ClassDevice, func(err error) { done <- err })
+		_, err := later(l)([][]byte{payloadOf(0, i)}, ClassDevice, func(err error) { done <- err })
 		must(t, err)
 		s.quick.Store(true)
-		s.Commit()
+		s.Commit(true)
 		select {
 		case err := <-done:
 			must(t, err)

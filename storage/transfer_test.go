@@ -157,15 +157,8 @@ func FuzzReadExport(f *testing.F) {
 	f.Add(b)
 	f.Add(b[:40])
 	f.Fuzz(func(t *testing.T, b []byte) {
-		s, err := Open("data", small(&vfs.Mem{}))
-		if err != nil {
-			t.Fatal(err)
-		}
+		s, l := openLogWith(t, small(&vfs.Mem{}))
 		defer s.Close()
-		l, err := s.Log(key(0))
-		if err != nil {
-			t.Fatal(err)
-		}
 		if restore(l, bytes.NewReader(b)) != nil {
 			return
 		}
